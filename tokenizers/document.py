@@ -1,0 +1,162 @@
+"""Documents -> Tokens: text, captions and dialogues, as lists of parts.
+
+A document is a list of images, strings and special tokens. Special ids lie outside the text range, so user text can never
+produce one: the string "<end>" stays four characters and a word. The paper (Gato, arXiv:2205.06175) does not say how text
+ends or how turns are marked; the markers are ours.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from .patches import encode_image
+from .text import TextTokenizer
+from .tokens import DTYPES, NO_POSITION, Kind, Tokens
+from .vocabulary import SPECIALS, Vocabulary
+
+ROLES = ("user", "assistant", "system")
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image: uint8 (H, W, C) with 1 to 4 channels, or (H, W). Never a target."""
+
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string; `loss` says whether its tokens are targets."""
+
+    text: str
+    loss: bool
+
+
+@dataclass(frozen=True)
+class Special:
+    """A special token by its name in `vocabulary.SPECIALS`; `loss` says whether it is a target."""
+
+    name: str
+    loss: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name not in SPECIALS:
+            raise ValueError(f"special token {self.name!r} is unknown; there are {', '.join(SPECIALS)}")
+
+
+Part: TypeAlias = Image | Text | Special
+
+
+def encode_document(parts: Sequence[Part], vocabulary: Vocabulary, text: TextTokenizer | None) -> Tokens:
+    """Join the parts' tokens: timestep 0, segment 0, NO_POSITION.
+
+    Raises:
+        ValueError: a Text part without a TextTokenizer, or one with more pieces than the vocabulary; a wrong image.
+    """
+    check_text(vocabulary, text)
+    encoded = [_encode_part(part, vocabulary, text) for part in parts]
+    return Tokens.concatenate(encoded)
+
+
+def check_text(vocabulary: Vocabulary, text: TextTokenizer | None) -> None:
+    """Raise ValueError where the tokenizer's pieces do not fit the vocabulary's text range."""
+    if text is not None and text.size > vocabulary.config.text:
+        raise ValueError(f"the text tokenizer has {text.size} pieces but the vocabulary only room for "
+                         f"{vocabulary.config.text}; set vocabulary.text={text.size}")
+
+
+def _encode_part(part: Part, vocabulary: Vocabulary, text: TextTokenizer | None) -> Tokens:
+    match part:
+        case Image():
+            pixels = np.asarray(part.pixels)
+            pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+            patches, intervals = encode_image(pixels[None])
+            n = len(intervals)
+            tokens = _tokens(np.full(n, vocabulary.patch), Kind.PATCH, loss=False)
+            return Tokens(**{name: getattr(tokens, name) for name in ("ids", "kind", "position", "timestep", "loss_mask",
+                                                                      "segment")},
+                          patches=patches[0], channels=np.full(n, pixels.shape[-1], np.uint8), intervals=intervals.copy())
+        case Text():
+            if text is None:
+                raise ValueError("the document holds text but there is no TextTokenizer; train or load one")
+            return _tokens(text.encode(part.text) + vocabulary.text_start, Kind.TEXT, part.loss)
+        case Special():
+            return _tokens(np.array([getattr(vocabulary, part.name)]), Kind.SPECIAL, part.loss)
+    raise TypeError(f"a document's parts are Image, Text or Special, got {type(part).__name__}")
+
+
+def _tokens(ids: np.ndarray, kind: Kind, loss: bool) -> Tokens:
+    """Tokens without patches."""
+    n = len(ids)
+    empty = Tokens.empty()
+    return Tokens(ids=ids.astype(np.int32), kind=np.full(n, kind, DTYPES["kind"]),
+                  position=np.full(n, NO_POSITION, DTYPES["position"]), timestep=np.zeros(n, DTYPES["timestep"]),
+                  loss_mask=np.full(n, loss, np.bool_), segment=np.zeros(n, DTYPES["segment"]),
+                  patches=empty.patches, channels=empty.channels, intervals=empty.intervals)
+
+
+def text_parts(text: str) -> list[Part]:
+    """A text document: text and end, all targets."""
+    return [Text(text, loss=True), Special("end", loss=True)]
+
+
+def caption_parts(image: np.ndarray, caption: str | None) -> list[Part]:
+    """A captioned picture: image, separator, caption, end; without a caption, the prompt that asks for one.
+
+    Args:
+        image: uint8 (H, W, C) or (H, W).
+    """
+    prompt: list[Part] = [Image(image), Special("separator")]
+    return prompt if caption is None else [*prompt, *text_parts(caption)]
+
+
+def dialogue_parts(messages: Sequence[Mapping[str, Any]], images: Sequence[np.ndarray] | Mapping[str, np.ndarray] = (),
+                   generate: bool = False) -> list[Part]:
+    """A dialogue: for each message its role, its content and an end; targets are what the assistant says and its ends.
+
+    Args:
+        messages: `{"role": "user" | "assistant" | "system", "content": ...}`; content is a string or a list of
+            `{"type": "text", "text": str}` and `{"type": "image"}`. An image entry holds its pixels under "image", or
+            there the index or name of one in `images`, or nothing: then it takes the next one of `images`.
+        images: uint8 (H, W, C) each.
+        generate: end with the assistant's role marker, for the model to go on from.
+    Raises:
+        ValueError: an unknown role or content type, or an image that is not given.
+    """
+    waiting = iter(images.values() if isinstance(images, Mapping) else images)
+    parts: list[Part] = []
+    for number, message in enumerate(messages):
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            raise ValueError(f"message {number} has the role {role!r}; there are {', '.join(ROLES)}")
+        loss = role == "assistant"
+        entries = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if not isinstance(entries, Sequence):
+            raise ValueError(f"message {number} has content of type {type(content).__name__}; give a string or a list")
+        parts.append(Special(role))
+        for entry in entries:
+            match entry.get("type") if isinstance(entry, Mapping) else None:
+                case "text" if isinstance(entry.get("text"), str):
+                    parts.append(Text(entry["text"], loss))
+                case "image":
+                    parts.append(Image(_find_image(entry.get("image"), images, waiting, number)))
+                case _:
+                    raise ValueError(f"message {number} holds {entry!r}; content is a string, or a list of "
+                                     '{"type": "text", "text": ...} and {"type": "image"}')
+        parts.append(Special("end", loss))
+    if generate:
+        parts.append(Special("assistant"))
+    return parts
+
+
+def _find_image(wanted: Any, images: Sequence[np.ndarray] | Mapping[str, np.ndarray], waiting: Any,
+                number: int) -> np.ndarray:
+    """The pixels that an image entry of message `number` means."""
+    if isinstance(wanted, np.ndarray):
+        return wanted
+    try:
+        return next(waiting) if wanted is None else images[wanted]
+    except (StopIteration, LookupError, TypeError):
+        raise ValueError(f"message {number} shows the image {wanted!r}, but only {len(images)} images are given") from None
