@@ -1,0 +1,43 @@
+# Each target sets up .venv by itself; it is set up again when pyproject.toml or constraints.txt change.
+#   make demo       collect, train, play, caption, chat, and write a report (CPU, minutes)
+#   make test       the default tests        make test-all   every test, the slow ones too
+#   make lint       ruff and mypy            make clean      remove .venv and caches
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+# One thread per process: on two cores the tests and small models are faster without thread pools fighting.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SDL_VIDEODRIVER=dummy SDL_AUDIODRIVER=dummy
+
+.PHONY: setup demo test test-all lint clean
+.DELETE_ON_ERROR:
+
+setup: $(STAMP)
+
+# The pinned torch is named on the command line, so that pip can not pick another build that brings gigabytes of CUDA.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Calico needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch numpy
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip check
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/calico demo
+
+test: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest -q
+
+test-all: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -m "" --durations=15
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy typings/calico tests
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,118 @@
+"""The house: which folders there are, who may import whom, and that nothing unsafe is read."""
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("agent", "datasets", "envs", "scripts", "tokenizers")
+MAY_IMPORT = {
+    "tokenizers": set(),
+    "datasets": {"tokenizers"},
+    "envs": {"tokenizers"},
+    "agent": {"tokenizers"},
+    "scripts": set(FOLDERS),
+}
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def imported_modules(path: Path) -> Iterator[tuple[str, int]]:
+    """(absolute module name, level of the relative import) for every import in a file of the house."""
+    here = ["calico", *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, 0) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((f"{module}.{alias.name}", node.level) for alias in node.names)
+
+
+def folder_of(module: str) -> str | None:
+    """`calico.envs.registry.tasks` -> `envs`; None for modules that are not ours."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "calico" and len(parts) > 1 else None
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_the_import_reader_resolves_relative_imports() -> None:
+    here = ROOT / "envs" / "registry.py"
+    found = {module for module, _ in imported_modules(here)} if here.exists() else set()
+    assert not {m for m in found if m.startswith(".")}
+    assert folder_of("calico.envs.registry.tasks") == "envs"
+    assert folder_of("datasets.load_dataset") is None
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_imports_point_the_allowed_way(path: Path) -> None:
+    folder = path.relative_to(ROOT).parts[0]
+    for module, level in imported_modules(path):
+        target = folder_of(module)
+        if target is None:
+            continue
+        assert target == folder or target in MAY_IMPORT[folder], f"{relative(path)} imports {module}"
+        if folder == "scripts":
+            assert level == 0, f"{relative(path)}: scripts write `from calico...`, found a relative import of {module}"
+        else:
+            assert level > 0, f"{relative(path)}: folders import each other relatively, found {module}"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=relative)
+def test_tests_import_by_the_installed_name(path: Path) -> None:
+    for module, level in imported_modules(path):
+        assert level == 0, f"{relative(path)}: relative import of {module}"
+        assert module.split(".")[0] not in {"agent", "envs", "scripts"}, f"{relative(path)}: write calico.{module}"
+
+
+def test_the_top_level_has_the_five_folders() -> None:
+    for folder in (*FOLDERS, "tests"):
+        assert (ROOT / folder).is_dir(), folder
+    for folder in FOLDERS:
+        link = ROOT / "typings" / "calico" / folder
+        assert link.resolve() == (ROOT / folder).resolve(), f"{link} must point to {folder}/ for mypy and pyright"
+
+
+def test_folders_named_like_hugging_face_packages_are_namespaces() -> None:
+    # With an __init__.py there, `import transformers` started in the repository root would load ours instead.
+    assert not (ROOT / "tokenizers" / "__init__.py").exists()
+    assert not (ROOT / "datasets" / "__init__.py").exists()
+    for folder in ("agent", "envs", "scripts"):
+        assert (ROOT / folder / "__init__.py").exists(), folder
+
+
+def test_every_folder_with_code_is_a_listed_package() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    with_files = {p.parent for folder in FOLDERS for p in (ROOT / folder).rglob("*") if p.is_file()}
+    names = {"calico." + ".".join(p.relative_to(ROOT).parts) for p in with_files if "__pycache__" not in p.parts}
+    assert names - set(setuptools["packages"]) == set(), "list them under [tool.setuptools] packages"
+    assert set(setuptools["package-dir"]) == set(setuptools["packages"])
+
+
+LOADERS = {"torch.load", "pickle.load", "pickle.loads", "cloudpickle.load", "cloudpickle.loads", "joblib.load",
+           "dill.load", "dill.loads", "pd.read_pickle", "pandas.read_pickle", "marshal.loads", "shelve.open"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_no_pickle_is_ever_loaded(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        assert called not in LOADERS, f"{relative(path)}:{node.lineno} calls {called}"
+        for keyword in node.keywords:   # np.load(..., allow_pickle=True)
+            is_true = isinstance(keyword.value, ast.Constant) and keyword.value.value is True
+            assert not (keyword.arg == "allow_pickle" and is_true), f"{relative(path)}:{node.lineno} allows pickle"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_a_file_opens_with_what_it_is(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    if text.strip():
+        assert ast.get_docstring(ast.parse(text)), f"{relative(path)} has no docstring"

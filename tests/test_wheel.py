@@ -1,0 +1,55 @@
+"""The wheel holds every module and every data file of the tree: a folder missing in pyproject.toml is lost silently."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("agent", "datasets", "envs", "scripts", "tokenizers")
+NOT_SHIPPED = {"__pycache__"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """A wheel built from a copy of the tree, so that no build/ folder of an earlier build slips in."""
+    out = tmp_path_factory.mktemp("wheel")
+    tree = out / "tree"
+    tree.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        (tree / name).write_bytes((ROOT / name).read_bytes())
+    for path in files_of_the_tree():
+        target = tree / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((ROOT / path).read_bytes())
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(out), "."]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (built,) = out.glob("*.whl")
+    return zipfile.ZipFile(built)
+
+
+def files_of_the_tree() -> list[Path]:
+    """Every file of the five folders, relative to the root."""
+    files = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file())
+    return sorted(path.relative_to(ROOT) for path in files if not NOT_SHIPPED & set(path.parts))
+
+
+def test_wheel_and_tree_hold_the_same_files(wheel: zipfile.ZipFile) -> None:
+    packed = {name.removeprefix("calico/") for name in wheel.namelist() if name.startswith("calico/")}
+    assert packed == {path.as_posix() for path in files_of_the_tree()}
+
+
+def test_wheel_brings_the_licence_and_the_command(wheel: zipfile.ZipFile) -> None:
+    (licence,) = [name for name in wheel.namelist() if name.endswith("licenses/LICENSE")]
+    assert b"Apache License" in wheel.read(licence)
+    (entry_points,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
+    assert "calico = calico.scripts.main:main" in wheel.read(entry_points).decode()
+
+
+def test_wheel_puts_nothing_beside_calico(wheel: zipfile.ZipFile) -> None:
+    # A top-level `datasets` or `tokenizers` in site-packages would break Hugging Face's packages.
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"calico"}
