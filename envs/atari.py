@@ -1,0 +1,157 @@
+"""Atari 2600: the 104 single-player games of the Arcade Learning Environment (Bellemare et al., arXiv:1207.4708).
+
+View: the screen in grey, 64x64 by area averaging, the last frames stacked as channels, newest last: 16 patches a step however
+many frames are stacked. Frame skip 4 with the maximum over the last two raw frames against flicker, and sticky actions
+0.25 (Machado et al., arXiv:1709.06009), as in DQN otherwise: up to 30 no-op frames at the start, rewards unclipped, an
+episode is a whole game and not one life. All of these are settings in `Task.view`, which is stored with the data.
+
+The emulator is driven directly instead of through Gymnasium's AtariPreprocessing, which needs OpenCV.
+"""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from .atari_experts import breakout, freeway, pong
+from .registry import Family, Task
+
+ROMS = """
+adventure air_raid alien amidar assault asterix asteroids atlantis atlantis2 backgammon bank_heist basic_math
+battle_zone beam_rider berzerk blackjack bowling boxing breakout carnival casino centipede chopper_command
+crazy_climber crossbow darkchambers defender demon_attack donkey_kong double_dunk earthworld elevator_action enduro
+entombed et fishing_derby flag_capture freeway frogger frostbite galaxian gopher gravitar hangman haunted_house hero
+human_cannonball ice_hockey jamesbond journey_escape kaboom kangaroo keystone_kapers king_kong klax koolaid krull
+kung_fu_master laser_gates lost_luggage mario_bros miniature_golf montezuma_revenge mr_do ms_pacman name_this_game
+othello pacman phoenix pitfall pitfall2 pong pooyan private_eye qbert riverraid road_runner robotank seaquest
+sir_lancelot skiing solaris space_invaders space_war star_gunner superman surround tennis tetris tic_tac_toe_3d
+time_pilot trondead turmoil tutankham up_n_down venture video_checkers video_chess video_cube video_pinball
+wizard_of_wor word_zapper yars_revenge zaxxon
+""".split()
+
+EXPERTS = {"ALE/Freeway-v5": "freeway-ram", "ALE/Breakout-v5": "breakout-ram", "ALE/Pong-v5": "pong-ram"}
+
+VIEW = {
+    "height": 64,
+    "width": 64,
+    "frames": 2,                         # stacked as channels, 1-4
+    "frame_skip": 4,                     # raw frames per agent step; 60 raw frames are one second
+    "repeat_action_probability": 0.25,   # sticky actions, drawn for each raw frame
+    "noop_max": 30,                      # raw frames of doing nothing at the start, drawn from [0, noop_max]
+    "max_frames": 108_000,               # 30 minutes of play, then the episode is truncated
+}
+
+
+class AtariGame(gym.Env):
+    """One game with the view above.
+
+    Observations are uint8 (height, width, frames), actions index the game's minimal action set. `ale` is the emulator;
+    experts read its memory through `ram()`.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
+
+    def __init__(self, game: str, *, height: int, width: int, frames: int, frame_skip: int, noop_max: int,
+                 repeat_action_probability: float, max_frames: int, render_mode: str | None = None) -> None:
+        import ale_py
+        from ale_py import roms
+
+        if not 1 <= frames <= 4:
+            raise ValueError(f"view setting frames={frames}; a patch has 1 to 4 channels")
+        if frame_skip < 1 or noop_max < 0:
+            raise ValueError(f"frame_skip={frame_skip} must be at least 1 and noop_max={noop_max} at least 0")
+        self.render_mode = render_mode
+        self.frames, self.frame_skip, self.noop_max = frames, frame_skip, noop_max
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)   # it greets on every start otherwise
+        self.ale = ale_py.ALEInterface()
+        self.ale.setFloat("repeat_action_probability", repeat_action_probability)
+        self.ale.setInt("max_num_frames_per_episode", max_frames)
+        self.rom = roms.get_rom_path(game)
+        self.ale.loadROM(self.rom)
+        self.meanings = [action.name for action in self.ale.getMinimalActionSet()]
+        self.actions = self.ale.getMinimalActionSet()
+        self.action_space = gym.spaces.Discrete(len(self.actions))
+        self.observation_space = gym.spaces.Box(0, 255, (height, width, frames), np.uint8)
+        screen_height, screen_width = self.ale.getScreenDims()
+        self.rows = averaging_matrix(screen_height, height)            # (height, screen_height)
+        self.columns = averaging_matrix(screen_width, width).T.copy()  # (screen_width, width)
+        self.screens = np.zeros((2, screen_height, screen_width), np.uint8)
+        self.stack = np.zeros((height, width, frames), np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start a game; a seed decides the sticky actions and the number of no-op frames."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self.ale.setInt("random_seed", int(self.np_random.integers(2**31)))
+            self.ale.loadROM(self.rom)   # the emulator reads its seed only here
+        self.ale.reset_game()
+        for _ in range(int(self.np_random.integers(self.noop_max + 1))):
+            self.ale.act(0)
+            if self.ale.game_over():
+                self.ale.reset_game()
+        self.ale.getScreenGrayscale(self.screens[1])
+        self.stack = np.repeat(self._shrink(self.screens[1])[..., None], self.frames, axis=2)
+        return self.stack, self._info()
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Hold `action` for `frame_skip` raw frames."""
+        button = self.actions[int(action)]
+        reward = 0.0
+        for left in range(self.frame_skip - 1, -1, -1):
+            reward += self.ale.act(button)
+            if left < 2:
+                self.ale.getScreenGrayscale(self.screens[1 - left])
+            if self.ale.game_over():
+                self.ale.getScreenGrayscale(self.screens[1])
+                break
+        newest = np.maximum(self.screens[0], self.screens[1]) if self.frame_skip > 1 else self.screens[1]
+        self.stack = np.concatenate([self.stack[..., 1:], self._shrink(newest)[..., None]], axis=2)
+        over = self.ale.game_over(with_truncation=False)
+        return self.stack, float(reward), over, self.ale.game_truncated() and not over, self._info()
+
+    def render(self) -> np.ndarray:
+        """The colour screen, uint8 (screen height, screen width, 3)."""
+        return self.ale.getScreenRGB()
+
+    def ram(self) -> np.ndarray:
+        """The console's 128 bytes of memory, uint8 (128,)."""
+        return self.ale.getRAM()
+
+    def _shrink(self, screen: np.ndarray) -> np.ndarray:
+        """Average areas of a grey screen uint8 (screen height, screen width) -> uint8 (height, width)."""
+        return (self.rows @ screen.astype(np.float32) @ self.columns + 0.5).astype(np.uint8)
+
+    def _info(self) -> dict[str, Any]:
+        return {"lives": self.ale.lives(), "frames": self.ale.getEpisodeFrameNumber()}
+
+
+def averaging_matrix(size: int, target: int) -> np.ndarray:
+    """Area averaging along one axis as a matrix, float32 (target, size); each row sums to 1.
+
+    Output cell i covers the interval [i, i + 1) * size / target of the input; each input pixel counts by its overlap:
+    averaging_matrix(3, 2) is [[2/3, 1/3, 0], [0, 1/3, 2/3]].
+    """
+    edges = np.arange(target + 1) * size / target
+    pixels = np.arange(size)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (np.clip(overlap, 0, None) * target / size).astype(np.float32)
+
+
+def _make(task: Task, render: bool) -> gym.Env:
+    return AtariGame(**task.kwargs, **task.view, render_mode="rgb_array" if render else None)
+
+
+def _task(rom: str) -> Task:
+    name = f"ALE/{rom.title().replace('_', '')}-v5"   # as ale_py.registration does
+    return Task(name=name, family="atari", kwargs={"game": rom}, view=VIEW, episode_limit=27_000,
+                expert=EXPERTS.get(name), packages=("ale-py",), licence="GPL-2.0-only")
+
+
+FAMILY = Family(
+    title="Atari 2600",
+    tasks=tuple(_task(rom) for rom in ROMS),
+    make=_make,
+    experts={"freeway-ram": freeway, "breakout-ram": breakout, "pong-ram": pong},
+    modules=("ale_py",),
+    install="calico-agent",
+)

@@ -1,0 +1,78 @@
+"""Policies: the protocol that the runner knows, and the ones that need no training.
+
+A policy is anything with `reset` and `act`. Learned policies live in agent/; here are the random one and the scripted
+experts, whose controllers stand in the families' files.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+
+from .registry import Controller, Start, Task, family, get_task
+
+
+class Policy(Protocol):
+    """What the runner asks of anything that plays."""
+
+    def reset(self, row: int, seed: int, env: gym.Env) -> None:
+        """Row `row` starts a new episode in `env`, which was just reset with `seed`.
+
+        Learned policies use the seed for their sampling and ignore `env`; scripted experts look into it.
+        """
+        ...
+
+    def act(self, observations: Sequence[Any], rows: Sequence[int]) -> list[Any]:
+        """One action for each given row; observations are in the same order as `rows`."""
+        ...
+
+
+class RowPolicy:
+    """A policy made of one controller per row: `start(env, seed)` gives the function observation -> action."""
+
+    def __init__(self, start: Start) -> None:
+        self.start = start
+        self.controllers: dict[int, Controller] = {}
+
+    def reset(self, row: int, seed: int, env: gym.Env) -> None:
+        """See Policy."""
+        self.controllers[row] = self.start(env, seed)
+
+    def act(self, observations: Sequence[Any], rows: Sequence[int]) -> list[Any]:
+        """See Policy."""
+        return [self.controllers[row](observation) for observation, row in zip(observations, rows, strict=True)]
+
+
+class RandomPolicy(RowPolicy):
+    """Uniform actions from the action space; an episode's actions depend on its seed alone."""
+
+    def __init__(self) -> None:
+        super().__init__(_start_random)
+
+
+def _start_random(env: gym.Env, seed: int) -> Controller:
+    sample = action_sampler(env.action_space, seed, stream=1)
+    return lambda observation: sample()
+
+
+def action_sampler(space: gym.Space, seed: int, stream: int) -> Any:
+    """A function that draws from a copy of `space` seeded by (seed, stream); streams are independent of each other."""
+    space = copy.deepcopy(space)
+    space.seed(int(np.random.SeedSequence([seed, stream]).generate_state(1)[0]))
+    return space.sample
+
+
+def make_expert(task: Task | str) -> RowPolicy:
+    """The scripted expert of a task.
+
+    Raises:
+        ValueError: the task has none.
+    """
+    task = get_task(task) if isinstance(task, str) else task
+    if task.expert is None:
+        with_one = [t.name for t in family(task.family).tasks if t.expert]
+        raise ValueError(f"{task.name} has no scripted expert; in its family these have one: "
+                         f"{', '.join(with_one[:8]) or 'none'}{' ...' if len(with_one) > 8 else ''}")
+    return RowPolicy(family(task.family).experts[task.expert])

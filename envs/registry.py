@@ -1,0 +1,162 @@
+"""What can be played: task records, lookups and the making of environments.
+
+One file per family (classic.py, box2d.py, ...) holds its list of tasks, how an environment is made and viewed, and its
+experts; it imports the family's packages only when an environment is made. A new family is one such file with a `FAMILY`
+in it plus its name in `FAMILIES` below.
+"""
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import gymnasium as gym
+
+FAMILIES = ("classic", "box2d", "atari", "minigrid")   # files of this folder; listing order of `calico tasks`
+
+Controller = Callable[[Any], Any]                # observation -> action, for one episode
+Start = Callable[[gym.Env, int], Controller]     # (environment, episode's seed) -> the controller of that episode
+
+
+class MissingPackage(ImportError):
+    """A family's package is not installed; the message holds the command that installs it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One thing to play.
+
+    Attributes:
+        name: the Gymnasium id, e.g. "CartPole-v1".
+        family: the file of this folder that makes it.
+        kwargs: arguments of the environment's constructor.
+        view: settings of what the agent sees; stored with the data and with every checkpoint.
+        episode_limit: longest possible episode in agent steps; None where it depends on the seed.
+        solved_at: mean return from which the environment's authors call it solved.
+        expert: name of the scripted expert, None where there is none.
+        packages: distributions that decide how it behaves; `versions()` reports them.
+        licence: SPDX expression of the package that holds the environment.
+    """
+
+    name: str
+    family: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    view: Mapping[str, Any] = field(default_factory=dict)
+    episode_limit: int | None = None
+    solved_at: float | None = None
+    expert: str | None = None
+    packages: tuple[str, ...] = ("gymnasium",)
+    licence: str = "MIT"
+
+    def with_view(self, **settings: Any) -> "Task":
+        """The same task seen otherwise, e.g. `get_task("ALE/Pong-v5").with_view(frames=4)`.
+
+        Raises:
+            ValueError: a setting that this task does not have.
+        """
+        for key in settings:
+            if key not in self.view:
+                raise ValueError(f"{self.name} has no view setting {key!r}{nearest(key, self.view)}; it has: "
+                                 f"{', '.join(self.view) or 'none'}")
+        return replace(self, view={**self.view, **settings})
+
+    def versions(self) -> dict[str, str]:
+        """Installed version of each package that decides how this task behaves ("missing" if it is not there)."""
+        return {package: _version(package) for package in self.packages}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a sidecar or checkpoint: every field and the package versions."""
+        return {**asdict(replace(self, kwargs=dict(self.kwargs), view=dict(self.view))),
+                "packages": list(self.packages), "versions": self.versions()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A group of tasks that are made the same way.
+
+    Attributes:
+        title: for people.
+        tasks: all tasks, in listing order.
+        make: (task, render) -> environment, with Calico's view applied; `render` makes `env.render()` give RGB frames.
+        experts: expert name -> how its controller of one episode starts.
+        modules: what must be importable before `make`.
+        install: what to pip install where it is not.
+    """
+
+    title: str
+    tasks: tuple[Task, ...]
+    make: Callable[[Task, bool], gym.Env]
+    experts: Mapping[str, Start] = field(default_factory=dict)
+    modules: tuple[str, ...] = ()
+    install: str = "calico-agent"
+
+
+@cache
+def family(name: str) -> Family:
+    """Load one family's file.
+
+    Raises:
+        ValueError: no such family.
+    """
+    if name not in FAMILIES:
+        raise ValueError(f"unknown family {name!r}{nearest(name, FAMILIES)}; there are: {', '.join(FAMILIES)}")
+    return importlib.import_module(f".{name}", __package__).FAMILY
+
+
+def tasks(family_name: str | None = None) -> list[Task]:
+    """All tasks, or those of one family. Loads no environment package."""
+    return [task for name in ([family_name] if family_name else FAMILIES) for task in family(name).tasks]
+
+
+@cache
+def _by_name() -> dict[str, Task]:
+    return {task.name: task for task in tasks()}
+
+
+def get_task(name: str) -> Task:
+    """Look a task up by its name.
+
+    Raises:
+        ValueError: no such task; the message names the nearest ones.
+    """
+    if name not in _by_name():
+        raise ValueError(f"unknown task {name!r}{nearest(name, _by_name())}; `calico tasks` lists all {len(_by_name())}")
+    return _by_name()[name]
+
+
+def make(task: Task | str, render: bool = False) -> gym.Env:
+    """Make a task's environment as the agent sees it.
+
+    Args:
+        task: a Task or its name.
+        render: let `env.render()` return RGB frames, uint8 (height, width, 3); slower for some families.
+    Raises:
+        ValueError: unknown task.
+        MissingPackage: the family's package is not installed.
+    """
+    task = get_task(task) if isinstance(task, str) else task
+    group = family(task.family)
+    for module in group.modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise MissingPackage(f"{task.name} needs the package {module!r}, which cannot be imported here ({error}); "
+                                 f'run: pip install "{group.install}"') from error
+    return group.make(task, render)
+
+
+def nearest(name: str, known: Any) -> str:
+    """ "; nearest: a, b" for error messages, or "" when nothing is near."""
+    lower = {str(k).lower(): str(k) for k in known}
+    close = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
+    return f"; nearest: {', '.join(lower[c] for c in close)}" if close else ""
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing"

@@ -1,0 +1,233 @@
+"""The environment runner: any policy, one task, many seeds, episodes out.
+
+A plain list of environments in one process, stepped in turn, with one `policy.act` call per step for all active rows. Each
+row resets by itself (Gymnasium's AutoresetMode.DISABLED semantics): a finished row takes the next seed, or leaves. Episode i is
+always reset with seeds[i], so what happens in it does not depend on the number of rows or on the episodes beside it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from ..tokenizers.episode import Episode
+from ..tokenizers.spaces import flatten, is_text, leaf_spaces, stack_leaves
+from . import registry
+from .experts import Policy, action_sampler
+from .registry import Task, get_task
+
+OnStep = Callable[[int, int, int, gym.Env], None]   # (row, seed, steps done, environment)
+
+
+class EnvironmentFault(RuntimeError):
+    """An environment raised or gave a value outside its spaces; the message names task, seed and step."""
+
+
+def rollout(task: Task | str, policy: Policy, seeds: Iterable[int], *, num_envs: int = 16, noise: float = 0.0,
+            max_steps: int | None = None, on_step: OnStep | None = None, record: bool = True, render: bool = False,
+            make: Callable[[Task, bool], gym.Env] = registry.make) -> Iterator[Episode]:
+    """Play one episode per seed and yield each as it ends.
+
+    Args:
+        task: a Task or its name.
+        policy: anything with `reset` and `act`, see experts.Policy.
+        seeds: the episodes; each is played once, in this order as rows become free.
+        num_envs: rows played side by side.
+        noise: probability with which each action is replaced by a random one, drawn from a generator that depends on the
+            episode's seed alone; `Episode.demonstrated` is False there.
+        max_steps: cut episodes after this many steps (truncated).
+        on_step: called after each reset (steps done = 0) and each step, e.g. a `Film`.
+        record: keep observations and actions. Without, episodes carry rewards and lengths only, for scoring.
+        render: make the environments with rendering, so that `on_step` may call `env.render()`.
+        make: how an environment is made.
+    Raises:
+        ValueError: an unknown task, or an action outside the action space.
+        EnvironmentFault: an environment raised, or gave a NaN, a wrong shape, a wrong dtype or a value outside its space.
+            The episode it happened in is not yielded.
+    """
+    task = get_task(task) if isinstance(task, str) else task
+    if num_envs < 1 or not 0 <= noise <= 1 or (max_steps is not None and max_steps < 1):
+        raise ValueError(f"num_envs={num_envs} and max_steps={max_steps} must be at least 1, noise={noise} a probability")
+    return _rollout(task, policy, deque(int(seed) for seed in seeds), num_envs, noise, max_steps, on_step, record, render, make)
+
+
+def _rollout(task: Task, policy: Policy, waiting: deque[int], num_envs: int, noise: float, max_steps: int | None,
+             on_step: OnStep | None, record: bool, render: bool, make: Callable[[Task, bool], gym.Env]) -> Iterator[Episode]:
+    rows: dict[int, _Row] = {}
+    envs: list[gym.Env] = []
+    try:
+        for index in range(min(num_envs, len(waiting))):
+            envs.append(make(task, render))
+            rows[index] = _Row(index, task, envs[-1], record, noise, max_steps, on_step)
+        for row in rows.values():
+            row.reset(waiting.popleft(), policy)
+        while rows:
+            actions = policy.act([row.observation for row in rows.values()], list(rows))
+            if len(actions) != len(rows):
+                raise ValueError(f"the policy gave {len(actions)} actions for {len(rows)} rows of {task.name}")
+            for row, action in zip(list(rows.values()), actions, strict=True):
+                row.step(action)
+                if row.over:
+                    yield row.episode()
+                    if waiting:
+                        row.reset(waiting.popleft(), policy)
+                    else:
+                        del rows[row.index]
+    finally:
+        for env in envs:
+            env.close()
+
+
+@dataclass
+class _Row:
+    """One environment and the episode that is being played in it."""
+
+    index: int
+    task: Task
+    env: gym.Env
+    record: bool
+    noise: float
+    max_steps: int | None
+    on_step: OnStep | None
+
+    seed: int = 0
+    steps: int = 0
+    observation: Any = None
+    terminated: bool = False
+    truncated: bool = False
+    observations: list[dict[str, Any]] = field(default_factory=list)
+    actions: list[dict[str, Any]] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    demonstrated: list[bool] = field(default_factory=list)
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.checks = {name: _leaf_check(space) for name, space in leaf_spaces(self.env.observation_space).items()}
+
+    @property
+    def over(self) -> bool:
+        return self.terminated or self.truncated
+
+    def reset(self, seed: int, policy: Policy) -> None:
+        self.seed, self.steps, self.terminated, self.truncated = seed, 0, False, False
+        self.observations, self.actions, self.rewards, self.demonstrated = [], [], [], []
+        self.random = np.random.default_rng([seed, 3])   # 3: no other stream of this seed, see experts.action_sampler
+        self.random_action = action_sampler(self.env.action_space, seed, stream=4)
+        self.env.action_space.seed(seed)
+        try:
+            observation, self.info = self.env.reset(seed=seed)
+        except Exception as error:
+            raise self._fault(f"reset raised {type(error).__name__}: {error}") from error
+        self._see(observation)
+        policy.reset(self.index, seed, self.env)
+        if self.on_step:
+            self.on_step(self.index, seed, 0, self.env)
+
+    def step(self, action: Any) -> None:
+        demonstrated = not (self.noise and self.random.random() < self.noise)
+        action = action if demonstrated else self.random_action()
+        if not self.env.action_space.contains(action):
+            raise ValueError(f"{self.task.name}: the policy's action {action!r} of type {type(action).__name__} is not in "
+                             f"{self.env.action_space} (seed {self.seed}, step {self.steps})")
+        self.steps += 1
+        try:
+            observation, reward, self.terminated, self.truncated, self.info = self.env.step(action)
+        except Exception as error:
+            raise self._fault(f"step raised {type(error).__name__}: {error}") from error
+        if not np.isfinite(reward):
+            raise self._fault(f"the reward is {reward}")
+        if self.record:
+            leaves = flatten(self.env.action_space, action)
+            self.actions.append({name: _copy(leaf) for name, leaf in leaves.items()})
+        self.rewards.append(float(reward))
+        self.demonstrated.append(demonstrated)
+        self._see(observation)
+        if self.steps == self.max_steps and not self.terminated:
+            self.truncated = True
+        if self.on_step:
+            self.on_step(self.index, self.seed, self.steps, self.env)
+
+    def _see(self, observation: Any) -> None:
+        """Check an observation and keep a copy of it: some environments reuse their buffers."""
+        try:
+            leaves = flatten(self.env.observation_space, observation)
+        except ValueError as error:
+            raise self._fault(f"the observation does not fit {self.env.observation_space}: {error}") from error
+        for name, leaf in leaves.items():
+            if complaint := self.checks[name](leaf):
+                raise self._fault(f"observation {name!r} {complaint}" if name else f"the observation {complaint}")
+        self.observation = observation
+        if self.record:
+            self.observations.append({name: _copy(leaf) for name, leaf in leaves.items()})
+
+    def episode(self) -> Episode:
+        info = {key: value.item() if isinstance(value, np.generic) else value for key, value in self.info.items()
+                if isinstance(value, (bool, int, float, str, np.number, np.bool_))}
+        episode = Episode(
+            task=self.task.name, seed=self.seed,
+            observations=stack_leaves(self.observations), actions=stack_leaves(self.actions),
+            demonstrated=np.array(self.demonstrated, bool), rewards=np.array(self.rewards, np.float64),
+            terminated=bool(self.terminated), truncated=bool(self.truncated), info=info,
+        )
+        self.observations, self.actions = [], []   # the lists would double the memory of a long episode
+        return episode
+
+    def _fault(self, what: str) -> EnvironmentFault:
+        return EnvironmentFault(f"{self.task.name}, seed {self.seed}, step {self.steps}: {what}")
+
+
+def _copy(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, str) else np.array(leaf)
+
+
+def _leaf_check(space: gym.Space) -> Callable[[Any], str | None]:
+    """A cheap test of one leaf that gives the complaint, or None.
+
+    Float bounds are not enforced: several of Gymnasium's own environments leave theirs (the lander's speeds do).
+    """
+    if is_text(space):
+        return lambda leaf: None if isinstance(leaf, str) else f"is a {type(leaf).__name__}, expected a string"
+    shape, dtype = space.shape, np.dtype(space.dtype)   # type: ignore[arg-type]
+    bounded = dtype.kind != "f" and not (isinstance(space, gym.spaces.Box) and dtype == np.uint8 and space.high.min() == 255)
+
+    def check(leaf: Any) -> str | None:
+        if isinstance(leaf, str):
+            return f"is the string {leaf!r}, expected {space}"
+        if leaf.shape != shape:
+            return f"has shape {leaf.shape}, expected {shape}"
+        if leaf.dtype != dtype and leaf.dtype.kind != dtype.kind:
+            return f"has dtype {leaf.dtype}, expected {dtype}"
+        if dtype.kind == "f" and np.isnan(leaf).any():
+            return f"holds {int(np.isnan(leaf).sum())} NaN of {leaf.size} values"
+        if bounded and not space.contains(leaf.astype(dtype)):
+            return f"is {leaf.tolist() if leaf.size < 9 else 'a value'}, outside {space}"
+        return None
+
+    return check
+
+
+class Film:
+    """An `on_step` that keeps rendered frames: seed -> list of uint8 (height, width, 3). Needs `render=True`.
+
+    Args:
+        every: keep each n-th step's frame; the first one is always kept.
+        limit: frames kept per episode at most.
+    """
+
+    def __init__(self, every: int = 1, limit: int = 2000) -> None:
+        self.every, self.limit = every, limit
+        self.frames: dict[int, list[np.ndarray]] = {}
+
+    def __call__(self, row: int, seed: int, steps: int, env: gym.Env) -> None:
+        """See OnStep."""
+        if steps == 0:
+            self.frames[seed] = []
+        if steps % self.every or len(self.frames[seed]) >= self.limit:
+            return
+        frame: Any = env.render()
+        if frame is None:
+            raise ValueError("the environment gave no frame; call rollout(..., render=True)")
+        self.frames[seed].append(np.array(frame, np.uint8))
