@@ -1,0 +1,84 @@
+"""Files that appear whole or not at all: written beside their place, flushed to disk, then renamed; and their SHA-256.
+
+A process that dies on the way leaves at most a hidden `.…tmp` file, which no reader looks at.
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+# (path, size, mtime, inode) -> digest: a file is hashed once per process, and again only when it changes.
+_digests: dict[tuple[str, int, int, int], str] = {}
+
+
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside `path` that no other process uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def flush(path: Path) -> None:
+    """Wait until the file (or the folder's list of names) is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(temporary: Path, path: Path, *, replace: bool = True) -> None:
+    """Give a finished file its name.
+
+    Raises:
+        FileExistsError: `replace` is False and the name is taken; the temporary file stays.
+    """
+    flush(temporary)
+    if replace:
+        os.replace(temporary, path)
+    else:
+        os.link(temporary, path)   # unlike rename, link refuses a name that another process took a moment ago
+        os.unlink(temporary)
+    if os.name == "posix":         # Windows cannot open a folder
+        flush(path.parent)
+
+
+def publish_bytes(data: bytes, path: Path) -> None:
+    """Write a small file as a whole; an older one of that name is replaced."""
+    with writing(path) as temporary:
+        temporary.write_bytes(data)
+        publish(temporary, path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary name for `path`, removed again if the block fails.
+
+    Raises:
+        OSError: the disk is full, the folder is read-only, ...: one line that names `path`.
+    """
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_error(path: Path, error: OSError) -> OSError:
+    """The same error in one line, with the path that was to be written."""
+    reason = (error.strerror or str(error)).splitlines()[0]
+    return OSError(f"could not write {path}: {reason}; nothing of it was kept, files finished earlier are unharmed")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits, computed once per process and version of the file."""
+    status = path.stat()
+    key = (str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino)
+    if key not in _digests:
+        with open(path, "rb") as file:
+            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _digests[key]
