@@ -1,0 +1,466 @@
+"""Checkpoints: a folder of safetensors, JSON and a manifest, that a crash cannot break and that runs no code when read.
+
+    runs/demo/lock                              who is training here (run_lock.py)
+    runs/demo/checkpoints/latest                "step_00000100", replaced atomically
+    runs/demo/checkpoints/step_00000100/
+        model.safetensors  optimizer.safetensors     tensors (optimizer_state.py)
+        config.json  state.json  tasks.json  ...     documents
+        tokenizer.model  README.md  ...              other files
+        manifest.json                                format, step, versions, size and SHA-256 of each file
+
+safetensors has no checksum of its own, a flipped bit loads as a weight: every hash is checked before anything is used.
+A save goes to a hidden folder first, every file is flushed to the disk, the folder takes its name in one rename,
+`latest` follows, and only then do older checkpoints go. No pickle is ever read: .pt, .bin, .pkl and such are refused.
+"""
+
+import difflib
+import errno
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .optimizer_state import flatten_optimizer, restore_optimizer, restore_rng, rng_tensors
+from .run_lock import is_alive, run_lock
+
+__all__ = ["JSON", "Checkpoint", "CheckpointError", "checkpoints", "export", "find", "flatten_optimizer", "from_hub",
+           "load", "push_to_hub", "restore_optimizer", "restore_rng", "rng_tensors", "run_lock", "save"]
+
+JSON: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None
+
+FORMAT = 1               # raise it when a reader of the old layout would misread the new one
+MANIFEST = "manifest.json"
+PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".distcp", ".metadata"})
+PACKAGES = ("calico-agent", "torch", "numpy", "safetensors", "sentencepiece", "gymnasium")
+STEP_FOLDER = re.compile(r"step_(\d{8,})")
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")   # one plain name: no folder, nothing hidden, no `..`
+MAX_MANIFEST_BYTES = 1 << 20   # ours have a few thousand
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be written, found or trusted; the message says which file and what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What one folder holds, every byte of it checked.
+
+    Attributes:
+        path: the folder.
+        step: training step at which it was written.
+        tensors: one dict of named tensors per .safetensors file, keyed by the file's stem: "model", "optimizer".
+        documents: one JSON value per .json file, keyed by the file's stem: "config", "state", "tasks".
+        files: the bytes of every other file, keyed by its whole name: "tokenizer.model".
+        versions: package versions that wrote it.
+    """
+
+    path: Path
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    documents: dict[str, Any]
+    files: dict[str, bytes]
+    versions: dict[str, str]
+
+
+def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, JSON],
+         files: Mapping[str, bytes] | None = None, keep: int = 2) -> Path:
+    """Write `<run>/checkpoints/step_<step>`, make it the latest, delete all but the newest `keep` up to this step.
+
+    Args:
+        run: the run's folder; made if missing. One process at a time: hold `run_lock(run)`.
+        step: training step, >= 0. Saving a step again replaces it; at every moment one of the two can be loaded.
+        tensors: file stem -> named tensors, on any device; two names may not share memory.
+        documents: file stem -> JSON value.
+        files: file name -> bytes.
+        keep: how many checkpoints stay, >= 1.
+    Returns:
+        The new folder.
+    Raises:
+        CheckpointError: the disk is full or not writable, or a file name is not plain. What was there stays as it was.
+    """
+    if step < 0 or keep < 1:
+        raise ValueError(f"step={step}, keep={keep}: a step is at least 0 and at least 1 checkpoint is kept")
+    root = Path(run) / "checkpoints"
+    final = root / f"step_{step:08d}"
+    small = {f"{stem}.json": _to_json(stem, value) for stem, value in documents.items()}
+    _check_names([*(f"{stem}.safetensors" for stem in tensors), *small], list(files or {}))
+    small |= files or {}
+    needed = sum(map(len, small.values())) + sum(_size(group) for group in tensors.values())
+    temporary = root / f".saving_{final.name}_{os.getpid()}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _tidy(root)
+        if needed > shutil.disk_usage(root).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        temporary.mkdir()
+        for stem, group in tensors.items():
+            _write_tensors(temporary / f"{stem}.safetensors", group)
+        for name, content in small.items():
+            _write(temporary / name, content)
+        _write_manifest(temporary, step)
+        _publish(temporary, final)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write {final}: {error}; it needs {needed:,} bytes and {_free(root)} are free. "
+                              "Free some space or choose another folder; checkpoints already there are untouched") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)   # already renamed away when all went well
+    _delete_old(root, final, keep)
+    return final
+
+
+def _publish(temporary: Path, final: Path) -> None:
+    """Give the finished folder its name, then let `latest` name it; each step is one atomic rename."""
+    root = final.parent
+    _sync_folder(temporary)
+    if final.exists():
+        os.rename(final, _replaced(final))   # find() looks here too, should we be killed before the next line
+    os.rename(temporary, final)
+    _sync_folder(root)
+    pointer = root / f".latest_{os.getpid()}"
+    pointer.unlink(missing_ok=True)
+    _write(pointer, final.name.encode())
+    os.replace(pointer, root / "latest")
+    _sync_folder(root)
+
+
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(f".replaced_{folder.name}")
+
+
+def _delete_old(root: Path, latest: Path, keep: int) -> None:
+    """Delete all but the newest `keep` up to `latest`. Later steps, left by a run that went back, are left alone."""
+    steps = checkpoints(root.parent)
+    for folder in steps[:steps.index(latest) + 1][:-keep]:
+        os.rename(folder, root / f".deleting_{folder.name}")   # a half-deleted folder must not look like a checkpoint
+    _tidy(root)
+
+
+def _tidy(root: Path) -> None:
+    """Remove what killed processes left behind; a save in progress elsewhere is left alone."""
+    for folder in root.glob(".replaced_step_*"):
+        final = root / folder.name.removeprefix(".replaced_")
+        if not final.exists():
+            os.rename(folder, final)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    for folder in root.glob(".deleting_step_*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for folder in root.glob(".saving_step_*"):
+        pid = int(folder.name.rpartition("_")[2])
+        if pid == os.getpid() or not is_alive(pid):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_names(made: list[str], given: list[str]) -> None:
+    for name in made + given:
+        if not FILE_NAME.fullmatch(name) or name == MANIFEST or Path(name).suffix in PICKLES:
+            raise CheckpointError(f"{name!r} cannot be a file of a checkpoint: give a plain name, no pickle, "
+                                  f"not {MANIFEST}")
+    for name in given:
+        if name.endswith((".json", ".safetensors")):   # load() would give it back elsewhere
+            raise CheckpointError(f"{name!r} is among files=: give JSON as documents= and safetensors as tensors=")
+
+
+def _size(group: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in group.values())
+
+
+def _free(root: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(root).free:,}"
+    except OSError:
+        return "an unknown number"
+
+
+def _to_json(stem: str, value: JSON) -> bytes:
+    try:
+        return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{stem}.json cannot be written: {error}; give plain finite JSON values") from None
+
+
+def _write_tensors(path: Path, group: Mapping[str, Tensor]) -> None:
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in group.items()}, path)
+    except RuntimeError as error:   # safetensors' own text is a paragraph with links
+        shared = re.search(r"\[\{.*?\}\]", str(error))
+        raise CheckpointError(f"{path.name}: names {shared.group() if shared else error} share memory; "
+                              "save a tied tensor under one name") from None
+    _sync(path)
+
+
+def _write_manifest(folder: Path, step: int) -> None:
+    entries = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
+    manifest: dict[str, Any] = {"format": FORMAT, "step": step, "versions": _versions(), "files": entries}
+    manifest["sha256"] = _digest(manifest)
+    _write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:   # running from a source tree that was never installed
+            found[package] = "unknown"
+    return found
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """Hash of all else in the manifest, so that a flipped bit in the manifest itself is seen too."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_sync_folder = _sync   # a rename is on the disk only when its folder is
+
+
+def load(path: Path | str, *, map_location: str | torch.device = "cpu",
+         only: Collection[str] | None = None) -> Checkpoint:
+    """Read a checkpoint after checking every file against the manifest.
+
+    Args:
+        path: a run's folder (its latest checkpoint) or one checkpoint's folder.
+        map_location: device of the tensors, whatever device wrote them.
+        only: which tensor files to read, by stem: `only=("model",)` acts without the optimizer. All are checked.
+    Raises:
+        CheckpointError: nothing is there, a file is missing, cut short or changed, or it is a pickle. The message names
+            the file, and the newest good checkpoint beside it if there is one; nothing is chosen silently.
+    """
+    folder = find(path)
+    try:
+        manifest = _verify(folder)
+        tensors: dict[str, dict[str, Tensor]] = {}
+        documents: dict[str, Any] = {}
+        files: dict[str, bytes] = {}
+        for name in manifest["files"]:
+            stem, suffix = Path(name).stem, Path(name).suffix
+            if suffix == ".safetensors":
+                if only is None or stem in only:
+                    tensors[stem] = _read_tensors(folder / name, torch.device(map_location))
+            elif suffix == ".json":
+                documents[stem] = _read_json(folder / name)
+            else:
+                files[name] = (folder / name).read_bytes()
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. {_advice(folder)}") from None
+    return Checkpoint(folder, manifest["step"], tensors, documents, files, manifest["versions"])
+
+
+def find(path: Path | str) -> Path:
+    """The checkpoint folder that `path` means: itself, or the latest of a run. Says why when there is none."""
+    path = Path(path)
+    if path.is_file():
+        raise CheckpointError(_refusal(path))
+    if not path.is_dir():
+        names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, names, n=1)
+        raise CheckpointError(f"{path} does not exist" + (f"; did you mean {path.parent / near[0]}?" if near else
+                                                          "; give the folder of a run, such as runs/demo"))
+    if (path / MANIFEST).exists():
+        return path
+    root = path if path.name == "checkpoints" else path / "checkpoints"
+    if root.is_dir() and (root / "latest").exists():
+        return _latest(root)
+    if root.is_dir() and checkpoints(root.parent):   # killed after the very first rename, before `latest`
+        return checkpoints(root.parent)[-1]
+    if (pickles := [other for other in sorted(path.iterdir()) if _is_pickle(other)]) and not root.is_dir():
+        raise CheckpointError(_refusal(pickles[0]))
+    if STEP_FOLDER.fullmatch(path.name) or (path / "model.safetensors").exists():
+        raise CheckpointError(f"{path / MANIFEST} is missing, so nothing in the folder can be checked. {_advice(path)}")
+    raise CheckpointError(f"{path} holds no checkpoint (no {MANIFEST}, no checkpoints/latest); give the folder of a "
+                          "run that has saved at least once")
+
+
+def checkpoints(run: Path | str) -> list[Path]:
+    """Finished checkpoint folders of a run, oldest step first; not yet verified. Empty if there are none."""
+    root = Path(run) / "checkpoints"
+    steps = {folder: int(match[1]) for folder in root.glob("step_*") if (match := STEP_FOLDER.fullmatch(folder.name))}
+    return sorted(steps, key=lambda folder: steps[folder])
+
+
+def _latest(root: Path) -> Path:
+    pointer = root / "latest"
+    name = pointer.read_bytes()[:100].decode(errors="replace").strip()
+    if not STEP_FOLDER.fullmatch(name):
+        raise CheckpointError(f"{pointer} says {name!r}, which is not the name of a checkpoint. {_advice(pointer)}")
+    folder = root / name
+    if not folder.is_dir() and _replaced(folder).is_dir():   # killed while this step was being saved again
+        return _replaced(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{pointer} names {name}, but {folder} is missing. {_advice(folder)}")
+    return folder
+
+
+def _verify(folder: Path) -> dict[str, Any]:
+    """The manifest, once every file it lists has the right size and hash."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing")
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, more than any manifest of ours")
+    manifest = _read_json(path)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
+        raise CheckpointError(f"{path} is not a checkpoint manifest of Calico")
+    if manifest["format"] > FORMAT:
+        raise CheckpointError(f"{path} has format {manifest['format']}, this Calico reads up to {FORMAT}; run: "
+                              "pip install --upgrade calico-agent")
+    if not _is_well_formed(manifest) or manifest["sha256"] != _digest(manifest):
+        raise CheckpointError(f"{path} was changed or damaged after it was written")
+    for name, entry in manifest["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing")
+        if file.stat().st_size != entry["bytes"]:
+            raise CheckpointError(f"{file} has {file.stat().st_size:,} bytes instead of {entry['bytes']:,}: "
+                                  "it was cut short or changed")
+        if _sha256(file) != entry["sha256"]:
+            raise CheckpointError(f"{file} does not match its SHA-256 in {MANIFEST}: it was changed or damaged")
+    return manifest
+
+
+def _is_well_formed(manifest: dict[str, Any]) -> bool:
+    """Exactly the fields that _write_manifest writes, with plain file names: anybody can compute a digest that fits."""
+    if manifest.keys() != {"format", "step", "versions", "files", "sha256"}:
+        return False
+    step, versions, entries = manifest["step"], manifest["versions"], manifest["files"]
+    return (isinstance(step, int) and step >= 0
+            and isinstance(versions, dict) and all(isinstance(text, str) for text in versions.values())
+            and isinstance(entries, dict) and all(_is_entry(name, entry) for name, entry in entries.items()))
+
+
+def _is_entry(name: str, entry: Any) -> bool:
+    return (FILE_NAME.fullmatch(name) is not None and name != MANIFEST and Path(name).suffix not in PICKLES
+            and isinstance(entry, dict) and entry.keys() == {"bytes", "sha256"}
+            and isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str))
+
+
+def _read_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
+    try:
+        return {name: tensor.to(device) for name, tensor in load_file(path).items()}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:   # ValueError covers bad UTF-8 too
+        raise CheckpointError(f"{path} is not valid JSON ({error}): it was changed or damaged") from None
+
+
+def _advice(folder: Path) -> str:
+    """Where to go from a bad checkpoint: the newest good one beside it."""
+    for other in reversed(checkpoints(folder.parent.parent) if folder.parent.name == "checkpoints" else []):
+        if other.name != folder.name and _is_good(other):
+            return f"The newest good checkpoint beside it is {other}: give that path"
+    return "There is no other good checkpoint beside it: copy it again from where it came, or start a new run"
+
+
+def _is_good(folder: Path) -> bool:
+    try:
+        _verify(folder)
+    except (CheckpointError, OSError):
+        return False
+    return True
+
+
+def _is_pickle(path: Path) -> bool:
+    return path.suffix in PICKLES or path.name in PICKLES
+
+
+def _refusal(path: Path) -> str:
+    if _is_pickle(path):
+        return (f"{path} is a pickle, which can run any code when it is read: Calico never loads one. "
+                "Give a checkpoint folder (safetensors and JSON)")
+    return f"{path} is a file; give the folder of a run or of a checkpoint" + (
+        f", such as {path.parent}" if (path.parent / MANIFEST).exists() else "")
+
+
+def export(path: Path | str, out: Path | str, *, optimizer: bool = False) -> Path:
+    """Copy a checkpoint into the new folder `out` with a manifest of its own, without the optimizer unless asked."""
+    checkpoint, out = load(path, only=()), Path(out)
+    dropped = () if optimizer else ("optimizer.safetensors",)
+    try:
+        out.mkdir(parents=True)
+        for name in _verify(checkpoint.path)["files"]:
+            if name not in dropped:
+                shutil.copyfile(checkpoint.path / name, out / name)
+        _write_manifest(out, checkpoint.step)
+    except OSError as error:
+        raise CheckpointError(f"cannot export to {out}: {error}; give a folder that does not exist yet") from None
+    return out
+
+
+def push_to_hub(path: Path | str, repo_id: str, *, private: bool = False, optimizer: bool = False) -> str:
+    """Verify a checkpoint and upload it to the Hugging Face Hub; returns its address. `hf auth login` comes first."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = export(path, Path(scratch) / "checkpoint", optimizer=optimizer)
+        with _hub_errors(repo_id):
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Calico checkpoint")
+    return f"{api.endpoint}/{repo_id}"
+
+
+def from_hub(repo_id: str, *, revision: str | None = None, map_location: str | torch.device = "cpu",
+             only: Collection[str] | None = None) -> Checkpoint:
+    """Download a checkpoint and load it, every hash checked; a local folder is loaded too. Pickles are not fetched."""
+    if Path(repo_id).exists():
+        return load(repo_id, map_location=map_location, only=only)
+    from huggingface_hub import snapshot_download
+
+    with _hub_errors(repo_id):
+        unwanted = [f"*{suffix}" for suffix in sorted(PICKLES)]
+        folder = snapshot_download(repo_id, revision=revision, ignore_patterns=unwanted)
+    return load(folder, map_location=map_location, only=only)
+
+
+@contextmanager
+def _hub_errors(repo_id: str) -> Iterator[None]:
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    # The root of all network errors: httpx's up to huggingface_hub 1, httpx2's from 2 on.
+    http_error = cast(type[Exception], HfHubHTTPError.__bases__[0])
+    try:
+        yield
+    except (http_error, HFValidationError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"Hugging Face Hub, {repo_id!r}: {reason}; check the name, the network and "
+                              "`hf auth login`") from None

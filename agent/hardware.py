@@ -1,0 +1,48 @@
+"""What the machine is good at: number formats, and an allocator that does not return memory it needs again at once."""
+
+import ctypes
+import platform
+from functools import cache
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+@cache
+def has_amx() -> bool:
+    """True on CPUs with Intel's matrix tiles."""
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """True where bf16 matrix multiplication is done in hardware; emulation is slower than fp32."""
+    if device.type != "cpu":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return has_amx() or bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Context in which matrix multiplications run in bf16; 'auto' decides by the hardware."""
+    enabled = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def acting_dtype(device: torch.device, precision: Precision) -> torch.dtype:
+    """Format of weights and cache when acting; the same rule as `autocast`."""
+    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and has_fast_bf16(device)) else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to reuse large freed blocks instead of giving each back to the kernel.
+
+    A training step frees and takes the same hundred MB again and again; by default every round trip costs page faults,
+    8,000 to 83,000 a step. Measured: 1.3 to 1.5 times the tokens per second. No effect outside Linux with glibc.
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL("libc.so.6")
+    m_trim_threshold, m_mmap_threshold = -1, -3   # malloc.h
+    libc.mallopt(m_mmap_threshold, 1 << 30)
+    libc.mallopt(m_trim_threshold, 2**31 - 1)

@@ -1,0 +1,38 @@
+"""Masked next-token cross-entropy: Gato, arXiv:2205.06175, section 2.3.
+
+The loss counts text and logged actions only, fewer than one token in ten of a control stream. So the hidden states at
+target positions are gathered before the output head: logits at the other positions would cost more than the rest of a
+small model and be thrown away.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..tokenizers.tokens import Tokens
+
+
+def target_mask(tokens: Tokens) -> Tensor:
+    """bool (B, S): True at token t when token t + 1 is a target that t may predict.
+
+    A segment's first token is no target: the token before it belongs to another episode or document.
+
+        ids        a b c | d e      ('|' segment border)
+        loss_mask  1 0 1 | 1 1
+        result     0 1 0 | 1 0
+    """
+    following = tokens.loss_mask[:, 1:] & (tokens.segment[:, 1:] == tokens.segment[:, :-1])
+    return F.pad(following, (0, 1))
+
+
+def target_losses(model: torch.nn.Module, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each target, in nats.
+
+    Returns:
+        losses float (n_targets,), and the row of the batch that each belongs to, int64 (n_targets,).
+    """
+    hidden = model(tokens)                                       # (B, S, width)
+    mask = target_mask(tokens)
+    rows, places = mask.nonzero(as_tuple=True)
+    logits = model.logits(hidden[rows, places])                  # (n_targets, vocab_size)
+    return F.cross_entropy(logits.float(), tokens.ids[rows, places + 1].long(), reduction="none"), rows

@@ -1,0 +1,108 @@
+"""The agent's network: embedding, backbone and tied output head, with the named sizes.
+
+One table serves input and output (`F.linear(x, table.weight)`): a separate head module breaks sharding and saving.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..tokenizers.tokens import Tokens
+from ..tokenizers.vocabulary import Vocabulary
+from .decoder import Cache, Decoder, DecoderConfig
+from .embedding import Embedding, EmbeddingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything that shapes the weights, next to the vocabulary."""
+
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    backbone: DecoderConfig = field(default_factory=DecoderConfig)
+
+
+def _size(width: int, depth: int, heads: int, patch_channels: int, **more: float) -> ModelConfig:
+    return ModelConfig(embedding=EmbeddingConfig(patch_channels=patch_channels),
+                       backbone=DecoderConfig(width=width, depth=depth, heads=heads, **more))  # type: ignore[arg-type]
+
+
+# The paper's sizes (Table 5) see the whole context of 1,024 tokens in every layer. With rotary positions in place of
+# Transformer-XL's they have 6 to 9 % fewer parameters than the paper prints: one width x width matrix less per block.
+SIZES: dict[str, ModelConfig] = {
+    "tiny": _size(128, 4, 1, 16),
+    "small": _size(256, 6, 2, 16),
+    "medium": _size(512, 8, 4, 32),
+    "gato-79m": _size(768, 8, 24, 64, context=1024, window=1024, stochastic_depth=0.1),
+    "gato-364m": _size(1536, 12, 12, 64, context=1024, window=1024, stochastic_depth=0.1),
+    "gato-1.18b": _size(2048, 24, 16, 64, context=1024, window=1024, stochastic_depth=0.1),
+}
+
+
+def named_size(name: str, context: int | None = None) -> ModelConfig:
+    """One of SIZES, with another context length if given.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in SIZES:
+        raise ValueError(f"model size {name!r} is unknown; choose one of {', '.join(SIZES)}")
+    config = SIZES[name]
+    return config if context is None else replace(config, backbone=replace(config.backbone, context=context))
+
+
+class Model(nn.Module):
+    """Tokens in, hidden states out; `logits` turns chosen hidden states into scores over the vocabulary."""
+
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config.embedding, config.backbone.width, vocabulary.size, vocabulary.patch)
+        self.backbone = Decoder(config.backbone)
+        self.apply(_initialise)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Whole sequences (B, S) -> hidden states (B, S, width)."""
+        return self.backbone(self.embedding(tokens))
+
+    def extend(self, tokens: Tokens, cache: Cache, counts: Tensor | None = None) -> tuple[Tensor, Cache]:
+        """Append tokens (B, S) to the rows of a cache; see Decoder.extend."""
+        x = self.embedding(tokens)
+        return self.backbone.extend(x.to(cache.keys[0].dtype), cache, counts)
+
+    def logits(self, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
+        """hidden (..., width) -> (..., vocab_size), or just the columns `ids` (n,) -> (..., n)."""
+        table = self.embedding.table.weight
+        return F.linear(hidden, table if ids is None else table[ids])
+
+    def parameter_count(self) -> int:
+        """All trained numbers, the shared table once."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def _initialise(module: nn.Module) -> None:
+    """GPT-2's: normal with deviation 0.02; projections into the residual stream scaled down by the depth."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02 * getattr(module, "residual_scale", 1.0))
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def matmul_flops_per_token(config: ModelConfig, vocab_size: int, target_share: float = 1.0) -> float:
+    """Multiply-adds x 2 of a forward pass per token: matrices, attention within the window, head at the targets.
+
+    Used for the share of the machine's peak that training reaches (three forwards' worth per training step).
+    """
+    b = config.backbone
+    context, window = b.context, min(b.attention_window, b.context)
+    seen = (window * (window + 1) / 2 + (context - window) * window) / context      # keys per query, on average
+    matrices = b.depth * (4 * b.width**2 + math.ceil(1.5 * b.feedforward) * b.width**2)
+    return 2 * (matrices + b.depth * 2 * seen * b.width + target_share * vocab_size * b.width)
+
+
+def on_meta(config: ModelConfig, vocabulary: Vocabulary) -> Model:
+    """The model without memory for its weights, to count parameters of sizes that do not fit."""
+    with torch.device("meta"):
+        return Model(config, vocabulary)

@@ -1,0 +1,91 @@
+"""Optimizer and random state as named tensors, so that a resumed run continues bit for bit without a pickle.
+
+torch's own `optimizer.state_dict()` numbers the parameters and mixes tensors with Python values; here each tensor has the
+name of its parameter, and a model that does not fit is an error that says where.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+FITTING = "resume with the config that the checkpoint was trained with"
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """Optimizer state as tensors named `<parameter>/<entry>`: for AdamW head.weight/exp_avg, /exp_avg_sq and /step.
+
+    Learning rate and other settings are left out: they come from the config and the step. Sharded state (DTensor) is
+    gathered whole, so every rank must call this. A parameter that never had a gradient has no state and no entry.
+
+    Raises:
+        ValueError: a parameter of the optimizer is not in the model, or some state is not a tensor.
+    """
+    flat = {}
+    for name, parameter, _ in _named_parameters(optimizer, model):
+        for entry, value in optimizer.state.get(parameter, {}).items():
+            if not isinstance(value, Tensor):
+                raise ValueError(f"optimizer state {name}/{entry} is {type(value).__name__}, not a tensor to save")
+            flat[f"{name}/{entry}"] = value.full_tensor() if isinstance(value, DTensor) else value.detach()
+    return flat
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what flatten_optimizer gave, exactly: same values, same dtypes, on each parameter's device.
+
+    Raises:
+        ValueError: a name or a shape does not fit this model; the optimizer is left as it was.
+    """
+    parameters = {name: (parameter, group) for name, parameter, group in _named_parameters(optimizer, model)}
+    state: dict[Tensor, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition("/")
+        if name == "rng":
+            continue
+        if name not in parameters:
+            raise ValueError(f"optimizer state {key} is for a parameter that this model lacks; {FITTING}")
+        parameter, group = parameters[name]
+        if entry != "step" and value.shape != parameter.shape:
+            raise ValueError(f"optimizer state {key} has shape {tuple(value.shape)}, the parameter has "
+                             f"{tuple(parameter.shape)}; {FITTING}")
+        # torch counts steps on the CPU unless told otherwise
+        on_device = entry != "step" or group.get("capturable") or group.get("fused")
+        value = value.to(parameter.device if on_device else "cpu", copy=True)
+        if isinstance(parameter, DTensor) and entry != "step":
+            value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+        state.setdefault(parameter, {})[entry] = value
+    optimizer.state.clear()
+    optimizer.state.update(state)
+
+
+def _named_parameters(optimizer: torch.optim.Optimizer,
+                      model: nn.Module) -> Iterator[tuple[str, nn.Parameter, dict[str, Any]]]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter not in names:
+                raise ValueError(f"the optimizer has a parameter of shape {tuple(parameter.shape)} that the model lacks")
+            yield names[parameter], parameter, group
+
+
+def rng_tensors() -> dict[str, Tensor]:
+    """torch's random states, for the optimizer file: "rng/cpu", and "rng/cuda:0", ... where CUDA is in use.
+
+    NumPy's and Python's are not needed: a batch is a pure function of the step.
+    """
+    states = {"rng/cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states |= {f"rng/cuda:{i}": torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())}
+    return states
+
+
+def restore_rng(tensors: Mapping[str, Tensor]) -> None:
+    """Put back the "rng/..." entries of `tensors`; devices that this machine lacks are passed over."""
+    for key, value in tensors.items():
+        device = key.removeprefix("rng/")
+        if device == "cpu":
+            torch.set_rng_state(value.cpu())
+        elif key.startswith("rng/cuda:") and torch.device(device).index < torch.cuda.device_count():
+            torch.cuda.set_rng_state(value.cpu(), device)
