@@ -20,9 +20,8 @@ def mu_law(values: np.ndarray) -> np.ndarray:
     Returns:
         float64 (...), or float32 where `values` are float32.
     """
+    values = values if values.dtype.kind == "f" else values.astype(np.float64)
     compressed = np.abs(values)
-    if compressed.dtype.kind != "f":
-        compressed = compressed.astype(np.float64)
     with np.errstate(over="ignore"):           # the largest floats times 100 become infinite, and then 1
         compressed = np.log1p(compressed * compressed.dtype.type(MU))
     compressed *= compressed.dtype.type(1 / _LOG_SCALE)

@@ -1,0 +1,310 @@
+"""TaskCodec: the values of one task's Gymnasium spaces <-> Tokens, for a whole episode or for one step of many rows.
+
+A timestep reads, as in Gato (arXiv:2205.06175, section 2.1): observed text, images, then numbers, a separator, the action; within
+each group keys in lexicographic order. Training (`encode_episode`) and acting (`encode_observations`) run the same code, so
+what the trainer saw is what the policy sends. All steps are encoded at once: leaves become (steps, k) blocks that are laid
+side by side; only text of changing length leaves holes, which are cut out at the end.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from .document import check_text
+from .episode import Episode
+from .leaves import ImageLeaf, Leaf, TextLeaf, make_leaf
+from .patches import patch_intervals
+from .spaces import flatten, leaf_spaces, space_from_json, space_to_json, stack_leaves, unflatten
+from .text import TextTokenizer
+from .tokens import ACTION, DTYPES, NO_POSITION, Kind, Tokens
+from .vocabulary import Vocabulary
+
+GROUPS = {Kind.TEXT: 0, Kind.PATCH: 1, Kind.DISCRETE: 2, Kind.CONTINUOUS: 2}   # order inside an observation
+MOST_TOKENS = int(np.iinfo(DTYPES["position"]).max)
+
+
+class Part(NamedTuple):
+    """A line of `TaskCodec.explain`: what stands where in a timestep."""
+
+    name: str      # "observation/joints", "separator", "action"
+    kind: Kind
+    tokens: int    # per step; for observed text the most there can be
+
+
+class TaskCodec:
+    """One task's observations and actions <-> tokens.
+
+    Attributes:
+        action_length: A, the number of action tokens of a step.
+        action_kinds: uint8 (A,), the Kind of each; an `end` inside a text action keeps Kind.TEXT.
+        observation_tokens: (least, most) tokens of an observation, without the separator.
+        tokens_per_step: (least, most) tokens of a step: observation, separator, action.
+    """
+
+    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], vocabulary: Vocabulary,
+                 text: TextTokenizer | None, *, observation_text_loss: bool = True, max_text_tokens: int = 64) -> None:
+        """Choose how each leaf is written; see leaves.py for the rules.
+
+        Args:
+            text: needed where a space holds text.
+            observation_text_loss: observed text is a target, as in the paper.
+            max_text_tokens: most tokens of an observed text, and the places that an acted text takes at most.
+        Raises:
+            ValueError: a space without tokens, an action with more values than the vocabulary has ids, text without a
+                tokenizer, an observation of more than 32,767 tokens.
+        """
+        if max_text_tokens < 1:
+            raise ValueError(f"max_text_tokens={max_text_tokens} is not positive; give at least 1")
+        check_text(vocabulary, text)
+        self.observation_space, self.action_space, self.vocabulary, self.text = observation_space, action_space, vocabulary, text
+        self.observation_text_loss, self.max_text_tokens = observation_text_loss, max_text_tokens
+
+        def leaves(role: str, space: spaces.Space[Any]) -> dict[str, Leaf]:
+            try:
+                found = leaf_spaces(space)
+            except ValueError as error:
+                raise ValueError(f"{role} space: {error}") from None
+            return {name: make_leaf(role, name, leaf, vocabulary, text, max_text_tokens) for name, leaf in found.items()}
+
+        observed = leaves("observation", observation_space)
+        self._observed = dict(sorted(observed.items(), key=lambda item: GROUPS[item[1].kind]))    # a stable sort
+        self._acted = leaves("action", action_space)
+        self.action_length: int = sum(leaf.tokens for leaf in self._acted.values())
+        self.action_kinds = np.concatenate([np.full(leaf.tokens, leaf.kind, np.uint8) for leaf in self._acted.values()]
+                                           or [np.zeros(0, np.uint8)])
+        most = sum(leaf.tokens for leaf in self._observed.values())
+        if most > MOST_TOKENS:
+            raise ValueError(f"an observation of {most} tokens is too long, {MOST_TOKENS} is the most; shrink {observation_space}")
+        least = sum(leaf.least if isinstance(leaf, TextLeaf) else leaf.tokens for leaf in self._observed.values())
+        self.observation_tokens: tuple[int, int] = (least, most)
+        self.tokens_per_step: tuple[int, int] = (least + 1 + self.action_length, most + 1 + self.action_length)
+        images = [leaf for leaf in self._observed.values() if isinstance(leaf, ImageLeaf)]
+        self._patch_count = sum(leaf.tokens for leaf in images)
+        self._channels = np.concatenate([np.full(leaf.tokens, leaf.channels, np.uint8) for leaf in images]
+                                        or [np.zeros(0, np.uint8)])
+        self._intervals = np.concatenate([patch_intervals(*leaf.shape[:2]) for leaf in images] or [np.zeros((0, 4), np.uint8)])
+        self._templates: dict[tuple[int, bool], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    # ---- observations and episodes
+
+    def encode_episode(self, episode: Episode, start: int = 0, stop: int | None = None, final: bool = False) -> Tokens:
+        """Steps [start, stop) of an episode: per step the observation, a separator, the action; segment 0.
+
+        Args:
+            stop: default: the episode's end.
+            final: add the observation after step `stop - 1` and its separator: what a policy is given at step `stop`.
+        Returns:
+            Tokens (seq,); timestep counts from the episode's start, also in a window.
+        Raises:
+            ValueError: a window outside the episode, a missing leaf, a value outside its space (the message names the leaf).
+        """
+        steps = len(episode)
+        stop = steps if stop is None else stop
+        if not 0 <= start <= stop <= steps:
+            raise ValueError(f"steps [{start}, {stop}) are not inside this episode of {steps} steps; give 0 <= start <= stop <= "
+                             f"{steps}")
+        last = stop + final
+        observations = {name: _rows(leaf, episode.observations, name, start, last) for name, leaf in self._observed.items()}
+        actions = {name: _rows(leaf, episode.actions, name, start, stop) for name, leaf in self._acted.items()}
+        acted = self._encode_actions(actions, stop - start)
+        targets = np.asarray(episode.demonstrated[start:stop], np.bool_)
+        if final:                                                      # one row of action tokens too many, cut off below
+            acted = np.concatenate([acted, np.zeros((1, self.action_length), np.int32)])
+            targets = np.append(targets, False)
+        tokens, _ = self._encode(observations, np.arange(start, last), acted, targets)
+        return tokens[: len(tokens) - self.action_length] if final and self.action_length else tokens
+
+    def encode_observations(self, observations: Sequence[Any], timesteps: Sequence[int] | None = None) -> list[Tokens]:
+        """What a policy is given at a step: for each row its observation and a separator; segment 0.
+
+        Args:
+            observations: values of the observation space, as the environments give them.
+            timesteps: step number of each row in its episode; default 0.
+        Raises:
+            ValueError: a value outside its space; the message names the leaf.
+        """
+        if not len(observations):
+            return []
+        flat = [flatten(self.observation_space, observation) for observation in observations]
+        rows = len(flat)
+        stacked = stack_leaves(flat)
+        times = np.zeros(rows, np.int32) if timesteps is None else np.asarray(timesteps, np.int32)
+        no_actions = np.zeros((rows, 0), np.int32)
+        tokens, lengths = self._encode(stacked, times, no_actions, None)
+        return self._split(tokens, lengths)
+
+    def _encode(self, observations: Mapping[str, np.ndarray], timesteps: np.ndarray, acted: np.ndarray,
+                targets: np.ndarray | None) -> tuple[Tokens, np.ndarray]:
+        """All steps side by side.
+
+        Args:
+            acted: int32 (steps, A or 0), action ids.
+            targets: bool (steps,), where the action is a target; None without actions.
+        Returns:
+            the tokens and each step's length (steps,).
+        """
+        steps = len(timesteps)
+        texts, patches, numbers = self._encode_leaves(observations)
+        text_width = sum(ids.shape[1] for ids, _ in texts)
+        separator = np.full((steps, 1), self.vocabulary.separator, np.int32)
+        patch_ids = np.full((steps, self._patch_count), self.vocabulary.patch, np.int32)
+        ids = np.concatenate([*(ids for ids, _ in texts), patch_ids, *numbers, separator, acted], axis=1, dtype=np.int32)
+        kind, position, loss = self._template(text_width, acted.shape[1] > 0)
+        width = ids.shape[1]
+        fields = {"ids": ids, "kind": _tile(kind, steps), "position": _tile(position, steps), "loss_mask": _tile(loss, steps),
+                  "timestep": np.repeat(timesteps.astype(np.int32), width).reshape(steps, width)}
+        if targets is not None and not targets.all():
+            fields["loss_mask"][:, width - acted.shape[1]:] &= targets[:, None]
+        lengths = np.full(steps, width)
+        if any(real is not None for _, real in texts):
+            real = np.ones((steps, width), np.bool_)
+            real[:, :text_width] = np.concatenate([np.ones(ids.shape, np.bool_) if real is None else real for ids, real in texts], 1)
+            lengths = real.sum(axis=1)
+            seen = fields["position"] >= 0
+            fields["position"] = np.where(seen, (real & seen).cumsum(axis=1) - 1, fields["position"]).astype(np.int16)
+            flat = {name: array[real] for name, array in fields.items()}
+        else:
+            flat = {name: array.reshape(-1) for name, array in fields.items()}
+        return Tokens(**flat, segment=np.zeros(len(flat["ids"]), np.int32), patches=patches,
+                      channels=_tile(self._channels, steps).reshape(-1),
+                      intervals=_tile(self._intervals, steps).reshape(-1, 4)), lengths
+
+    def _encode_leaves(self, observations: Mapping[str, np.ndarray]) -> tuple[
+            list[tuple[np.ndarray, np.ndarray | None]], np.ndarray, list[np.ndarray]]:
+        """Text blocks with their holes, patches (steps * patches per step, ...), blocks of numbers."""
+        texts, images, numbers = [], [], []
+        for name, leaf in self._observed.items():
+            values = observations[name]
+            if isinstance(leaf, TextLeaf):
+                texts.append(leaf.encode_rows(values))
+            elif isinstance(leaf, ImageLeaf):
+                images.append(leaf.encode(values)[0])
+            else:
+                numbers.append(leaf.encode(values))
+        empty = Tokens.empty().patches
+        patches = images[0] if len(images) == 1 else np.concatenate(images, axis=1) if images else empty
+        return texts, patches.reshape(-1, *empty.shape[1:]), numbers
+
+    def _template(self, text_width: int, with_action: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """kind, position and loss mask of one step whose text takes `text_width` tokens."""
+        key = text_width, with_action
+        if key not in self._templates:
+            observed = [np.full(leaf.tokens, leaf.kind) for leaf in self._observed.values() if not isinstance(leaf, TextLeaf)]
+            kinds = np.concatenate([np.full(text_width, Kind.TEXT), *observed]).astype(np.uint8)
+            action = self.action_kinds if with_action else self.action_kinds[:0]
+            kind = np.concatenate([kinds, np.array([Kind.SPECIAL], np.uint8), action])
+            position = np.concatenate([np.arange(len(kinds)), [NO_POSITION], np.full(len(action), ACTION)]).astype(np.int16)
+            loss = np.zeros(len(kind), np.bool_)
+            loss[:text_width] = self.observation_text_loss
+            loss[len(kinds) + 1:] = True
+            self._templates[key] = kind, position, loss
+        return self._templates[key]
+
+    def _split(self, tokens: Tokens, lengths: np.ndarray) -> list[Tokens]:
+        """One Tokens per step; they share the memory of `tokens`."""
+        rows, start, patch = [], 0, 0
+        for length in lengths.tolist():
+            stop, after = start + length, patch + self._patch_count
+            rows.append(Tokens(
+                tokens.ids[start:stop], tokens.kind[start:stop], tokens.position[start:stop], tokens.timestep[start:stop],
+                tokens.loss_mask[start:stop], tokens.segment[start:stop], tokens.patches[patch:after],
+                tokens.channels[patch:after], tokens.intervals[patch:after]))
+            start, patch = stop, after
+        return rows
+
+    # ---- actions
+
+    def encode_actions(self, actions: Sequence[Any]) -> np.ndarray:
+        """Actions to ids, int32 (N, A).
+
+        Raises:
+            ValueError: an action outside its space; the message names the leaf.
+        """
+        rows = [flatten(self.action_space, action) for action in actions]
+        return self._encode_actions(stack_leaves(rows), len(rows))
+
+    def _encode_actions(self, actions: Mapping[str, np.ndarray], steps: int) -> np.ndarray:
+        if not steps or not self._acted:
+            return np.zeros((steps, self.action_length), np.int32)
+        blocks = []
+        for name, leaf in self._acted.items():
+            assert not isinstance(leaf, ImageLeaf), name
+            blocks.append(leaf.encode_budget(actions[name]) if isinstance(leaf, TextLeaf) else leaf.encode(actions[name]))
+        return np.concatenate(blocks, axis=1, dtype=np.int32)
+
+    def decode_actions(self, ids: np.ndarray) -> list[Any]:
+        """Inverse of `encode_actions`; every action is contained in the action space.
+
+        Args:
+            ids: integers (N, A), each legal under `action_mask`.
+        Raises:
+            ValueError: another shape, or an id that means nothing at its place.
+        """
+        ids = np.asarray(ids)
+        if ids.ndim != 2 or ids.shape[1] != self.action_length:
+            raise ValueError(f"action ids must have the shape (N, {self.action_length}), got {ids.shape}")
+        columns, start = {}, 0
+        for name, leaf in self._acted.items():
+            assert not isinstance(leaf, ImageLeaf), name
+            columns[name] = leaf.decode(ids[:, start:start + leaf.tokens])
+            start += leaf.tokens
+        return [unflatten(self.action_space, {name: column[i] for name, column in columns.items()}) for i in range(len(ids))]
+
+    @cached_property
+    def action_mask(self) -> np.ndarray:
+        """bool (A, vocabulary.size): the ids that are legal at each place of an action."""
+        masks = [leaf.legal(self.vocabulary.size) for leaf in self._acted.values() if not isinstance(leaf, ImageLeaf)]
+        return np.concatenate(masks or [np.zeros((0, self.vocabulary.size), np.bool_)])
+
+    # ---- for people and files
+
+    def explain(self) -> list[Part]:
+        """The parts of a timestep in their order: (name, kind, number of tokens)."""
+        def parts(role: str, leaves: Mapping[str, Leaf]) -> list[Part]:
+            return [Part(f"{role}/{name}" if name else role, leaf.kind, leaf.tokens) for name, leaf in leaves.items()]
+
+        return [*parts("observation", self._observed), Part("separator", Kind.SPECIAL, 1), *parts("action", self._acted)]
+
+    def number_leaves(self, role: str) -> list[Leaf]:
+        """The leaves whose tokens stand just before the separator ("observation"), or after it ("action")."""
+        if role == "action":
+            return list(self._acted.values())
+        return [leaf for leaf in self._observed.values() if leaf.kind in (Kind.DISCRETE, Kind.CONTINUOUS)]
+
+    def to_json(self) -> dict[str, Any]:
+        """The codec without its vocabulary and text tokenizer, as plain JSON values."""
+        return {"observation_space": space_to_json(self.observation_space), "action_space": space_to_json(self.action_space),
+                "observation_text_loss": self.observation_text_loss, "max_text_tokens": self.max_text_tokens}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any], vocabulary: Vocabulary, text: TextTokenizer | None) -> "TaskCodec":
+        """Rebuild from `to_json`: gives the same tokens.
+
+        Raises:
+            ValueError: a key is missing or unknown, or a space is none.
+        """
+        known = {"observation_space", "action_space", "observation_text_loss", "max_text_tokens"}
+        if values.keys() != known:
+            raise ValueError(f"a task's JSON must have the keys {sorted(known)}, got {sorted(values)}")
+        return TaskCodec(space_from_json(values["observation_space"]), space_from_json(values["action_space"]), vocabulary, text,
+                         observation_text_loss=values["observation_text_loss"], max_text_tokens=values["max_text_tokens"])
+
+
+def _rows(leaf: Leaf, columns: Mapping[str, np.ndarray], name: str, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) of an episode's leaf."""
+    if name not in columns:
+        raise ValueError(f"{leaf.label} is missing in the episode, which has {sorted(columns)}")
+    values = np.asarray(columns[name])
+    if len(values) < stop:
+        raise ValueError(f"{leaf.label} has {len(values)} rows in the episode, but step {stop - 1} is wanted")
+    return values[start:stop]
+
+
+def _tile(row: np.ndarray, steps: int) -> np.ndarray:
+    """`row` (...) repeated to (steps, ...), with memory of its own."""
+    out = np.empty((steps, *row.shape), row.dtype)
+    out[:] = row
+    return out
