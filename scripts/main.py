@@ -1,0 +1,82 @@
+"""`calico <verb> ...`: finds the verb's file in scripts/ and hands the rest of the command line to it.
+
+Only the chosen verb is imported, so `calico --help` and mistyped verbs answer at once, without loading torch.
+
+    calico --help
+    calico tasks --family classic
+"""
+
+import difflib
+import importlib
+import sys
+from importlib import metadata
+
+# verb -> one line for `calico --help`. The file is calico/scripts/<verb>.py with `main(argv) -> int | None`.
+VERBS = {
+    "demo": "collect, train, play, caption and chat in one go, and write a report (CPU, minutes)",
+    "tasks": "what can be played here: spaces, tokens per timestep, experts, reference scores",
+    "collect": "demonstrations from a task's expert, as Parquet episodes",
+    "train": "one mixture, one model: calico train CONFIG [key=value ...]",
+    "rollout": "let a trained run play tasks",
+    "evaluate": "every ability of one checkpoint: scores, captions, questions, report",
+    "caption": "describe pictures",
+    "vqa": "answer a question about a picture",
+    "chat": "talk to a run",
+    "inspect": "a task's episode, a dataset or a document as coloured tokens",
+    "bench": "speed and memory, ratios side by side",
+}
+INTERRUPTED = 130   # what a shell reports after Ctrl-C
+
+
+def usage() -> str:
+    """The text of `calico --help`."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items()]
+    return "\n".join([
+        "usage: calico VERB [options]",
+        "",
+        "Calico, a Gato-style generalist agent: one network, one set of weights, one token stream.",
+        "",
+        *lines,
+        "",
+        "calico VERB --help shows a verb's options and an example. First command to try: calico demo",
+    ])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: the words after `calico`; None takes the process's command line.
+    Returns:
+        The exit code: 0 done, 2 wrong input, 130 stopped with Ctrl-C, else what the verb returns.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    if not words:
+        print(usage(), file=sys.stderr)
+        return 2
+    verb, rest = words[0], words[1:]
+    if verb in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if verb in ("-V", "--version"):
+        print(f"calico {metadata.version('calico-agent')}")
+        return 0
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
+        hint = f"; did you mean `calico {close[0]}`?" if close else ""
+        print(f"calico: unknown verb {verb!r}{hint} There are: {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"calico.scripts.{verb}")
+    try:
+        return module.main(rest) or 0
+    except KeyboardInterrupt:
+        print(f"calico {verb}: stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:   # `calico tasks | head` closes our output early
+        sys.stderr.close()    # else Python complains once more while it exits
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

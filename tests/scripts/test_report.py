@@ -1,0 +1,245 @@
+"""The report: one file that opens offline, escapes what it shows, and a JSON with the same numbers."""
+
+import base64
+import dataclasses
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from calico.scripts.report import (
+    MAX_FILM_FRAMES,
+    MAX_FILM_SIDE,
+    Captioned,
+    Film,
+    Question,
+    Report,
+    TaskScore,
+    encode_gif,
+    format_big,
+    format_duration,
+    format_number,
+    format_percent,
+    render_html,
+    running_mean,
+    thin,
+    write_report,
+)
+
+VOID = {"meta", "img", "br", "hr", "link", "input", "path", "use"}
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:
+    """A short real episode, uint8 (time, height, width, 3)."""
+    env = gym.make("CartPole-v1", render_mode="rgb_array")
+    env.reset(seed=0)
+    pictures = [env.render()]
+    for action in (0, 1, 1, 0, 0, 1):
+        env.step(action)
+        pictures.append(env.render())
+    env.close()
+    return np.stack(pictures).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def report(frames: np.ndarray) -> Report:
+    picture = frames[0, ::8, ::8]
+    return Report(
+        title="Small & honest", parameters=1_200_000, tokens=3_400_000, seconds=642.0, peak_memory_bytes=1_500_000_000,
+        machine="2 CPU cores",
+        tasks=[
+            TaskScore(task="CartPole-v1", family="classic", random=20.0, expert=500.0, returns=[490.0, 500.0], normalised=0.99),
+            TaskScore(task="ALE/Pong-v5", family="atari", random=-20.7, expert=20.9, returns=[-21.0], normalised=-0.01),
+            TaskScore(task="Own-v0", family="own", random=None, expert=None, returns=[1.0, 2.0], normalised=None),
+        ],
+        curves={"CartPole-v1": [(1000 * i, 3.0 / (i + 1)) for i in range(30)], "text": [(0, math.nan), (5000, 2.0)]},
+        films=[Film(task="CartPole-v1", frames=frames, score=500.0)],
+        captions=[Captioned(image=picture, caption="<script>alert('x')</script>", right=False, truth='a "pole" & a cart')],
+        caption_accuracy=0.5, captions_judged=2,
+        questions=[Question(image=picture, question="Is it upright?", answer="yes", truth="yes", right=True)],
+        question_accuracy=1.0, questions_judged=1,
+        chats=[[{"role": "user", "content": "Hi <b>there</b>"}, {"role": "assistant", "content": "Hello."}]],
+        facts={"backbone": "decoder"}, versions={"torch": "2.13.0"},
+    )
+
+
+class Page(HTMLParser):
+    """Collects text, addresses and unbalanced tags."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [v or "" for k, v in attrs if k in {"src", "href", "xlink:href", "action", "data", "poster"}]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        assert self.open and self.open[-1] == tag, (tag, self.open)
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(report: Report) -> Page:
+    return Page(render_html(report))
+
+
+def test_the_page_is_well_formed(page: Page) -> None:
+    assert page.open == []
+    assert "svg" in page.tags and "table" in page.tags
+
+
+def test_nothing_is_loaded_from_elsewhere(report: Report, page: Page) -> None:
+    assert page.addresses and all(a.startswith(("data:image/", "#")) for a in page.addresses)
+    html = render_html(report)
+    without_pictures = re.sub(r"data:image/[a-z]+;base64,[A-Za-z0-9+/=]+", "", html)
+    assert "//" not in without_pictures and "@import" not in html and "url(http" not in html
+    assert "script" not in page.tags
+
+
+def test_foreign_text_is_escaped(report: Report, page: Page) -> None:
+    html = render_html(report)
+    assert "<script" not in html and "<b>there" not in html
+    assert "<script>alert('x')</script>" in page.text   # readable as what it is
+    assert "Small & honest" in page.text and 'a "pole" & a cart' in page.text
+
+
+def test_svg_ids_are_unique_on_the_page(report: Report) -> None:
+    ids = re.findall(r'\bid="([^"]+)"', render_html(report))
+    assert ids and len(ids) == len(set(ids))
+
+
+def test_placeholder_colours_become_the_page_s(report: Report) -> None:
+    html = render_html(report)
+    assert "#040506" not in html and "var(--accent)" in html
+
+
+def test_the_film_plays_the_whole_episode(page: Page, frames: np.ndarray) -> None:
+    (uri,) = [a for a in page.addresses if a.startswith("data:image/gif")]
+    decoded, durations = decode_gif(base64.b64decode(uri.split(",")[1]))
+    assert len(decoded) > 1 and decoded.shape[1:] == (200, 300, 3)
+    assert sum(durations) == 50 * len(frames) + 1000   # equal neighbours are merged, their time is not
+
+
+def test_json_holds_the_numbers(report: Report, tmp_path: Path) -> None:
+    assert write_report(report, tmp_path / "new" / "folder").name == "report.html"
+    values = json.loads((tmp_path / "new" / "folder" / "report.json").read_text(encoding="utf-8"))
+    assert {"seconds", "peak_memory_bytes", "tasks", "share_at_50", "caption_accuracy", "question_accuracy",
+            "versions"} <= set(values)
+    assert values["share_at_50"] == 0.5   # CartPole of the two with a reference
+    first = values["tasks"][0]
+    assert (first["task"], first["family"], first["random"], first["expert"]) == ("CartPole-v1", "classic", 20.0, 500.0)
+    assert (first["score"], first["normalised"], first["episodes"]) == (495.0, 0.99, 2)
+    assert first["interval"] == pytest.approx(1.96 * np.std([490, 500], ddof=1) / math.sqrt(2))
+    assert values["curves"]["text"] == [[0, None], [5000, 2.0]]   # JSON has no NaN
+
+
+def test_an_empty_report_still_renders() -> None:
+    page = Page(render_html(Report()))
+    assert page.open == [] and "Calico" in page.text
+    for heading in ("Playing", "Scores", "Seeing", "Talking", "Learning"):
+        assert heading not in page.text
+    assert Report().to_json()["share_at_50"] is None
+
+
+@pytest.mark.parametrize("part", ["films", "captions", "questions", "chats", "curves", "tasks"])
+def test_each_part_renders_alone(report: Report, part: str) -> None:
+    alone = dataclasses.replace(Report(), **{part: getattr(report, part)})
+    assert Page(render_html(alone)).open == []
+
+
+def test_a_film_is_placed_between_random_and_expert(report: Report, frames: np.ndarray) -> None:
+    assert report.place(Film(task="CartPole-v1", frames=frames, score=260.0)) == pytest.approx(0.5)
+    assert report.place(Film(task="Own-v0", frames=frames, score=260.0)) is None
+    assert report.place(Film(task="unknown", frames=frames, score=260.0)) is None
+
+
+# ---- GIF -------------------------------------------------------------------------------------------------------------
+
+def decode_gif(data: bytes) -> tuple[np.ndarray, list[int]]:
+    """Frames uint8 (time, height, width, 3) and durations in milliseconds."""
+    film = Image.open(io.BytesIO(data))
+    frames = [(np.asarray(frame.convert("RGB")), frame.info["duration"]) for frame in ImageSequence.Iterator(film)]
+    return np.stack([f for f, _ in frames]), [d for _, d in frames]
+
+
+def test_few_colours_come_back_exactly() -> None:
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (200, 3), dtype=np.uint8)
+    film = colours[rng.integers(0, 200, (5, 12, 9))]   # (5, 12, 9, 3)
+    decoded, durations = decode_gif(encode_gif(film, fps=10, hold=0.5))
+    np.testing.assert_array_equal(decoded, film)
+    assert durations == [100, 100, 100, 100, 600]
+
+
+def test_many_colours_stay_close() -> None:
+    x = np.linspace(0, 255, 64).astype(np.uint8)
+    picture = np.stack(np.broadcast_arrays(x[:, None], x[None], np.uint8(128)), -1)   # 4,096 colours
+    decoded, _ = decode_gif(encode_gif(np.stack([picture, picture[::-1]]), fps=20))
+    assert np.abs(decoded[0].astype(int) - picture).mean() < 8
+
+
+@pytest.mark.parametrize("shape, dtype", [((3, 4, 4), np.uint8), ((0, 4, 4, 3), np.uint8), ((1, 4, 4, 3), np.float32)])
+def test_wrong_frames_are_named(shape: tuple[int, ...], dtype: type) -> None:
+    with pytest.raises(ValueError, match="expected uint8"):
+        encode_gif(np.zeros(shape, dtype))
+
+
+@pytest.mark.parametrize("fps", [0, -1, 60])
+def test_wrong_speed_is_named(fps: float) -> None:
+    with pytest.raises(ValueError, match="outside"):
+        encode_gif(np.zeros((1, 4, 4, 3), np.uint8), fps=fps)
+
+
+def test_long_and_large_films_are_thinned() -> None:
+    film = np.zeros((MAX_FILM_FRAMES + 51, 2, MAX_FILM_SIDE + 2, 3), np.uint8)
+    film[-1] = 255
+    small = thin(film)
+    assert small.shape == (MAX_FILM_FRAMES, 1, (MAX_FILM_SIDE + 2) // 2, 3)
+    assert small[-1].min() == 255   # the end of the episode stays
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("value, text", [
+    (None, "–"), (math.nan, "–"), (0.0, "0"), (-0.001, "0"), (1.0, "1"), (0.985, "0.98"), (22.14, "22.1"), (500.0, "500"),
+    (-1341.2, "−1\u202f341"), (12345.6, "12\u202f346"), (100.0, "100"), (-20.7, "−20.7"),
+])
+def test_scores_read_well(value: float | None, text: str) -> None:
+    assert format_number(value) == text
+
+
+def test_other_numbers_read_well() -> None:
+    assert format_percent(0.873) == "87 %" and format_percent(-0.021) == "−2 %" and format_percent(None) == "–"
+    assert [format_big(v) for v in (12, 1500, 5_312_000, 2e9)] == ["12", "1.5 k", "5.31 M", "2 B"]
+    assert [format_duration(v) for v in (9.6, 640, 7300)] == ["10 s", "10 min 40 s", "2 h 1 min"]
+
+
+def test_the_running_mean_of_a_constant_is_the_constant() -> None:
+    np.testing.assert_allclose(running_mean(np.full(57, 3.0)), 3.0)
+    assert running_mean(np.zeros(0)).shape == (0,)
