@@ -1,8 +1,8 @@
 """Real values <-> bins (Gato, arXiv:2205.06175, section 2.1): mu-law companding, then 1,024 uniform bins over [-1, 1].
 
-What differs from the paper's text, which leaves it open: values are clipped to [-1, 1] after the mu-law, x = +1.0 stays in
-the top bin (the naive int((x + 1) * 512) gives 1,024, one past the last), and a bin decodes to its centre. The bins of the
-mu-law are about 2 % of the value wide between 0.1 and 256.
+What differs from the paper's text, which leaves it open: values are clipped to [-1, 1] after the mu-law, x = +1.0 stays
+in the top bin (the naive int((x + 1) * 512) gives 1,024, one past the last), and a bin decodes to its centre. The bins
+of the mu-law are about 2 % of the value wide between 0.1 and 256.
 """
 
 import numpy as np
@@ -18,9 +18,12 @@ def mu_law(values: np.ndarray) -> np.ndarray:
     Args:
         values: float (...), no unit; infinities become +-1.
     Returns:
-        float64 (...), or float32 where `values` are float32.
+        float64 (...), or float32 where `values` are float32 or float16.
     """
-    values = values if values.dtype.kind == "f" else values.astype(np.float64)
+    if values.dtype.kind != "f":
+        values = values.astype(np.float64)
+    elif values.dtype.itemsize < 4:
+        values = values.astype(np.float32)     # half precision would move values to other bins
     compressed = np.abs(values)
     with np.errstate(over="ignore"):           # the largest floats times 100 become infinite, and then 1
         compressed = np.log1p(compressed * compressed.dtype.type(MU))
@@ -50,12 +53,8 @@ def encode_bins(values: np.ndarray, bins: int = 1024) -> np.ndarray:
         values = values.astype(np.float64)
     missing = np.isnan(values)
     if missing.any():
-        raise ValueError(f"{int(missing.sum())} of {values.size} values are NaN, which has no bin; fill or drop them first")
-    return _bins(values, bins)
-
-
-def _bins(values: np.ndarray, bins: int) -> np.ndarray:
-    """`encode_bins` for floats known to hold no NaN."""
+        raise ValueError(f"{int(missing.sum())} of {values.size} values are NaN, which has no bin; fill or drop "
+                         "them first")
     scaled = (values + 1) * (bins / 2)
     return np.clip(scaled, 0, bins - 1).astype(np.int32)     # clipped before the cast: an infinite float has no integer
 

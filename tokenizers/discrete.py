@@ -1,7 +1,7 @@
 """Discrete values <-> numbers in [0, n) (Gato, arXiv:2205.06175, section 2.1: integers are tokens as they are).
 
-A space that starts at `low` is shifted to start at zero. A value too large for one token can be written with several, most
-significant first; the paper has no such case.
+A space that starts at `low` is shifted to start at zero. A value too large for one token can be written with several,
+most significant first; the paper has no such case.
 """
 
 import numpy as np

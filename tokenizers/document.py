@@ -1,18 +1,18 @@
 """Documents -> Tokens: text, captions and dialogues, as lists of parts.
 
-A document is a list of images, strings and special tokens. Special ids lie outside the text range, so user text can never
-produce one: the string "<end>" stays four characters and a word. The paper (Gato, arXiv:2205.06175) does not say how text
+A document is a list of images, strings and special tokens. Special ids lie outside the text range, so user text can
+never produce one: the string "<end>" stays five characters. The paper (Gato, arXiv:2205.06175) does not say how text
 ends or how turns are marked; the markers are ours.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from .patches import encode_image
-from .text import TextTokenizer
+from .text import TextTokenizer, check_fits
 from .tokens import DTYPES, NO_POSITION, Kind, Tokens
 from .vocabulary import SPECIALS, Vocabulary
 
@@ -55,16 +55,9 @@ def encode_document(parts: Sequence[Part], vocabulary: Vocabulary, text: TextTok
     Raises:
         ValueError: a Text part without a TextTokenizer, or one with more pieces than the vocabulary; a wrong image.
     """
-    check_text(vocabulary, text)
+    check_fits(text, vocabulary)
     encoded = [_encode_part(part, vocabulary, text) for part in parts]
     return Tokens.concatenate(encoded)
-
-
-def check_text(vocabulary: Vocabulary, text: TextTokenizer | None) -> None:
-    """Raise ValueError where the tokenizer's pieces do not fit the vocabulary's text range."""
-    if text is not None and text.size > vocabulary.config.text:
-        raise ValueError(f"the text tokenizer has {text.size} pieces but the vocabulary only room for "
-                         f"{vocabulary.config.text}; set vocabulary.text={text.size}")
 
 
 def _encode_part(part: Part, vocabulary: Vocabulary, text: TextTokenizer | None) -> Tokens:
@@ -74,10 +67,8 @@ def _encode_part(part: Part, vocabulary: Vocabulary, text: TextTokenizer | None)
             pixels = pixels[..., None] if pixels.ndim == 2 else pixels
             patches, intervals = encode_image(pixels[None])
             n = len(intervals)
-            tokens = _tokens(np.full(n, vocabulary.patch), Kind.PATCH, loss=False)
-            return Tokens(**{name: getattr(tokens, name) for name in ("ids", "kind", "position", "timestep", "loss_mask",
-                                                                      "segment")},
-                          patches=patches[0], channels=np.full(n, pixels.shape[-1], np.uint8), intervals=intervals.copy())
+            return replace(_tokens(np.full(n, vocabulary.patch), Kind.PATCH, loss=False), patches=patches[0],
+                           channels=np.full(n, pixels.shape[-1], np.uint8), intervals=intervals)
         case Text():
             if text is None:
                 raise ValueError("the document holds text but there is no TextTokenizer; train or load one")
@@ -159,4 +150,5 @@ def _find_image(wanted: Any, images: Sequence[np.ndarray] | Mapping[str, np.ndar
     try:
         return next(waiting) if wanted is None else images[wanted]
     except (StopIteration, LookupError, TypeError):
-        raise ValueError(f"message {number} shows the image {wanted!r}, but only {len(images)} images are given") from None
+        raise ValueError(f"message {number} shows the image {wanted!r}, which is not among the {len(images)} images "
+                         "that are given") from None

@@ -3,10 +3,10 @@
 Rules (Gato, arXiv:2205.06175, section 2.1, completed where the paper is silent):
 - images (see spaces.is_image) become patches when observed;
 - MultiBinary, Discrete, MultiDiscrete and integer Boxes of few enough values become discrete tokens, exactly;
-- other observed numbers become mu-law bins. Where both bounds are known and go beyond the +-256 at which the mu-law ends, the
-  bounds are mapped to [-1, 1] instead;
-- other acted numbers: finite bounds are mapped to [-1, 1], because actions are not mu-lawed in the paper; without bounds the
-  mu-law is all there is;
+- other observed numbers become mu-law bins. Where both bounds are known and go beyond the +-256 at which the mu-law
+  ends, the bounds are mapped to [-1, 1] instead;
+- other acted numbers: finite bounds are mapped to [-1, 1], because actions are not mu-lawed in the paper; without
+  bounds the mu-law is all there is;
 - observed text takes as many tokens as it has pieces, acted text always the same number, filled up with `end`.
 """
 
@@ -20,12 +20,12 @@ from .discrete import decode_discrete, encode_discrete, join_digits, split_digit
 from .patches import encode_image, patch_grid
 from .spaces import is_image, is_text
 from .text import TextTokenizer
+from .text_leaf import TextLeaf
 from .tokens import Kind
 from .vocabulary import Vocabulary
 
 UNBOUNDED = float(np.finfo(np.float32).max)   # old environments write "no bound" as the largest float32
-TOLERANCE = 1e-3                              # how far outside its bounds, in ranges, a value may lie: rounding, not a mistake
-CACHED_TEXTS = 4096                           # missions repeat at every step of an episode
+TOLERANCE = 1e-3                              # in ranges: this far outside its bounds a value is rounded, not mistaken
 
 
 class DiscreteLeaf:
@@ -43,13 +43,13 @@ class DiscreteLeaf:
         self.label, self.dtype, self.shape = label, space.dtype, space.shape or ()
         self.base, self.start = vocabulary.config.discrete, vocabulary.discrete_start
         self.low, self.high = low, high                                # (n,) each, int64
-        largest = max((h - l + 1 for l, h in zip(low.tolist(), high.tolist(), strict=True)), default=1)
+        largest = max((last - first + 1 for first, last in zip(low.tolist(), high.tolist(), strict=True)), default=1)
         self.digits = 1
-        while 1 < self.base and self.base**self.digits < largest:
+        while self.base > 1 and self.base**self.digits < largest:
             self.digits += 1
         if largest > self.base and (acted or self.base == 1):          # an observation takes several tokens per value
-            raise ValueError(f"{label} space {space} needs {largest} ids but the vocabulary has {self.base} for discrete values; "
-                             f"set vocabulary.discrete={largest}")
+            raise ValueError(f"{label} space {space} needs {largest} ids but the vocabulary has {self.base} "
+                             f"for discrete values; set vocabulary.discrete={largest}")
         self.tokens = len(low) * self.digits
 
     def encode(self, values: np.ndarray) -> np.ndarray:
@@ -97,8 +97,8 @@ class ContinuousLeaf:
         self.bounds = space.low.reshape(-1), space.high.reshape(-1)    # in the space's dtype
         self.low, self.high = (bound.astype(np.float64) for bound in self.bounds)
         limit = UNBOUNDED
-        if self.dtype.kind in "iu" and self.dtype.itemsize >= 4:
-            limit = float(np.iinfo(self.dtype).max - 2)                # Gymnasium writes an infinite integer bound like this
+        if self.dtype.kind in "iu" and self.dtype.itemsize >= 4:       # Gymnasium writes an infinite integer bound so
+            limit = float(np.iinfo(str(self.dtype)).max - 2)
         largest = np.maximum(np.abs(self.low), np.abs(self.high))
         self.linear = largest < limit
         if not acted:
@@ -114,7 +114,10 @@ class ContinuousLeaf:
         values = check_shape(self.label, values, self.shape)
         if values.dtype.kind not in "fiu" or (self.dtype.kind != "f" and values.dtype.kind == "f"):
             raise ValueError(f"{self.label} must be {self.dtype}, got {values.dtype}")
-        flat = values.reshape(len(values), self.tokens)
+        # One dtype and one memory layout, so that a value always gets the same bin, recorded or just seen.
+        with np.errstate(over="ignore"):
+            dtype = self.dtype if self.dtype.kind == "f" else np.float64
+            flat = np.ascontiguousarray(values.reshape(len(values), self.tokens), dtype)
         if self.all_linear and self.tokens:
             unit = self._to_unit(flat)
         else:
@@ -198,153 +201,39 @@ class ImageLeaf:
         return encode_image(values.reshape(len(values), *self.shape[:2], self.channels))
 
 
-class TextLeaf:
-    """Strings.
-
-    Attributes:
-        tokens: largest number of tokens per step; exactly this many when acted.
-        least: smallest number of tokens per step when observed.
-    """
-
-    kind = Kind.TEXT
-
-    def __init__(self, label: str, space: spaces.Space[Any], vocabulary: Vocabulary, text: TextTokenizer | None,
-                 max_tokens: int) -> None:
-        if text is None:
-            raise ValueError(f"{label} is text but there is no TextTokenizer; train or load one")
-        self.label, self.text = label, text
-        self.start, self.end = vocabulary.text_start, vocabulary.end
-        self.charset: frozenset[str] | None = None
-        self.min_length, self.max_length = 0, None
-        self.tokens = max_tokens
-        if isinstance(space, spaces.Text):
-            self.charset = frozenset(space.character_set)
-            self.min_length, self.max_length = space.min_length, space.max_length
-            widest = max((len(character.encode()) for character in self.charset), default=1)
-            self.tokens = min(max_tokens, widest * space.max_length)   # a piece holds at least one byte
-        self.least = min(1, self.min_length)
-        self._cache: dict[str, np.ndarray] = {}
-
-    def encode(self, value: Any) -> np.ndarray:
-        """One string to ids (pieces,).
-
-        Raises:
-            ValueError: no string, not in the space, or too long.
-        """
-        ids = self._cache.get(value) if isinstance(value, str) else None
-        if ids is not None:
-            return ids
-        if not isinstance(value, str):
-            raise ValueError(f"{self.label} must be a str, got {type(value).__name__}")
-        self._check(value)
-        try:
-            ids = self.text.encode(value) + np.int32(self.start)
-        except ValueError as error:
-            raise ValueError(f"{self.label}: {error}") from None
-        if len(ids) > self.tokens:
-            raise ValueError(f"{self.label} has {len(ids)} tokens, more than max_text_tokens={self.tokens}: {value[:60]!r}; raise "
-                             "max_text_tokens")
-        if len(self._cache) >= CACHED_TEXTS:
-            self._cache.clear()
-        self._cache[value] = ids
-        return ids
-
-    def _check(self, value: str) -> None:
-        if self.charset is not None and not self.charset.issuperset(value):
-            strange = sorted(set(value) - self.charset)
-            raise ValueError(f"{self.label}: {value[:60]!r} holds {strange}, not in the space's charset")
-        if self.max_length is not None and not self.min_length <= len(value) <= self.max_length:
-            raise ValueError(f"{self.label}: {value[:60]!r} has {len(value)} characters, not {self.min_length} to "
-                             f"{self.max_length}")
-
-    def encode_rows(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Strings (steps,) to ids (steps, most), and bool (steps, most) where they are real; None if everywhere."""
-        if values.ndim != 1:
-            raise ValueError(f"{self.label} must be one string per step, got an array of shape {values.shape}")
-        rows = [self.encode(value) for value in values.tolist()]
-        if not rows:
-            return np.zeros((0, 0), np.int32), None
-        first = rows[0]
-        if all(row is first for row in rows):
-            return np.broadcast_to(first, (len(rows), len(first))), None
-        lengths = np.array([len(row) for row in rows])
-        if (lengths == lengths[0]).all():
-            return np.stack(rows), None
-        real = np.arange(lengths.max()) < lengths[:, None]
-        ids = np.zeros(real.shape, np.int32)
-        ids[real] = np.concatenate(rows)
-        return ids, real
-
-    def encode_budget(self, values: np.ndarray) -> np.ndarray:
-        """Strings (steps,) to ids (steps, tokens): pieces, then `end` up to the budget."""
-        ids, real = self.encode_rows(values)
-        out = np.full((len(ids), self.tokens), self.end, np.int32)
-        out[:, : ids.shape[1]] = ids if real is None else np.where(real, ids, self.end)
-        return out
-
-    def decode(self, ids: np.ndarray) -> np.ndarray:
-        """ids (steps, tokens) to strings (steps,): cut at the first end and made to fit the space."""
-        strings = np.empty(len(ids), dtype=object)
-        for i, row in enumerate(ids):
-            ends = np.flatnonzero(row == self.end)
-            pieces = row[: ends[0]] if len(ends) else row
-            try:
-                strings[i] = self._fit(self.text.decode(pieces - self.start))
-            except ValueError as error:
-                raise ValueError(f"{self.label}: {error}; sample within action_mask") from None
-        return strings
-
-    def _fit(self, value: str) -> str:
-        """Drop characters outside the charset, cut to the longest length, fill up to the shortest."""
-        if self.charset is None:
-            return value
-        kept = "".join(character for character in value if character in self.charset)[: self.max_length]
-        return kept.ljust(self.min_length, min(self.charset, default=" "))
-
-    def legal(self, size: int) -> np.ndarray:
-        """bool (tokens, size): pieces made of the charset's characters, and `end` unless the text would be too short."""
-        charset = self.charset
-        allowed = np.zeros(size, np.bool_)
-        some = None if charset is None else {byte for character in charset for byte in character.encode()}
-        for i in range(self.text.size):
-            piece = self.text.piece_bytes(i)
-            if len(piece) == 1:
-                allowed[self.start + i] = some is None or piece[0] in some
-            elif piece:
-                allowed[self.start + i] = charset is None or charset.issuperset(piece.decode("utf-8", errors="replace"))
-        legal = np.tile(allowed, (self.tokens, 1))
-        legal[:, self.end] = True
-        if self.min_length and allowed.any():
-            legal[:1, self.end] = False
-        return legal
-
-    def describe(self, token: int, place: int) -> str:
-        """What id `token` says."""
-        return "end" if token == self.end else repr(self.text.piece(token - self.start))
+ActedLeaf: TypeAlias = DiscreteLeaf | ContinuousLeaf | TextLeaf
+ObservedLeaf: TypeAlias = ActedLeaf | ImageLeaf
 
 
-Leaf: TypeAlias = DiscreteLeaf | ContinuousLeaf | ImageLeaf | TextLeaf
+def observed_leaf(label: str, space: spaces.Space[Any], vocabulary: Vocabulary, text: TextTokenizer | None,
+                  max_text_tokens: int) -> ObservedLeaf:
+    """Choose how an observed space is written."""
+    if isinstance(space, spaces.Box) and is_image(space):
+        return ImageLeaf(label, space)
+    return _leaf(label, space, vocabulary, text, max_text_tokens, acted=False)
 
 
-def make_leaf(role: str, name: str, space: spaces.Space[Any], vocabulary: Vocabulary, text: TextTokenizer | None,
-              max_text_tokens: int) -> Leaf:
-    """Choose how a space is written; `role` is "observation" or "action"."""
-    label = f"{role} {name!r}" if name else role
-    acted = role == "action"
+def acted_leaf(label: str, space: spaces.Space[Any], vocabulary: Vocabulary, text: TextTokenizer | None,
+               max_text_tokens: int) -> ActedLeaf:
+    """Choose how a space of actions is written."""
+    return _leaf(label, space, vocabulary, text, max_text_tokens, acted=True)
+
+
+def _leaf(label: str, space: spaces.Space[Any], vocabulary: Vocabulary, text: TextTokenizer | None,
+          max_text_tokens: int, acted: bool) -> ActedLeaf:
     if is_text(space):
         return TextLeaf(label, space, vocabulary, text, max_text_tokens)
-    if not isinstance(space, spaces.Box):
-        return DiscreteLeaf(label, space, vocabulary, acted)
-    if is_image(space) and not acted:
-        return ImageLeaf(label, space)
-    if space.dtype.kind == "b" or (space.dtype.kind in "iu" and _count(space) <= vocabulary.config.discrete):
-        return DiscreteLeaf(label, space, vocabulary, acted)
-    return ContinuousLeaf(label, space, vocabulary, acted)
+    if isinstance(space, spaces.Box) and not _is_countable(space, vocabulary.config.discrete):
+        return ContinuousLeaf(label, space, vocabulary, acted)
+    return DiscreteLeaf(label, space, vocabulary, acted)
 
 
-def _count(space: spaces.Box) -> int:
-    """Most integers that one element of an integer Box can be."""
-    return max((int(h) - int(l) + 1 for l, h in zip(space.low.flat, space.high.flat, strict=True)), default=1)
+def _is_countable(space: spaces.Box, most: int) -> bool:
+    """Whether no element of the Box can be more than `most` integers."""
+    if space.dtype.kind == "f":
+        return False
+    bounds = zip(space.low.flat, space.high.flat, strict=True)
+    return space.dtype.kind == "b" or all(int(high) - int(low) < most for low, high in bounds)
 
 
 def integer_bounds(space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray]:

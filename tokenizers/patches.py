@@ -1,7 +1,8 @@
 """Images <-> 16 x 16 patches in raster order (Gato, arXiv:2205.06175, section 2.1 and appendix, "Image position").
 
-What differs from the paper, where image sides are multiples of 16: any size works. The bottom and right edges are padded
-with zeros, and decoding crops them off. Patches always have MAX_CHANNELS planes, those that an image lacks being zero.
+What differs from the paper, where image sides are multiples of 16: any size works. The bottom and right edges are
+padded with zeros, and decoding crops them off. Patches always have MAX_CHANNELS planes, those that an image lacks being
+zero.
 """
 
 from functools import lru_cache
@@ -20,8 +21,8 @@ def patch_grid(height: int, width: int) -> tuple[int, int]:
 def patch_intervals(height: int, width: int) -> np.ndarray:
     """Where each patch lies in its image, in 1/128 of the sides: uint8 (n, 4), read-only.
 
-    Columns: row start, row stop, column start, column stop; stops are exclusive and at least one above the start. A 32 x 32
-    image has [[0, 64, 0, 64], [0, 64, 64, 128], [64, 128, 0, 64], [64, 128, 64, 128]].
+    Columns: row start, row stop, column start, column stop; stops are exclusive and at least one above the start. A 32
+    x 32 image has [[0, 64, 0, 64], [0, 64, 64, 128], [64, 128, 0, 64], [64, 128, 64, 128]].
     """
     rows, columns = patch_grid(height, width)
     intervals = np.zeros((rows, columns, 4), np.uint8)
@@ -49,7 +50,7 @@ def encode_image(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: another dtype or shape.
     """
-    if images.dtype != np.uint8 or images.ndim != 4 or not 1 <= images.shape[3] <= MAX_CHANNELS or 0 in images.shape[1:3]:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] > MAX_CHANNELS or 0 in images.shape[1:]:
         raise ValueError(f"images must be uint8 (N, H, W, C) with 1 to {MAX_CHANNELS} channels and no empty side, got "
                          f"{images.dtype} {images.shape}")
     number, height, width, channels = images.shape

@@ -1,8 +1,8 @@
 """Gymnasium spaces as flat lists of leaves, and as JSON.
 
-A tree of Dict and Tuple spaces has one leaf per plain space, named by its keys joined with "/"; a plain space is its own
-leaf "". Leaves stand in the paper's order (Gato, arXiv:2205.06175, section 2.1): keys in lexicographic order, level by level,
-and the parts of a Tuple by their index.
+A tree of Dict and Tuple spaces has one leaf per plain space, named by its keys joined with "/"; a plain space is its
+own leaf "". Leaves stand in the paper's order (Gato, arXiv:2205.06175, section 2.1): keys in lexicographic order, level
+by level, and the parts of a Tuple by their index.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +45,7 @@ def is_text(space: spaces.Space[Any]) -> bool:
 
 
 def is_image(space: spaces.Space[Any]) -> bool:
-    """Whether observations of the space become patches: uint8 Box (H, W, C) or (H, W), H and W >= 16, C <= 4, 0..255."""
+    """Whether observations become patches: a uint8 Box (H, W, C) or (H, W), H and W >= 16, C <= 4, bounds 0..255."""
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) not in (2, 3):
         return False
     if min(space.shape[:2]) < 16 or not 1 <= (*space.shape, 1)[2] <= 4:
@@ -57,8 +57,8 @@ def leaf_spaces(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
     """Leaf name -> space, in order.
 
     Raises:
-        ValueError: the tree holds a space that has no tokens (Graph, Sequence, OneOf, ...), a key that is no string, or two
-            leaves of the same name ("a/b" beside "a" with a "b" inside).
+        ValueError: the tree holds a space that has no tokens (Graph, Sequence, OneOf, ...), a key that is no string, or
+            two leaves of the same name ("a/b" beside "a" with a "b" inside).
     """
     found: dict[str, spaces.Space[Any]] = {}
     for name, leaf in _walk(space, ""):
@@ -145,8 +145,10 @@ def _unflatten(space: spaces.Space[Any], leaves: Mapping[str, Any], name: str) -
 
 
 def stack_leaves(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Join the flattened values of several steps: leaf name -> array (steps, ...), text -> object array of str (steps,).
+    """Join the flattened values of several steps.
 
+    Returns:
+        leaf name -> array (steps, ...); text is an object array of str (steps,).
     Raises:
         ValueError: the rows have different leaves, or a leaf changes its shape.
     """
@@ -190,7 +192,8 @@ def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
             return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist(),
                     "dtype": str(space.dtype)}
         case spaces.MultiBinary():
-            return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else [int(side) for side in space.n]}
+            n = space.n if isinstance(space.n, int) else [int(side) for side in space.n]
+            return {"type": "MultiBinary", "n": n}
         case spaces.Text():
             return {"type": "Text", "min_length": space.min_length, "max_length": space.max_length,
                     "charset": "".join(space.character_list)}

@@ -1,9 +1,9 @@
 """TaskCodec: the values of one task's Gymnasium spaces <-> Tokens, for a whole episode or for one step of many rows.
 
-A timestep reads, as in Gato (arXiv:2205.06175, section 2.1): observed text, images, then numbers, a separator, the action; within
-each group keys in lexicographic order. Training (`encode_episode`) and acting (`encode_observations`) run the same code, so
-what the trainer saw is what the policy sends. All steps are encoded at once: leaves become (steps, k) blocks that are laid
-side by side; only text of changing length leaves holes, which are cut out at the end.
+A timestep reads, as in Gato (arXiv:2205.06175, section 2.1): observed text, images, then numbers, a separator, the
+action; within each group keys in lexicographic order. Training (`encode_episode`) and acting (`encode_observations`)
+run the same code, so what the trainer saw is what the policy sends. All steps are encoded at once: leaves become
+(steps, k) blocks that are laid side by side; only text of changing length leaves holes, which are cut out at the end.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from .document import check_text
 from .episode import Episode
-from .leaves import ImageLeaf, Leaf, TextLeaf, make_leaf
+from .leaves import ActedLeaf, ContinuousLeaf, DiscreteLeaf, ImageLeaf, ObservedLeaf, acted_leaf, observed_leaf
 from .patches import patch_intervals
 from .spaces import flatten, leaf_spaces, space_from_json, space_to_json, stack_leaves, unflatten
-from .text import TextTokenizer
+from .text import TextTokenizer, check_fits
+from .text_leaf import TextLeaf
 from .tokens import ACTION, DTYPES, NO_POSITION, Kind, Tokens
 from .vocabulary import Vocabulary
 
@@ -58,26 +58,23 @@ class TaskCodec:
         """
         if max_text_tokens < 1:
             raise ValueError(f"max_text_tokens={max_text_tokens} is not positive; give at least 1")
-        check_text(vocabulary, text)
-        self.observation_space, self.action_space, self.vocabulary, self.text = observation_space, action_space, vocabulary, text
+        check_fits(text, vocabulary)
+        self.observation_space, self.action_space = observation_space, action_space
+        self.vocabulary, self.text = vocabulary, text
         self.observation_text_loss, self.max_text_tokens = observation_text_loss, max_text_tokens
 
-        def leaves(role: str, space: spaces.Space[Any]) -> dict[str, Leaf]:
-            try:
-                found = leaf_spaces(space)
-            except ValueError as error:
-                raise ValueError(f"{role} space: {error}") from None
-            return {name: make_leaf(role, name, leaf, vocabulary, text, max_text_tokens) for name, leaf in found.items()}
-
-        observed = leaves("observation", observation_space)
+        observed = {name: observed_leaf(_label("observation", name), space, vocabulary, text, max_text_tokens)
+                    for name, space in _leaf_spaces("observation", observation_space).items()}
         self._observed = dict(sorted(observed.items(), key=lambda item: GROUPS[item[1].kind]))    # a stable sort
-        self._acted = leaves("action", action_space)
+        self._acted = {name: acted_leaf(_label("action", name), space, vocabulary, text, max_text_tokens)
+                       for name, space in _leaf_spaces("action", action_space).items()}
         self.action_length: int = sum(leaf.tokens for leaf in self._acted.values())
         self.action_kinds = np.concatenate([np.full(leaf.tokens, leaf.kind, np.uint8) for leaf in self._acted.values()]
                                            or [np.zeros(0, np.uint8)])
         most = sum(leaf.tokens for leaf in self._observed.values())
         if most > MOST_TOKENS:
-            raise ValueError(f"an observation of {most} tokens is too long, {MOST_TOKENS} is the most; shrink {observation_space}")
+            raise ValueError(f"an observation of {most} tokens is too long, {MOST_TOKENS} is the most; shrink "
+                             f"{observation_space}")
         least = sum(leaf.least if isinstance(leaf, TextLeaf) else leaf.tokens for leaf in self._observed.values())
         self.observation_tokens: tuple[int, int] = (least, most)
         self.tokens_per_step: tuple[int, int] = (least + 1 + self.action_length, most + 1 + self.action_length)
@@ -85,7 +82,8 @@ class TaskCodec:
         self._patch_count = sum(leaf.tokens for leaf in images)
         self._channels = np.concatenate([np.full(leaf.tokens, leaf.channels, np.uint8) for leaf in images]
                                         or [np.zeros(0, np.uint8)])
-        self._intervals = np.concatenate([patch_intervals(*leaf.shape[:2]) for leaf in images] or [np.zeros((0, 4), np.uint8)])
+        self._intervals = np.concatenate([patch_intervals(*leaf.shape[:2]) for leaf in images]
+                                         or [np.zeros((0, 4), np.uint8)])
         self._templates: dict[tuple[int, bool], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     # ---- observations and episodes
@@ -99,19 +97,20 @@ class TaskCodec:
         Returns:
             Tokens (seq,); timestep counts from the episode's start, also in a window.
         Raises:
-            ValueError: a window outside the episode, a missing leaf, a value outside its space (the message names the leaf).
+            ValueError: a window outside the episode, a missing leaf, a value outside its space (the message names the
+            leaf).
         """
         steps = len(episode)
         stop = steps if stop is None else stop
         if not 0 <= start <= stop <= steps:
-            raise ValueError(f"steps [{start}, {stop}) are not inside this episode of {steps} steps; give 0 <= start <= stop <= "
-                             f"{steps}")
+            raise ValueError(f"steps [{start}, {stop}) are not inside this episode of {steps} steps; give "
+                             f"0 <= start <= stop <= {steps}")
         last = stop + final
-        observations = {name: _rows(leaf, episode.observations, name, start, last) for name, leaf in self._observed.items()}
-        actions = {name: _rows(leaf, episode.actions, name, start, stop) for name, leaf in self._acted.items()}
+        observations = _window(self._observed, episode.observations, start, last)
+        actions = _window(self._acted, episode.actions, start, stop)
         acted = self._encode_actions(actions, stop - start)
         targets = np.asarray(episode.demonstrated[start:stop], np.bool_)
-        if final:                                                      # one row of action tokens too many, cut off below
+        if final:                                                      # a row of action tokens too many, cut off below
             acted = np.concatenate([acted, np.zeros((1, self.action_length), np.int32)])
             targets = np.append(targets, False)
         tokens, _ = self._encode(observations, np.arange(start, last), acted, targets)
@@ -128,9 +127,8 @@ class TaskCodec:
         """
         if not len(observations):
             return []
-        flat = [flatten(self.observation_space, observation) for observation in observations]
-        rows = len(flat)
-        stacked = stack_leaves(flat)
+        rows = len(observations)
+        stacked = _stack("observation", self.observation_space, observations)
         times = np.zeros(rows, np.int32) if timesteps is None else np.asarray(timesteps, np.int32)
         no_actions = np.zeros((rows, 0), np.int32)
         tokens, lengths = self._encode(stacked, times, no_actions, None)
@@ -151,17 +149,20 @@ class TaskCodec:
         text_width = sum(ids.shape[1] for ids, _ in texts)
         separator = np.full((steps, 1), self.vocabulary.separator, np.int32)
         patch_ids = np.full((steps, self._patch_count), self.vocabulary.patch, np.int32)
-        ids = np.concatenate([*(ids for ids, _ in texts), patch_ids, *numbers, separator, acted], axis=1, dtype=np.int32)
+        blocks = [*(ids for ids, _ in texts), patch_ids, *numbers, separator, acted]
+        ids = np.concatenate(blocks, axis=1, dtype=np.int32)
         kind, position, loss = self._template(text_width, acted.shape[1] > 0)
         width = ids.shape[1]
-        fields = {"ids": ids, "kind": _tile(kind, steps), "position": _tile(position, steps), "loss_mask": _tile(loss, steps),
+        fields = {"ids": ids, "kind": _tile(kind, steps), "position": _tile(position, steps),
+                  "loss_mask": _tile(loss, steps),
                   "timestep": np.repeat(timesteps.astype(np.int32), width).reshape(steps, width)}
         if targets is not None and not targets.all():
             fields["loss_mask"][:, width - acted.shape[1]:] &= targets[:, None]
         lengths = np.full(steps, width)
         if any(real is not None for _, real in texts):
             real = np.ones((steps, width), np.bool_)
-            real[:, :text_width] = np.concatenate([np.ones(ids.shape, np.bool_) if real is None else real for ids, real in texts], 1)
+            holes = [np.ones(ids.shape, np.bool_) if is_real is None else is_real for ids, is_real in texts]
+            real[:, :text_width] = np.concatenate(holes, axis=1)
             lengths = real.sum(axis=1)
             seen = fields["position"] >= 0
             fields["position"] = np.where(seen, (real & seen).cumsum(axis=1) - 1, fields["position"]).astype(np.int16)
@@ -192,11 +193,13 @@ class TaskCodec:
         """kind, position and loss mask of one step whose text takes `text_width` tokens."""
         key = text_width, with_action
         if key not in self._templates:
-            observed = [np.full(leaf.tokens, leaf.kind) for leaf in self._observed.values() if not isinstance(leaf, TextLeaf)]
+            fixed = [leaf for leaf in self._observed.values() if not isinstance(leaf, TextLeaf)]
+            observed = [np.full(leaf.tokens, leaf.kind) for leaf in fixed]
             kinds = np.concatenate([np.full(text_width, Kind.TEXT), *observed]).astype(np.uint8)
             action = self.action_kinds if with_action else self.action_kinds[:0]
             kind = np.concatenate([kinds, np.array([Kind.SPECIAL], np.uint8), action])
-            position = np.concatenate([np.arange(len(kinds)), [NO_POSITION], np.full(len(action), ACTION)]).astype(np.int16)
+            position = np.concatenate([np.arange(len(kinds)), [NO_POSITION], np.full(len(action), ACTION)])
+            position = position.astype(DTYPES["position"])
             loss = np.zeros(len(kind), np.bool_)
             loss[:text_width] = self.observation_text_loss
             loss[len(kinds) + 1:] = True
@@ -209,9 +212,10 @@ class TaskCodec:
         for length in lengths.tolist():
             stop, after = start + length, patch + self._patch_count
             rows.append(Tokens(
-                tokens.ids[start:stop], tokens.kind[start:stop], tokens.position[start:stop], tokens.timestep[start:stop],
-                tokens.loss_mask[start:stop], tokens.segment[start:stop], tokens.patches[patch:after],
-                tokens.channels[patch:after], tokens.intervals[patch:after]))
+                ids=tokens.ids[start:stop], kind=tokens.kind[start:stop], position=tokens.position[start:stop],
+                timestep=tokens.timestep[start:stop], loss_mask=tokens.loss_mask[start:stop],
+                segment=tokens.segment[start:stop], patches=tokens.patches[patch:after],
+                channels=tokens.channels[patch:after], intervals=tokens.intervals[patch:after]))
             start, patch = stop, after
         return rows
 
@@ -223,16 +227,15 @@ class TaskCodec:
         Raises:
             ValueError: an action outside its space; the message names the leaf.
         """
-        rows = [flatten(self.action_space, action) for action in actions]
-        return self._encode_actions(stack_leaves(rows), len(rows))
+        return self._encode_actions(_stack("action", self.action_space, actions), len(actions))
 
     def _encode_actions(self, actions: Mapping[str, np.ndarray], steps: int) -> np.ndarray:
         if not steps or not self._acted:
             return np.zeros((steps, self.action_length), np.int32)
         blocks = []
         for name, leaf in self._acted.items():
-            assert not isinstance(leaf, ImageLeaf), name
-            blocks.append(leaf.encode_budget(actions[name]) if isinstance(leaf, TextLeaf) else leaf.encode(actions[name]))
+            encode = leaf.encode_budget if isinstance(leaf, TextLeaf) else leaf.encode
+            blocks.append(encode(actions[name]))
         return np.concatenate(blocks, axis=1, dtype=np.int32)
 
     def decode_actions(self, ids: np.ndarray) -> list[Any]:
@@ -248,35 +251,41 @@ class TaskCodec:
             raise ValueError(f"action ids must have the shape (N, {self.action_length}), got {ids.shape}")
         columns, start = {}, 0
         for name, leaf in self._acted.items():
-            assert not isinstance(leaf, ImageLeaf), name
             columns[name] = leaf.decode(ids[:, start:start + leaf.tokens])
             start += leaf.tokens
-        return [unflatten(self.action_space, {name: column[i] for name, column in columns.items()}) for i in range(len(ids))]
+        rows = [{name: column[i] for name, column in columns.items()} for i in range(len(ids))]
+        return [unflatten(self.action_space, row) for row in rows]
 
     @cached_property
     def action_mask(self) -> np.ndarray:
         """bool (A, vocabulary.size): the ids that are legal at each place of an action."""
-        masks = [leaf.legal(self.vocabulary.size) for leaf in self._acted.values() if not isinstance(leaf, ImageLeaf)]
+        masks = [leaf.legal(self.vocabulary.size) for leaf in self._acted.values()]
         return np.concatenate(masks or [np.zeros((0, self.vocabulary.size), np.bool_)])
 
     # ---- for people and files
 
     def explain(self) -> list[Part]:
         """The parts of a timestep in their order: (name, kind, number of tokens)."""
-        def parts(role: str, leaves: Mapping[str, Leaf]) -> list[Part]:
+        def parts(role: str, leaves: Mapping[str, ObservedLeaf]) -> list[Part]:
             return [Part(f"{role}/{name}" if name else role, leaf.kind, leaf.tokens) for name, leaf in leaves.items()]
 
-        return [*parts("observation", self._observed), Part("separator", Kind.SPECIAL, 1), *parts("action", self._acted)]
+        separator = Part("separator", Kind.SPECIAL, 1)
+        return [*parts("observation", self._observed), separator, *parts("action", self._acted)]
 
-    def number_leaves(self, role: str) -> list[Leaf]:
-        """The leaves whose tokens stand just before the separator ("observation"), or after it ("action")."""
-        if role == "action":
-            return list(self._acted.values())
-        return [leaf for leaf in self._observed.values() if leaf.kind in (Kind.DISCRETE, Kind.CONTINUOUS)]
+    @property
+    def leaves_before_separator(self) -> list[ActedLeaf]:
+        """The leaves of the observation's numbers, in their order: their tokens end at the separator."""
+        return [leaf for leaf in self._observed.values() if isinstance(leaf, DiscreteLeaf | ContinuousLeaf)]
+
+    @property
+    def leaves_after_separator(self) -> list[ActedLeaf]:
+        """The leaves of the action, in their order."""
+        return list(self._acted.values())
 
     def to_json(self) -> dict[str, Any]:
         """The codec without its vocabulary and text tokenizer, as plain JSON values."""
-        return {"observation_space": space_to_json(self.observation_space), "action_space": space_to_json(self.action_space),
+        return {"observation_space": space_to_json(self.observation_space),
+                "action_space": space_to_json(self.action_space),
                 "observation_text_loss": self.observation_text_loss, "max_text_tokens": self.max_text_tokens}
 
     @staticmethod
@@ -289,18 +298,43 @@ class TaskCodec:
         known = {"observation_space", "action_space", "observation_text_loss", "max_text_tokens"}
         if values.keys() != known:
             raise ValueError(f"a task's JSON must have the keys {sorted(known)}, got {sorted(values)}")
-        return TaskCodec(space_from_json(values["observation_space"]), space_from_json(values["action_space"]), vocabulary, text,
-                         observation_text_loss=values["observation_text_loss"], max_text_tokens=values["max_text_tokens"])
+        return TaskCodec(space_from_json(values["observation_space"]), space_from_json(values["action_space"]),
+                         vocabulary, text, observation_text_loss=values["observation_text_loss"],
+                         max_text_tokens=values["max_text_tokens"])
 
 
-def _rows(leaf: Leaf, columns: Mapping[str, np.ndarray], name: str, start: int, stop: int) -> np.ndarray:
-    """Rows [start, stop) of an episode's leaf."""
-    if name not in columns:
-        raise ValueError(f"{leaf.label} is missing in the episode, which has {sorted(columns)}")
-    values = np.asarray(columns[name])
-    if len(values) < stop:
-        raise ValueError(f"{leaf.label} has {len(values)} rows in the episode, but step {stop - 1} is wanted")
-    return values[start:stop]
+def _label(role: str, name: str) -> str:
+    """How errors name a leaf."""
+    return f"{role} {name!r}" if name else role
+
+
+def _leaf_spaces(role: str, space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
+    try:
+        return leaf_spaces(space)
+    except ValueError as error:
+        raise ValueError(f"{role} space: {error}") from None
+
+
+def _stack(role: str, space: spaces.Space[Any], values: Sequence[Any]) -> dict[str, np.ndarray]:
+    """Values of several rows as leaves (rows, ...)."""
+    try:
+        return stack_leaves([flatten(space, value) for value in values])
+    except ValueError as error:
+        raise ValueError(f"{role}: {error}") from None
+
+
+def _window(leaves: Mapping[str, ObservedLeaf], columns: Mapping[str, np.ndarray], start: int,
+            stop: int) -> dict[str, np.ndarray]:
+    """Rows [start, stop) of each of the leaves in an episode."""
+    window = {}
+    for name, leaf in leaves.items():
+        if name not in columns:
+            raise ValueError(f"{leaf.label} is missing in the episode, which has {sorted(columns)}")
+        values = np.asarray(columns[name])
+        if len(values) < stop:
+            raise ValueError(f"{leaf.label} has {len(values)} rows in the episode, but step {stop - 1} is wanted")
+        window[name] = values[start:stop]
+    return window
 
 
 def _tile(row: np.ndarray, steps: int) -> np.ndarray:

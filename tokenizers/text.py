@@ -1,9 +1,9 @@
 """Text <-> token ids: SentencePiece with byte fallback (Kudo and Richardson, arXiv:1808.06226; Gato, arXiv:2205.06175).
 
 What differs from a plain SentencePiece model: every Unicode string comes back exactly as it went in. There is no
-normalisation, no dummy prefix and no whitespace removal; characters outside the vocabulary become UTF-8 byte pieces, and
-so does U+2581, the character that SentencePiece uses to write a space. Decoding joins the bytes of the pieces, so it is
-total: what a model makes up may be invalid UTF-8 and then shows U+FFFD.
+normalisation, no dummy prefix and no whitespace removal; characters outside the vocabulary become UTF-8 byte pieces,
+and so does U+2581, the character that SentencePiece uses to write a space. Decoding joins the bytes of the pieces, so
+it is total: what a model makes up may be invalid UTF-8 and then shows U+FFFD.
 """
 
 import io
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
+
+from .vocabulary import Vocabulary
 
 SPACE_MARK = "\u2581"        # how SentencePiece writes a space inside a piece
 MINIMUM_PIECES = 258         # 256 bytes, one unknown, the space
@@ -52,8 +54,8 @@ class TextTokenizer:
         except (RuntimeError, UnicodeError, IndexError, KeyError) as error:
             raise ValueError(f"{source} is a damaged SentencePiece model ({error}); {advice}") from error
         if changed is not None:
-            raise ValueError(f"{source} is a SentencePiece model that does not keep text as it is: {changed!r} came back "
-                             f"as {self.decode(self.encode(changed))!r}; {advice}")
+            raise ValueError(f"{source} is a SentencePiece model that does not keep text as it is: {changed!r} "
+                             f"came back as {self.decode(self.encode(changed))!r}; {advice}")
 
     def _read_pieces(self) -> None:
         """Fill the id -> bytes table."""
@@ -176,19 +178,26 @@ class TextTokenizer:
         return self._bytes[token]
 
 
+def check_fits(text: TextTokenizer | None, vocabulary: Vocabulary) -> None:
+    """Raise ValueError where the tokenizer has more pieces than the vocabulary's text range has ids."""
+    if text is not None and text.size > vocabulary.config.text:
+        raise ValueError(f"the text tokenizer has {text.size} pieces but the vocabulary only room for "
+                         f"{vocabulary.config.text}; set vocabulary.text={text.size}")
+
+
 def _reject_surrogates(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"text holds the surrogate U+{ord(text[error.start]):04X} at index {error.start}, which has no UTF-8 "
-                         "form; read the file with errors='replace'") from None
+        raise ValueError(f"text holds the surrogate U+{ord(text[error.start]):04X} at index {error.start}, which has "
+                         "no UTF-8 form; read the file with errors='replace'") from None
 
 
 def _lines(text: str) -> list[str]:
     """Training lines of a text: no line breaks, no characters that the trainer keeps for itself, none too long."""
     if not text.isascii():
         _reject_surrogates(text)
-    cleaned = text.replace(SPACE_MARK, " ").replace("\x00", " ").replace("\x05", " ")   # 5: SentencePiece's mark for unknown
+    cleaned = text.replace(SPACE_MARK, " ").replace("\x00", " ").replace("\x05", " ")   # 5: unknown, to the trainer
     lines = [line for line in cleaned.split("\n") if line.strip()]
     return [line[i:i + LONGEST_LINE] for line in lines for i in range(0, len(line), LONGEST_LINE)]
 

@@ -122,7 +122,7 @@ class Tokens:
                 out[i, : len(row)] = getattr(row, name)
             batch[name] = out
         empty = Tokens.empty()
-        joined = {name: np.concatenate([getattr(r, name) for r in rows] or [getattr(empty, name)]) for name in PATCH_FIELDS}
+        joined = {name: np.concatenate([getattr(row, name) for row in (*rows, empty)]) for name in PATCH_FIELDS}
         return Tokens(**batch, **joined)
 
     @staticmethod

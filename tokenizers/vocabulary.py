@@ -1,9 +1,9 @@
 """The id map: which range of ids belongs to text, discrete values, continuous values and special tokens.
 
-Two layouts. `gato` is the paper's (arXiv:2205.06175, section 2.1): text [0, 32000), discrete values share the first 1,024
-text ids, continuous bins follow at 32,000, the separator comes last (its id is not given in the paper). `disjoint` gives
-discrete values a range of their own. The special tokens after the separator are ours: user text can never produce them,
-because SentencePiece only yields ids of the text range.
+Two layouts. `gato` is the paper's (arXiv:2205.06175, section 2.1): text [0, 32000), discrete values share the first
+1,024 text ids, continuous bins follow at 32,000, the separator comes last (its id is not given in the paper).
+`disjoint` gives discrete values a range of their own. The special tokens after the separator are ours: user text can
+never produce them, because SentencePiece only yields ids of the text range.
 """
 
 from dataclasses import asdict, dataclass
@@ -30,8 +30,8 @@ class VocabularyConfig:
         if self.layout not in ("disjoint", "gato"):
             raise ValueError(f"vocabulary.layout={self.layout!r} is unknown; choose 'disjoint' or 'gato'")
         if self.layout == "gato" and self.text < self.discrete:
-            raise ValueError(f"layout 'gato' shares the first {self.discrete} text ids with discrete values, but there are "
-                             f"only {self.text} text pieces; raise vocabulary.text or choose layout 'disjoint'")
+            raise ValueError(f"layout 'gato' shares the first {self.discrete} text ids with discrete values, but there "
+                             f"are only {self.text} text pieces; raise vocabulary.text or choose layout 'disjoint'")
 
 
 class Vocabulary:
