@@ -1,0 +1,102 @@
+"""Agent: a network with everything that it needs to be used: vocabulary, text tokenizer and the specs of its tasks.
+
+A checkpoint holds all of it, so a run folder alone rebuilds the agent; nothing is guessed from the installed packages.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..tokenizers.task import TaskCodec
+from ..tokenizers.text import TextTokenizer
+from ..tokenizers.tokens import Tokens
+from ..tokenizers.vocabulary import Vocabulary
+from . import checkpoint
+from .decoder import DecoderConfig
+from .embedding import EmbeddingConfig
+from .hardware import Precision
+from .model import Model, ModelConfig
+from .policy import AgentPolicy
+from .sampling import SamplingConfig
+
+TOKENIZER_FILE = "tokenizer.model"
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One network, one set of weights.
+
+    Attributes:
+        model: the network.
+        vocabulary: its id map.
+        text: its SentencePiece model.
+        tasks: task name -> what the checkpoint knows of it: "codec" (TaskCodec.to_json) and whatever the data said about
+            itself (package versions, wrappers, expert, scores).
+        about: what else was saved beside the weights (the resolved config, package versions, the step).
+    """
+
+    model: Model
+    vocabulary: Vocabulary
+    text: TextTokenizer
+    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def build(config: ModelConfig, vocabulary: Vocabulary, text: TextTokenizer,
+              tasks: Mapping[str, Mapping[str, Any]], *, seed: int = 0, device: str = "cpu") -> "Agent":
+        """A new agent with random weights, drawn from `seed`."""
+        torch.manual_seed(seed)
+        return Agent(Model(config, vocabulary).to(device), vocabulary, text, tasks)
+
+    @staticmethod
+    def load(path: Path | str, device: str = "cpu") -> "Agent":
+        """Rebuild an agent from a run folder or one of its checkpoints.
+
+        Raises:
+            checkpoint.CheckpointError: nothing there, or a damaged file, which is named.
+        """
+        return Agent.from_checkpoint(checkpoint.load(Path(path)), device)
+
+    @staticmethod
+    def from_checkpoint(saved: "checkpoint.Checkpoint", device: str = "cpu") -> "Agent":
+        """Rebuild an agent from a checkpoint that is in memory."""
+        shape = saved.documents["model"]
+        config = ModelConfig(embedding=EmbeddingConfig(**shape["embedding"]), backbone=DecoderConfig(**shape["backbone"]))
+        vocabulary = Vocabulary.from_json(saved.documents["vocabulary"])
+        text = TextTokenizer.from_bytes(saved.files[TOKENIZER_FILE])
+        with torch.device("meta"):
+            model = Model(config, vocabulary)
+        model = model.to_empty(device="cpu")
+        model.load_state_dict(saved.tensors["model"])
+        about = {"step": saved.step, **saved.documents.get("about", {})}
+        return Agent(model.to(device).eval(), vocabulary, text, saved.documents["tasks"], about)
+
+    def documents(self) -> dict[str, Any]:
+        """The JSON documents of a checkpoint; see Trainer.save."""
+        return {"model": asdict(self.model.config), "vocabulary": self.vocabulary.to_json(), "tasks": dict(self.tasks),
+                "about": dict(self.about)}
+
+    def files(self) -> dict[str, bytes]:
+        """The binary files of a checkpoint."""
+        return {TOKENIZER_FILE: self.text.to_bytes()}
+
+    def codec(self, task: str) -> TaskCodec:
+        """How this agent turns the task's values into tokens.
+
+        Raises:
+            ValueError: the agent was not trained on the task.
+        """
+        if task not in self.tasks:
+            near = difflib.get_close_matches(task, self.tasks, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; it knows {', '.join(sorted(self.tasks)) or 'none'}"
+            raise ValueError(f"this checkpoint has no spec for the task {task!r}{hint}")
+        return TaskCodec.from_json(self.tasks[task]["codec"], self.vocabulary, self.text)
+
+    def policy(self, task: str, sampling: SamplingConfig | None = None, *, prompt: Tokens | None = None,
+               precision: Precision = "auto") -> AgentPolicy:
+        """Play a task; see AgentPolicy."""
+        return AgentPolicy(self.model, self.codec(task), sampling, prompt=prompt, precision=precision)

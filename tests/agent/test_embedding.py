@@ -1,0 +1,53 @@
+"""The embedding function: positions, patch intervals, patches that land on their own tokens."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from calico.agent.model import Model
+from calico.tokenizers.tokens import ACTION, NO_POSITION
+
+from .conftest import batch_of, stream
+
+
+def test_no_position_adds_nothing_and_all_actions_share_one(model: Model) -> None:
+    tokens = batch_of(stream(3, patch_share=0))
+    table = model.embedding.table(tokens.ids.long())
+    nowhere = replace(tokens, position=torch.full_like(tokens.position, NO_POSITION))
+    torch.testing.assert_close(model.embedding(nowhere), table)
+    actions = model.embedding(replace(tokens, position=torch.full_like(tokens.position, ACTION))) - table
+    torch.testing.assert_close(actions[0, 0], actions[0, 2])
+    assert actions.abs().sum() > 0
+
+
+def test_patches_land_on_their_own_tokens(model: Model) -> None:
+    """Embedding a batch equals embedding its rows one by one: no patch moves to another row."""
+    rows = [stream(12, seed) for seed in range(3)]
+    together = model.embedding(batch_of(*rows))
+    for row, tokens in enumerate(rows):
+        torch.testing.assert_close(together[row], model.embedding(batch_of(tokens))[0], atol=1e-5, rtol=1e-5)
+
+
+def test_unused_channels_do_not_matter(model: Model) -> None:
+    tokens = batch_of(stream(12))
+    noisy = tokens.patches.clone()
+    noisy[:, 3] = 255                                     # the streams' patches have three channels
+    torch.testing.assert_close(model.embedding(replace(tokens, patches=noisy)), model.embedding(tokens))
+
+
+def test_training_samples_the_interval_and_evaluation_takes_its_mean(model: Model) -> None:
+    tokens = batch_of(stream(12, patch_share=1))          # row interval [0, 32), column interval [32, 64)
+    assert torch.equal(model.embedding.embed_patches(tokens), model.embedding.embed_patches(tokens))
+    without = model.embedding.patch_block(tokens.patches, tokens.channels)
+    expected = model.embedding.rows.weight[15] + model.embedding.columns.weight[47]
+    torch.testing.assert_close((model.embedding.embed_patches(tokens) - without)[0], expected, atol=1e-5, rtol=1e-5)
+    model.train()
+    drawn = model.embedding.embed_patches(tokens) - without
+    assert len({tuple(row.round(decimals=4).tolist()) for row in drawn}) > 1
+
+
+def test_too_long_an_observation_is_named(model: Model) -> None:
+    tokens = batch_of(stream(4, patch_share=0))
+    with pytest.raises(ValueError, match="61 observation tokens, the model 48 positions"):
+        model.embedding(replace(tokens, position=torch.full_like(tokens.position, 60)))

@@ -1,0 +1,59 @@
+"""The loss counts targets only, and a model can memorise a batch."""
+
+from dataclasses import replace
+
+import torch
+
+from calico.agent.loss import target_losses, target_mask
+from calico.agent.model import Model
+from calico.agent.optimizer import OptimizerConfig, build_optimizer
+
+from .conftest import batch_of, stream
+
+
+def test_target_mask_equals_one_written_by_hand() -> None:
+    tokens = replace(batch_of(stream(5, patch_share=0)), loss_mask=torch.tensor([[True, False, True, True, True]]),
+                     segment=torch.tensor([[0, 0, 0, 1, 1]]))
+    assert target_mask(tokens).tolist() == [[False, True, False, True, False]]
+
+
+def test_gathered_loss_equals_the_loss_over_all_logits(model: Model) -> None:
+    tokens = batch_of(stream(20, 1), stream(20, 2))
+    logits = model.logits(model(tokens))[:, :-1]
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.ids[:, 1:].flatten().long(), reduction="none")
+    expected = losses[tokens.loss_mask[:, 1:].flatten()]
+    actual, rows = target_losses(model, tokens)
+    torch.testing.assert_close(actual, expected)
+    assert rows.tolist() == sorted(rows.tolist())
+    assert rows.bincount().tolist() == tokens.loss_mask[:, 1:].sum(dim=1).tolist()
+
+
+def test_a_target_does_not_see_itself(model: Model) -> None:
+    """Changing a target's id changes its loss through the label alone: the state that predicts it stays."""
+    tokens = batch_of(stream(10, patch_share=0))
+    changed = replace(tokens, ids=tokens.ids.clone())
+    changed.ids[0, 6] = (changed.ids[0, 6] + 1) % 100
+    assert torch.equal(model(tokens)[0, 5], model(changed)[0, 5])
+
+
+def test_one_batch_is_memorised(model: Model) -> None:
+    tokens = batch_of(stream(16, 1), stream(16, 2))
+    optimizer = build_optimizer(model, OptimizerConfig())
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-2
+    first = target_losses(model, tokens)[0].mean().item()
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = target_losses(model, tokens)[0].mean()
+        loss.backward()
+        optimizer.step()
+    assert first > 5
+    assert loss.item() < 0.1
+
+
+def test_a_batch_without_targets_gives_a_zero_loss_and_no_gradient(model: Model) -> None:
+    tokens = batch_of(stream(8))
+    losses, _ = target_losses(model, replace(tokens, loss_mask=torch.zeros_like(tokens.loss_mask)))
+    losses.sum().backward()
+    assert losses.numel() == 0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())

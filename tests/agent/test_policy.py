@@ -1,0 +1,133 @@
+"""Acting: what the cached, batched policy does equals the plain loop over whole histories, whatever the rows do."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from calico.agent.model import Model
+from calico.agent.policy import AgentPolicy
+from calico.agent.sampling import SamplingConfig, choose
+from calico.tokenizers.task import TaskCodec
+from calico.tokenizers.text import TextTokenizer
+from calico.tokenizers.tokens import ACTION, Kind, Tokens
+
+from .conftest import VOCABULARY, stream
+
+TEXT = TextTokenizer.train(["go to the red ball", "pick up a blue key"], 300)
+SPACES = {
+    "one action token": (gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(5)),
+    "three, mixed": (gym.spaces.Box(-np.inf, np.inf, (2,), np.float64),
+                     gym.spaces.Dict(grip=gym.spaces.Discrete(2), move=gym.spaces.Box(-3, 3, (2,)))),
+    "ragged text and an image": (gym.spaces.Dict(image=gym.spaces.Box(0, 255, (16, 20, 3), np.uint8),
+                                                 mission=gym.spaces.Text(40, charset="abcdefghijklmnopqrstuvwxyz ")),
+                                 gym.spaces.Discrete(7)),
+}
+
+
+def make_codec(name: str) -> TaskCodec:
+    observation, action = SPACES[name]
+    return TaskCodec(observation, action, VOCABULARY, TEXT)
+
+
+def observations_of(codec: TaskCodec, count: int, seed: int) -> list[Any]:
+    codec.observation_space.seed(seed)
+    return [codec.observation_space.sample() for _ in range(count)]
+
+
+class PlainLoop:
+    """One row, no cache: the whole history goes through the network for each action token."""
+
+    def __init__(self, model: Model, codec: TaskCodec, prompt: Tokens | None = None) -> None:
+        self.model, self.codec = model, codec
+        self.history = Tokens.empty() if prompt is None else prompt
+
+    def logits(self, observation: Any) -> list[np.ndarray]:
+        """Greedy logits over the legal ids of each action token."""
+        self.history = Tokens.concatenate([self.history, *self.codec.encode_observations([observation])])
+        found = []
+        for mask in self.codec.action_mask:
+            hidden = self.model(Tokens.stack([self.history], VOCABULARY.pad).to_torch())[0, -1]
+            logits = self.model.logits(hidden).detach().numpy()[mask]
+            found.append(logits)
+            action = stream(1, patch_share=0)
+            action.ids[:], action.position[:], action.kind[:] = np.flatnonzero(mask)[logits.argmax()], ACTION, Kind.DISCRETE
+            self.history = Tokens.concatenate([self.history, action])
+        return found
+
+
+class Watched(AgentPolicy):
+    """The real policy, keeping the logits that it chose from."""
+
+    def act(self, observations: Any, rows: Any) -> list[Any]:
+        self.seen: list[np.ndarray] = []
+        return super().act(observations, rows)
+
+    def read(self, tokens: Tokens, counts: np.ndarray) -> torch.Tensor:
+        hidden = super().read(tokens, counts)
+        self.seen.append((hidden.float() @ self.heads[len(self.seen)].T).numpy())
+        return hidden
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("prompted", [False, True])
+@torch.no_grad()
+def test_cached_logits_equal_uncached_logits(model: Model, name: str, prompted: bool) -> None:
+    """Three rows; row 1 restarts at step 4, row 2 waits at step 3 and leaves at step 6; the window slides many times."""
+    codec = make_codec(name)
+    prompt = stream(11, 5) if prompted else None
+    policy = Watched(model, codec, SamplingConfig(temperature=0), prompt=prompt, precision="fp32")
+    plain = {row: PlainLoop(model, codec, prompt) for row in range(3)}
+    for row in range(3):
+        policy.reset(row, seed=row)
+    for step, observations in enumerate(zip(*(observations_of(codec, 9, seed) for seed in range(3)), strict=True)):
+        if step == 4:
+            policy.reset(1, seed=100)
+            plain[1] = PlainLoop(model, codec, prompt)
+        rows = [row for row in range(3) if not (row == 2 and (step == 3 or step >= 6))]
+        policy.act([observations[row] for row in rows], rows)
+        for row in rows:
+            for place, expected in enumerate(plain[row].logits(observations[row])):
+                np.testing.assert_allclose(policy.seen[place][policy.slots[row]], expected, atol=2e-5)
+
+
+def test_actions_are_legal_and_seeds_reproduce(model: Model) -> None:
+    """Sampled actions lie in their space; an episode's actions depend on its seed, not on the rows beside it."""
+    codec = make_codec("three, mixed")
+    observations = observations_of(codec, 6, 0)
+
+    def play(rows: list[int], seeds: list[int]) -> list[list[Any]]:
+        policy = AgentPolicy(model, codec, SamplingConfig(temperature=1.5, top_k=20), precision="fp32")
+        for row, seed in zip(rows, seeds, strict=True):
+            policy.reset(row, seed)
+        return [policy.act([observation] * len(rows), rows) for observation in observations]
+
+    together, alone = play([0, 1, 2], [7, 8, 9]), play([0], [8])
+    for step in range(6):
+        assert all(codec.action_space.contains(action) for action in together[step])
+        np.testing.assert_array_equal(together[step][1]["move"], alone[step][0]["move"])
+        assert together[step][1]["grip"] == alone[step][0]["grip"]
+    assert any(not np.array_equal(step[0]["move"], step[1]["move"]) for step in together)
+
+
+def test_nan_observation_names_the_key(model: Model) -> None:
+    space = gym.spaces.Dict(angle=gym.spaces.Box(-1, 1, (2,)), speed=gym.spaces.Box(-1, 1, (1,)))
+    policy = AgentPolicy(model, TaskCodec(space, gym.spaces.Discrete(2), VOCABULARY, None), precision="fp32")
+    policy.reset(0, 0)
+    broken = {"angle": np.zeros(2, np.float32), "speed": np.array([np.nan], np.float32)}
+    with pytest.raises(ValueError, match="speed.*NaN"):
+        policy.act([broken], [0])
+
+
+def test_choose_greedy_top_k_and_shares() -> None:
+    logits = np.log(np.array([[0.1, 0.2, 0.7]]))
+    generator = [np.random.default_rng(0)]
+    assert choose(logits, SamplingConfig(temperature=0), generator).tolist() == [2]
+    drawn = np.array([choose(logits, SamplingConfig(), generator)[0] for _ in range(4000)])
+    np.testing.assert_allclose(np.bincount(drawn) / 4000, [0.1, 0.2, 0.7], atol=0.03)
+    best = {int(choose(logits, SamplingConfig(top_k=2), generator)[0]) for _ in range(200)}
+    assert best == {1, 2}
+    with pytest.raises(ValueError, match="temperature=-1"):
+        SamplingConfig(temperature=-1)
