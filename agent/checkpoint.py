@@ -115,7 +115,7 @@ def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tenso
         _publish(temporary, final)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {final}: {error}; it needs {needed:,} bytes and {_free(root)} are free. "
-                              "Free some space or choose another folder; checkpoints already there are untouched") from None
+                              "Free some space or choose another folder; older checkpoints are untouched") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)   # already renamed away when all went well
     _delete_old(root, final, keep)
@@ -130,8 +130,7 @@ def _publish(temporary: Path, final: Path) -> None:
         os.rename(final, _replaced(final))   # find() looks here too, should we be killed before the next line
     os.rename(temporary, final)
     _sync_folder(root)
-    pointer = root / f".latest_{os.getpid()}"
-    pointer.unlink(missing_ok=True)
+    pointer = root / f".saving_latest_{os.getpid()}"
     _write(pointer, final.name.encode())
     os.replace(pointer, root / "latest")
     _sync_folder(root)
@@ -159,10 +158,10 @@ def _tidy(root: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     for folder in root.glob(".deleting_step_*"):
         shutil.rmtree(folder, ignore_errors=True)
-    for folder in root.glob(".saving_step_*"):
-        pid = int(folder.name.rpartition("_")[2])
-        if pid == os.getpid() or not is_alive(pid):
-            shutil.rmtree(folder, ignore_errors=True)
+    for unfinished in root.glob(".saving_*"):
+        pid = unfinished.name.rpartition("_")[2]
+        if pid.isdecimal() and (int(pid) == os.getpid() or not is_alive(int(pid))):
+            unfinished.unlink() if unfinished.is_file() else shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _check_names(made: list[str], given: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Optimizer and random state as named tensors, so that a resumed run continues bit for bit without a pickle.
 
-torch's own `optimizer.state_dict()` numbers the parameters and mixes tensors with Python values; here each tensor has the
-name of its parameter, and a model that does not fit is an error that says where.
+torch's own `optimizer.state_dict()` numbers the parameters and mixes tensors with Python values; here each tensor has
+the name of its parameter, and a model that does not fit is an error that says where.
 """
 
 from collections.abc import Iterator, Mapping
@@ -66,7 +66,7 @@ def _named_parameters(optimizer: torch.optim.Optimizer,
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter not in names:
-                raise ValueError(f"the optimizer has a parameter of shape {tuple(parameter.shape)} that the model lacks")
+                raise ValueError(f"the optimizer's parameter of shape {tuple(parameter.shape)} is not in the model")
             yield names[parameter], parameter, group
 
 
