@@ -1,0 +1,227 @@
+"""Mixture: many sources, one stream of batches whose order is a pure function of (seed, step).
+
+Which source fills which row, and with what, comes from Philox generators keyed by (seed, step, row). So there is
+nothing to save but the step: a run that stops and resumes sees the same batches, for any number of loader workers, and
+rows can be shared among machines. `state` identifies data, weights and settings; resuming with others is refused.
+
+    mixture = Mixture([EpisodeSource(...), DocumentSource(...)], {"CartPole-v1": 3, "captions": 1},
+                      vocabulary=vocabulary, context=1024, batch_size=32, seed=0)
+    for batch in loader(mixture, 0, 1000, workers=2):
+        ...
+"""
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..tokenizers.tokens import Tokens
+from ..tokenizers.vocabulary import Vocabulary
+from .sources import Source
+
+STATE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch.
+
+    Attributes:
+        tokens: Tokens (rows, context) with NumPy arrays.
+        source: int64 (rows,), the number of each row's source in `Mixture.names`.
+    """
+
+    tokens: Tokens
+    source: np.ndarray
+
+
+class Mixture:
+    """Batches drawn from weighted sources.
+
+    The rows of each batch are shared out by the weights: of `batch_size` rows a source with share w gets
+    floor(w * batch_size) or one more, in the mean exactly w.
+
+    Args:
+        sources: at least one, with different names.
+        weights: name -> weight, zero or more, in any unit; every source needs one. None: all the same.
+        vocabulary: names the id of padding.
+        context: tokens per row.
+        batch_size: rows.
+        seed: a non-negative integer.
+    Attributes:
+        names: the sources' names in the order given.
+        shares: float64 (sources,), adding up to 1.
+    Raises:
+        ValueError: no sources, two of one name, a weight for an unknown source or none for a known one, weights that
+            are negative, not finite or all zero; a source that cannot fill a row.
+    """
+
+    def __init__(self, sources: Sequence[Source], weights: Mapping[str, float] | None = None, *, vocabulary: Vocabulary,
+                 context: int, batch_size: int, seed: int = 0) -> None:
+        for name, value, least in [("context", context, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)]:
+            if value < least:
+                raise ValueError(f"{name}={value} is too small; give at least {least}")
+        if not sources:
+            raise ValueError("the mixture has no sources; give it at least one")
+        self.sources, self.vocabulary = list(sources), vocabulary
+        self.context, self.batch_size, self.seed = context, batch_size, seed
+        self.names = [source.name for source in sources]
+        self.weights = checked_weights(self.names, weights)
+        total = math.fsum(self.weights.values())
+        self.shares = np.array([self.weights[name] / total for name in self.names])
+        self._ends = np.cumsum(self.shares)
+        self._ends[np.flatnonzero(self.shares)[-1]:] = 1.0   # rounding must not leave a gap at the end
+        for row, share in enumerate(self.shares):            # what is wrong shows now, not in the middle of a run
+            if share:
+                self._row(0, row, row)
+
+    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
+        """Batch number `step`; with `rows` only those of its rows, for machines that share a batch."""
+        source = self._sources_of(step)
+        chosen = range(self.batch_size)[rows]
+        sequences = [self._row(step, row, int(source[row])) for row in chosen]
+        return Batch(Tokens.stack(sequences, self.vocabulary.pad, self.context), source[rows])
+
+    def _sources_of(self, step: int) -> np.ndarray:
+        """Which source fills each row: one random offset for evenly spaced points, then shuffled."""
+        rng = generator(self.seed, step)
+        points = (rng.random() + np.arange(self.batch_size)) / self.batch_size
+        return rng.permutation(np.searchsorted(self._ends, points, side="right"))
+
+    def _row(self, step: int, row: int, number: int) -> Tokens:
+        source = self.sources[number]
+        tokens = source.sample(generator(self.seed, step, row), self.context)
+        if not 0 < len(tokens) <= self.context:
+            raise ValueError(f"source {source.name!r} gave {len(tokens)} tokens for a row of {self.context}")
+        return tokens
+
+    def state(self) -> dict[str, Any]:
+        """Plain JSON that identifies the stream: together with a step it says what comes next."""
+        sources = {s.name: {"weight": self.weights[s.name], **s.describe()} for s in self.sources}
+        return {"format": STATE_FORMAT, "seed": self.seed, "context": self.context, "batch_size": self.batch_size,
+                "vocabulary": self.vocabulary.to_json(), "order": self.names, "sources": sources}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of `state`, 64 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.state(), sort_keys=True).encode()).hexdigest()
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Compare with the `state` of the run that is to be resumed.
+
+        Raises:
+            ValueError: data, weights or settings differ: names the first difference.
+        """
+        difference = first_difference(json.loads(json.dumps(self.state())), dict(state))
+        if difference:
+            raise ValueError(f"the data are not those of the run that is resumed: {difference}; restore them, or start "
+                             f"a new run from its weights")
+
+
+def generator(*key: int) -> np.random.Generator:
+    """A random generator that depends on the key alone."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def checked_weights(names: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
+    """The weight of each source, or ValueError."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two sources are called {name!r}; give each a name of its own")
+    weights = dict.fromkeys(names, 1.0) if weights is None else weights
+    for name, weight in weights.items():
+        if name not in names:
+            raise ValueError(f"weight for the unknown source {name!r}; there are {', '.join(names)}")
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"the weight of source {name!r} is {weight}; give a number of zero or more")
+    for name in names:
+        if name not in weights:
+            raise ValueError(f"source {name!r} has no weight; give it one, 0 to leave it out")
+    if not any(weights.values()):
+        raise ValueError(f"all weights are zero ({', '.join(names)}); give one of them more")
+    return {name: float(weights[name]) for name in names}
+
+
+def first_difference(new: Any, old: Any, path: str = "") -> str | None:
+    """Where two trees of plain values differ, in words."""
+    if isinstance(new, dict) and isinstance(old, dict):
+        for key in sorted(new.keys() | old.keys()):
+            found = first_difference(new.get(key), old.get(key), f"{path}.{key}" if path else str(key))
+            if found:
+                return found
+        return None
+    return None if new == old else f"{path} is {short(new)} but was {short(old)}"
+
+
+def short(value: Any) -> str:
+    """A value in at most 60 characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def loader(mixture: Mixture, start_step: int, stop_step: int, workers: int = 0, *, rows: slice = slice(None),
+           prefetch: int = 4) -> Iterator[Batch]:
+    """Batches start_step, ..., stop_step - 1 in order, made ahead of time by `workers` processes.
+
+    The batches are the same for any number of workers; with 0 they are made when asked for. Arrays travel through
+    pipes: shared memory is small in many containers.
+
+    Args:
+        rows: see `Mixture.batch`.
+        prefetch: batches that each worker makes ahead.
+    """
+    if workers == 0:
+        return (mixture.batch(step, rows) for step in range(start_step, stop_step))
+    from torch.utils.data import DataLoader  # only this function needs torch
+
+    # fork: workers share the episodes in memory instead of copying them. They touch no accelerator.
+    context = "fork" if sys.platform == "linux" else None
+    return iter(DataLoader(_Steps(mixture, start_step, stop_step, rows), batch_size=None, num_workers=workers,
+                           prefetch_factor=prefetch, collate_fn=_same, worker_init_fn=_one_thread,
+                           multiprocessing_context=context))
+
+
+def prefetched(mixture: Mixture, start_step: int, stop_step: int, workers: int = 0, *,
+               rows: slice = slice(None)) -> Callable[[int], Batch]:
+    """`loader` as a function of the step, for steps asked for in order.
+
+    Raises:
+        ValueError: (the function) another step than the next.
+    """
+    batches = iter(zip(range(start_step, stop_step), loader(mixture, start_step, stop_step, workers, rows=rows),
+                       strict=True))
+
+    def batch(step: int) -> Batch:
+        found, made = next(batches, (None, None))
+        if made is None or found != step:
+            raise ValueError(f"step {step} was asked for, the next one is {found} of [{start_step}, {stop_step})")
+        return made
+
+    return batch
+
+
+class _Steps:
+    """The batches as a map from index to batch, which is what DataLoader wants."""
+
+    def __init__(self, mixture: Mixture, start: int, stop: int, rows: slice) -> None:
+        self.mixture, self.start, self.stop, self.rows = mixture, start, stop, rows
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.mixture.batch(self.start + index, self.rows)
+
+
+def _same(batch: Batch) -> Batch:
+    return batch
+
+
+def _one_thread(worker: int) -> None:
+    import torch
+
+    torch.set_num_threads(1)   # workers share the cores; each with its own thread pool would slow all of them

@@ -1,0 +1,327 @@
+"""Sources: episodes, documents and text, each able to fill one row of a batch.
+
+A row is filled from end to end. Pieces (windows of episodes, whole documents) follow one another until the row is
+full, the last one is cut at its end, and `segment` numbers them. Everything random comes from the generator that is
+handed in, so a row is a function of it.
+
+Prompts follow Gato (arXiv:2205.06175, section 2.3): a quarter of the control sequences begin with a piece of another
+episode of the same task; half of these pieces are episode ends, which show the goal, half begin at a uniform step. The
+paper's mask counts text and actions wherever they stand, so the actions of a prompt are targets here too;
+`prompt_loss=False` leaves them out.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..tokenizers.document import Part, caption_parts, dialogue_parts, encode_document, text_parts
+from ..tokenizers.episode import Episode
+from ..tokenizers.task import TaskCodec
+from ..tokenizers.text import TextTokenizer
+from ..tokenizers.tokens import Tokens
+from ..tokenizers.vocabulary import Vocabulary
+from .documents import Caption, Dialogue, Document
+
+
+class Source(Protocol):
+    """What a mixture draws from.
+
+    Attributes:
+        name: unique in a mixture.
+    """
+
+    name: str
+
+    def sample(self, rng: np.random.Generator, length: int) -> Tokens:
+        """A sequence of at most `length` tokens, as near to it as the source can, ready to place in a row."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Plain JSON that identifies the data and every setting that changes a sample."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    """Pieces of another episode of the same task before the window."""
+
+    probability: float = 0.25      # share of the rows that begin with a prompt
+    ends: float = 0.5              # share of the prompts that are episode ends
+    length: int | None = None      # most tokens of a prompt; None: half of the row
+    loss: bool = True              # the prompt's actions are targets like all others
+
+    def __post_init__(self) -> None:
+        for name in ("probability", "ends"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"prompt.{name}={getattr(self, name)} is not a share; give a number from 0 to 1")
+        if self.length is not None and self.length < 1:
+            raise ValueError(f"prompt.length={self.length} is not positive; give tokens, or None for half of the row")
+
+
+class EpisodeSource:
+    """Windows of one task's episodes.
+
+    Args:
+        name: the source's name in the mixture, usually the task's.
+        episodes: an EpisodeReader, or any sequence of episodes.
+        codec: how the task becomes tokens.
+        prompt: see the top of the file. With a single episode there is no other one to show, so there are no prompts.
+        select: which episodes take part (their numbers); default all. See splits.py.
+    Raises:
+        ValueError: no episode with a step.
+    """
+
+    def __init__(self, name: str, episodes: Sequence[Episode], codec: TaskCodec, *, prompt: PromptConfig | None = None,
+                 select: Sequence[int] | None = None) -> None:
+        self.name, self.codec, self.prompt = name, codec, prompt or PromptConfig()
+        self._episodes = episodes
+        lengths = getattr(episodes, "lengths", None)
+        lengths = np.array([len(e) for e in episodes], np.int64) if lengths is None else lengths
+        numbers = np.arange(len(lengths)) if select is None else np.asarray(select, np.int64)
+        self._numbers = numbers[lengths[numbers] > 0]
+        if not len(self._numbers):
+            raise ValueError(f"source {name!r} is empty: none of its {len(numbers)} episodes has a step")
+        self._lengths = lengths[self._numbers]
+        self._ends = np.cumsum(self._lengths)
+
+    def sample(self, rng: np.random.Generator, length: int) -> Tokens:
+        """Fill `length` tokens: perhaps a prompt, then windows until the row is full.
+
+        Raises:
+            ValueError: not even one step of the task fits.
+        """
+        longest = self.codec.tokens_per_step[1]
+        if length < longest:
+            raise ValueError(f"source {self.name!r}: a step takes up to {longest} tokens, which does not fit the "
+                             f"context of {length}; raise the context or choose a more frugal view")
+        pieces: list[Tokens] = []
+        index, start = self._draw(rng, length)
+        if len(self._lengths) > 1 and rng.random() < self.prompt.probability:
+            pieces.append(self._prompt(rng, index, length))
+        filled = sum(map(len, pieces))
+        while filled < length:
+            pieces.append(self._window(index, start, length - filled))
+            filled += len(pieces[-1])
+            index, start = self._draw(rng, max(length - filled, 1))
+        return Tokens.concatenate(pieces, renumber=True)[:length]
+
+    def _draw(self, rng: np.random.Generator, length: int) -> tuple[int, int]:
+        steps = -(-length // self.codec.tokens_per_step[0])
+        return draw_window(rng, self._ends, steps)
+
+    def _window(self, index: int, start: int, length: int) -> Tokens:
+        """Steps from `start` on that fill `length` tokens, or the rest of the episode; up to one step more."""
+        steps = -(-length // self.codec.tokens_per_step[0])
+        return self._encode(index, start, min(start + steps, int(self._lengths[index])))
+
+    def _prompt(self, rng: np.random.Generator, index: int, length: int) -> Tokens:
+        """Whole steps of another episode, at most prompt.length tokens but at least one step."""
+        other = int(rng.integers(len(self._lengths) - 1))
+        other += other >= index
+        room, total = min(self.prompt.length or length // 2, length), int(self._lengths[other])
+        step, most = self.codec.tokens_per_step
+        if step != most:   # with text: take the length of this episode's first step, missions seldom change
+            step = len(self._encode(other, 0, 1))
+        steps = min(max(room // step, 1), total)
+        last = total - steps
+        start = last if rng.random() < self.prompt.ends else int(rng.integers(last + 1))
+        tokens = last_steps(self._encode(other, start, start + steps), room)
+        return tokens if self.prompt.loss else replace(tokens, loss_mask=np.zeros_like(tokens.loss_mask))
+
+    def _encode(self, index: int, start: int, stop: int) -> Tokens:
+        number = int(self._numbers[index])
+        window = getattr(self._episodes, "window", None)
+        if window is None:
+            return self.codec.encode_episode(self._episodes[number], start, stop)
+        tokens = self.codec.encode_episode(window(number, start, stop))
+        return replace(tokens, timestep=tokens.timestep + np.int32(start))
+
+    def describe(self) -> dict[str, Any]:
+        """Digest of the data, prompt settings, digest of the codec."""
+        return {"data": data_fingerprint(self._episodes), "episodes": digest(self._numbers.tolist()),
+                "prompt": asdict(self.prompt), "codec": digest(self.codec.to_json()),
+                "text": text_digest(self.codec.text)}
+
+
+def last_steps(tokens: Tokens, room: int) -> Tokens:
+    """As many of the last steps as fit into `room` tokens, but at least one."""
+    if len(tokens) <= room:
+        return tokens
+    borders = np.flatnonzero(np.diff(tokens.timestep)) + 1
+    fitting = borders[len(tokens) - borders <= room]
+    return tokens[int(fitting[0] if len(fitting) else borders[-1] if len(borders) else 0):]
+
+
+def draw_window(rng: np.random.Generator, ends: np.ndarray, steps: int) -> tuple[int, int]:
+    """Draw where a window of up to `steps` steps begins, so that all steps are seen about equally often.
+
+    With uniform starts alone an episode's first steps would be seen least, though every rollout begins there: step t is
+    reached only from the starts up to t. So a window may begin up to steps - 1 steps early, and those begin at step 0.
+    One episode of 100 steps, windows of 10: 9 / 109 of the windows begin at step 0 in addition, each other start has
+    1 / 109. Episodes much shorter than a window are mostly seen whole.
+
+    Args:
+        ends: cumulative sum of the episodes' lengths, all positive.
+        steps: how many steps fit.
+    Returns:
+        episode, first step.
+    """
+    total, early = int(ends[-1]), len(ends) * (steps - 1)
+    place = int(rng.integers(total + early))
+    if place >= total:
+        return (place - total) // (steps - 1), 0
+    index = int(np.searchsorted(ends, place, side="right"))
+    return index, place - (int(ends[index - 1]) if index else 0)
+
+
+class DocumentSource:
+    """Captioned pictures, dialogues and short texts: drawn uniformly, one after another.
+
+    Args:
+        name: the source's name in the mixture.
+        documents: a reader of documents.py, or any sequence of Caption, Dialogue or str.
+        select: which documents take part (their numbers); default all.
+    Raises:
+        ValueError: no documents.
+    """
+
+    def __init__(self, name: str, documents: Sequence[Document], vocabulary: Vocabulary, text: TextTokenizer, *,
+                 select: Sequence[int] | None = None) -> None:
+        self.name, self.vocabulary, self.text = name, vocabulary, text
+        self._documents = documents
+        self._numbers = np.arange(len(documents)) if select is None else np.asarray(select, np.int64)
+        if not len(self._numbers):
+            raise ValueError(f"source {name!r} is empty: it has no documents")
+
+    def sample(self, rng: np.random.Generator, length: int) -> Tokens:
+        """Fill `length` tokens with documents; of several captions one is drawn each time."""
+        return fill(length, lambda room: self._document(rng))
+
+    def _document(self, rng: np.random.Generator) -> Tokens:
+        number = int(self._numbers[rng.integers(len(self._numbers))])
+        tokens = encode_document(document_parts(self._documents[number], rng), self.vocabulary, self.text)
+        if not len(tokens):
+            raise ValueError(f"source {self.name!r}: document {number} has no tokens")
+        return tokens
+
+    def describe(self) -> dict[str, Any]:
+        """Digests of the data and the text tokenizer."""
+        return {"data": data_fingerprint(self._documents), "documents": digest(self._numbers.tolist()),
+                "text": text_digest(self.text)}
+
+
+def document_parts(document: Document, rng: np.random.Generator) -> list[Part]:
+    """A document as parts; of several captions one is drawn."""
+    match document:
+        case str():
+            return text_parts(document)
+        case Caption(image=image, captions=captions):
+            return caption_parts(image, captions[int(rng.integers(len(captions)))])
+        case Dialogue(messages=messages, images=images):
+            return dialogue_parts(messages, images)
+    raise TypeError(f"documents are str, Caption or Dialogue, got {type(document).__name__}")
+
+
+class TextSource:
+    """Windows of texts of any length, drawn by characters: a book weighs more than a sentence.
+
+    A window begins at a text's start or after a space; only a text that is read to its end ends with `end`.
+
+    Args:
+        name: the source's name in the mixture.
+        texts: a TextReader, or any sequence of str.
+        select: which texts take part (their numbers); default all.
+    Raises:
+        ValueError: no text with a character.
+    """
+
+    def __init__(self, name: str, texts: Sequence[str], vocabulary: Vocabulary, text: TextTokenizer, *,
+                 select: Sequence[int] | None = None) -> None:
+        self.name, self.vocabulary, self.text = name, vocabulary, text
+        self._texts = texts
+        characters = getattr(texts, "characters", None)
+        characters = np.array([len(t) for t in texts], np.int64) if characters is None else characters
+        numbers = np.arange(len(characters)) if select is None else np.asarray(select, np.int64)
+        self._numbers = numbers[characters[numbers] > 0]
+        if not len(self._numbers):
+            raise ValueError(f"source {name!r} is empty: none of its {len(numbers)} texts has a character")
+        self._ends = np.cumsum(characters[self._numbers])
+        self._per_token = self._measure()
+
+    def _measure(self) -> float:
+        """Characters per token at the start of the first texts; only decides how much is encoded at a time."""
+        sample = [self._texts[int(number)][:2000] for number in self._numbers[:8]]
+        return sum(map(len, sample)) / max(1, sum(len(self.text.encode(text)) for text in sample))
+
+    def sample(self, rng: np.random.Generator, length: int) -> Tokens:
+        """Fill `length` tokens with windows."""
+        return fill(length, lambda room: self._window(rng, room))
+
+    def _window(self, rng: np.random.Generator, room: int) -> Tokens:
+        size = int(room * self._per_token * 1.25) + 8
+        index, start = draw_window(rng, self._ends, size)
+        text = self._texts[int(self._numbers[index])]
+        if start:   # at the next space, if it is near
+            space = text.find(" ", start, start + 40)
+            start = space if space >= 0 else start
+        stop = start + size
+        parts = text_parts(text[start:stop])
+        return encode_document(parts if stop >= len(text) else parts[:1], self.vocabulary, self.text)
+
+    def describe(self) -> dict[str, Any]:
+        """Digests of the data and the text tokenizer."""
+        return {"data": data_fingerprint(self._texts), "texts": digest(self._numbers.tolist()),
+                "text": text_digest(self.text)}
+
+
+def fill(length: int, draw: Callable[[int], Tokens]) -> Tokens:
+    """Call `draw(room)` until `length` tokens are there; the last piece is cut."""
+    pieces: list[Tokens] = []
+    filled = 0
+    while filled < length:
+        pieces.append(draw(length - filled))
+        filled += len(pieces[-1])
+    return Tokens.concatenate(pieces, renumber=True)[:length]
+
+
+def digest(values: Any) -> str:
+    """SHA-256 of plain JSON values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def text_digest(text: TextTokenizer | None) -> str | None:
+    """SHA-256 of a tokenizer's model."""
+    return None if text is None else hashlib.sha256(text.to_bytes()).hexdigest()
+
+
+def data_fingerprint(data: Sequence[Any]) -> str:
+    """The reader's own fingerprint, or the SHA-256 over all that a sequence in memory holds."""
+    own = getattr(data, "fingerprint", None)
+    if own is not None:
+        return str(own)
+    state = hashlib.sha256()
+    for item in data:
+        _hash(state, item if isinstance(item, str) else vars(item))
+    return state.hexdigest()
+
+
+def _hash(state: Any, value: Any) -> None:
+    """Feed a tree of plain values and arrays, in an order of its own."""
+    match value:
+        case dict():
+            for key in sorted(value):
+                state.update(f"{key}:".encode())
+                _hash(state, value[key])
+        case list() | tuple():
+            for item in value:
+                _hash(state, item)
+        case np.ndarray() if value.dtype != object:
+            state.update(f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+        case np.ndarray():
+            _hash(state, value.tolist())
+        case _:
+            state.update(f"{value!r};".encode())

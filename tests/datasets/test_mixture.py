@@ -1,0 +1,373 @@
+"""Batches are a pure function of (seed, step), full, in the right shares, and made of whole timesteps."""
+
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from calico.datasets.documents import Caption, Dialogue
+from calico.datasets.episodes import EpisodeReader, EpisodeWriter
+from calico.datasets.mixture import Batch, Mixture, loader, prefetched
+from calico.datasets.sources import DocumentSource, EpisodeSource, PromptConfig, TextSource, draw_window
+from calico.tokenizers.continuous import decode_bins, inverse_mu_law
+from calico.tokenizers.episode import Episode
+from calico.tokenizers.task import TaskCodec
+from calico.tokenizers.text import TextTokenizer
+from calico.tokenizers.tokens import Kind, Tokens
+from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
+
+SENTENCES = [f"go to the {colour} {kind} and pick it up, then say {n}" for colour in ("red", "green", "blue")
+             for kind in ("ball", "box", "key") for n in range(4)]
+TEXT = TextTokenizer.train(SENTENCES, 320)
+VOCABULARY = Vocabulary(VocabularyConfig(text=TEXT.size))
+NO_PROMPT = PromptConfig(probability=0)
+
+STATE = TaskCodec(spaces.Box(-10, 10, (3,), np.float32), spaces.Discrete(4), VOCABULARY, None)              # 5 a step
+FRAMES = TaskCodec(spaces.Box(0, 255, (32, 32, 3), np.uint8), spaces.Discrete(4), VOCABULARY, None)         # 6 a step
+MISSIONS = spaces.Text(60, charset=set("".join(SENTENCES)))
+MISSION = TaskCodec(spaces.Dict(mission=MISSIONS, place=spaces.Discrete(9)), spaces.Discrete(4), VOCABULARY, TEXT)
+
+
+def state_episode(seed: int, steps: int) -> Episode:
+    """The first number is the seed, the second the step: what is in a window can be read from its tokens."""
+    rng = np.random.default_rng(seed)
+    state = np.zeros((steps + 1, 3), np.float32)
+    state[:, 0], state[:, 1] = seed / 100, np.arange(steps + 1) / 100
+    return Episode(task="state", seed=seed, observations={"": state}, actions={"": rng.integers(0, 4, steps)},
+                   demonstrated=np.ones(steps, bool), rewards=np.ones(steps), terminated=True, truncated=False)
+
+
+def frame_episode(seed: int, steps: int) -> Episode:
+    """Every patch of step t has the one value 3 * (t + 7 * its place)."""
+    frames = np.zeros((steps + 1, 2, 16, 2, 16, 3), np.uint8)
+    place = np.arange(4).reshape(2, 1, 2, 1, 1)
+    frames[:] = 3 * (np.arange(steps + 1).reshape(-1, 1, 1, 1, 1, 1) + 7 * place)
+    return Episode(task="frames", seed=seed, observations={"": frames.reshape(-1, 32, 32, 3)},
+                   actions={"": np.arange(steps) % 4}, demonstrated=np.ones(steps, bool), rewards=np.ones(steps),
+                   terminated=True, truncated=False)
+
+
+def mission_episode(seed: int, steps: int) -> Episode:
+    words = np.array([SENTENCES[seed % len(SENTENCES)]] * (steps + 1) + [None], object)[:-1]
+    return Episode(task="mission", seed=seed, observations={"mission": words, "place": np.arange(steps + 1) % 9},
+                   actions={"": np.arange(steps) % 4}, demonstrated=np.ones(steps, bool), rewards=np.ones(steps),
+                   terminated=True, truncated=False)
+
+
+def captions(number: int) -> list[Caption]:
+    rng = np.random.default_rng(0)
+    return [Caption(name=f"{i}.png", image=rng.integers(0, 256, (32, 32, 3), dtype=np.uint8),
+                    captions=(SENTENCES[i % 9], "a ball")) for i in range(number)]
+
+
+def dialogues(number: int) -> list[Dialogue]:
+    return [Dialogue(messages=[
+        {"role": "user", "content": [{"type": "image", "image": "x"}, {"type": "text", "text": "what is it?"}]},
+        {"role": "assistant", "content": "a ball"}], images={"x": c.image}) for c in captions(number)]
+
+
+def make_mixture(seed: int = 0, batch_size: int = 8, context: int = 128, **weights: float) -> Mixture:
+    weights = weights or {"state": 4, "frames": 2, "mission": 1, "captions": 1, "dialogues": 1, "text": 1}
+    every = {
+        "state": lambda: EpisodeSource("state", [state_episode(s, 5 + 10 * s) for s in range(12)], STATE),
+        "frames": lambda: EpisodeSource("frames", [frame_episode(s, 40) for s in range(3)], FRAMES),
+        "mission": lambda: EpisodeSource("mission", [mission_episode(s, 4) for s in range(9)], MISSION),
+        "captions": lambda: DocumentSource("captions", captions(7), VOCABULARY, TEXT),
+        "dialogues": lambda: DocumentSource("dialogues", dialogues(7), VOCABULARY, TEXT),
+        "text": lambda: TextSource("text", [" ".join(SENTENCES), "a short one"], VOCABULARY, TEXT),
+    }
+    return Mixture([every[name]() for name in weights], weights, vocabulary=VOCABULARY, context=context,
+                   batch_size=batch_size, seed=seed)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return bool((one.source == other.source).all()) and same_tokens(one.tokens, other.tokens)
+
+
+def same_tokens(one: Tokens, other: Tokens) -> bool:
+    return all(left.dtype == right.dtype and np.array_equal(left, right)
+               for left, right in zip(vars(one).values(), vars(other).values(), strict=True))
+
+
+def pieces(tokens: Tokens) -> list[Tokens]:
+    """The segments of one row."""
+    borders = [0, *(np.flatnonzero(np.diff(tokens.segment)) + 1).tolist(), len(tokens)]
+    return [tokens[start:stop] for start, stop in itertools.pairwise(borders)]
+
+
+def test_a_batch_depends_on_seed_and_step_alone() -> None:
+    mixture, again = make_mixture(), make_mixture()
+    forward = [mixture.batch(step) for step in range(6)]
+    assert all(same(again.batch(step), forward[step]) for step in reversed(range(6)))
+    assert not same(forward[0], forward[1])
+    assert not same(make_mixture(seed=1).batch(0), forward[0])
+    part = mixture.batch(3, slice(1, 8, 3))
+    assert part.tokens.ids.shape == (3, 128)
+    assert (part.tokens.ids == forward[3].tokens.ids[1::3]).all()
+    assert (part.source == forward[3].source[1::3]).all()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_workers_do_not_change_the_batches(workers: int) -> None:
+    mixture = make_mixture()
+    found = list(loader(mixture, 3, 12, workers))
+    assert len(found) == 9
+    assert all(same(batch, mixture.batch(step)) for step, batch in enumerate(found, 3))
+
+
+def test_workers_read_files_that_the_parent_has_open(tmp_path: Path) -> None:
+    with EpisodeWriter(tmp_path, {"name": "frames"}, group_bytes=30_000) as writer:
+        for seed in range(6):
+            writer.append(frame_episode(seed, 40))
+    reader = EpisodeReader(tmp_path, cache_bytes=1)
+    mixture = Mixture([EpisodeSource("frames", reader, FRAMES)], vocabulary=VOCABULARY, context=128, batch_size=4)
+    expected = [mixture.batch(step) for step in range(8)]
+    assert all(map(same, loader(mixture, 0, 8, 2), expected))
+
+
+def test_an_error_in_a_worker_reaches_the_reader() -> None:
+    broken = [*captions(3), Caption(name="x", image=np.zeros((4, 4, 9), np.uint8), captions=("a",))]
+    with pytest.raises(ValueError, match="images must be uint8"):
+        mixture = Mixture([DocumentSource("captions", broken, VOCABULARY, TEXT)], vocabulary=VOCABULARY, context=32,
+                          batch_size=4)
+        list(loader(mixture, 0, 20, 1))
+
+
+def test_batches_in_order_for_a_trainer() -> None:
+    mixture = make_mixture()
+    batch = prefetched(mixture, 5, 8, 1)
+    assert same(batch(5), mixture.batch(5))
+    with pytest.raises(ValueError, match="step 9 was asked for, the next one is 6"):
+        batch(9)
+    assert same(batch(7), mixture.batch(7))
+    with pytest.raises(ValueError, match="step 8 was asked for"):
+        batch(8)
+
+
+def test_rows_are_full_and_pieces_numbered() -> None:
+    mixture = make_mixture(batch_size=16)
+    for step in range(10):
+        tokens = mixture.batch(step).tokens
+        assert tokens.ids.shape == (16, 128)
+        assert (tokens.kind == Kind.PAD).mean() < 0.01
+        assert (tokens.segment[:, 0] == 0).all()
+        assert np.isin(np.diff(tokens.segment, axis=1), [0, 1]).all()
+        assert (tokens.kind == Kind.PATCH).sum() == len(tokens.patches) == len(tokens.channels) == len(tokens.intervals)
+
+
+@pytest.mark.parametrize("name", ["state", "frames", "mission", "captions", "dialogues", "text"])
+@pytest.mark.parametrize("context", [71, 128, 1024])
+def test_each_source_fills_any_context(name: str, context: int) -> None:
+    batch = make_mixture(context=context, **{name: 1.0}).batch(0)
+    assert (batch.tokens.kind != Kind.PAD).mean() >= 0.99
+    assert batch.tokens.loss_mask.any()
+
+
+def test_shares_follow_the_weights() -> None:
+    mixture = make_mixture(batch_size=16, state=5, frames=2.5, captions=0.1, text=0)
+    assert mixture.names == ["state", "frames", "captions", "text"]
+    counts = np.array([np.bincount(mixture.batch(step).source, minlength=4) for step in range(120)])
+    expected = 16 * mixture.shares
+    assert (counts >= np.floor(expected)).all()
+    assert (counts <= np.ceil(expected)).all()                       # each batch by itself
+    assert np.abs(counts.mean(0) - expected).max() < 0.1             # and all together
+    first_rows = Counter(int(mixture.batch(step).source[0]) for step in range(120))
+    assert len(first_rows) >= 2                                      # a row is not tied to a source
+
+
+def test_windows_begin_at_timestep_borders_and_run_on() -> None:
+    source = EpisodeSource("state", [state_episode(s, 5 + 10 * s) for s in range(8)], STATE)
+    separator, starts = VOCABULARY.separator, []
+    for i in range(60):
+        row = source.sample(np.random.default_rng(i), 200)
+        for piece in pieces(row):
+            times = piece.timestep[::5]
+            assert (piece.timestep == np.repeat(times, 5)[: len(piece)]).all()
+            assert (np.diff(times) == 1).all()
+            assert (piece.ids[3::5] == separator).all()
+            starts.append(int(times[0]))
+            seed = int(round(100 * float(invert(piece.ids[0]))))
+            window = STATE.encode_episode(state_episode(seed, 5 + 10 * seed), times[0], times[-1] + 1)
+            assert (piece.ids == window.ids[: len(piece)]).all()
+            # a piece ends with its episode or with the row
+            assert times[-1] == 4 + 10 * seed or piece is pieces(row)[-1] or piece.segment[0] == row.segment[-1] or (
+                piece.segment[0] == 0), "only a prompt may stop earlier"
+    assert 0 in starts
+    assert len(set(starts)) > 10
+
+
+def invert(token: int) -> float:
+    """The value whose bin the token names."""
+    return float(inverse_mu_law(decode_bins(np.array(token - VOCABULARY.continuous_start), 1024)))
+
+
+def test_steps_are_seen_about_equally_often() -> None:
+    """Also the first ones, which uniform starts alone would neglect."""
+    rng, seen, lengths, steps = np.random.default_rng(0), [np.zeros(40), np.zeros(12)], [40, 12], 10
+    for _ in range(20_000):
+        index, start = draw_window(rng, np.cumsum(lengths), steps)
+        seen[index][start:start + steps] += 1
+    late = seen[0][10:].mean()
+    assert np.abs(seen[0][10:] / late - 1).max() < 0.1
+    assert (seen[0][:10] > 0.9 * late).all()
+    assert (seen[0][:10] < 2.1 * late).all()
+    assert draw_window(rng, np.array([1]), 1) == (0, 0)
+
+
+def test_patches_belong_to_their_tokens() -> None:
+    source = EpisodeSource("frames", [frame_episode(s, 60) for s in range(2)], FRAMES)
+    batch = Mixture([source], vocabulary=VOCABULARY, context=100, batch_size=4).batch(0).tokens
+    patch = 0
+    for row, column in np.ndindex(batch.ids.shape):
+        if batch.kind[row, column] == Kind.PATCH:
+            value = 3 * (batch.timestep[row, column] + 7 * batch.position[row, column])
+            assert (batch.patches[patch, :3] == value).all()
+            assert (batch.patches[patch, 3] == 0).all()
+            assert batch.channels[patch] == 3
+            assert batch.intervals[patch, 0] == 64 * (batch.position[row, column] // 2)
+            patch += 1
+    assert patch == len(batch.patches) > 200
+
+
+def test_a_quarter_begins_with_prompts_and_half_of_these_are_ends() -> None:
+    episodes, rows = [state_episode(s, 100) for s in range(50)], 2000
+    source = EpisodeSource("state", episodes, STATE, prompt=PromptConfig(loss=False))   # prompts show by their mask
+    firsts = [pieces(source.sample(np.random.default_rng(i), 200))[:2] for i in range(rows)]
+    prompts = [(first, rest[0]) for first, *rest in firsts if not first.loss_mask.any()]
+    assert 0.22 < len(prompts) / rows < 0.28
+    assert 0.44 < np.mean([prompt.timestep[-1] == 99 for prompt, _ in prompts]) < 0.58
+    assert {len(prompt) for prompt, _ in prompts} == {100}                             # half of the row
+    assert all(prompt.ids[0] != window.ids[0] for prompt, window in prompts)            # another episode
+    assert len({int(prompt.timestep[0]) for prompt, _ in prompts}) > 50
+    only = EpisodeSource("state", [state_episode(0, 100)], STATE, prompt=PromptConfig(probability=1))
+    assert len(pieces(only.sample(np.random.default_rng(1), 50))) <= 2   # nobody else to show
+
+
+@pytest.mark.parametrize(("loss", "length", "expected"), [(True, 40, 40), (False, 40, 40), (True, 33, 30),
+                                                          (True, 3, 5)])
+def test_prompt_settings(loss: bool, length: int, expected: int) -> None:
+    prompt = PromptConfig(probability=1, ends=1, length=length, loss=loss)
+    source = EpisodeSource("state", [state_episode(s, 100) for s in range(5)], STATE, prompt=prompt)
+    for i in range(20):
+        first, second, *_ = pieces(source.sample(np.random.default_rng(i), 100))
+        assert len(first) == expected
+        assert first.timestep[-1] == 99
+        assert first.loss_mask.sum() == (expected // 5 if loss else 0)
+        assert second.loss_mask.sum() == len(second) // 5
+
+
+@pytest.mark.parametrize("values", [{"probability": 1.5}, {"ends": -0.1}, {"length": 0}])
+def test_wrong_prompt_settings_are_named(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"prompt.{next(iter(values))}="):
+        PromptConfig(**values)
+
+
+def test_a_row_of_documents_reads_as_written() -> None:
+    documents = captions(4)
+    source = DocumentSource("captions", documents, VOCABULARY, TEXT)
+    row = source.sample(np.random.default_rng(0), 300)
+    drawn = set()
+    for piece in pieces(row)[:-1]:
+        assert piece.kind[:4].tolist() == [Kind.PATCH] * 4
+        assert piece.ids[4] == VOCABULARY.separator
+        assert piece.ids[-1] == VOCABULARY.end
+        found = [d for d in documents if (d.image[:16, :16].transpose(2, 0, 1) == piece.patches[0, :3]).all()]
+        caption = TEXT.decode(piece.ids[5:-1] - VOCABULARY.text_start)
+        assert caption in found[0].captions
+        assert piece.loss_mask.tolist() == [False] * 5 + [True] * (len(piece) - 5)
+        drawn.add(caption)
+    assert "a ball" in drawn
+    assert len(drawn) > 1
+
+
+def test_text_windows_begin_at_words_and_end_with_their_text() -> None:
+    long = " ".join(SENTENCES)
+    source = TextSource("text", [long, "a short one"], VOCABULARY, TEXT)
+    ended = 0
+    for i in range(50):
+        for piece in pieces(source.sample(np.random.default_rng(i), 64)):
+            ids = piece.ids.tolist()
+            ends = ids[-1] == VOCABULARY.end
+            words = TEXT.decode(np.array(ids[: len(ids) - ends]) - VOCABULARY.text_start)
+            text = long if words in long else "a short one"
+            assert words in text
+            assert text.startswith(words) or words.startswith(" ")
+            assert text.endswith(words) or not ends
+            ended += ends
+            assert piece.loss_mask.all()
+    assert ended > 5
+
+
+def test_state_identifies_the_stream() -> None:
+    mixture = make_mixture()
+    state = json.loads(json.dumps(mixture.state()))
+    make_mixture().check_state(state)
+    assert make_mixture().fingerprint() == mixture.fingerprint()
+    assert len(json.dumps(state)) < 5000
+    for other, message in [
+        (make_mixture(seed=3), "seed is 3 but was 0"),
+        (make_mixture(context=64), "context is 64 but was 128"),
+        (make_mixture(state=1, frames=2, mission=1, captions=1, dialogues=1, text=1),
+         "sources.state.weight is 1.0 but was 4.0"),
+        (make_mixture(state=4), r'order is \["state"\] but was'),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            other.check_state(state)
+        assert other.fingerprint() != mixture.fingerprint()
+
+
+def test_state_sees_changed_data(tmp_path: Path) -> None:
+    def make(path: Path, seed: int, prompt: PromptConfig | None = None) -> Mixture:
+        with EpisodeWriter(path, {"name": "state"}) as writer:
+            writer.append(state_episode(seed, 10))
+            writer.append(state_episode(seed + 1, 10))
+        source = EpisodeSource("s", EpisodeReader(path), STATE, prompt=prompt)
+        return Mixture([source], vocabulary=VOCABULARY, context=32, batch_size=2)
+
+    state = make(tmp_path / "a", 1).state()
+    make(tmp_path / "b", 1).check_state(state)         # the same data elsewhere
+    with pytest.raises(ValueError, match=r"sources.s.data is .* but was .*; restore them, or start a new"):
+        make(tmp_path / "c", 2).check_state(state)
+    with pytest.raises(ValueError, match="sources.s.prompt.probability is 0 but was 0.25"):
+        make(tmp_path / "d", 1, NO_PROMPT).check_state(state)
+
+
+def test_what_cannot_be_mixed_is_named() -> None:
+    state = EpisodeSource("state", [state_episode(1, 10)], STATE)
+    arguments = {"vocabulary": VOCABULARY, "context": 64, "batch_size": 2}
+    for weights, message in [
+        ({"state": 1, "stat": 1}, "unknown source 'stat'; there are state"),
+        ({"state": -1}, "weight of source 'state' is -1"),
+        ({"state": float("nan")}, "weight of source 'state' is nan"),
+        ({"state": 0}, r"all weights are zero \(state\)"),
+        ({}, "source 'state' has no weight"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Mixture([state], weights, **arguments)
+    with pytest.raises(ValueError, match="has no sources"):
+        Mixture([], None, **arguments)
+    with pytest.raises(ValueError, match="two sources are called 'state'"):
+        Mixture([state, state], None, **arguments)
+    with pytest.raises(ValueError, match="'state': a step takes up to 5 tokens, which does not fit the context of 4"):
+        Mixture([state], None, **(arguments | {"context": 4}))
+    for name, value in [("context", 0), ("batch_size", 0), ("seed", -1)]:
+        with pytest.raises(ValueError, match=f"{name}={value} is too small"):
+            Mixture([state], None, **(arguments | {name: value}))
+    with pytest.raises(ValueError, match="source 'e' is empty: none of its 1 episodes has a step"):
+        EpisodeSource("e", [state_episode(1, 0)], STATE)
+    with pytest.raises(ValueError, match="source 'e' is empty"):
+        EpisodeSource("e", [state_episode(1, 3)], STATE, select=[])
+    with pytest.raises(ValueError, match="source 'd' is empty: it has no documents"):
+        DocumentSource("d", [], VOCABULARY, TEXT)
+    with pytest.raises(ValueError, match="source 't' is empty: none of its 2 texts has a character"):
+        TextSource("t", ["", ""], VOCABULARY, TEXT)
+
+
+def test_empty_episodes_are_never_drawn() -> None:
+    source = EpisodeSource("e", [state_episode(0, 0), state_episode(1, 3), state_episode(2, 0)], STATE)
+    row = source.sample(np.random.default_rng(0), 60)
+    assert {round(100 * invert(piece.ids[0])) for piece in pieces(row)} == {1}
