@@ -63,7 +63,7 @@ class DiscreteLeaf:
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
         """Inverse of `encode`: values (steps, *shape) of the space's dtype."""
-        numbers = join_digits((ids - self.start).reshape(len(ids), -1, self.digits), self.base)
+        numbers = join_digits((ids - self.start).reshape(len(ids), len(self.low), self.digits), self.base)
         wrong = (numbers < 0) | (numbers > self.high - self.low)
         if wrong.any():
             raise ValueError(f"{self.label}: id {ids[wrong.any(axis=1)][0].tolist()} means no value of this leaf; "

@@ -208,32 +208,38 @@ def space_from_json(values: Mapping[str, Any]) -> spaces.Space[Any]:
     Raises:
         ValueError: an unknown type, or values that make no such space.
     """
-    kind = values.get("type") if isinstance(values, Mapping) else None
-    try:
-        match kind:
-            case "Dict":
-                return spaces.Dict({key: space_from_json(part) for key, part in values["spaces"].items()})
-            case "Tuple":
-                return spaces.Tuple([space_from_json(part) for part in values["spaces"]])
-            case "Box":
-                dtype, shape = np.dtype(values["dtype"]), tuple(values["shape"])
-                low, high = (_bound_from_json(values[key], shape, dtype) for key in ("low", "high"))
-                return spaces.Box(low, high, shape, dtype=dtype.type)
-            case "Discrete":
-                return spaces.Discrete(values["n"], start=values["start"], dtype=np.dtype(values["dtype"]).type)
-            case "MultiDiscrete":
-                dtype = np.dtype(values["dtype"])
-                return spaces.MultiDiscrete(np.array(values["nvec"], dtype), start=np.array(values["start"], dtype),
-                                            dtype=dtype.type)
-            case "MultiBinary":
-                return spaces.MultiBinary(values["n"])
-            case "Text":
-                return spaces.Text(values["max_length"], min_length=values["min_length"], charset=values["charset"])
-            case "AnyText":
-                return AnyText()
-    except (KeyError, TypeError, AttributeError, AssertionError, OverflowError) as error:
-        raise ValueError(f"{values!r} describes no {kind} space: {type(error).__name__}: {error}") from error
-    raise ValueError(f"space type {kind!r} is unknown; use {SUPPORTED}")
+    parts = values.get("spaces") if isinstance(values, Mapping) else None
+    match values:
+        case {"type": "Dict"} if isinstance(parts, Mapping):
+            return spaces.Dict({key: space_from_json(part) for key, part in parts.items()})
+        case {"type": "Tuple"} if isinstance(parts, Sequence):
+            return spaces.Tuple([space_from_json(part) for part in parts])
+        case {"type": "Box" | "Discrete" | "MultiDiscrete" | "MultiBinary" | "Text" | "AnyText"}:
+            try:
+                return _leaf_from_json(values)
+            except (KeyError, TypeError, ValueError, AssertionError, OverflowError) as error:
+                raise ValueError(f"{values!r} describes no space: {type(error).__name__}: {error}") from error
+    raise ValueError(f"{values!r} describes no space; use {SUPPORTED}")
+
+
+def _leaf_from_json(values: Mapping[str, Any]) -> spaces.Space[Any]:
+    match values["type"]:
+        case "Box":
+            dtype, shape = np.dtype(values["dtype"]), tuple(values["shape"])
+            low, high = (_bound_from_json(values[key], shape, dtype) for key in ("low", "high"))
+            return spaces.Box(low, high, shape, dtype=dtype.type)
+        case "Discrete":
+            return spaces.Discrete(values["n"], start=values["start"], dtype=np.dtype(values["dtype"]).type)
+        case "MultiDiscrete":
+            dtype = np.dtype(values["dtype"])
+            return spaces.MultiDiscrete(np.array(values["nvec"], dtype), start=np.array(values["start"], dtype),
+                                        dtype=dtype.type)
+        case "MultiBinary":
+            return spaces.MultiBinary(values["n"])
+        case "Text":
+            return spaces.Text(values["max_length"], min_length=values["min_length"], charset=values["charset"])
+        case _:
+            return AnyText()
 
 
 def _bound_to_json(bound: np.ndarray) -> Any:

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+
+from calico.tokenizers.tokens import DTYPES, NO_POSITION, PATCH_FIELDS, Kind, Tokens
+
+
+def sequence(kinds: list[Kind], first: int = 0) -> Tokens:
+    """Tokens of the given kinds; ids count from `first`, and a patch is filled with its own id."""
+    n = len(kinds)
+    ids = np.arange(first, first + n, dtype=np.int32)
+    kind = np.array(kinds, np.uint8).reshape(n)
+    own = ids[kind == Kind.PATCH].astype(np.uint8)
+    return Tokens(
+        ids=ids,
+        kind=kind,
+        position=np.arange(n, dtype=np.int16),
+        timestep=np.full(n, 3, np.int32),
+        loss_mask=np.ones(n, np.bool_),
+        segment=np.zeros(n, np.int32),
+        patches=np.broadcast_to(own[:, None, None, None], (len(own), 4, 16, 16)).copy(),
+        channels=np.full(len(own), 3, np.uint8),
+        intervals=np.tile(own[:, None], (1, 4)),
+    )
+
+
+def owners(tokens: Tokens) -> list[int]:
+    """The id that each patch is filled with."""
+    return [int(patch[0, 0, 0]) for patch in tokens.patches]
+
+
+P, T = Kind.PATCH, Kind.TEXT
+
+
+@pytest.mark.parametrize(
+    "start, stop, expected",
+    [(0, 6, [1, 2, 5]), (2, 5, [2]), (3, 5, []), (-1, None, [5]), (2, 99, [2, 5]), (4, 4, []), (5, 2, [])],
+)
+def test_patches_travel_with_their_tokens(start: int, stop: int | None, expected: list[int]) -> None:
+    tokens = sequence([T, P, P, T, T, P])
+    window = tokens[start:stop]
+    assert owners(window) == expected
+    assert window.ids[window.kind == P].tolist() == expected
+    assert len(window) == len(range(6)[start:stop])
+
+
+def test_concatenate_keeps_patches_in_order_and_renumbers_segments() -> None:
+    joined = Tokens.concatenate([sequence([P, T]), sequence([T, P, P], first=10)], renumber=True)
+    assert owners(joined) == joined.ids[joined.kind == P].tolist() == [0, 11, 12]
+    assert joined.segment.tolist() == [0, 0, 1, 1, 1]
+    assert len(Tokens.concatenate([])) == 0
+    assert Tokens.concatenate([sequence([T]), sequence([T])]).segment.tolist() == [0, 0]
+
+
+def test_stack_pads_on_the_right_and_joins_patches_row_by_row() -> None:
+    batch = Tokens.stack([sequence([T, P]), sequence([], first=0), sequence([P, T, P], first=10)], pad=99, length=4)
+    assert batch.ids.tolist() == [[0, 1, 99, 99], [99] * 4, [10, 11, 12, 99]]
+    assert batch.kind[0].tolist() == [T, P, Kind.PAD, Kind.PAD]
+    assert batch.segment[0].tolist() == [0, 0, -1, -1]
+    assert batch.position[1].tolist() == [NO_POSITION] * 4
+    assert not batch.loss_mask[1].any()
+    assert owners(batch) == batch.ids[batch.kind == P].tolist() == [1, 10, 12]
+    assert {name: getattr(batch, name).dtype for name in DTYPES} == {
+        name: np.dtype(kind) for name, kind in DTYPES.items()
+    }
+    assert Tokens.stack([], pad=0).ids.shape == (0, 0)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="3 tokens does not fit the batch length 2"):
+        Tokens.stack([sequence([T, T, T])], pad=0, length=2)
+    batch = Tokens.stack([sequence([T])], pad=0)
+    with pytest.raises(ValueError, match="windows are cut from one sequence"):
+        batch[0:1]
+
+
+def test_tensors_have_the_same_values() -> None:
+    tokens = sequence([T, P, T])
+    tensors = tokens.to_torch()
+    assert tensors.ids.dtype == torch.int32 and tensors.loss_mask.dtype == torch.bool
+    for name in (*DTYPES, *PATCH_FIELDS):
+        np.testing.assert_array_equal(getattr(tensors, name).numpy(), getattr(tokens, name))
+    assert len(tensors) == 3
