@@ -230,6 +230,11 @@ class CaptionReader(Sequence[Caption]):
         return Caption(name=value["image"], image=read_image(self._store, value["image"], self._lines, index),
                        captions=tuple(captions_of(value)), extra=extra)
 
+    def texts(self) -> Iterator[str]:
+        """Every caption, no image read: what a tokenizer is learnt from."""
+        for value in self._lines:
+            yield from captions_of(value)
+
     @property
     def fingerprint(self) -> str:
         """Identifies manifest, images and size."""
@@ -267,6 +272,13 @@ class DialogueReader(Sequence[Dialogue]):
         value = self._lines[index]
         images = {name: read_image(self._store, name, self._lines, index) for name in self._names[index] if self._store}
         return Dialogue(messages=value.pop("messages"), images=images, extra=value)
+
+    def texts(self) -> Iterator[str]:
+        """What every message says, no image read: what a tokenizer is learnt from."""
+        for value in self._lines:
+            for message in value["messages"]:
+                content = message["content"]
+                yield from [content] if isinstance(content, str) else (e["text"] for e in content if e["type"] == "text")
 
     @property
     def fingerprint(self) -> str:

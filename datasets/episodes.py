@@ -38,7 +38,7 @@ import pyarrow.parquet as pq
 from ..tokenizers.episode import Episode
 from .columns import Column, column_array, leaf_columns, padded
 from .parts import FORMAT, STEP_TYPES, Part, part_paths, plain_json, sidecar_digest, sidecar_path, versions
-from .publish import file_sha256, publish, publish_bytes, temporary_name, write_error
+from .publish import file_sha256, flush, publish, temporary_name, write_error
 
 
 class EpisodeWriter:
@@ -183,29 +183,38 @@ class EpisodeWriter:
         self._writer.close()
         self._writer = None
         sidecar = {"format": FORMAT, "sha256": file_sha256(self._temporary), "rows_per_group": self._rows_per_group,
-                   "columns": {n: {"dtype": c.dtype, "shape": c.shape} for n, c in self._columns.items()},
+                   "columns": {n: {"dtype": c.dtype, "shape": list(c.shape)} for n, c in self._columns.items()},
                    "task": self.task, "versions": versions(), "episodes": self._episodes}
-        path = self._publish()
-        sidecar = {"file": path.name, **sidecar}
-        publish_bytes(plain_json({"digest": sidecar_digest(sidecar), **sidecar}, "task", indent=1).encode(),
-                      sidecar_path(path))
+        # Both files are whole on the disk before either gets its name, so that little time lies between the names.
+        written = self._temporary.with_suffix(".json.tmp")
+        try:
+            written.write_text(plain_json({"digest": sidecar_digest(sidecar), **sidecar}, "task", indent=1))
+            flush(written)
+            flush(self._temporary)
+            path = self._name()
+            publish(written, sidecar_path(path))
+        finally:
+            written.unlink(missing_ok=True)
         self.parts.append(path)
         self._temporary = None
 
-    def _publish(self) -> Path:
+    def _name(self) -> Path:
+        """Give the finished part its name."""
         assert self._temporary is not None
         if self._single:
             sidecar_path(self.path).unlink(missing_ok=True)   # never an old sidecar beside a new part
-            publish(self._temporary, self.path)
+            os.replace(self._temporary, self.path)
             return self.path
         number = next_part(self._folder)
-        while True:   # another process may take the number first
+        while True:
             path = self._folder / f"part-{number:05d}.parquet"
             try:
-                publish(self._temporary, path, replace=False)
-                return path
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL))   # only one process gets the number
+                break
             except FileExistsError:
                 number += 1
+        os.replace(self._temporary, path)
+        return path
 
     def _drop(self) -> None:
         self._closed = True

@@ -39,15 +39,17 @@ def decode_file(data: bytes, max_side: int | None = None) -> np.ndarray:
         ValueError: not such a file, broken or truncated, more than MAX_PIXELS.
     """
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            warnings.simplefilter("ignore")    # Pillow only warns about large images; the next line refuses them
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")    # Pillow warns about large images from 89 million pixels on; see below
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        with image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels, the limit is {MAX_PIXELS}")
             if max_side is not None and max(image.size) > max_side:
                 image.thumbnail((max_side, max_side))
             if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+                white = Image.new("RGBA", image.size, "white")
+                return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
             return np.asarray(image.convert("RGB"))
     except Exception as error:   # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error and more
         raise ValueError(f"not a readable PNG, JPEG or WEBP image ({str(error) or type(error).__name__})") from error

@@ -180,9 +180,9 @@ def loader(mixture: Mixture, start_step: int, stop_step: int, workers: int = 0, 
 
     # fork: workers share the episodes in memory instead of copying them. They touch no accelerator.
     context = "fork" if sys.platform == "linux" else None
-    return iter(DataLoader(_Steps(mixture, start_step, stop_step, rows), batch_size=None, num_workers=workers,
-                           prefetch_factor=prefetch, collate_fn=_same, worker_init_fn=_one_thread,
-                           multiprocessing_context=context))
+    steps: Any = _Steps(mixture, start_step, stop_step, rows)
+    return iter(DataLoader(steps, batch_size=None, num_workers=workers, prefetch_factor=prefetch, collate_fn=_same,
+                           worker_init_fn=_one_thread, multiprocessing_context=context))
 
 
 def prefetched(mixture: Mixture, start_step: int, stop_step: int, workers: int = 0, *,
@@ -217,7 +217,7 @@ class _Steps:
         return self.mixture.batch(self.start + index, self.rows)
 
 
-def _same(batch: Batch) -> Batch:
+def _same(batch: Any) -> Any:
     return batch
 
 

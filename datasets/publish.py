@@ -1,13 +1,11 @@
 """Files that appear whole or not at all: written beside their place, flushed to disk, then renamed; and their SHA-256.
 
-A process that dies on the way leaves at most a hidden `.…tmp` file, which no reader looks at.
+A process that dies on the way leaves at most a hidden `.….tmp` file, which no reader looks at.
 """
 
-import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 # (path, size, mtime, inode) -> digest: a file is hashed once per process, and again only when it changes.
@@ -28,44 +26,12 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def publish(temporary: Path, path: Path, *, replace: bool = True) -> None:
-    """Give a finished file its name.
-
-    Raises:
-        FileExistsError: `replace` is False and the name is taken; the temporary file stays.
-    """
+def publish(temporary: Path, path: Path) -> None:
+    """Give a finished file its name; an older one of that name is replaced."""
     flush(temporary)
-    if replace:
-        os.replace(temporary, path)
-    else:
-        os.link(temporary, path)   # unlike rename, link refuses a name that another process took a moment ago
-        os.unlink(temporary)
-    if os.name == "posix":         # Windows cannot open a folder
+    os.replace(temporary, path)
+    if os.name == "posix":   # Windows cannot open a folder
         flush(path.parent)
-
-
-def publish_bytes(data: bytes, path: Path) -> None:
-    """Write a small file as a whole; an older one of that name is replaced."""
-    with writing(path) as temporary:
-        temporary.write_bytes(data)
-        publish(temporary, path)
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A temporary name for `path`, removed again if the block fails.
-
-    Raises:
-        OSError: the disk is full, the folder is read-only, ...: one line that names `path`.
-    """
-    temporary = temporary_name(path)
-    try:
-        yield temporary
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def write_error(path: Path, error: OSError) -> OSError:

@@ -3,7 +3,9 @@
 import itertools
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from gymnasium import spaces
 from calico.datasets.documents import Caption, Dialogue
 from calico.datasets.episodes import EpisodeReader, EpisodeWriter
 from calico.datasets.mixture import Batch, Mixture, loader, prefetched
-from calico.datasets.sources import DocumentSource, EpisodeSource, PromptConfig, TextSource, draw_window
+from calico.datasets.sources import DocumentSource, EpisodeSource, PromptConfig, Source, TextSource, draw_window
 from calico.tokenizers.continuous import decode_bins, inverse_mu_law
 from calico.tokenizers.episode import Episode
 from calico.tokenizers.task import TaskCodec
@@ -28,7 +30,7 @@ NO_PROMPT = PromptConfig(probability=0)
 
 STATE = TaskCodec(spaces.Box(-10, 10, (3,), np.float32), spaces.Discrete(4), VOCABULARY, None)              # 5 a step
 FRAMES = TaskCodec(spaces.Box(0, 255, (32, 32, 3), np.uint8), spaces.Discrete(4), VOCABULARY, None)         # 6 a step
-MISSIONS = spaces.Text(60, charset=set("".join(SENTENCES)))
+MISSIONS = spaces.Text(60, charset="".join(sorted(set("".join(SENTENCES)))))
 MISSION = TaskCodec(spaces.Dict(mission=MISSIONS, place=spaces.Discrete(9)), spaces.Discrete(4), VOCABULARY, TEXT)
 
 
@@ -70,9 +72,9 @@ def dialogues(number: int) -> list[Dialogue]:
         {"role": "assistant", "content": "a ball"}], images={"x": c.image}) for c in captions(number)]
 
 
-def make_mixture(seed: int = 0, batch_size: int = 8, context: int = 128, **weights: float) -> Mixture:
+def make_mixture(seed: int = 0, batch_size: int = 8, context: int = 128, **weights: Any) -> Mixture:
     weights = weights or {"state": 4, "frames": 2, "mission": 1, "captions": 1, "dialogues": 1, "text": 1}
-    every = {
+    every: dict[str, Callable[[], Source]] = {
         "state": lambda: EpisodeSource("state", [state_episode(s, 5 + 10 * s) for s in range(12)], STATE),
         "frames": lambda: EpisodeSource("frames", [frame_episode(s, 40) for s in range(3)], FRAMES),
         "mission": lambda: EpisodeSource("mission", [mission_episode(s, 4) for s in range(9)], MISSION),
@@ -162,7 +164,8 @@ def test_rows_are_full_and_pieces_numbered() -> None:
 @pytest.mark.parametrize("name", ["state", "frames", "mission", "captions", "dialogues", "text"])
 @pytest.mark.parametrize("context", [71, 128, 1024])
 def test_each_source_fills_any_context(name: str, context: int) -> None:
-    batch = make_mixture(context=context, **{name: 1.0}).batch(0)
+    only: dict[str, Any] = {name: 1.0}
+    batch = make_mixture(context=context, **only).batch(0)
     assert (batch.tokens.kind != Kind.PAD).mean() >= 0.99
     assert batch.tokens.loss_mask.any()
 
@@ -261,7 +264,7 @@ def test_prompt_settings(loss: bool, length: int, expected: int) -> None:
 
 
 @pytest.mark.parametrize("values", [{"probability": 1.5}, {"ends": -0.1}, {"length": 0}])
-def test_wrong_prompt_settings_are_named(values: dict[str, float]) -> None:
+def test_wrong_prompt_settings_are_named(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"prompt.{next(iter(values))}="):
         PromptConfig(**values)
 
@@ -338,14 +341,15 @@ def test_state_sees_changed_data(tmp_path: Path) -> None:
 
 def test_what_cannot_be_mixed_is_named() -> None:
     state = EpisodeSource("state", [state_episode(1, 10)], STATE)
-    arguments = {"vocabulary": VOCABULARY, "context": 64, "batch_size": 2}
-    for weights, message in [
+    arguments: dict[str, Any] = {"vocabulary": VOCABULARY, "context": 64, "batch_size": 2}
+    wrong: list[tuple[dict[str, float], str]] = [
         ({"state": 1, "stat": 1}, "unknown source 'stat'; there are state"),
         ({"state": -1}, "weight of source 'state' is -1"),
         ({"state": float("nan")}, "weight of source 'state' is nan"),
         ({"state": 0}, r"all weights are zero \(state\)"),
         ({}, "source 'state' has no weight"),
-    ]:
+    ]
+    for weights, message in wrong:
         with pytest.raises(ValueError, match=message):
             Mixture([state], weights, **arguments)
     with pytest.raises(ValueError, match="has no sources"):

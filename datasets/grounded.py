@@ -1,0 +1,265 @@
+"""Pictures of the worlds in words: captions, questions and answers made from facts, and checkers that know the truth.
+
+Facts are plain data, one dict per thing in the picture:
+
+    room       {"kind": "ball" | "box" | "key", "colour": one of COLOURS, "place": one of PLACES}
+    lander     {"kind": "lander", "place": one of PLACES, "lean": "left" | "upright" | "right"}
+    freeway    {"kind": "chicken", "height": "bottom" | "middle" | "top"}
+
+A caption has one wording, things in raster order of their places; the checker also takes them in any order. A question
+is only asked where the facts give exactly one answer, and yes and no are equally frequent.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Facts: TypeAlias = Sequence[Mapping[str, str]]
+
+KINDS = ("ball", "box", "key")
+COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
+PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
+HEIGHTS = ("bottom", "middle", "top")
+LEANS = {"left": "left-leaning", "upright": "upright", "right": "right-leaning"}
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+LOOK = "what do you see?"      # answered by the caption
+
+_VALUES = {"colour": COLOURS, "place": PLACES, "height": HEIGHTS, "lean": tuple(LEANS)}
+_KEYS = {**dict.fromkeys(KINDS, ("colour", "place")), "lander": ("place", "lean"), "chicken": ("height",)}
+_ARTICLE, _AT = r"(?:(?:a|an|the) )?", r"(?:(?:at|in|on) )?(?:the )?"
+_ANY_PLACE, _ANY_LEAN = "|".join(PLACES), "|".join(LEANS.values())
+_THINGS = (
+    re.compile(rf"{_ARTICLE}(?P<colour>{'|'.join(COLOURS)}) (?P<kind>{'|'.join(KINDS)}) {_AT}(?P<place>{_ANY_PLACE})"),
+    re.compile(rf"{_ARTICLE}(?P<lean>{_ANY_LEAN}) (?P<kind>lander) {_AT}(?P<place>{_ANY_PLACE})"),
+    re.compile(rf"{_ARTICLE}(?P<kind>chicken) {_AT}(?P<height>{'|'.join(HEIGHTS)})"),
+)
+
+
+def caption(facts: Facts) -> str:
+    """The facts in words: "a red ball top left, a blue key right"; "nothing" where there are none.
+
+    Raises:
+        ValueError: a fact that is none of the kinds above.
+    """
+    for fact in facts:
+        check_fact(fact)
+    return ", ".join(_phrase(fact) for fact in sorted(facts, key=_raster)) or "nothing"
+
+
+def check_fact(fact: Mapping[str, str]) -> None:
+    """Raise ValueError unless this is a fact as described at the top of the file."""
+    keys = _KEYS.get(fact.get("kind", ""))
+    if keys is None:
+        raise ValueError(f"fact {dict(fact)} has an unknown kind; there are {', '.join(_KEYS)}")
+    if set(fact) != {"kind", *keys}:
+        raise ValueError(f"fact {dict(fact)} should have the keys kind, {', '.join(keys)}")
+    for key in keys:
+        if fact[key] not in _VALUES[key]:
+            raise ValueError(f"fact {dict(fact)}: {key} should be one of {', '.join(_VALUES[key])}")
+
+
+def _phrase(fact: Mapping[str, str]) -> str:
+    match fact["kind"]:
+        case "lander":
+            return f"{_with_article(LEANS[fact['lean']])} lander {fact['place']}"
+        case "chicken":
+            return f"a chicken {_at(fact['height'])}"
+    return f"{_name(fact)} {fact['place']}"
+
+
+def _raster(fact: Mapping[str, str]) -> tuple[int, str, str]:
+    return PLACES.index(fact.get("place", "middle")), fact["kind"], fact.get("colour", "")
+
+
+def _name(fact: Mapping[str, str]) -> str:
+    return _with_article(f"{fact['colour']} {fact['kind']}")
+
+
+def _with_article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _at(place: str) -> str:
+    return "in the middle" if place == "middle" else f"at the {place}"
+
+
+def caption_is_right(text: str, facts: Facts) -> bool:
+    """Whether the text names every thing with all its properties, and nothing else; the order does not matter.
+
+    Between things stand commas or "and"; "a", "the", "at the" may be there or not. "a red ball top left and a blue key
+    right" is right for the example above; "a red ball top left" is not, nor is anything that says more.
+    """
+    text = _plain(text)
+    said = [] if text == "nothing" else [_parse(part) for part in re.split(r", and |, ?| and ", text)]
+    return None not in said and Counter(said) == Counter(_frozen(fact) for fact in facts)
+
+
+def _parse(phrase: str) -> tuple[tuple[str, str], ...] | None:
+    """The fact that a phrase states, None if it states none."""
+    for pattern in _THINGS:
+        if found := pattern.fullmatch(phrase):
+            fact = found.groupdict()
+            if "lean" in fact:
+                fact["lean"] = next(lean for lean, word in LEANS.items() if word == fact["lean"])
+            return _frozen(fact)
+    return None
+
+
+def _frozen(fact: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(fact.items()))
+
+
+def _plain(text: str) -> str:
+    """Lower case, single spaces, no full stop at the end."""
+    return " ".join(text.lower().split()).removesuffix(".")
+
+
+def questions(facts: Facts) -> dict[str, dict[str, str]]:
+    """Every question that the facts answer, by sort: {"where": {"where is the blue key?": "right"}, ...}.
+
+    Raises:
+        ValueError: see `caption`.
+    """
+    asked: dict[str, dict[str, str]] = {"look": {LOOK: caption(facts)}}
+    kinds = {fact["kind"] for fact in facts}
+    if "lander" in kinds:
+        asked |= _about_lander(next(f for f in facts if f["kind"] == "lander"))
+    elif "chicken" in kinds:
+        asked |= _about_chicken(next(f for f in facts if f["kind"] == "chicken"))
+    else:
+        asked |= _about_room(facts)
+    return {sort: found for sort, found in asked.items() if found}
+
+
+def _about_room(facts: Facts) -> dict[str, dict[str, str]]:
+    kinds = Counter(fact["kind"] for fact in facts)
+    names = Counter((fact["colour"], fact["kind"]) for fact in facts)
+    places = Counter(fact["place"] for fact in facts)
+    return {
+        "colour": {f"what colour is the {f['kind']}?": f["colour"] for f in facts if kinds[f["kind"]] == 1},
+        "where": {f"where is the {f['colour']} {f['kind']}?": f["place"] for f in facts
+                  if names[f["colour"], f["kind"]] == 1},
+        "what": {f"what is {_at(f['place'])}?": _name(f) for f in facts if places[f["place"]] == 1},
+        "count": {"how many objects are there?": str(len(facts))},
+        "yes or no": {f"is there {_with_article(f'{colour} {kind}')}?": _yes((colour, kind) in names)
+                      for colour in COLOURS for kind in KINDS},
+    }
+
+
+def _about_lander(fact: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    return {
+        "where": {"where is the lander?": fact["place"]},
+        "lean": {"which way does the lander lean?": {"upright": "neither"}.get(fact["lean"], fact["lean"])},
+        "yes or no": {
+            **{f"is the lander {_at(place)}?": _yes(place == fact["place"]) for place in PLACES},
+            **{f"is the lander {word}?": _yes(lean == fact["lean"]) for lean, word in LEANS.items()}},
+    }
+
+
+def _about_chicken(fact: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    return {
+        "where": {"where is the chicken?": fact["height"]},
+        "yes or no": {f"is the chicken {_at(height)}?": _yes(height == fact["height"]) for height in HEIGHTS},
+    }
+
+
+def _yes(true: bool) -> str:
+    return "yes" if true else "no"
+
+
+def answer_is_right(text: str, question: str, facts: Facts) -> bool:
+    """Whether the text answers the question: the answer's words, an article or "at the" more or less, "2" or "two".
+
+    Raises:
+        ValueError: the facts do not answer this question.
+    """
+    answers = {asked: answer for found in questions(facts).values() for asked, answer in found.items()}
+    if question not in answers:
+        raise ValueError(f"{question!r} has no answer here; the facts answer {', '.join(map(repr, answers))}")
+    if question == LOOK:
+        return caption_is_right(text, facts)
+    return _core(text) == _core(answers[question])
+
+
+def _core(answer: str) -> str:
+    words = re.sub(r"^(?:(?:at|in|on) )?(?:(?:a|an|the) )?", "", _plain(answer))
+    return str(NUMBERS.index(words)) if words in NUMBERS else words
+
+
+def ask(facts: Facts, rng: np.random.Generator, count: int = 1) -> list[tuple[str, str]]:
+    """Draw `count` different questions with their answers; fewer if the facts answer fewer.
+
+    The sort is drawn first, so that the many yes-or-no questions do not crowd out the others; among these the answer is
+    drawn before the question, and once all with one answer are asked the sort is closed: "no" is no better a guess than
+    "yes", whatever was asked before.
+    """
+    asked = questions(facts)
+    drawn: list[tuple[str, str]] = []
+    while asked and len(drawn) < count:
+        sort = sorted(asked)[int(rng.integers(len(asked)))]
+        choice = asked[sort]
+        if sort == "yes or no":
+            answers = sorted(set(choice.values()))
+            answer = answers[int(rng.integers(len(answers)))]
+            choice = {question: found for question, found in choice.items() if found == answer}
+        question = sorted(choice)[int(rng.integers(len(choice)))]
+        drawn.append((question, asked[sort].pop(question)))
+        if not asked[sort] or (sort == "yes or no" and len(set(asked[sort].values())) < 2):
+            del asked[sort]
+    return drawn
+
+
+def picture_dialogue(facts: Facts, image: str, rng: np.random.Generator, count: int = 3) -> list[dict[str, Any]]:
+    """Messages about a picture: the first question shows it, then `count` questions are asked and answered.
+
+    Args:
+        image: the picture's name, see documents.py.
+    """
+    messages: list[dict[str, Any]] = []
+    for number, (question, answer) in enumerate(ask(facts, rng, count)):
+        shown = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+        messages += [{"role": "user", "content": question if number else shown},
+                     {"role": "assistant", "content": answer}]
+    return messages
+
+
+def told_dialogue(facts: Facts, rng: np.random.Generator, count: int = 2) -> list[dict[str, Any]]:
+    """The same without a picture: the user tells what there is, then asks."""
+    pairs = [(question, answer) for question, answer in ask(facts, rng, count + 1) if question != LOOK][:count]
+    messages: list[dict[str, Any]] = []
+    for number, (question, answer) in enumerate(pairs):
+        told = question if number else f"there is {caption(facts)}. {question}"
+        messages += [{"role": "user", "content": told}, {"role": "assistant", "content": answer}]
+    return messages
+
+
+# A few lines, so that "hello" is not answered with a caption. What they say about the tasks is what the tasks are.
+SMALL_TALK = (
+    ("hello", "hello! show me a picture or give me a game."),
+    ("who are you?", "i am calico, a small agent. i play games, describe pictures and answer questions about them."),
+    ("what can you do?", "i play games, describe small pictures and answer questions about them."),
+    ("what can you not do?", "i am small: i know little beyond the games and pictures that i was trained on."),
+    ("what is calico?", "a calico cat is one cat made of many patches. i am one network made for many tasks."),
+    ("what is cartpole?", "a pole stands on a cart. push the cart left or right so that the pole does not fall."),
+    ("what is pendulum?", "swing a pendulum up with a weak motor and keep it upright."),
+    ("what is acrobot?", "swing two joined links until the lower end reaches a line above."),
+    ("what is mountain car?", "a weak car must rock back and forth to climb out of a valley."),
+    ("what is bipedal walker?", "make a robot with two legs walk without falling."),
+    ("what is car racing?", "drive a car around a track and stay on the road."),
+    ("what is lunar lander?", "land softly between two flags with three engines."),
+    ("what is freeway?", "help a chicken across a busy road."),
+    ("what is breakout?", "hit a ball with a paddle and break all the bricks."),
+    ("what is pong?", "hit the ball past the other paddle."),
+    ("what is babyai?", "read an instruction, such as go to the red ball, and carry it out in a small grid of rooms."),
+    ("thank you", "you are welcome."),
+    ("goodbye", "goodbye!"),
+)
+
+
+def small_talk() -> list[list[dict[str, Any]]]:
+    """SMALL_TALK as messages, one dialogue each."""
+    return [[{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            for question, answer in SMALL_TALK]
