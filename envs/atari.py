@@ -1,9 +1,9 @@
 """Atari 2600: the 104 single-player games of the Arcade Learning Environment (Bellemare et al., arXiv:1207.4708).
 
-View: the screen in grey, 64x64 by area averaging, the last frames stacked as channels, newest last: 16 patches a step however
-many frames are stacked. Frame skip 4 with the maximum over the last two raw frames against flicker, and sticky actions
-0.25 (Machado et al., arXiv:1709.06009), as in DQN otherwise: up to 30 no-op frames at the start, rewards unclipped, an
-episode is a whole game and not one life. All of these are settings in `Task.view`, which is stored with the data.
+View: the screen in grey, 64x64 by area averaging, the last frames stacked as channels, newest last: 16 patches a step
+however many frames are stacked. Frame skip 4 with the maximum over the last two raw frames against flicker, sticky
+actions 0.25 (Machado et al., arXiv:1709.06009), up to 30 no-op frames at the start, rewards unclipped; an episode is a
+whole game and not one life. All of these are settings in `Task.view`, which is stored with the data.
 
 The emulator is driven directly instead of through Gymnasium's AtariPreprocessing, which needs OpenCV.
 """
@@ -27,7 +27,7 @@ othello pacman phoenix pitfall pitfall2 pong pooyan private_eye qbert riverraid 
 sir_lancelot skiing solaris space_invaders space_war star_gunner superman surround tennis tetris tic_tac_toe_3d
 time_pilot trondead turmoil tutankham up_n_down venture video_checkers video_chess video_cube video_pinball
 wizard_of_wor word_zapper yars_revenge zaxxon
-""".split()
+"""
 
 EXPERTS = {"ALE/Freeway-v5": "freeway-ram", "ALE/Breakout-v5": "breakout-ram", "ALE/Pong-v5": "pong-ram"}
 
@@ -66,7 +66,10 @@ class AtariGame(gym.Env):
         self.ale = ale_py.ALEInterface()
         self.ale.setFloat("repeat_action_probability", repeat_action_probability)
         self.ale.setInt("max_num_frames_per_episode", max_frames)
-        self.rom = roms.get_rom_path(game)
+        rom = roms.get_rom_path(game)
+        if rom is None:
+            raise ValueError(f"ale-py {ale_py.__version__} holds no game {game!r}")
+        self.rom = rom
         self.ale.loadROM(self.rom)
         self.meanings = [action.name for action in self.ale.getMinimalActionSet()]
         self.actions = self.ale.getMinimalActionSet()
@@ -78,7 +81,8 @@ class AtariGame(gym.Env):
         self.screens = np.zeros((2, screen_height, screen_width), np.uint8)
         self.stack = np.zeros((height, width, frames), np.uint8)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None,
+              options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Start a game; a seed decides the sticky actions and the number of no-op frames."""
         super().reset(seed=seed)
         if seed is not None:
@@ -149,7 +153,7 @@ def _task(rom: str) -> Task:
 
 FAMILY = Family(
     title="Atari 2600",
-    tasks=tuple(_task(rom) for rom in ROMS),
+    tasks=tuple(_task(rom) for rom in ROMS.split()),
     make=_make,
     experts={"freeway-ram": freeway, "breakout-ram": breakout, "pong-ram": pong},
     modules=("ale_py",),

@@ -1,8 +1,8 @@
-"""MiniGrid and BabyAI: small grid worlds with instructions in English (Chevalier-Boisvert et al., arXiv:2306.13831, arXiv:1810.08272).
+"""MiniGrid (arXiv:2306.13831) and BabyAI (arXiv:1810.08272): small grid worlds with instructions in English.
 
-View: the agent's 7x7 field of view as a picture of 8x8-pixel tiles, 56x56 RGB = 16 patches after padding to 64, where the
-symbolic 7x7x3 array would cost 147 tokens; the compass direction; and the mission as plain text. The picture equals
-MiniGrid's own first-person rendering, but is looked up tile by tile from the symbolic view, which the environment computes anyway.
+View: the agent's 7x7 field of view as a picture of 8x8-pixel tiles, 56x56 RGB = 16 patches after padding to 64 (the
+symbolic 7x7x3 array would cost 147 tokens), the compass direction, and the mission as plain text. The picture equals
+MiniGrid's own first-person rendering, but is looked up tile by tile from the symbolic view that is computed anyway.
 
 The expert is BabyAI's own bot (in the minigrid package), which plans with what it has seen so far.
 """
@@ -20,35 +20,37 @@ from .registry import Controller, Family, Task
 MINIGRID = """
 BlockedUnlockPickup-v0 LavaCrossingS9N1-v0 LavaCrossingS9N2-v0 LavaCrossingS9N3-v0 LavaCrossingS11N5-v0
 SimpleCrossingS9N1-v0 SimpleCrossingS9N2-v0 SimpleCrossingS9N3-v0 SimpleCrossingS11N5-v0 DistShift1-v0 DistShift2-v0
-DoorKey-5x5-v0 DoorKey-6x6-v0 DoorKey-8x8-v0 DoorKey-16x16-v0 Dynamic-Obstacles-5x5-v0 Dynamic-Obstacles-Random-5x5-v0
-Dynamic-Obstacles-6x6-v0 Dynamic-Obstacles-Random-6x6-v0 Dynamic-Obstacles-8x8-v0 Dynamic-Obstacles-16x16-v0 Empty-5x5-v0
-Empty-Random-5x5-v0 Empty-6x6-v0 Empty-Random-6x6-v0 Empty-8x8-v0 Empty-16x16-v0 Fetch-5x5-N2-v0 Fetch-6x6-N2-v0
-Fetch-8x8-N3-v0 FourRooms-v0 GoToDoor-5x5-v0 GoToDoor-6x6-v0 GoToDoor-8x8-v0 GoToObject-6x6-N2-v0 GoToObject-8x8-N2-v0
-KeyCorridorS3R1-v0 KeyCorridorS3R2-v0 KeyCorridorS3R3-v0 KeyCorridorS4R3-v0 KeyCorridorS5R3-v0 KeyCorridorS6R3-v0
-LavaGapS5-v0 LavaGapS6-v0 LavaGapS7-v0 LockedRoom-v0 MemoryS17Random-v0 MemoryS13Random-v0 MemoryS13-v0 MemoryS11-v0
-MemoryS9-v0 MemoryS7-v0 MultiRoom-N2-S4-v0 MultiRoom-N4-S5-v0 MultiRoom-N4-S5-v1 MultiRoom-N6-v0 ObstructedMaze-1Dl-v0
-ObstructedMaze-1Dlh-v0 ObstructedMaze-1Dlhb-v0 ObstructedMaze-2Dl-v0 ObstructedMaze-2Dlh-v0 ObstructedMaze-2Dlhb-v0
-ObstructedMaze-1Q-v0 ObstructedMaze-2Q-v0 ObstructedMaze-Full-v0 ObstructedMaze-2Dlhb-v1 ObstructedMaze-1Q-v1
-ObstructedMaze-2Q-v1 ObstructedMaze-Full-v1 Playground-v0 PutNear-6x6-N2-v0 PutNear-8x8-N3-v0 RedBlueDoors-6x6-v0
-RedBlueDoors-8x8-v0 Unlock-v0 UnlockPickup-v0
-""".split()   # MiniGrid-WFC-* is left out: it needs imageio and networkx
+DoorKey-5x5-v0 DoorKey-6x6-v0 DoorKey-8x8-v0 DoorKey-16x16-v0 Dynamic-Obstacles-5x5-v0
+Dynamic-Obstacles-Random-5x5-v0 Dynamic-Obstacles-6x6-v0 Dynamic-Obstacles-Random-6x6-v0 Dynamic-Obstacles-8x8-v0
+Dynamic-Obstacles-16x16-v0 Empty-5x5-v0 Empty-Random-5x5-v0 Empty-6x6-v0 Empty-Random-6x6-v0 Empty-8x8-v0
+Empty-16x16-v0 Fetch-5x5-N2-v0 Fetch-6x6-N2-v0 Fetch-8x8-N3-v0 FourRooms-v0 GoToDoor-5x5-v0 GoToDoor-6x6-v0
+GoToDoor-8x8-v0 GoToObject-6x6-N2-v0 GoToObject-8x8-N2-v0 KeyCorridorS3R1-v0 KeyCorridorS3R2-v0 KeyCorridorS3R3-v0
+KeyCorridorS4R3-v0 KeyCorridorS5R3-v0 KeyCorridorS6R3-v0 LavaGapS5-v0 LavaGapS6-v0 LavaGapS7-v0 LockedRoom-v0
+MemoryS17Random-v0 MemoryS13Random-v0 MemoryS13-v0 MemoryS11-v0 MemoryS9-v0 MemoryS7-v0 MultiRoom-N2-S4-v0
+MultiRoom-N4-S5-v0 MultiRoom-N4-S5-v1 MultiRoom-N6-v0 ObstructedMaze-1Dl-v0 ObstructedMaze-1Dlh-v0
+ObstructedMaze-1Dlhb-v0 ObstructedMaze-2Dl-v0 ObstructedMaze-2Dlh-v0 ObstructedMaze-2Dlhb-v0 ObstructedMaze-1Q-v0
+ObstructedMaze-2Q-v0 ObstructedMaze-Full-v0 ObstructedMaze-2Dlhb-v1 ObstructedMaze-1Q-v1 ObstructedMaze-2Q-v1
+ObstructedMaze-Full-v1 Playground-v0 PutNear-6x6-N2-v0 PutNear-8x8-N3-v0 RedBlueDoors-6x6-v0 RedBlueDoors-8x8-v0
+Unlock-v0 UnlockPickup-v0
+"""   # MiniGrid-WFC-* is left out: it needs imageio and networkx
 
 BABYAI = """
-GoToRedBallGrey-v0 GoToRedBall-v0 GoToRedBallNoDists-v0 GoToObj-v0 GoToObjS4-v0 GoToObjS6-v1 GoToLocal-v0 GoToLocalS5N2-v0
-GoToLocalS6N2-v0 GoToLocalS6N3-v0 GoToLocalS6N4-v0 GoToLocalS7N4-v0 GoToLocalS7N5-v0 GoToLocalS8N2-v0 GoToLocalS8N3-v0
-GoToLocalS8N4-v0 GoToLocalS8N5-v0 GoToLocalS8N6-v0 GoToLocalS8N7-v0 GoTo-v0 GoToOpen-v0 GoToObjMaze-v0 GoToObjMazeOpen-v0
-GoToObjMazeS4R2-v0 GoToObjMazeS4-v0 GoToObjMazeS5-v0 GoToObjMazeS6-v0 GoToObjMazeS7-v0 GoToImpUnlock-v0 GoToSeq-v0
-GoToSeqS5R2-v0 GoToRedBlueBall-v0 GoToDoor-v0 GoToObjDoor-v0 Open-v0 OpenRedDoor-v0 OpenDoor-v0 OpenDoorDebug-v0
-OpenDoorColor-v0 OpenDoorLoc-v0 OpenTwoDoors-v0 OpenRedBlueDoors-v0 OpenRedBlueDoorsDebug-v0 OpenDoorsOrderN2-v0
-OpenDoorsOrderN4-v0 OpenDoorsOrderN2Debug-v0 OpenDoorsOrderN4Debug-v0 Pickup-v0 UnblockPickup-v0 PickupLoc-v0 PickupDist-v0
-PickupDistDebug-v0 PickupAbove-v0 PutNextLocal-v0 PutNextLocalS5N3-v0 PutNextLocalS6N4-v0 PutNextS4N1-v0 PutNextS5N2-v0
-PutNextS5N1-v0 PutNextS6N3-v0 PutNextS7N4-v0 PutNextS5N2Carrying-v0 PutNextS6N3Carrying-v0 PutNextS7N4Carrying-v0 Unlock-v0
-UnlockLocal-v0 UnlockLocalDist-v0 KeyInBox-v0 UnlockPickup-v0 UnlockPickupDist-v0 BlockedUnlockPickup-v0 UnlockToUnlock-v0
-ActionObjDoor-v0 FindObjS5-v0 FindObjS6-v0 FindObjS7-v0 KeyCorridor-v0 KeyCorridorS3R1-v0 KeyCorridorS3R2-v0
-KeyCorridorS3R3-v0 KeyCorridorS4R3-v0 KeyCorridorS5R3-v0 KeyCorridorS6R3-v0 OneRoomS8-v0 OneRoomS12-v0 OneRoomS16-v0
-OneRoomS20-v0 MoveTwoAcrossS5N2-v0 MoveTwoAcrossS8N9-v0 Synth-v0 SynthS5R2-v0 SynthLoc-v0 SynthSeq-v0 MiniBossLevel-v0
+GoToRedBallGrey-v0 GoToRedBall-v0 GoToRedBallNoDists-v0 GoToObj-v0 GoToObjS4-v0 GoToObjS6-v1 GoToLocal-v0
+GoToLocalS5N2-v0 GoToLocalS6N2-v0 GoToLocalS6N3-v0 GoToLocalS6N4-v0 GoToLocalS7N4-v0 GoToLocalS7N5-v0
+GoToLocalS8N2-v0 GoToLocalS8N3-v0 GoToLocalS8N4-v0 GoToLocalS8N5-v0 GoToLocalS8N6-v0 GoToLocalS8N7-v0 GoTo-v0
+GoToOpen-v0 GoToObjMaze-v0 GoToObjMazeOpen-v0 GoToObjMazeS4R2-v0 GoToObjMazeS4-v0 GoToObjMazeS5-v0 GoToObjMazeS6-v0
+GoToObjMazeS7-v0 GoToImpUnlock-v0 GoToSeq-v0 GoToSeqS5R2-v0 GoToRedBlueBall-v0 GoToDoor-v0 GoToObjDoor-v0 Open-v0
+OpenRedDoor-v0 OpenDoor-v0 OpenDoorDebug-v0 OpenDoorColor-v0 OpenDoorLoc-v0 OpenTwoDoors-v0 OpenRedBlueDoors-v0
+OpenRedBlueDoorsDebug-v0 OpenDoorsOrderN2-v0 OpenDoorsOrderN4-v0 OpenDoorsOrderN2Debug-v0 OpenDoorsOrderN4Debug-v0
+Pickup-v0 UnblockPickup-v0 PickupLoc-v0 PickupDist-v0 PickupDistDebug-v0 PickupAbove-v0 PutNextLocal-v0
+PutNextLocalS5N3-v0 PutNextLocalS6N4-v0 PutNextS4N1-v0 PutNextS5N2-v0 PutNextS5N1-v0 PutNextS6N3-v0 PutNextS7N4-v0
+PutNextS5N2Carrying-v0 PutNextS6N3Carrying-v0 PutNextS7N4Carrying-v0 Unlock-v0 UnlockLocal-v0 UnlockLocalDist-v0
+KeyInBox-v0 UnlockPickup-v0 UnlockPickupDist-v0 BlockedUnlockPickup-v0 UnlockToUnlock-v0 ActionObjDoor-v0
+FindObjS5-v0 FindObjS6-v0 FindObjS7-v0 KeyCorridor-v0 KeyCorridorS3R1-v0 KeyCorridorS3R2-v0 KeyCorridorS3R3-v0
+KeyCorridorS4R3-v0 KeyCorridorS5R3-v0 KeyCorridorS6R3-v0 OneRoomS8-v0 OneRoomS12-v0 OneRoomS16-v0 OneRoomS20-v0
+MoveTwoAcrossS5N2-v0 MoveTwoAcrossS8N9-v0 Synth-v0 SynthS5R2-v0 SynthLoc-v0 SynthSeq-v0 MiniBossLevel-v0
 BossLevel-v0 BossLevelNoUnlock-v0
-""".split()
+"""
 
 TILE = 8                                       # pixels: 7 tiles are 56 pixels, 4x4 patches
 KINDS, COLORS, STATES, DIRECTIONS = 11, 6, 4, 4   # sizes of MiniGrid's symbolic alphabet (core/constants.py)
@@ -58,7 +60,7 @@ MISSION = gym.spaces.Text(1024, min_length=0, charset=string.ascii_letters + str
 class FirstPersonView(gym.Wrapper):
     """Dict(direction: Discrete(4), image: uint8 (56, 56, 3), mission: Text).
 
-    `last_action` is what was executed last, which an expert cannot know otherwise where the runner replaces its actions.
+    `last_action` is what was executed last: where the runner replaces actions, an expert cannot know it otherwise.
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -73,7 +75,8 @@ class FirstPersonView(gym.Wrapper):
             "mission": MISSION,
         })
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None,
+              options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """See gym.Env."""
         self.last_action = None
         observation, info = self.env.reset(seed=seed, options=options)
@@ -116,7 +119,8 @@ def _tiles() -> np.ndarray:
                 seen = kind != OBJECT_TO_IDX["unseen"]   # what the agent sees is drawn brighter
                 code = tile_code(kind, color, state)
                 for agent in range(2):
-                    tiles[code + agent] = Grid.render_tile(cell, agent_dir=3 if agent else None, highlight=seen, tile_size=TILE)
+                    heading = 3 if agent else None   # up
+                    tiles[code + agent] = Grid.render_tile(cell, heading, highlight=seen, tile_size=TILE)
     return tiles
 
 
@@ -155,16 +159,18 @@ def _make(task: Task, render: bool) -> gym.Env:
     import minigrid
     from minigrid.envs.babyai.core import roomgrid_level
 
-    roomgrid_level.print = lambda *_, **__: None   # it prints "Sampling rejected" at every second reset
+    vars(roomgrid_level)["print"] = lambda *_, **__: None   # it reports "Sampling rejected" at every second reset
     gym.register_envs(minigrid)
-    return FirstPersonView(gym.make(task.name, render_mode="rgb_array" if render else None, disable_env_checker=True, **task.kwargs))
+    mode = "rgb_array" if render else None
+    return FirstPersonView(gym.make(task.name, render_mode=mode, disable_env_checker=True, **task.kwargs))
 
 
 FAMILY = Family(
     title="MiniGrid and BabyAI",
     tasks=tuple(
         Task(name=f"{prefix}-{name}", family="minigrid", expert=expert, packages=("minigrid",), licence="MIT")
-        for prefix, names, expert in (("BabyAI", BABYAI, "babyai-bot"), ("MiniGrid", MINIGRID, None)) for name in names
+        for prefix, names, expert in (("BabyAI", BABYAI, "babyai-bot"), ("MiniGrid", MINIGRID, None))
+        for name in names.split()
     ),
     make=_make,
     experts={"babyai-bot": babyai_bot},

@@ -1,8 +1,8 @@
 """What can be played: task records, lookups and the making of environments.
 
-One file per family (classic.py, box2d.py, ...) holds its list of tasks, how an environment is made and viewed, and its
-experts; it imports the family's packages only when an environment is made. A new family is one such file with a `FAMILY`
-in it plus its name in `FAMILIES` below.
+One file per family (classic.py, box2d.py, ...) holds its list of tasks, how an environment is made and viewed, and
+its experts; it imports the family's packages only when an environment is made. A new family is one such file with a
+`FAMILY` in it plus its name in `FAMILIES` below.
 """
 
 import difflib
@@ -123,7 +123,8 @@ def get_task(name: str) -> Task:
         ValueError: no such task; the message names the nearest ones.
     """
     if name not in _by_name():
-        raise ValueError(f"unknown task {name!r}{nearest(name, _by_name())}; `calico tasks` lists all {len(_by_name())}")
+        raise ValueError(f"unknown task {name!r}{nearest(name, _by_name())}; "
+                         f"`calico tasks` lists all {len(_by_name())}")
     return _by_name()[name]
 
 

@@ -1,8 +1,9 @@
 """The environment runner: any policy, one task, many seeds, episodes out.
 
-A plain list of environments in one process, stepped in turn, with one `policy.act` call per step for all active rows. Each
-row resets by itself (Gymnasium's AutoresetMode.DISABLED semantics): a finished row takes the next seed, or leaves. Episode i is
-always reset with seeds[i], so what happens in it does not depend on the number of rows or on the episodes beside it.
+A plain list of environments in one process, stepped in turn, with one `policy.act` call per step for all active rows.
+Each row resets by itself (Gymnasium's AutoresetMode.DISABLED semantics): a finished row takes the next seed, or leaves.
+Episode i is always reset with seeds[i], so what happens in it does not depend on the number of rows or on the episodes
+beside it.
 """
 
 from collections import deque
@@ -36,8 +37,8 @@ def rollout(task: Task | str, policy: Policy, seeds: Iterable[int], *, num_envs:
         policy: anything with `reset` and `act`, see experts.Policy.
         seeds: the episodes; each is played once, in this order as rows become free.
         num_envs: rows played side by side.
-        noise: probability with which each action is replaced by a random one, drawn from a generator that depends on the
-            episode's seed alone; `Episode.demonstrated` is False there.
+        noise: probability with which each action is replaced by a random one, drawn from a generator that depends on
+            the episode's seed alone; `Episode.demonstrated` is False there.
         max_steps: cut episodes after this many steps (truncated).
         on_step: called after each reset (steps done = 0) and each step, e.g. a `Film`.
         record: keep observations and actions. Without, episodes carry rewards and lengths only, for scoring.
@@ -45,43 +46,45 @@ def rollout(task: Task | str, policy: Policy, seeds: Iterable[int], *, num_envs:
         make: how an environment is made.
     Raises:
         ValueError: an unknown task, or an action outside the action space.
-        EnvironmentFault: an environment raised, or gave a NaN, a wrong shape, a wrong dtype or a value outside its space.
-            The episode it happened in is not yielded.
+        EnvironmentFault: an environment raised, or gave a NaN, a wrong shape, a wrong dtype or a value outside its
+            space. The episode it happened in is not yielded.
     """
     task = get_task(task) if isinstance(task, str) else task
     if num_envs < 1 or not 0 <= noise <= 1 or (max_steps is not None and max_steps < 1):
-        raise ValueError(f"num_envs={num_envs} and max_steps={max_steps} must be at least 1, noise={noise} a probability")
-    return _rollout(task, policy, deque(int(seed) for seed in seeds), num_envs, noise, max_steps, on_step, record, render, make)
+        raise ValueError(f"num_envs={num_envs} and max_steps={max_steps} must be at least 1, noise={noise} in [0, 1]")
+
+    def new_row(index: int) -> _Row:
+        return _Row(index, task, make(task, render), record, noise, max_steps, on_step)
+
+    return _play(policy, deque(int(seed) for seed in seeds), num_envs, new_row)
 
 
-def _rollout(task: Task, policy: Policy, waiting: deque[int], num_envs: int, noise: float, max_steps: int | None,
-             on_step: OnStep | None, record: bool, render: bool, make: Callable[[Task, bool], gym.Env]) -> Iterator[Episode]:
-    rows: dict[int, _Row] = {}
-    envs: list[gym.Env] = []
+def _play(policy: Policy, waiting: deque[int], num_envs: int, new_row: Callable[[int], "_Row"]) -> Iterator[Episode]:
+    rows: list[_Row] = []
     try:
         for index in range(min(num_envs, len(waiting))):
-            envs.append(make(task, render))
-            rows[index] = _Row(index, task, envs[-1], record, noise, max_steps, on_step)
-        for row in rows.values():
-            row.reset(waiting.popleft(), policy)
-        while rows:
-            actions = policy.act([row.observation for row in rows.values()], list(rows))
-            if len(actions) != len(rows):
-                raise ValueError(f"the policy gave {len(actions)} actions for {len(rows)} rows of {task.name}")
-            for row, action in zip(list(rows.values()), actions, strict=True):
+            rows.append(new_row(index))
+            rows[-1].reset(waiting.popleft(), policy)
+        active = list(rows)
+        while active:
+            actions = policy.act([row.observation for row in active], [row.index for row in active])
+            if len(actions) != len(active):
+                raise ValueError(f"the policy gave {len(actions)} actions for {len(active)} observations")
+            for row, action in zip(tuple(active), actions, strict=True):
                 row.step(action)
-                if row.over:
-                    yield row.episode()
-                    if waiting:
-                        row.reset(waiting.popleft(), policy)
-                    else:
-                        del rows[row.index]
+                if not row.over:
+                    continue
+                yield row.episode()
+                if waiting:
+                    row.reset(waiting.popleft(), policy)
+                else:
+                    active.remove(row)
     finally:
-        for env in envs:
-            env.close()
+        for row in rows:
+            row.env.close()
 
 
-@dataclass
+@dataclass(eq=False)
 class _Row:
     """One environment and the episode that is being played in it."""
 
@@ -130,14 +133,15 @@ class _Row:
         demonstrated = not (self.noise and self.random.random() < self.noise)
         action = action if demonstrated else self.random_action()
         if not self.env.action_space.contains(action):
-            raise ValueError(f"{self.task.name}: the policy's action {action!r} of type {type(action).__name__} is not in "
+            kind = type(action).__name__
+            raise ValueError(f"{self.task.name}: the policy's action {action!r} of type {kind} is not in "
                              f"{self.env.action_space} (seed {self.seed}, step {self.steps})")
         self.steps += 1
         try:
             observation, reward, self.terminated, self.truncated, self.info = self.env.step(action)
         except Exception as error:
             raise self._fault(f"step raised {type(error).__name__}: {error}") from error
-        if not np.isfinite(reward):
+        if not np.isfinite(float(reward)):
             raise self._fault(f"the reward is {reward}")
         if self.record:
             leaves = flatten(self.env.action_space, action)
@@ -190,8 +194,10 @@ def _leaf_check(space: gym.Space) -> Callable[[Any], str | None]:
     """
     if is_text(space):
         return lambda leaf: None if isinstance(leaf, str) else f"is a {type(leaf).__name__}, expected a string"
-    shape, dtype = space.shape, np.dtype(space.dtype)   # type: ignore[arg-type]
-    bounded = dtype.kind != "f" and not (isinstance(space, gym.spaces.Box) and dtype == np.uint8 and space.high.min() == 255)
+    shape, dtype = space.shape, np.dtype(space.dtype)
+    any_byte = (isinstance(space, gym.spaces.Box) and dtype == np.uint8
+                and bool((space.low == 0).all() and (space.high == 255).all()))
+    bounded = dtype.kind != "f" and not any_byte
 
     def check(leaf: Any) -> str | None:
         if isinstance(leaf, str):

@@ -1,0 +1,178 @@
+"""Pictures of the worlds with true descriptions: facts are read from the environment's state, never labelled by hand.
+
+Material for captions, questions and answers. Worlds:
+- `minigrid`: one room of 8x8 cells with one to three objects, drawn by MiniGrid. Facts: kind, colour and place of each.
+- `lander`: Gymnasium's lunar lander somewhere above the moon. Facts: place and lean of the ship.
+- `freeway`: a frame of Atari's Freeway. Facts: how far the chicken has come.
+
+Places are the nine cells of a 3x3 division of the picture.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .registry import get_task, make, nearest
+
+SIZE = 64   # pixels: 4x4 patches
+PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
+KINDS = ("ball", "box", "key")
+COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
+LEANS = ("left", "upright", "right")
+HEIGHTS = ("bottom", "middle", "top")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and what is true of it.
+
+    Attributes:
+        world: which kind of picture.
+        seed: the seed that it was made from.
+        image: uint8 (64, 64, 3).
+        facts: one dict of plain strings per thing, in reading order (top to bottom, left to right).
+    """
+
+    world: str
+    seed: int
+    image: np.ndarray
+    facts: list[dict[str, str]]
+
+
+def scenes(world: str, seeds: Iterable[int]) -> Iterator[Scene]:
+    """One scene per seed; the same seed gives the same scene.
+
+    Raises:
+        ValueError: no such world.
+    """
+    if world not in WORLDS:
+        raise ValueError(f"unknown world {world!r}{nearest(world, WORLDS)}; there are: {', '.join(WORLDS)}")
+    return WORLDS[world](seeds)
+
+
+def place(x: float, y: float) -> str:
+    """Which ninth of the picture holds a point; x from left and y from top, both in [0, 1]."""
+    column, row = min(max(int(x * 3), 0), 2), min(max(int(y * 3), 0), 2)
+    return PLACES[row * 3 + column]
+
+
+def _minigrid(seeds: Iterable[int]) -> Iterator[Scene]:
+    from minigrid.core.grid import Grid
+    from minigrid.core.world_object import Ball, Box, Key
+
+    make_object: dict[str, Callable[[str], Any]] = {"ball": Ball, "box": Box, "key": Key}
+    cells = SIZE // 8
+    inside = cells - 2                                       # the outer ring is wall
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        grid = Grid(cells, cells)
+        grid.wall_rect(0, 0, cells, cells)
+        for ninth in rng.choice(9, size=rng.integers(1, 4), replace=False):   # so no two things share a place
+            column = 1 + inside // 3 * (ninth % 3) + rng.integers(inside // 3)
+            row = 1 + inside // 3 * (ninth // 3) + rng.integers(inside // 3)
+            kind, color = KINDS[rng.integers(len(KINDS))], COLOURS[rng.integers(len(COLOURS))]
+            grid.set(int(column), int(row), make_object[kind](color))
+        image = grid.render(8, agent_pos=(-1, -1))           # nobody there
+        yield Scene("minigrid", seed, image, _grid_facts(grid))
+
+
+def _grid_facts(grid: Any) -> list[dict[str, str]]:
+    """Every ball, box and key of a walled room, row by row."""
+    facts = []
+    for row in range(1, grid.height - 1):
+        for column in range(1, grid.width - 1):
+            thing = grid.get(column, row)
+            if thing is not None and thing.type in KINDS:
+                where = place((column - 0.5) / (grid.width - 2), (row - 0.5) / (grid.height - 2))
+                facts.append({"kind": thing.type, "colour": thing.color, "place": where})
+    return facts
+
+
+UPRIGHT = 0.2   # radians: below this a lean is hard to see at 64 pixels
+
+
+def _lander(seeds: Iterable[int]) -> Iterator[Scene]:
+    env = make("LunarLander-v3", render=True)
+    world: Any = env.unwrapped
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        env.reset(seed=seed)                                 # a new moonscape
+        _put_lander(world, rng)
+        facts = [{"kind": "lander", "place": place(*_lander_pixel(world)), "lean": lean(world.lander.angle)}]
+        yield Scene("lander", seed, _shrink(world.render()), facts)
+    env.close()
+
+
+def _put_lander(world: Any, rng: np.random.Generator) -> None:
+    """Move the ship to a random spot above the ground and lean it: flights from the start hardly ever see the edges."""
+    from gymnasium.envs.box2d.lunar_lander import SCALE, VIEWPORT_H, VIEWPORT_W
+
+    width, height = VIEWPORT_W / SCALE, VIEWPORT_H / SCALE
+    while True:
+        ninth = int(rng.integers(9))                         # each place equally often, as far as the ground allows
+        x = (ninth % 3 + rng.uniform(0.2, 0.8)) / 3 * width
+        y = (1 - (ninth // 3 + rng.uniform(0.2, 0.8)) / 3) * height
+        if y > _ground(world, x) + 1.2:                      # the legs reach 0.9 below the centre
+            break
+    angle = rng.choice([-1, 0, 1]) * rng.uniform(1.5 * UPRIGHT, 0.9) + rng.uniform(-0.5, 0.5) * UPRIGHT
+    ship = world.lander
+    cosine, sine = np.cos(angle - ship.angle), np.sin(angle - ship.angle)
+    for leg in world.legs:
+        dx, dy = leg.position.x - ship.position.x, leg.position.y - ship.position.y
+        leg.position = (x + cosine * dx - sine * dy, y + sine * dx + cosine * dy)
+        leg.angle += angle - ship.angle
+    ship.position, ship.angle = (x, y), angle
+
+
+def _ground(world: Any, x: float) -> float:
+    """Height of the moon's surface around x: the higher of the ends of the segments that the ship covers."""
+    return max(end[1] for start, stop, *_ in world.sky_polys for end in (start, stop) if abs(end[0] - x) < 2.0)
+
+
+def _lander_pixel(world: Any) -> tuple[float, float]:
+    """Where the ship's centre is drawn, as fractions of the picture from left and top."""
+    from gymnasium.envs.box2d.lunar_lander import SCALE, VIEWPORT_H, VIEWPORT_W
+
+    return world.lander.position.x * SCALE / VIEWPORT_W, 1 - world.lander.position.y * SCALE / VIEWPORT_H
+
+
+def lean(angle: float) -> str:
+    """How a ship stands; Box2D's angles are in radians and grow counter-clockwise."""
+    return "upright" if abs(angle) < UPRIGHT else ("left" if angle > 0 else "right")
+
+
+def _freeway(seeds: Iterable[int]) -> Iterator[Scene]:
+    view = {"noop_max": 0, "repeat_action_probability": 0.0}         # nothing random is left, so no reload of the game
+    env = make(get_task("ALE/Freeway-v5").with_view(**view), render=True)
+    game: Any = env.unwrapped
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        env.reset()
+        for _ in range(int(rng.integers(120))):                      # raw frames: let the cars come
+            game.ale.act(game.actions[0])
+        goal = int(rng.integers(6, 177))
+        for _ in range(600):                                         # enough for a few knocks back
+            if game.ram()[14] >= goal:
+                break
+            game.ale.act(game.actions[1])
+        facts = [{"kind": "chicken", "height": chicken_height(game.ram())}]
+        yield Scene("freeway", seed, _shrink(game.render()), facts)
+    env.close()
+
+
+def chicken_height(ram: np.ndarray) -> str:
+    """Third of the road that the left chicken stands on: byte 14 runs from 6 to 177, see atari_experts.py."""
+    return HEIGHTS[min(int((int(ram[14]) - 6) / 172 * 3), 2)]
+
+
+def _shrink(frame: np.ndarray) -> np.ndarray:
+    """Area-average a frame to uint8 (64, 64, 3)."""
+    return np.asarray(Image.fromarray(frame).resize((SIZE, SIZE), Image.Resampling.BOX))
+
+
+WORLDS: dict[str, Callable[[Iterable[int]], Iterator[Scene]]] = {
+    "minigrid": _minigrid, "lander": _lander, "freeway": _freeway,
+}

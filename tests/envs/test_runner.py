@@ -1,0 +1,162 @@
+"""The runner: one seed one episode whatever stands beside it, noise that is marked, and faults that are named."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from calico.envs.experts import RandomPolicy, make_expert
+from calico.envs.registry import Task
+from calico.envs.runner import EnvironmentFault, Film, rollout
+from calico.tokenizers.episode import Episode
+
+COUNTING = Task(name="Counting", family="test")
+
+
+class Counting(gym.Env):
+    """Observes the step count, and ends after 3 + seed % 4 steps; `fault` happens at step 2 of odd seeds."""
+
+    def __init__(self, fault: Callable[[np.ndarray], Any] | None = None) -> None:
+        self.observation_space = gym.spaces.Dict({"count": gym.spaces.Box(0, 9, (2,), np.float32)})
+        self.action_space = gym.spaces.Discrete(5)
+        self.fault = fault
+        self.count, self.limit, self.odd = 0, 0, False
+
+    def _observe(self) -> dict[str, Any]:
+        value = np.full(2, self.count, np.float32)
+        return {"count": self.fault(value) if self.fault and self.odd and self.count == 2 else value}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        assert seed is not None
+        self.count, self.limit, self.odd = 0, 3 + seed % 4, seed % 2 == 1
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.count < self.limit, "stepped past its end"
+        self.count += 1
+        return self._observe(), 1.0, self.count == self.limit, False, {"count": np.int64(self.count), "array": [1]}
+
+
+class Checking:
+    """A policy that knows each row's step count itself and fails when an observation disagrees."""
+
+    def __init__(self, action: Any = 1) -> None:
+        self.counts: dict[int, int] = {}
+        self.resets: list[tuple[int, int]] = []
+        self.action = action
+
+    def reset(self, row: int, seed: int, env: gym.Env) -> None:
+        self.counts[row] = 0
+        self.resets.append((row, seed))
+
+    def act(self, observations: Sequence[Any], rows: Sequence[int]) -> list[Any]:
+        for observation, row in zip(observations, rows, strict=True):
+            assert observation["count"].tolist() == [self.counts[row]] * 2
+            self.counts[row] += 1
+        return [self.action] * len(rows)
+
+
+def run(policy: Any, seeds: Any, fault: Callable[[np.ndarray], Any] | None = None, **settings: Any) -> list[Episode]:
+    return list(rollout(COUNTING, policy, seeds, make=lambda task, render: Counting(fault), **settings))
+
+
+def test_each_row_resets_by_itself() -> None:
+    policy = Checking()
+    episodes = run(policy, range(7), num_envs=3)
+    assert sorted((e.seed, len(e)) for e in episodes) == [(s, 3 + s % 4) for s in range(7)]
+    assert [seed for _, seed in policy.resets] == list(range(7)) and {row for row, _ in policy.resets} == {0, 1, 2}
+    for episode in episodes:
+        assert episode.observations["count"].tolist() == [[i, i] for i in range(len(episode) + 1)]
+        assert episode.actions[""].tolist() == [1] * len(episode)
+        assert episode.terminated and not episode.truncated and episode.demonstrated.all()
+        assert episode.score == len(episode) and episode.info == {"count": len(episode)}
+
+
+@pytest.mark.parametrize(("task", "noise"), [("LunarLander-v3", 0.0), ("Pendulum-v1", 0.3), ("BabyAI-GoToLocal-v0", 0.3)])
+def test_an_episode_depends_on_its_seed_alone(task: str, noise: float) -> None:
+    def play(num_envs: int) -> dict[int, Episode]:
+        settings: dict[str, Any] = {"num_envs": num_envs, "noise": noise, "max_steps": 60}
+        return {e.seed: e for e in rollout(task, make_expert(task), [3, 1, 4, 5], **settings)}
+
+    one, three = play(1), play(3)
+    assert list(one) == [3, 1, 4, 5] and set(three) == set(one)
+    for seed, episode in one.items():
+        for field in ("observations", "actions"):
+            for name, values in getattr(episode, field).items():
+                np.testing.assert_array_equal(values, getattr(three[seed], field)[name])
+        np.testing.assert_array_equal(episode.rewards, three[seed].rewards)
+        np.testing.assert_array_equal(episode.demonstrated, three[seed].demonstrated)
+
+
+def test_noise_marks_what_it_replaced() -> None:
+    episodes = run(Checking(action=1), range(200), noise=0.25, num_envs=8)
+    actions = np.concatenate([e.actions[""] for e in episodes])
+    demonstrated = np.concatenate([e.demonstrated for e in episodes])
+    assert (actions[demonstrated] == 1).all()
+    assert set(actions[~demonstrated].tolist()) == {0, 1, 2, 3, 4}
+    assert 0.2 < 1 - demonstrated.mean() < 0.3
+
+
+def test_max_steps_truncates_but_does_not_hide_an_end() -> None:
+    by_seed = {e.seed: (len(e), e.terminated, e.truncated) for e in run(Checking(), [0, 1, 2], max_steps=4)}
+    assert by_seed == {0: (3, True, False), 1: (4, True, False), 2: (4, False, True)}
+
+
+def test_scoring_keeps_no_observations() -> None:
+    episode = run(Checking(), [2], record=False)[0]
+    assert episode.observations == {} and episode.actions == {} and episode.score == 5
+
+
+@pytest.mark.parametrize(("fault", "message"), [
+    (lambda v: v * np.nan, r"Counting, seed 5, step 2: observation 'count' holds 2 NaN of 2 values"),
+    (lambda v: np.append(v, v), r"Counting, seed 5, step 2: observation 'count' has shape \(4,\), expected \(2,\)"),
+    (lambda v: v.astype(int), r"Counting, seed 5, step 2: observation 'count' has dtype int64, expected float32"),
+    (lambda v: "two", r"Counting, seed 5, step 2: observation 'count' is the string 'two'"),
+    (lambda v: 1 / 0, r"Counting, seed 5, step 2: step raised ZeroDivisionError: division by zero"),
+])
+def test_a_faulty_environment_is_named_and_its_episode_is_not_written(fault: Any, message: str) -> None:
+    written = []
+    with pytest.raises(EnvironmentFault, match=message):
+        for episode in rollout(COUNTING, Checking(), [4, 5, 6], num_envs=1, make=lambda task, render: Counting(fault)):
+            written.append(episode.seed)
+    assert written == [4]
+
+
+def test_other_kinds_of_faults_are_named() -> None:
+    class Odd(Counting):
+        def _observe(self) -> Any:
+            return self.odd_one
+
+        odd_one: Any = {"counts": np.zeros(2, np.float32)}
+
+    class TooLarge(Odd):
+        def __init__(self) -> None:
+            super().__init__()
+            self.observation_space = gym.spaces.Discrete(3)
+
+        odd_one = 3
+
+    for environment, message in ((Odd, "the observation does not fit .*count"), (TooLarge, r"is 3, outside Discrete\(3\)")):
+        with pytest.raises(EnvironmentFault, match=f"Counting, seed 0, step 0: .*{message}"):
+            list(rollout(COUNTING, RandomPolicy(), [0], make=lambda task, render, made=environment: made()))
+
+
+def test_a_policys_wrong_action_is_its_own_fault() -> None:
+    with pytest.raises(ValueError, match=r"action 7 of type int is not in Discrete\(5\) \(seed 3, step 0\)"):
+        run(Checking(action=7), [3])
+    with pytest.raises(ValueError, match="noise=2"):
+        run(Checking(), [3], noise=2)
+
+
+def test_a_film_has_a_frame_per_step_and_one_before_them() -> None:
+    film = Film()
+    episode = next(iter(rollout("CartPole-v1", RandomPolicy(), [0], on_step=film, render=True)))
+    assert len(film.frames[0]) == len(episode) + 1
+    assert film.frames[0][0].shape == (400, 600, 3) and (film.frames[0][0] != film.frames[0][-1]).any()
+
+
+def test_atari_episodes_are_bytes() -> None:
+    episode = next(iter(rollout("ALE/Pong-v5", RandomPolicy(), [0], max_steps=5)))
+    assert episode.observations[""].dtype == np.uint8 and episode.observations[""].shape == (6, 64, 64, 2)

@@ -1,0 +1,59 @@
+"""Normalised scores by hand, and the shipped table."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from calico.envs import scores
+from calico.envs.registry import get_task
+from calico.envs.scores import Reference, normalise, reference, share_at
+
+
+def test_normalised_scores_by_hand() -> None:
+    assert normalise(20, random=20, expert=500) == 0
+    assert normalise(500, random=20, expert=500) == 100
+    assert normalise(-150, random=-1200, expert=-150) == 100
+    assert normalise(260, 20, 500) == 50
+    assert normalise(740, 20, 500) == 150                # better than the expert
+
+
+def test_an_expert_that_does_not_beat_random_play_scores_nothing() -> None:
+    assert normalise(5, random=5, expert=5) is None
+    assert normalise(9, random=5, expert=4) is None
+    assert normalise(9, random=5, expert=float("nan")) is None
+    assert normalise(9, random=None, expert=4) is None
+
+
+def test_share_at_counts_scored_tasks_only() -> None:
+    assert share_at([100, 49.9, 50, None], 50) == 2 / 3
+    assert share_at([None], 50) is None
+
+
+def test_the_expert_comes_before_the_human() -> None:
+    assert Reference(task="x", random=0, expert=10, human=5).normalise(5) == 50
+    assert Reference(task="x", random=0, human=5).normalise(5) == 100
+    assert reference("ALE/Pong-v5").human == 14.6
+    assert reference("no such task").normalise(1) is None
+
+
+def test_the_shipped_table_is_complete() -> None:
+    measured = scores.table()["measured"]
+    assert {"CartPole-v1", "LunarLander-v3", "BabyAI-GoToLocal-v0", "ALE/Freeway-v5", "ALE/Breakout-v5"} <= set(measured)
+    for name, entry in measured.items():
+        assert get_task(name)
+        for values in entry.values():
+            assert values["episodes"] >= 20 and values["versions"] and "view" in values
+        assert reference(name).normalise(entry["expert"]["mean"]) == pytest.approx(100)
+
+
+def test_measuring_again_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    copy = tmp_path / "scores.json"
+    shutil.copy(scores.TABLE, copy)
+    monkeypatch.setattr(scores, "TABLE", copy)
+    scores.main(["BabyAI-GoToObj-v0", "--episodes", "20"])
+    again = json.loads(copy.read_text())["measured"]["BabyAI-GoToObj-v0"]
+    scores.main(["BabyAI-GoToObj-v0", "--episodes", "20"])
+    assert json.loads(copy.read_text())["measured"]["BabyAI-GoToObj-v0"] == again
+    assert again["expert"]["mean"] > 0.8 > again["random"]["mean"]
