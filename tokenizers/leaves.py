@@ -135,15 +135,15 @@ class ContinuousLeaf:
         Raises:
             ValueError: a value lies outside its bounds by more than rounding explains.
         """
-        with np.errstate(invalid="ignore"):                            # infinity times a range of zero
-            unit = (flat - self.low) * self.scale - 1 if self.all_linear else (
-                np.where(self.linear, flat - np.where(self.linear, self.low, 0.0), 0.0) * self.scale - 1)
-        slack = 1 + 2 * TOLERANCE
-        if (np.abs(unit) > slack).any():
-            step, place = (int(i) for i in np.argwhere(np.abs(unit) > slack)[0])
+        slack = TOLERANCE * self.range
+        outside = self.linear & ((flat < self.low - slack) | (flat > self.high + slack))
+        if outside.any():
+            step, place = (int(i) for i in np.argwhere(outside)[0])
             raise ValueError(f"{self.label}: value {flat[step, place]} at index {place} is outside "
                              f"[{self.low[place]:g}, {self.high[place]:g}]; correct the space or clip the value")
-        return unit
+        if self.all_linear:
+            return (flat - self.low) * self.scale - 1
+        return np.where(self.linear, flat - np.where(self.linear, self.low, 0.0), 0.0) * self.scale - 1
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
         """Bin centres (steps, *shape), inside the space and of its dtype."""

@@ -60,6 +60,9 @@ def test_leaves_stand_in_lexicographic_order_and_tuples_by_index(all_spaces: dic
     assert list(leaf_spaces(all_spaces["nested"])) == ["a/image", "a/mission", "z/0/y", "z/1"]
     assert list(leaf_spaces(all_spaces["tuple"])) == [str(i) for i in range(12)]
     assert list(leaf_spaces(spaces.Discrete(2))) == [""]
+    kept = spaces.Dict([("b", spaces.Discrete(2)), ("a", spaces.Discrete(3))])  # Gymnasium keeps this order
+    assert list(kept.spaces) == ["b", "a"]
+    assert list(leaf_spaces(kept)) == list(flatten(kept, {"b": 1, "a": 2})) == ["a", "b"]
     assert list(
         leaf_spaces(spaces.Dict({"B": spaces.Discrete(2), "a": spaces.Discrete(2), "_": spaces.Discrete(2)}))
     ) == ["B", "_", "a"]

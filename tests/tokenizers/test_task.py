@@ -371,9 +371,18 @@ def test_no_finite_or_infinite_observation_leaves_the_range(value: float) -> Non
 
 
 def test_a_float64_of_a_float32_space_has_the_bin_of_its_float32() -> None:
-    space = spaces.Box(-np.inf, np.inf, (4000,))
-    value = np.random.default_rng(0).normal(size=4000)
+    edges = inverse_mu_law(np.linspace(-1, 1, BINS + 1)[1:-1])
+    value = np.concatenate([edges * (1 - 1e-9), edges * (1 + 1e-9)])  # too close together for float32
+    space = spaces.Box(-np.inf, np.inf, value.shape)
     assert observe(space, value) == observe(space, value.astype(np.float32))
+
+
+def test_unbounded_integers_use_the_mu_law() -> None:
+    value = np.array([-3, 0, 200])
+    for kind in (np.int32, np.int64):
+        assert observe(spaces.Box(-np.inf, np.inf, (3,), kind), value.astype(kind)) == observe(
+            spaces.Box(-np.inf, np.inf, (3,), np.float64), value
+        )
 
 
 def test_large_discrete_observations_take_several_tokens() -> None:
@@ -438,6 +447,14 @@ def test_rounding_just_outside_the_bounds_is_no_error() -> None:
     for value in (2.01, np.inf):
         with pytest.raises(ValueError, match=r"action: value .* is outside \[-2, 2\]"):
             codec.encode_actions([np.array([value])])
+
+
+def test_a_box_of_one_value_takes_that_value_only() -> None:
+    codec = TaskCodec(SMALL, spaces.Box(np.array([2, -1]), np.array([2, 1]), dtype=np.float64), Vocabulary(), None)
+    assert codec.decode_actions(codec.encode_actions([np.array([2.0, 1.0])]))[0].tolist() == [2, 1023 / 1024]
+    for value in (3.0, np.inf):
+        with pytest.raises(ValueError, match=r"value .* at index 0 is outside \[2, 2\]"):
+            codec.encode_actions([np.array([value, 1.0])])
 
 
 def test_an_observation_outside_bounds_that_the_tokens_do_not_use_is_no_error() -> None:
