@@ -98,7 +98,8 @@ def test_values_of_training(override: str, key: str, value: Any) -> None:
 @pytest.mark.parametrize("override, key, value", [
     ("name=a: b [c]", "name", "a: b [c]"), ("name=007", "name", "007"), ("name=no", "name", "no"),
     ("name=", "name", ""), ("name='x y'", "name", "x y"), ("name=a=b", "name", "a=b"),
-    ("out=/tmp/x", "out", Path("/tmp/x")), ("color=BLUE", "color", Color.BLUE), ("tags=[a, b]", "tags", ("a", "b")), ("precision=16", "precision", 16),
+    ("out=/tmp/x", "out", Path("/tmp/x")), ("color=BLUE", "color", Color.BLUE),
+    ("tags=[a, b]", "tags", ("a", "b")), ("precision=16", "precision", 16),
     ("precision=bf16", "precision", "bf16"), ("teacher.heads=2", "teacher", Backbone(heads=2)),
     ("teacher=null", "teacher", None), ("sources=[{path: a}]", "sources", [Source(path="a")]),
     ("sources=[{path: a}, {path: b, weight: 2}]", "sources", [Source(path="a"), Source(path="b", weight=2.0)]),

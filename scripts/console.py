@@ -1,0 +1,273 @@
+"""What every command shares: its parser, its errors, its progress and its output.
+
+    @console.run_command
+    def main(argv: list[str] | None = None) -> int:
+        parser = console.make_parser("collect", __doc__)
+        ...
+        with console.progress("collect", total=episodes, unit="episodes") as bar:
+            bar.advance(note="return 412")
+        console.wrote(folder)
+
+Results go to stdout and nothing else does, so that `--json` can be piped; progress, notes and errors go to stderr.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import functools
+import inspect
+import json
+import math
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+DEBUG = "CALICO_DEBUG"   # set to 1, errors come with their traceback
+WRONG_INPUT, INTERRUPTED = 2, 130   # exit codes: argparse's, and what a shell reports after Ctrl-C
+
+Main = Callable[..., int | None]   # (argv: list[str] | None = None) -> exit code, None for 0
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors, no abbreviated options, and options anywhere among the positional words."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # Plain parse_args stops filling `key=value ...` at the first option between the words (bpo-15112).
+        return self.parse_intermixed_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """One line on stderr, exit code 2; a mistyped option names the nearest."""
+        if unknown := re.search(r"unrecognized arguments: .*?(--[\w-]+)", message):
+            near = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
+            message += f"; did you mean {near[0]}?" if near else ""
+        self.exit(WRONG_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def make_parser(command: str, doc: str | None) -> Parser:
+    """The parser of `calico <command>`.
+
+    Args:
+        doc: the script's docstring; its first paragraph opens the help, the rest (examples to paste) closes it.
+    """
+    summary, _, rest = inspect.cleandoc(doc or "").partition("\n\n")
+    return Parser(prog=f"calico {command}", description=summary, epilog=rest or None, allow_abbrev=False,
+                  formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def run_command(main: Main) -> Callable[..., int]:
+    """Decorate a script's main(argv): what users can cause becomes one line on stderr and exit code 2.
+
+    That is ValueError (CheckpointError is one), OSError, FloatingPointError, and ImportError that says what to install.
+    All else is our mistake and keeps its traceback; CALICO_DEBUG=1 shows it for every error. Ctrl-C is exit code 130.
+    """
+    @functools.wraps(main)
+    def wrapped(argv: Sequence[str] | None = None) -> int:
+        command = f"calico {_command_name(main)}"
+        try:
+            code = main(argv)
+            sys.stdout.flush()   # a closed pipe shows here, not while Python exits
+            return code or 0
+        except KeyboardInterrupt:
+            print(f"{command}: stopped", file=sys.stderr)
+            return INTERRUPTED
+        except BrokenPipeError:   # `calico tasks | head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except (ValueError, OSError, FloatingPointError, ImportError) as error:
+            if isinstance(error, ImportError) and "pip install" not in str(error):
+                raise
+            if os.environ.get(DEBUG) == "1":
+                traceback.print_exc()
+            print(f"{command}: {one_line(error)}", file=sys.stderr)
+            return WRONG_INPUT
+    return wrapped
+
+
+def _command_name(main: Main) -> str:
+    """The script's file name, also when it runs as `python -m calico.scripts.train`."""
+    module = main.__module__
+    if module == "__main__":
+        spec = sys.modules["__main__"].__spec__
+        module = spec.name if spec else Path(sys.argv[0]).stem
+    return module.rpartition(".")[2]
+
+
+def one_line(error: BaseException) -> str:
+    """The message without line breaks; for a file, the system's words and the path."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class Bar:
+    """Counts what is done; drawn as a bar on a terminal, as a line every few seconds in a log."""
+
+    def __init__(self, start: float, show: Callable[["Bar"], None]) -> None:
+        self.done = start
+        self.note = ""
+        self._show = show
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        """`amount` more is done; `note` (such as "loss 1.23") stays until the next one."""
+        self.update(self.done + amount, note)
+
+    def update(self, done: float, note: str = "") -> None:
+        """So much is done in all: for loops that count themselves, or continue somewhere in the middle."""
+        self.done, self.note = done, printable(note) or self.note
+        self._show(self)
+
+
+@contextlib.contextmanager
+def progress(description: str, total: float | None = None, unit: str = "", *, start: float = 0, every: float = 5.0,
+             stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> Iterator[Bar]:
+    """Show progress on stderr while the block runs.
+
+    Args:
+        total: how much there is; None if unknown.
+        unit: what is counted, in the plural: "steps".
+        start: how much was done before, in a resumed loop.
+        every: seconds between lines where stderr is not a terminal; the last line always comes.
+        stream, clock: for tests.
+    """
+    stream = stream or sys.stderr
+    console = Console(file=stream, highlight=False)
+    if stream.isatty() and not console.is_dumb_terminal:
+        with _drawn(description, total, unit, start, console) as bar:
+            yield bar
+    else:
+        bar = _Log(description, total, unit, start, every, stream, clock)
+        yield bar
+        bar.print(ended=True)
+
+
+@contextlib.contextmanager
+def _drawn(description: str, total: float | None, unit: str, start: float, console: Console) -> Iterator[Bar]:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
+               TextColumn("{task.fields[unit]}", markup=False), TimeElapsedColumn(), TimeRemainingColumn(),
+               TextColumn("{task.fields[note]}", markup=False))
+    # rich moves prints to its own stream, above the bar: not when stdout is a pipe and belongs to a machine.
+    with Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty()) as drawn:
+        task = drawn.add_task(description, total=total, completed=start, unit=unit, note="")  # type: ignore[arg-type]
+        yield Bar(start, lambda bar: drawn.update(task, completed=bar.done, note=bar.note))
+
+
+class _Log(Bar):
+    """Progress as lines: "train: 120 of 1000 steps (12 %), 3.2/s, 275 s left, loss 1.23"."""
+
+    def __init__(self, description: str, total: float | None, unit: str, start: float, every: float, stream: TextIO,
+                 clock: Callable[[], float]) -> None:
+        super().__init__(start, lambda _: self.print_if_due())
+        self.description, self.total, self.unit, self.start = description, total, unit, start
+        self.every, self.stream, self.clock = every, stream, clock
+        self.began = self.printed = clock()
+
+    def print_if_due(self) -> None:
+        if self.clock() - self.printed >= self.every:
+            self.printed = self.clock()
+            self.print()
+
+    def print(self, ended: bool = False) -> None:
+        seconds = self.clock() - self.began
+        rate = (self.done - self.start) / seconds if seconds > 0 else 0.0
+        parts = [f"{self.description}: {self.done:,.12g}"]
+        if self.total:
+            parts[0] += f" of {self.total:,.12g} {self.unit}".rstrip() + f" ({100 * self.done / self.total:.0f} %)"
+        else:
+            parts[0] += f" {self.unit}".rstrip()
+        if ended:
+            parts[0] += f" in {_duration(seconds)}"
+        if rate > 0:
+            parts.append(f"{rate:.3g}/s")
+        if self.total and rate > 0 and not ended:
+            parts.append(f"{_duration((self.total - self.done) / rate)} left")
+        print(", ".join([*parts, *([self.note] if self.note else [])]), file=self.stream, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
+    """A table on stdout: numbers to the right, four digits of a float, None as a dash; not wrapped in a file or a pipe.
+
+    Cells are shown as they are: what looks like markup or steers a terminal in a task's name or a caption does not act.
+    """
+    rows = [list(row) for row in rows]
+    table = Table(title=Text(printable(title)) if title else None, title_justify="left")
+    for i, column in enumerate(columns):
+        filled = [row[i] for row in rows if row[i] is not None]
+        is_number = bool(filled) and all(isinstance(value, Real) and not isinstance(value, bool) for value in filled)
+        table.add_column(Text(column), justify="right" if is_number else "left")
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row))
+    console = Console(file=sys.stdout, highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, console.measure(table, options=console.options.update(width=10**6)).maximum)
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, Real) and not isinstance(value, Integral) else printable(str(value))
+
+
+def printable(text: str, keep: str = "") -> str:
+    """`text` with control characters spelled out, except those in `keep`: foreign text must not steer the terminal."""
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+
+
+def print_json(value: Any) -> None:
+    """One strict JSON document on stdout; NumPy and torch numbers, dataclasses and paths become plain values."""
+    print(json.dumps(_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _jsonable(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(inner) for key, inner in value.items()}
+    if hasattr(value, "tolist"):   # NumPy arrays and scalars, tensors
+        value = value.tolist()
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_jsonable(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None   # JSON has no NaN
+    return str(value) if isinstance(value, Path) else value
+
+
+def note(message: str) -> None:
+    """A line for people, on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def wrote(*paths: Path | str) -> None:
+    """The last line of a command, on stderr: what was written where, and how much. The paths must exist."""
+    sys.stdout.flush()   # keeps the order where both streams are one terminal
+    for path in map(Path, paths):
+        files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+        size = sum(file.stat().st_size for file in files)
+        count = f"{len(files)} file{'s' * (len(files) != 1)}, " if path.is_dir() else ""
+        note(f"wrote {printable(str(path))} ({count}{_bytes(size)})")
+
+
+def _bytes(size: float) -> str:
+    units = ["bytes", "kB", "MB", "GB"]
+    while size >= 999.5 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{float(f'{size:.3g}'):,g} {units[0]}"
