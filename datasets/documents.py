@@ -12,7 +12,7 @@ opened; an error names the file and the line.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -278,7 +278,8 @@ class DialogueReader(Sequence[Dialogue]):
         for value in self._lines:
             for message in value["messages"]:
                 content = message["content"]
-                yield from [content] if isinstance(content, str) else (e["text"] for e in content if e["type"] == "text")
+                entries = [{"type": "text", "text": content}] if isinstance(content, str) else content
+                yield from (entry["text"] for entry in entries if entry["type"] == "text")
 
     @property
     def fingerprint(self) -> str:

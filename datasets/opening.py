@@ -39,7 +39,7 @@ def open_lines(path: Path) -> CaptionReader | DialogueReader | TextReader:
         line = next((line for line in iter(lambda: file.readline(MAX_LINE_BYTES), b"") if line.strip()), b"")
     try:
         keys = set(json.loads(line))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: the first line is not a JSON object ({error})") from None
     if "messages" in keys:
         return DialogueReader(path)
