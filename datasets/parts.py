@@ -101,7 +101,8 @@ class Part:
                                  f"{expected.get(name, 'no such column')}; was it written by another program?")
 
     def _check_row_groups(self) -> None:
-        footer = self._open().metadata
+        with damage(self.path, "footer"):
+            footer = self._open().metadata
         expected, width = int(self.first_group[-1]), sum(c.width for c in self.columns.values()) + 32
         if footer.num_row_groups != expected:
             raise ValueError(f"{self.path} has {footer.num_row_groups} row groups, its sidecar lists {expected}")
@@ -126,8 +127,7 @@ class Part:
         if self._file is None or self._process != os.getpid():
             # Text comes as a dictionary: a mission repeated on each row takes no memory, however long it is.
             text = [name for name, column in self.columns.items() if column.dtype == "str"]
-            with damage(self.path, "footer"):
-                self._file = pq.ParquetFile(self.path, page_checksum_verification=True, read_dictionary=text)
+            self._file = pq.ParquetFile(self.path, page_checksum_verification=True, read_dictionary=text)
             self._process = os.getpid()
         return self._file
 

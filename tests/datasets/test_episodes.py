@@ -291,6 +291,29 @@ def test_another_schema_is_named(tmp_path: Path) -> None:
         EpisodeReader(part)
 
 
+def test_hostile_files_with_a_fitting_digest_are_read_or_refused(tmp_path: Path) -> None:
+    part = write(tmp_path / "one.parquet", [make_episode(s, 6) for s in range(3)], group_bytes=600)
+    original, rng, outcomes = part.read_bytes(), np.random.default_rng(0), set[Any]()
+    sidecar = parts.sidecar_path(part).read_bytes()
+    for _ in range(200):
+        data = bytearray(original)
+        for _ in range(int(rng.integers(1, 4))):
+            start = 0 if rng.random() < 0.5 else max(0, len(data) - 4000)
+            data[int(rng.integers(start, len(data)))] = int(rng.integers(256))
+        part.write_bytes(data)
+        parts.sidecar_path(part).write_bytes(sidecar)
+        publish._digests.clear()
+        sign(part)
+        try:
+            reader = EpisodeReader(part)
+            outcomes.add(len([reader[i] for i in range(3)]))
+        except ValueError as error:
+            assert "one.parquet" in str(error)
+            assert str(error).count("cannot be read") <= 1
+            outcomes.add("refused")
+    assert outcomes == {3, "refused"}
+
+
 def test_nulls_where_none_may_be_are_named(tmp_path: Path) -> None:
     part = write(tmp_path / "one.parquet", [make_episode(1, 3)])
     table = pq.read_table(part)
