@@ -377,12 +377,37 @@ for again in (False, True):
         if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0:
             break
         assert check() in (before, step), n
-        assert len(checkpoints(run)) >= 1
+        assert all(load(folder).step for folder in checkpoints(run)), n   # nothing half-deleted among them
     print(n)
     assert check() == step and len(checkpoints(run)) == 2, (step, os.listdir(run / "checkpoints"))
     assert sorted(os.listdir(run / "checkpoints")) == ["latest"] + [folder.name for folder in checkpoints(run)]
 ''', tmp_path / "run")
     assert all(int(points) > 10 for points in out.split()) and len(out.split()) == 2   # so many crash points were tried
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks the system which file a descriptor is")
+def test_everything_is_flushed_before_a_rename_relies_on_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What kills can not show and a power cut would: the order of flushes and renames."""
+    calls: list[str] = []
+
+    def record(name: str, word: str, path_of: Callable[..., str | Path]) -> None:
+        call = getattr(os, name)
+
+        def recorded(*arguments: Any) -> Any:
+            calls.append(f"{word} {Path(path_of(*arguments)).name.replace(f'_{os.getpid()}', '')}")
+            return call(*arguments)
+
+        monkeypatch.setattr(os, name, recorded)
+
+    record("fsync", "flush", lambda descriptor: os.readlink(f"/proc/self/fd/{descriptor}"))
+    record("rename", "rename to", lambda source, target: target)
+    record("replace", "replace", lambda source, target: target)
+    save(run, 300, **content(300))
+    files = {"model.safetensors", "optimizer.safetensors", "config.json", "state.json", "tokenizer.model", "README.md"}
+    assert set(calls[:6]) == {f"flush {name}" for name in files}
+    assert calls[6:] == [
+        "flush manifest.json", "flush .saving_step_00000300", "rename to step_00000300", "flush checkpoints",
+        "flush .saving_latest", "replace latest", "flush checkpoints", "rename to .deleting_step_00000100"]
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
