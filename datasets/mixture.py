@@ -13,6 +13,7 @@ rows can be shared among machines. `state` identifies data, weights and settings
 import hashlib
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tokenizers.tokens import Tokens
+from ..tokenizers.tokens import DTYPES, MAX_CHANNELS, PATCH_FIELDS, PATCH_SIZE, Tokens
 from ..tokenizers.vocabulary import Vocabulary
 from .sources import Source
 
@@ -86,6 +87,12 @@ class Mixture:
         chosen = range(self.batch_size)[rows]
         sequences = [self._row(step, row, int(source[row])) for row in chosen]
         return Batch(Tokens.stack(sequences, self.vocabulary.pad, self.context), source[rows])
+
+    def most_bytes(self, rows: slice = slice(None)) -> int:
+        """Upper bound of a batch's memory: every token a patch."""
+        per_token = sum(np.dtype(kind).itemsize for name, kind in DTYPES.items() if name not in PATCH_FIELDS)
+        per_patch = MAX_CHANNELS * PATCH_SIZE**2 + 1 + 4   # pixels, channels, intervals
+        return len(range(self.batch_size)[rows]) * self.context * (per_token + per_patch)
 
     def _sources_of(self, step: int) -> np.ndarray:
         """Which source fills each row: one random offset for evenly spaced points, then shuffled."""
@@ -167,8 +174,8 @@ def loader(mixture: Mixture, start_step: int, stop_step: int, workers: int = 0, 
            prefetch: int = 4) -> Iterator[Batch]:
     """Batches start_step, ..., stop_step - 1 in order, made ahead of time by `workers` processes.
 
-    The batches are the same for any number of workers; with 0 they are made when asked for. Arrays travel through
-    pipes: shared memory is small in many containers.
+    The batches are the same for any number of workers; with 0 they are made when asked for. They travel in shared
+    memory where there is plenty, else through pipes (containers often have 64 MB, and a full one kills the process).
 
     Args:
         rows: see `Mixture.batch`.
@@ -176,13 +183,28 @@ def loader(mixture: Mixture, start_step: int, stop_step: int, workers: int = 0, 
     """
     if workers == 0:
         return (mixture.batch(step, rows) for step in range(start_step, stop_step))
-    from torch.utils.data import DataLoader  # only this function needs torch
+    shared = shared_memory_free() > 2 * mixture.most_bytes(rows) * (workers * prefetch + 2)
+    return _from_workers(_Steps(mixture, start_step, stop_step, rows, shared), workers, prefetch)
+
+
+def shared_memory_free() -> int:
+    """Bytes that processes can still share; 0 where that is not known."""
+    try:
+        free = os.statvfs("/dev/shm")
+    except (OSError, AttributeError):
+        return 0
+    return free.f_bavail * free.f_frsize
+
+
+def _from_workers(steps: "_Steps", workers: int, prefetch: int) -> Iterator[Batch]:
+    from torch.utils.data import DataLoader  # only workers need torch
 
     # fork: workers share the episodes in memory instead of copying them. They touch no accelerator.
     context = "fork" if sys.platform == "linux" else None
-    steps: Any = _Steps(mixture, start_step, stop_step, rows)
-    return iter(DataLoader(steps, batch_size=None, num_workers=workers, prefetch_factor=prefetch, collate_fn=_same,
-                           worker_init_fn=_one_thread, multiprocessing_context=context))
+    dataset: Any = steps
+    for tokens, source in DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=prefetch,
+                                     collate_fn=_same, worker_init_fn=_one_thread, multiprocessing_context=context):
+        yield Batch(tokens.map(np.asarray), source)
 
 
 def prefetched(mixture: Mixture, start_step: int, stop_step: int, workers: int = 0, *,
@@ -205,16 +227,20 @@ def prefetched(mixture: Mixture, start_step: int, stop_step: int, workers: int =
 
 
 class _Steps:
-    """The batches as a map from index to batch, which is what DataLoader wants."""
+    """The batches as a map from index to (tokens, source), which is what DataLoader wants.
 
-    def __init__(self, mixture: Mixture, start: int, stop: int, rows: slice) -> None:
-        self.mixture, self.start, self.stop, self.rows = mixture, start, stop, rows
+    Tensors travel in shared memory and are not copied, arrays through a pipe.
+    """
+
+    def __init__(self, mixture: Mixture, start: int, stop: int, rows: slice, shared: bool) -> None:
+        self.mixture, self.start, self.stop, self.rows, self.shared = mixture, start, stop, rows, shared
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
 
-    def __getitem__(self, index: int) -> Batch:
-        return self.mixture.batch(self.start + index, self.rows)
+    def __getitem__(self, index: int) -> tuple[Tokens, np.ndarray]:
+        batch = self.mixture.batch(self.start + index, self.rows)
+        return batch.tokens.to_torch() if self.shared else batch.tokens, batch.source
 
 
 def _same(batch: Any) -> Any:

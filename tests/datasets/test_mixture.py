@@ -121,6 +121,17 @@ def test_workers_do_not_change_the_batches(workers: int) -> None:
     assert all(same(batch, mixture.batch(step)) for step, batch in enumerate(found, 3))
 
 
+@pytest.mark.parametrize("free", [0, 1 << 40])
+def test_pipes_and_shared_memory_carry_the_same(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("calico.datasets.mixture.shared_memory_free", lambda: free)
+    mixture = make_mixture()
+    batches = list(loader(mixture, 0, 4, 1))
+    assert all(map(same, batches, map(mixture.batch, range(4))))
+    assert all(isinstance(array, np.ndarray) for array in vars(batches[0].tokens).values())
+    largest = sum(array.nbytes for array in vars(make_mixture(frames=1).batch(0).tokens).values())
+    assert 0.5 * mixture.most_bytes() < largest <= mixture.most_bytes()
+
+
 def test_workers_read_files_that_the_parent_has_open(tmp_path: Path) -> None:
     with EpisodeWriter(tmp_path, {"name": "frames"}, group_bytes=30_000) as writer:
         for seed in range(6):
