@@ -23,6 +23,7 @@ from .hardware import Precision, autocast, keep_freed_memory
 from .loss import target_losses
 from .model import Model
 from .optimizer import OptimizerConfig, build_optimizer, learning_rate
+from .optimizer_state import flatten_optimizer, restore_optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +134,13 @@ class Trainer:
         """Checkpoint of everything that the next step depends on; documents and files go in as they are."""
         state = {"step": self.step, "tokens": self.tokens}
         tensors = {"model": self.model.state_dict(),
-                   "optimizer": checkpoint.flatten_optimizer(self.optimizer, self.model)}
-        return checkpoint.save(run, self.step, tensors=tensors, documents={**documents, "state": state}, files=dict(files))
+                   "optimizer": flatten_optimizer(self.optimizer, self.model)}
+        return checkpoint.save(run, self.step, tensors=tensors, documents={**documents, "state": state}, files=files)
 
     def restore(self, saved: "checkpoint.Checkpoint") -> None:
         """Continue where `saved` stopped."""
         self.model.load_state_dict(saved.tensors["model"])
-        checkpoint.restore_optimizer(self.optimizer, self.model, saved.tensors["optimizer"])
+        restore_optimizer(self.optimizer, self.model, saved.tensors["optimizer"])
         self.step, self.tokens = saved.documents["state"]["step"], saved.documents["state"]["tokens"]
 
     def run(self, batches: Iterator[Batch], run: Path, documents: Mapping[str, Any], files: Mapping[str, bytes],

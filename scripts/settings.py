@@ -1,0 +1,75 @@
+"""The config of a training run: everything that `calico train` can be told, in one tree.
+
+    size: small                       # tiny, small, medium, gato-79m, gato-364m, gato-1.18b
+    backbone: {context: 1024}         # any field of the size can be changed
+    data: {sources: [{path: data/CartPole-v1}, {path: data/captions, weight: 2.0}]}
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from calico.agent.decoder import DecoderConfig
+from calico.agent.embedding import EmbeddingConfig
+from calico.agent.model import SIZES, ModelConfig, named_size
+from calico.agent.optimizer import OptimizerConfig
+from calico.agent.training import TrainingConfig
+from calico.scripts.config import load_config
+from calico.tokenizers.vocabulary import VocabularyConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings:
+    """One data set of the mixture."""
+
+    path: str            # a folder or file: episodes, captions, dialogues or text
+    weight: float = 1.0  # share of the batches' rows, relative to the other sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """What is trained on, and how it is laid into rows."""
+
+    sources: list[SourceSettings] = field(default_factory=list)
+    batch_size: int = 8                   # rows per batch
+    prompt_probability: float = 0.25      # control rows that begin with another episode of the task (Gato: 0.25)
+    observation_text_loss: bool = True    # observed text (missions) is a target, as in the paper
+    tokenizer: str = ""                   # a SentencePiece model; empty: learnt from the text of the sources
+    workers: int = 1                      # processes that prepare batches; 0: the training process does it
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.workers < 0:
+            raise ValueError(f"data.batch_size={self.batch_size} must be at least 1 and workers={self.workers} at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """A training run."""
+
+    out: str = "runs/run"                 # the run's folder: checkpoints, TensorBoard, resolved config
+    size: str = "tiny"                    # where backbone and embedding start from
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    backbone: DecoderConfig = field(default_factory=DecoderConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    data: DataSettings = field(default_factory=DataSettings)
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            named_size(self.size)         # raises with the names that exist
+
+    @property
+    def model(self) -> ModelConfig:
+        """What agent/ calls it."""
+        return ModelConfig(embedding=self.embedding, backbone=self.backbone)
+
+
+def load_settings(config: str | Path | None, overrides: list[str]) -> RunSettings:
+    """Field defaults, then those of `size`, then the YAML file, then `key=value`.
+
+    Raises:
+        ValueError: an unknown key, a wrong value or a file that cannot be read; see load_config.
+    """
+    size = load_config(RunSettings, config, overrides).size
+    start = RunSettings(size=size, embedding=SIZES[size].embedding, backbone=SIZES[size].backbone)
+    return load_config(start, config, overrides)

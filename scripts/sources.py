@@ -1,0 +1,105 @@
+"""From the paths of a config to a mixture of token streams."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from calico.datasets.documents import CaptionReader, DialogueReader
+from calico.datasets.episodes import EpisodeReader
+from calico.datasets.mixture import Mixture
+from calico.datasets.opening import Data, open_data
+from calico.datasets.sources import DocumentSource, EpisodeSource, PromptConfig, Source, TextSource
+from calico.scripts.settings import RunSettings
+from calico.tokenizers.spaces import space_from_json
+from calico.tokenizers.task import TaskCodec
+from calico.tokenizers.text import TextTokenizer
+from calico.tokenizers.vocabulary import Vocabulary
+
+TEXT_LINES = 200_000   # strings that a tokenizer is learnt from
+
+
+@dataclass(frozen=True)
+class OpenedSource:
+    """One source of the config and the reader of its data."""
+
+    name: str
+    data: Data
+    weight: float
+
+
+def open_sources(settings: RunSettings) -> list[OpenedSource]:
+    """Open every source; its name is the task's, or the path's last part.
+
+    Raises:
+        ValueError: no sources, or data that cannot be read.
+    """
+    if not settings.data.sources:
+        raise ValueError("the mixture is empty; name data sets, such as data.sources='[{path: data/CartPole-v1}]' "
+                         "(`calico collect CartPole-v1 --out data` makes that one)")
+    opened: list[OpenedSource] = []
+    for source in settings.data.sources:
+        data = open_data(source.path)
+        name = data.task["name"] if isinstance(data, EpisodeReader) else Path(source.path).stem
+        taken = {o.name for o in opened}
+        opened.append(OpenedSource(source.path if name in taken else name, data, source.weight))
+    return opened
+
+
+def strings(opened: list[OpenedSource]) -> Iterator[str]:
+    """All text of the sources, for learning a tokenizer."""
+    for source in opened:
+        match source.data:
+            case EpisodeReader() as reader:
+                for index in range(len(reader)):
+                    first = reader.window(index, 0, 0).observations      # missions stay the same in an episode
+                    yield from (str(leaf[0]) for leaf in first.values() if leaf.dtype == object and len(leaf))
+            case CaptionReader() | DialogueReader() as reader:
+                yield from reader.texts()
+            case reader:
+                yield from (reader[index] for index in range(len(reader)))
+
+
+def text_tokenizer(settings: RunSettings, opened: list[OpenedSource]) -> TextTokenizer:
+    """The configured SentencePiece model, or one learnt from the sources' own text."""
+    if settings.data.tokenizer:
+        return TextTokenizer.load(settings.data.tokenizer)
+    found = list(islice(strings(opened), TEXT_LINES))
+    return TextTokenizer.train(found or ["calico"], settings.vocabulary.text)
+
+
+def task_codec(reader: EpisodeReader, settings: RunSettings, vocabulary: Vocabulary, text: TextTokenizer) -> TaskCodec:
+    """The codec of the task that a data set was recorded from."""
+    spaces = (space_from_json(reader.task[key]) for key in ("observation_space", "action_space"))
+    return TaskCodec(*spaces, vocabulary, text, observation_text_loss=settings.data.observation_text_loss)
+
+
+def task_specs(opened: list[OpenedSource], settings: RunSettings, vocabulary: Vocabulary,
+               text: TextTokenizer) -> dict[str, dict[str, Any]]:
+    """What a checkpoint keeps of each task: how it is tokenised, and what its data says about itself."""
+    specs = {}
+    for source in opened:
+        if isinstance(source.data, EpisodeReader):
+            about = {k: v for k, v in source.data.task.items() if k not in ("observation_space", "action_space")}
+            codec = task_codec(source.data, settings, vocabulary, text)
+            specs[source.data.task["name"]] = {"codec": codec.to_json(), "data": about}
+    return specs
+
+
+def build_mixture(opened: list[OpenedSource], settings: RunSettings, vocabulary: Vocabulary,
+                  text: TextTokenizer) -> Mixture:
+    """The stream of batches."""
+    prompt = PromptConfig(probability=settings.data.prompt_probability)
+    sources: list[Source] = []
+    for source in opened:
+        match source.data:
+            case EpisodeReader() as reader:
+                codec = task_codec(reader, settings, vocabulary, text)
+                sources.append(EpisodeSource(source.name, reader, codec, prompt=prompt))
+            case CaptionReader() | DialogueReader() as reader:
+                sources.append(DocumentSource(source.name, reader, vocabulary, text))
+            case reader:
+                sources.append(TextSource(source.name, reader, vocabulary, text))
+    return Mixture(sources, {s.name: o.weight for s, o in zip(sources, opened, strict=True)}, vocabulary=vocabulary,
+                   context=settings.backbone.context, batch_size=settings.data.batch_size, seed=settings.training.seed)
