@@ -25,7 +25,6 @@ VERBS = {
     "inspect": "a task's episode, a dataset or a document as coloured tokens",
     "bench": "speed and memory, ratios side by side",
 }
-INTERRUPTED = 130   # what a shell reports after Ctrl-C
 
 
 def usage() -> str:
@@ -49,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: the words after `calico`; None takes the process's command line.
     Returns:
-        The exit code: 0 done, 2 wrong input, 130 stopped with Ctrl-C, else what the verb returns.
+        The exit code: 0 done, 2 wrong input, 130 stopped with Ctrl-C; else what the verb returns.
     """
     words = sys.argv[1:] if argv is None else argv
     if not words:
@@ -67,15 +66,9 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"; did you mean `calico {close[0]}`?" if close else ""
         print(f"calico: unknown verb {verb!r}{hint} There are: {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"calico.scripts.{verb}")
-    try:
-        return module.main(rest) or 0
-    except KeyboardInterrupt:
-        print(f"calico {verb}: stopped", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:   # `calico tasks | head` closes our output early
-        sys.stderr.close()    # else Python complains once more while it exits
-        return 0
+    from calico.scripts.console import run_command  # late: it loads rich
+
+    return run_command(importlib.import_module(f"calico.scripts.{verb}").main)(rest)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,13 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+
+from calico.envs import scores
+from calico.envs.registry import get_task
 
 MAX_FILM_FRAMES = 300   # longer films are thinned evenly, so that a page of a dozen stays below some 5 MB
 MAX_FILM_SIDE = 300     # pixels; larger frames are reduced by a whole factor
@@ -32,21 +34,37 @@ FILM_FPS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class TaskScore:
-    """How a run does on one task.
+    """How a run does on one task; `TaskScore.of(name, returns)` looks the references up.
 
     Attributes:
         task, family: names of the registry.
         random, expert: mean returns of the random policy and of the expert; None where unknown.
+        kind: whom `expert` means: "expert", or "human" where only a person's score is known.
         returns: one return per episode.
-        normalised: 0 = random policy, 1 = expert; None where there is no reference.
     """
 
     task: str
     family: str
     random: float | None
     expert: float | None
+    kind: str = "expert"
     returns: Sequence[float]
-    normalised: float | None
+
+    @staticmethod
+    def of(task: str, returns: Sequence[float]) -> "TaskScore":
+        """With the family of the registry and the references of envs/scores.py.
+
+        Raises:
+            ValueError: an unknown task.
+        """
+        known, family = scores.reference(task), get_task(task).family
+        kind, expert = ("expert", known.expert) if known.expert is not None else ("human", known.human)
+        return TaskScore(task=task, family=family, random=known.random, expert=expert, kind=kind, returns=returns)
+
+    @property
+    def normalised(self) -> float | None:
+        """The score in per cent, 0 = random policy, 100 = expert; None where that means nothing (see scores.normalise)."""
+        return scores.normalise(self.score, self.random, self.expert) if len(self.returns) else None
 
     @property
     def score(self) -> float:
@@ -129,26 +147,23 @@ class Report:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def share_at(self, threshold: float) -> float | None:
-        """Share of the tasks with a reference that reach `threshold` (0.5: half of the expert); None without any."""
-        known = [t.normalised for t in self.tasks if t.normalised is not None]
-        return sum(n >= threshold for n in known) / len(known) if known else None
+        """Share in [0, 1] of the tasks with a reference that reach `threshold` per cent of the expert; None without any."""
+        return scores.share_at([t.normalised for t in self.tasks], threshold)
 
     def place(self, film: Film) -> float | None:
-        """Where a film's return lies between the task's random policy (0) and expert (1); None without a reference."""
-        for t in self.tasks:
-            if t.task == film.task and t.random is not None and t.expert is not None and t.expert != t.random:
-                return (film.score - t.random) / (t.expert - t.random)
-        return None
+        """A film's return in per cent between the task's random policy and expert; None without a reference."""
+        of_task = [t for t in self.tasks if t.task == film.task]
+        return scores.normalise(film.score, of_task[0].random, of_task[0].expert) if of_task else None
 
     def to_json(self) -> dict[str, Any]:
         """The numbers as plain values, without pictures; what is not finite becomes None."""
-        tasks = [{"task": t.task, "family": t.family, "random": t.random, "expert": t.expert, "score": t.score,
-                  "interval": t.interval, "normalised": t.normalised, "episodes": len(t.returns),
+        tasks = [{"task": t.task, "family": t.family, "random": t.random, "expert": t.expert, "expert_kind": t.kind,
+                  "score": t.score, "interval": t.interval, "normalised": t.normalised, "episodes": len(t.returns),
                   "returns": [float(r) for r in t.returns]} for t in self.tasks]
         return finite({
             "title": self.title, "parameters": self.parameters, "tokens": self.tokens, "seconds": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes, "machine": self.machine, "tasks": tasks,
-            "share_at_50": self.share_at(0.5),
+            "share_at_50": self.share_at(50),
             "caption_accuracy": self.caption_accuracy, "captions_judged": self.captions_judged,
             "question_accuracy": self.question_accuracy, "questions_judged": self.questions_judged,
             "captions": [{"caption": c.caption, "right": c.right, "truth": c.truth} for c in self.captions],
@@ -184,10 +199,10 @@ def render_html(report: Report) -> str:
     return environment.get_template("report.html").render(
         report=report,
         families=[(name, [t for t in report.tasks if t.family == name]) for name in families],
-        bar_end=max([1.2, *(min(t.normalised, 2.0) for t in report.tasks if t.normalised is not None)]),
+        bar_end=max([120, *(min(t.normalised, 200) for t in report.tasks if t.normalised is not None)]),
         known=[t for t in report.tasks if t.normalised is not None],
         films=[(film, report.place(film)) for film in report.films],
-        share_chart=share_chart(report) if report.share_at(0.0) is not None else "",
+        share_chart=share_chart(report) if report.share_at(0) is not None else "",
         curve_charts={source: curve_chart(points, f"curve{i}")
                       for i, (source, points) in enumerate(report.curves.items()) if len(points)},
     )
@@ -265,24 +280,24 @@ COLOURS = {"#010203": "var(--ink)", "#020304": "var(--soft)", "#030405": "var(--
 INK, SOFT, LINE, ACCENT = COLOURS
 
 
-def share_chart(report: Report) -> Markup:
+def share_chart(report: Report) -> str:
     """Gato's curve (arXiv:2205.06175, figure 5): the share of tasks at or above x % of the expert's score."""
     known = np.array([t.normalised for t in report.tasks if t.normalised is not None])
-    end = max(1.0, min(1.5, math.ceil(known.max() * 10) / 10))
+    end = max(100, min(150, 10 * math.ceil(known.max() / 10)))
     x = np.linspace(0, end, 301)
-    y = (known[None] >= x[:, None] - 1e-9).mean(1)   # (301,)
+    y = 100 * (known[None] >= x[:, None] - 1e-9).mean(1)   # (301,)
     figure, axes = _figure(6.4, 3.0)
-    axes.fill_between(100 * x, 100 * y, step="mid", color=ACCENT, alpha=0.12, linewidth=0)
-    axes.step(100 * x, 100 * y, where="mid", color=ACCENT, linewidth=2)
+    axes.fill_between(x, y, step="mid", color=ACCENT, alpha=0.12, linewidth=0)
+    axes.step(x, y, where="mid", color=ACCENT, linewidth=2)
     axes.axvline(50, color=SOFT, linewidth=0.8, linestyle=(0, (3, 3)))
-    half = int((known >= 0.5).sum())
+    half = int((known >= 50).sum())
     axes.annotate(f"{half} of {len(known)} tasks reach half of the expert", (51, 6), color=INK, fontsize=9)
-    axes.set(xlim=(0, 100 * end), ylim=(0, 104), yticks=[0, 25, 50, 75, 100], xlabel="% of the expert's score",
+    axes.set(xlim=(0, end), ylim=(0, 104), yticks=[0, 25, 50, 75, 100], xlabel="% of the expert's score",
              ylabel="% of tasks at or above")
     return inline_svg(figure, "share")
 
 
-def curve_chart(points: Sequence[tuple[float, float]], name: str) -> Markup:
+def curve_chart(points: Sequence[tuple[float, float]], name: str) -> str:
     """Loss over tokens for one source: every point in grey, the running mean in colour. `name` starts the SVG's ids."""
     tokens, losses = np.array([point for point in points if math.isfinite(point[1])], float).reshape(-1, 2).T
     figure, axes = _figure(2.9, 1.5)
@@ -320,8 +335,11 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def inline_svg(figure: Figure, name: str) -> Markup:
-    """The figure as an <svg> element for the middle of a page: real text, the page's colours, ids that start with `name`."""
+def inline_svg(figure: Figure, name: str) -> str:
+    """The figure as an <svg> element for the middle of a page: real text, the page's colours, ids that start with `name`.
+
+    The template shows it with `|safe`: matplotlib has escaped the texts in it.
+    """
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -333,7 +351,7 @@ def inline_svg(figure: Figure, name: str) -> Markup:
     svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', svg, count=1)
     for placeholder, colour in COLOURS.items():
         svg = svg.replace(placeholder, colour)
-    return Markup(svg)   # matplotlib has escaped its texts
+    return svg
 
 
 # ---- words ----------------------------------------------------------------------------------------------------------
@@ -349,8 +367,8 @@ def format_number(value: float | None) -> str:
 
 
 def format_percent(value: float | None) -> str:
-    """0.873 -> "87 %"."""
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.0f} %".replace("-", "−")
+    """87.3 -> "87 %"."""
+    return "–" if value is None or not math.isfinite(value) else f"{round(value)} %".replace("-", "−")
 
 
 def format_big(value: float) -> str:

@@ -114,6 +114,12 @@ def use_omegaconf() -> None:
     assert OmegaConf.merge({"a": {"b": 1}}, OmegaConf.from_dotlist(["a.b=2e-4"])).a.b == 2e-4
 
 
+def use_pyyaml() -> None:
+    import yaml
+
+    assert yaml.safe_load("a: {b: 1}") == {"a": {"b": 1}}
+
+
 def use_rich() -> None:
     from rich.console import Console
 

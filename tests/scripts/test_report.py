@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from calico.envs.scores import reference
 from calico.scripts.report import (
     MAX_FILM_FRAMES,
     MAX_FILM_SIDE,
@@ -56,9 +57,10 @@ def report(frames: np.ndarray) -> Report:
         title="Small & honest", parameters=1_200_000, tokens=3_400_000, seconds=642.0, peak_memory_bytes=1_500_000_000,
         machine="2 CPU cores",
         tasks=[
-            TaskScore(task="CartPole-v1", family="classic", random=20.0, expert=500.0, returns=[490.0, 500.0], normalised=0.99),
-            TaskScore(task="ALE/Pong-v5", family="atari", random=-20.7, expert=20.9, returns=[-21.0], normalised=-0.01),
-            TaskScore(task="Own-v0", family="own", random=None, expert=None, returns=[1.0, 2.0], normalised=None),
+            TaskScore(task="CartPole-v1", family="classic", random=20.0, expert=500.0, returns=[490.0, 500.0]),
+            TaskScore(task="ALE/Pong-v5", family="atari", random=-20.7, expert=20.9, kind="human",
+                      returns=[-21.0]),
+            TaskScore(task="Own-v0", family="own", random=None, expert=None, returns=[1.0, 2.0]),
         ],
         curves={"CartPole-v1": [(1000 * i, 3.0 / (i + 1)) for i in range(30)], "text": [(0, math.nan), (5000, 2.0)]},
         films=[Film(task="CartPole-v1", frames=frames, score=500.0)],
@@ -154,7 +156,8 @@ def test_json_holds_the_numbers(report: Report, tmp_path: Path) -> None:
     assert values["share_at_50"] == 0.5   # CartPole of the two with a reference
     first = values["tasks"][0]
     assert (first["task"], first["family"], first["random"], first["expert"]) == ("CartPole-v1", "classic", 20.0, 500.0)
-    assert (first["score"], first["normalised"], first["episodes"]) == (495.0, 0.99, 2)
+    assert (first["score"], first["episodes"]) == (495.0, 2)
+    assert first["normalised"] == pytest.approx(100 * 475 / 480)
     assert first["interval"] == pytest.approx(1.96 * np.std([490, 500], ddof=1) / math.sqrt(2))
     assert values["curves"]["text"] == [[0, None], [5000, 2.0]]   # JSON has no NaN
 
@@ -173,8 +176,19 @@ def test_each_part_renders_alone(report: Report, part: str) -> None:
     assert Page(render_html(alone)).open == []
 
 
+def test_references_are_looked_up() -> None:
+    known = reference("ALE/Alien-v5")   # no expert here, but published scores of random play and of a person
+    assert known.expert is None and known.human is not None
+    score = TaskScore.of("ALE/Alien-v5", [3000.0, 5000.0])
+    assert (score.family, score.random, score.expert, score.kind) == ("atari", known.random, known.human, "human")
+    assert score.normalised == known.normalise(4000.0)
+    assert TaskScore.of("ALE/Alien-v5", []).normalised is None
+    with pytest.raises(ValueError, match="CartPole-v1"):
+        TaskScore.of("CartPol-v1", [1.0])
+
+
 def test_a_film_is_placed_between_random_and_expert(report: Report, frames: np.ndarray) -> None:
-    assert report.place(Film(task="CartPole-v1", frames=frames, score=260.0)) == pytest.approx(0.5)
+    assert report.place(Film(task="CartPole-v1", frames=frames, score=260.0)) == pytest.approx(50)
     assert report.place(Film(task="Own-v0", frames=frames, score=260.0)) is None
     assert report.place(Film(task="unknown", frames=frames, score=260.0)) is None
 
@@ -235,7 +249,7 @@ def test_scores_read_well(value: float | None, text: str) -> None:
 
 
 def test_other_numbers_read_well() -> None:
-    assert format_percent(0.873) == "87 %" and format_percent(-0.021) == "−2 %" and format_percent(None) == "–"
+    assert format_percent(87.3) == "87 %" and format_percent(-2.1) == "−2 %" and format_percent(None) == "–"
     assert [format_big(v) for v in (12, 1500, 5_312_000, 2e9)] == ["12", "1.5 k", "5.31 M", "2 B"]
     assert [format_duration(v) for v in (9.6, 640, 7300)] == ["10 s", "10 min 40 s", "2 h 1 min"]
 

@@ -1,0 +1,164 @@
+"""`calico tasks`: what can be played here, and what a timestep of it looks like.
+
+    calico tasks                                 # every task; opening 104 Atari games takes some ten seconds
+    calico tasks --family classic
+    calico tasks CartPole-v1 ALE/Pong-v5 --json
+
+Tokens per step count the observation, the separator and the action; they vary where text is observed. Scores
+are means: of uniform actions, of the scripted expert, of a person.
+"""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from gymnasium import spaces
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from calico.envs import scores
+from calico.envs.registry import FAMILIES, MissingPackage, Task, family, get_task, make, tasks
+from calico.scripts.console import make_parser, note, print_json, progress, run_command
+from calico.tokenizers.spaces import is_image, is_text, leaf_spaces, space_to_json
+from calico.tokenizers.task import TaskCodec
+from calico.tokenizers.text import TextTokenizer
+from calico.tokenizers.vocabulary import Vocabulary
+
+COLUMNS = ("task", "sees", "does", "tokens/step", "expert", "random score", "expert score", "human score")
+SCORES = {"random score": "random", "expert score": "expert", "human score": "human"}
+FEW = 30   # tasks that open so fast that a progress bar would only flicker
+
+
+@run_command
+def main(argv: list[str] | None = None) -> int:
+    """Parse, look up, print."""
+    parser = make_parser("tasks", __doc__)
+    parser.add_argument("names", nargs="*", metavar="TASK", help="only these tasks")
+    parser.add_argument("--family", metavar="F", help=f"only this family: {', '.join(FAMILIES)}")
+    parser.add_argument("--json", action="store_true", help="everything that is known, as JSON")
+    args = parser.parse_args(argv)
+    chosen = [get_task(name) for name in args.names] or tasks(args.family)
+    entries = _described(chosen)
+    if args.json:
+        print_json(entries)
+        return 0
+    for name in FAMILIES:
+        of_family = [entry for entry in entries if entry["family"] == name]
+        if of_family:
+            _print_family(name, of_family)
+    experts = sum(entry["expert"] is not None for entry in entries)
+    note(f"{len(entries)} tasks, {experts} with an expert that `calico collect` records; `calico inspect TASK` shows tokens")
+    return 0
+
+
+def _described(chosen: Sequence[Task]) -> list[dict[str, Any]]:
+    if len(chosen) <= FEW:
+        return [describe(task) for task in chosen]
+    entries = []
+    with progress("looking at tasks", total=len(chosen), unit="tasks") as bar:
+        for task in chosen:
+            entries.append(describe(task))
+            bar.advance(note=task.name)
+    return entries
+
+
+def describe(task: Task) -> dict[str, Any]:
+    """Everything that is known of a task, as plain values.
+
+    Returns:
+        Task.to_json() with the spaces, the parts of a step, `tokens_per_step` [least, most] and the reference scores under
+        `scores`; where its package is not installed, `missing` with the message instead of spaces and tokens.
+    """
+    known = scores.reference(task.name)
+    entry = {**task.to_json(), "scores": {"random": known.random, "expert": known.expert, "human": known.human}}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)   # Gymnasium's for old versions, which are listed as such
+            env = make(task)
+    except MissingPackage as error:
+        return {**entry, "missing": str(error)}
+    codec = TaskCodec(env.observation_space, env.action_space, Vocabulary(), any_text())
+    env.close()
+    return {**entry,
+            "observation": describe_space(env.observation_space), "action": describe_space(env.action_space),
+            "observation_space": space_to_json(env.observation_space), "action_space": space_to_json(env.action_space),
+            "parts": [{"name": part.name, "kind": part.kind.name.lower(), "tokens": part.tokens} for part in codec.explain()],
+            "tokens_per_step": list(codec.tokens_per_step)}
+
+
+def describe_space(space: spaces.Space[Any]) -> str:
+    """A space in a few words: "8 real", "64x64x2 image", "text + 56x56x3 image + 1 of 4"."""
+    return " + ".join(_describe_leaf(leaf) for leaf in leaf_spaces(space).values()) or "nothing"
+
+
+def _describe_leaf(leaf: spaces.Space[Any]) -> str:
+    shape = "x".join(map(str, leaf.shape or ()))
+    match leaf:
+        case spaces.Discrete():
+            return f"1 of {leaf.n}"
+        case spaces.MultiDiscrete():
+            return f"{shape} of {'/'.join(map(str, leaf.nvec.ravel()))}"
+        case spaces.MultiBinary():
+            return f"{shape} bits"
+        case _ if is_text(leaf):
+            return "text"
+        case _ if is_image(leaf):
+            return f"{shape} image"
+        case _:
+            return f"{shape or 1} real" if leaf.dtype is not None and leaf.dtype.kind == "f" else f"{shape or 1} integers"
+
+
+@cache
+def any_text() -> TextTokenizer:
+    """A tokenizer for counting only: how many tokens a text takes at most does not depend on its pieces."""
+    return TextTokenizer.train(["go to the red ball"], vocab_size=300)
+
+
+def _print_family(name: str, entries: list[dict[str, Any]]) -> None:
+    """A heading, what all of the family share in one line, and a table of the rest."""
+    versions = ", ".join(f"{k} {v}" for k, v in {k: v for e in entries for k, v in e["versions"].items()}.items())
+    licences = ", ".join(dict.fromkeys(entry["licence"] for entry in entries))
+    columns = {column: [_cell(entry, column) for entry in entries] for column in COLUMNS}
+    shared = {c: cells[0] for c, cells in columns.items() if len(entries) > 2 and len(set(cells)) == 1}
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200   # one line per task for grep and less
+    console.print(Text(f"{family(name).title}:", "bold"), Text(f"{len(entries)} tasks, {versions}, licence {licences}", "dim"))
+    told = [f"{column} {value}" for column, value in shared.items() if value]
+    if told:
+        console.print(Text(f"All of them: {', '.join(told)}", "dim"))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    for column in (column for column in COLUMNS if column not in shared):
+        table.add_column(column, justify="right" if column in SCORES or column == "tokens/step" else "left",
+                         no_wrap=column == "task", overflow="fold")
+    for row in zip(*(cells for column, cells in columns.items() if column not in shared), strict=True):
+        table.add_row(*map(Text, row))
+    console.print(table)
+    for message in dict.fromkeys(entry["missing"] for entry in entries if "missing" in entry):
+        note(message)
+
+
+def _cell(entry: dict[str, Any], column: str) -> str:
+    match column:
+        case "task":
+            return entry["name"]
+        case "expert":
+            return entry["expert"] or ""
+        case _ if column in SCORES:
+            value = entry["scores"][SCORES[column]]
+            return "" if value is None else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        case _ if "missing" in entry:
+            return "not installed" if column == "sees" else ""
+        case "tokens/step":
+            least, most = entry["tokens_per_step"]
+            return str(most) if least == most else f"{least}-{most}"
+        case _:
+            return entry["observation" if column == "sees" else "action"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
