@@ -77,8 +77,8 @@ class Inspected:
 
 # ---- what to show ---------------------------------------------------------------------------------------------------
 
-def inspect_target(target: str, *, layout: str = "disjoint", index: int = 0, start: int = 0, steps: int = 4, seed: int = 0,
-                   random: bool = False, text_model: Path | None = None) -> Inspected:
+def inspect_target(target: str, *, layout: str = "disjoint", index: int = 0, start: int = 0, steps: int = 4,
+                   seed: int = 0, random: bool = False, text_model: Path | None = None) -> Inspected:
     """Tokens of a task's episode, of a stored episode or of a document.
 
     Args:
@@ -121,7 +121,7 @@ def _inspect_stored(path: Path, layout: str, index: int, start: int, steps: int,
         raise ValueError(f"--index {index}: {path} holds the episodes 0 to {len(reader) - 1}")
     episode = reader[index]
     if {"observation_space", "action_space"} <= reader.task.keys():
-        spaces = tuple(space_from_json(reader.task[key]) for key in ("observation_space", "action_space"))
+        spaces = space_from_json(reader.task["observation_space"]), space_from_json(reader.task["action_space"])
     else:
         env = make(episode.task)
         spaces = env.observation_space, env.action_space
@@ -131,14 +131,14 @@ def _inspect_stored(path: Path, layout: str, index: int, start: int, steps: int,
     return _inspect_episode(episode, spaces, details, layout, start, steps, text_model)
 
 
-def _inspect_episode(episode: Episode, spaces: tuple[Any, ...], details: list[str], layout: str, start: int, steps: int,
+def _inspect_episode(episode: Episode, spaces: tuple[Any, Any], details: list[str], layout: str, start: int, steps: int,
                      text_model: Path | None) -> Inspected:
     if start >= len(episode):
         raise ValueError(f"--start {start}: this episode has the steps 0 to {len(episode) - 1}")
     leaves = [leaf for leaf in (*episode.observations.values(), *episode.actions.values()) if leaf.dtype == object]
     text = _tokenizer((str(value) for leaf in leaves for value in leaf), text_model)
     vocabulary = _vocabulary(layout, text)
-    codec = TaskCodec(*spaces, vocabulary, text)
+    codec = TaskCodec(*spaces, vocabulary=vocabulary, text=text)
     stop = min(start + steps, len(episode))
     step = " + ".join(map(_describe, codec.explain()))
     return Inspected(title=episode.task, details=[*details, f"steps {start} to {stop - 1}", f"a step is {step}"],
@@ -208,7 +208,8 @@ def header(shown: Inspected) -> Iterator[Text]:
     yield Text(printable(shown.title), Style(bold=True))
     for line in shown.details:
         yield Text(printable(line), DIM)
-    ranges = [f"{KIND_WORDS[kind]} {start}–{stop - 1}" for kind in (Kind.TEXT, Kind.DISCRETE, Kind.CONTINUOUS, Kind.SPECIAL)
+    kinds = (Kind.TEXT, Kind.DISCRETE, Kind.CONTINUOUS, Kind.SPECIAL)
+    ranges = [f"{KIND_WORDS[kind]} {start}–{stop - 1}" for kind in kinds
               for start, stop in [shown.vocabulary.range_of(kind)]]
     yield Text(f"{shown.vocabulary.config.layout} ids: {' · '.join(ranges)}", DIM)
 
@@ -227,7 +228,7 @@ def legend(shown: Inspected) -> Text:
 
 
 def stream(shown: Inspected, width: int) -> Iterator[Text]:
-    """The tokens as cards, two lines each, and images as pictures, wrapped to `width` columns; one block per timestep."""
+    """The tokens as cards of two lines and images as pictures, wrapped to `width` columns; one block per timestep."""
     for start, stop in _blocks(shown.tokens):
         step, reward = _labels(shown, start)
         labels = [Text.assemble((step, "bold")), Text.assemble((reward, "dim"))]
@@ -257,10 +258,12 @@ def _block_lines(shown: Inspected, start: int, stop: int, width: int) -> Iterato
 
 def plain_stream(shown: Inspected) -> Iterator[Text]:
     """The stream without colours: `meaning/id`, a star before targets."""
-    words = shown.words
-    for start, stop in _blocks(shown.tokens):
-        cards = [f"{'*' if shown.tokens.loss_mask[i] else ''}{_short(words[i], Kind(shown.tokens.kind[i]))}/{shown.tokens.ids[i]}"
-                 for i in range(start, stop)]
+    tokens = shown.tokens
+    for start, stop in _blocks(tokens):
+        words = [_short(shown.words[i], Kind(tokens.kind[i])) for i in range(start, stop)]
+        stars = ["*" if target else "" for target in tokens.loss_mask[start:stop]]
+        ids = tokens.ids[start:stop].tolist()
+        cards = [f"{star}{word}/{token}" for star, word, token in zip(stars, words, ids, strict=True)]
         yield Text(" ".join([*filter(None, _labels(shown, start)), *cards]))
 
 
@@ -347,24 +350,24 @@ def _wrap(cards: list[tuple[Text, Text]], width: int) -> Iterator[list[tuple[Tex
 def token_table(shown: Inspected) -> Table:
     """Every field of every token."""
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name, justify in (("place", "right"), ("id", "right"), ("kind", "left"), ("meaning", "left"), ("position", "right"),
-                          ("timestep", "right"), ("segment", "right"), ("loss", "center")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name in ("place", "id", "kind", "meaning", "position", "timestep", "segment", "loss"):
+        table.add_column(name, justify="left" if name in ("kind", "meaning", "loss") else "right")
     for row in token_rows(shown):
         style = KIND_STYLES.get(Kind[row["kind"].upper()], Style())
+        position = "–" if row["position"] is None else str(row["position"])
         table.add_row(str(row["place"]), str(row["id"]), Text(row["kind"], Style(color=style.bgcolor)),
-                      Text(printable(row["meaning"])), "–" if row["position"] is None else str(row["position"]), str(row["timestep"]), str(row["segment"]),
+                      Text(printable(row["meaning"])), position, str(row["timestep"]), str(row["segment"]),
                       "●" if row["loss"] else "")
     return table
 
 
 def token_rows(shown: Inspected) -> list[dict[str, Any]]:
     """Every field of every token as plain values."""
-    named = {ACTION: "action", NO_POSITION: None}
     tokens = shown.tokens
+    positions = [{ACTION: "action", NO_POSITION: None}.get(place, place) for place in tokens.position.tolist()]
     return [{"place": i, "id": int(tokens.ids[i]), "kind": Kind(tokens.kind[i]).name.lower(), "meaning": word,
-             "position": named.get(int(tokens.position[i]), int(tokens.position[i])), "timestep": int(tokens.timestep[i]),
-             "segment": int(tokens.segment[i]), "loss": bool(tokens.loss_mask[i])}
+             "position": positions[i], "timestep": int(tokens.timestep[i]), "segment": int(tokens.segment[i]),
+             "loss": bool(tokens.loss_mask[i])}
             for i, word in enumerate(shown.words)]
 
 
@@ -387,7 +390,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=4, help="how many steps (default 4)")
     parser.add_argument("--seed", type=int, default=0, help="the episode's seed (default 0)")
     parser.add_argument("--random", action="store_true", help="play the task at random instead of with its expert")
-    parser.add_argument("--layout", choices=("disjoint", "gato"), default="disjoint", help="the id map (default disjoint)")
+    parser.add_argument("--layout", choices=("disjoint", "gato"), default="disjoint", help="the id map")
     parser.add_argument("--text", type=Path, metavar="MODEL", help="a saved text tokenizer")
     parser.add_argument("--table", action="store_true", help="also list every field of every token")
     parser.add_argument("--json", action="store_true", help="print the fields as JSON")

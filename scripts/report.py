@@ -63,7 +63,7 @@ class TaskScore:
 
     @property
     def normalised(self) -> float | None:
-        """The score in per cent, 0 = random policy, 100 = expert; None where that means nothing (see scores.normalise)."""
+        """The score in per cent: 0 random policy, 100 expert; None where that means nothing, see scores.normalise."""
         return scores.normalise(self.score, self.random, self.expert) if len(self.returns) else None
 
     @property
@@ -147,7 +147,7 @@ class Report:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def share_at(self, threshold: float) -> float | None:
-        """Share in [0, 1] of the tasks with a reference that reach `threshold` per cent of the expert; None without any."""
+        """Share in [0, 1] of the tasks that reach `threshold` per cent of the expert; None without any reference."""
         return scores.share_at([t.normalised for t in self.tasks], threshold)
 
     def place(self, film: Film) -> float | None:
@@ -182,7 +182,8 @@ def write_report(report: Report, folder: Path) -> Path:
         The path of report.html.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    values = json.dumps(report.to_json(), indent=1, allow_nan=False)
+    (folder / "report.json").write_text(values + "\n", encoding="utf-8")
     page = folder / "report.html"
     page.write_text(render_html(report), encoding="utf-8")
     return page
@@ -211,7 +212,7 @@ def render_html(report: Report) -> str:
 # ---- pictures -------------------------------------------------------------------------------------------------------
 
 def encode_gif(frames: np.ndarray, fps: float = FILM_FPS, hold: float = 1.0) -> bytes:
-    """Encode frames as a GIF that loops for ever; one palette for all frames, no dithering, so that pixel art stays crisp.
+    """Encode frames as a GIF that loops for ever; one palette and no dithering, so that pixel art stays crisp.
 
     Args:
         frames: uint8 (time, height, width, 3), time >= 1.
@@ -224,7 +225,7 @@ def encode_gif(frames: np.ndarray, fps: float = FILM_FPS, hold: float = 1.0) -> 
     """
     frames = np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
-        raise ValueError(f"frames are {frames.dtype} {frames.shape}; expected uint8 (time, height, width, 3), time >= 1")
+        raise ValueError(f"frames are {frames.dtype} {frames.shape}; expected uint8 (time >= 1, height, width, 3)")
     if not 0 < fps <= 50:
         raise ValueError(f"fps={fps} is outside (0, 50]; pass every n-th frame to show an episode faster")
     palette = _palette(frames)
@@ -336,7 +337,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def inline_svg(figure: Figure, name: str) -> str:
-    """The figure as an <svg> element for the middle of a page: real text, the page's colours, ids that start with `name`.
+    """The figure as an <svg> element for inside a page: real text, the page's colours, ids that start with `name`.
 
     The template shows it with `|safe`: matplotlib has escaped the texts in it.
     """

@@ -51,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         if of_family:
             _print_family(name, of_family)
     experts = sum(entry["expert"] is not None for entry in entries)
-    note(f"{len(entries)} tasks, {experts} with an expert that `calico collect` records; `calico inspect TASK` shows tokens")
+    note(f"{len(entries)} tasks, {experts} with an expert that `calico collect` records; "
+         "`calico inspect TASK` shows tokens")
     return 0
 
 
@@ -70,23 +71,23 @@ def describe(task: Task) -> dict[str, Any]:
     """Everything that is known of a task, as plain values.
 
     Returns:
-        Task.to_json() with the spaces, the parts of a step, `tokens_per_step` [least, most] and the reference scores under
-        `scores`; where its package is not installed, `missing` with the message instead of spaces and tokens.
+        Task.to_json() with the spaces, the parts of a step, `tokens_per_step` [least, most] and the reference scores
+        under `scores`; where its package is not installed, `missing` with the message instead of spaces and tokens.
     """
     known = scores.reference(task.name)
     entry = {**task.to_json(), "scores": {"random": known.random, "expert": known.expert, "human": known.human}}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)   # Gymnasium's for old versions, which are listed as such
+            warnings.simplefilter("ignore", DeprecationWarning)   # Gymnasium's for old versions
             env = make(task)
     except MissingPackage as error:
         return {**entry, "missing": str(error)}
     codec = TaskCodec(env.observation_space, env.action_space, Vocabulary(), any_text())
     env.close()
-    return {**entry,
+    parts = [{"name": part.name, "kind": part.kind.name.lower(), "tokens": part.tokens} for part in codec.explain()]
+    return {**entry, "parts": parts,
             "observation": describe_space(env.observation_space), "action": describe_space(env.action_space),
             "observation_space": space_to_json(env.observation_space), "action_space": space_to_json(env.action_space),
-            "parts": [{"name": part.name, "kind": part.kind.name.lower(), "tokens": part.tokens} for part in codec.explain()],
             "tokens_per_step": list(codec.tokens_per_step)}
 
 
@@ -109,7 +110,8 @@ def _describe_leaf(leaf: spaces.Space[Any]) -> str:
         case _ if is_image(leaf):
             return f"{shape} image"
         case _:
-            return f"{shape or 1} real" if leaf.dtype is not None and leaf.dtype.kind == "f" else f"{shape or 1} integers"
+            is_real = leaf.dtype is not None and leaf.dtype.kind == "f"
+            return f"{shape or 1} {'real' if is_real else 'integers'}"
 
 
 @cache
@@ -127,7 +129,8 @@ def _print_family(name: str, entries: list[dict[str, Any]]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200   # one line per task for grep and less
-    console.print(Text(f"{family(name).title}:", "bold"), Text(f"{len(entries)} tasks, {versions}, licence {licences}", "dim"))
+    console.print(Text(f"{family(name).title}:", "bold"),
+                  Text(f"{len(entries)} tasks, {versions}, licence {licences}", "dim"))
     told = [f"{column} {value}" for column, value in shared.items() if value]
     if told:
         console.print(Text(f"All of them: {', '.join(told)}", "dim"))

@@ -21,7 +21,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 def use_torch() -> None:
     import torch
 
-    torch.testing.assert_close(torch.nn.functional.scaled_dot_product_attention(*torch.ones(3, 1, 2, 4)), torch.ones(1, 2, 4))
+    attended = torch.nn.functional.scaled_dot_product_attention(*torch.ones(3, 1, 2, 4))
+    torch.testing.assert_close(attended, torch.ones(1, 2, 4))
 
 
 def use_numpy() -> None:
@@ -62,8 +63,8 @@ def use_sentencepiece() -> None:
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["a calico cat", "a black cat"]), model_writer=model, vocab_size=16, hard_vocab_limit=False,
-        minloglevel=2)
+        sentence_iterator=iter(["a calico cat", "a black cat"]), model_writer=model, vocab_size=16,
+        hard_vocab_limit=False, minloglevel=2)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     assert pieces.decode(pieces.encode("a cat")) == "a cat"
 
@@ -172,7 +173,7 @@ def use_transformers() -> None:
 USES: dict[str, Callable[..., None]] = {
     name.removeprefix("use_"): use for name, use in list(globals().items()) if name.startswith("use_")
 }
-BUILD_TOOLS = {"mypy", "pytest", "ruff", "setuptools", "wheel"}   # `make lint`, this test run and test_wheel.py use them
+BUILD_TOOLS = {"mypy", "pytest", "ruff", "setuptools", "wheel"}   # used by `make lint`, this run and test_wheel.py
 
 
 def name_of(requirement: str) -> str:
@@ -205,7 +206,7 @@ def test_every_module_imported_at_the_top_is_declared() -> None:
             if module in sys.stdlib_module_names or module in {"calico", "__future__"}:
                 continue
             owners = {name_of(name) for name in distributions.get(module, [module])}
-            assert owners & defaults, f"{path.relative_to(ROOT)} imports {module}, which pyproject.toml does not declare"
+            assert owners & defaults, f"{path.relative_to(ROOT)} imports {module}: declare it in pyproject.toml"
 
 
 def top_imports(path: Path) -> set[str]:
@@ -223,4 +224,5 @@ def test_every_dependency_is_pinned_in_the_constraints() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {name_of(line) for line in lines if "==" in line}
     assert declared() - pinned == set()
-    assert not [line for line in lines if "+" in line and not line.startswith("#")], "a local version tag pins one build"
+    local = [line for line in lines if "+" in line and not line.startswith("#")]
+    assert local == [], "a local version tag pins one build"

@@ -42,12 +42,12 @@ def frames() -> np.ndarray:
     """A short real episode, uint8 (time, height, width, 3)."""
     env = gym.make("CartPole-v1", render_mode="rgb_array")
     env.reset(seed=0)
-    pictures = [env.render()]
+    pictures = [np.asarray(env.render())]
     for action in (0, 1, 1, 0, 0, 1):
         env.step(action)
-        pictures.append(env.render())
+        pictures.append(np.asarray(env.render()))
     env.close()
-    return np.stack(pictures).astype(np.uint8)
+    return np.stack(pictures)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,8 @@ def report(frames: np.ndarray) -> Report:
         ],
         curves={"CartPole-v1": [(1000 * i, 3.0 / (i + 1)) for i in range(30)], "text": [(0, math.nan), (5000, 2.0)]},
         films=[Film(task="CartPole-v1", frames=frames, score=500.0)],
-        captions=[Captioned(image=picture, caption="<script>alert('x')</script>", right=False, truth='a "pole" & a cart')],
+        captions=[Captioned(image=picture, caption="<script>alert('x')</script>", right=False,
+                            truth='a "pole" & a cart')],
         caption_accuracy=0.5, captions_judged=2,
         questions=[Question(image=picture, question="Is it upright?", answer="yes", truth="yes", right=True)],
         question_accuracy=1.0, questions_judged=1,
@@ -241,8 +242,8 @@ def test_long_and_large_films_are_thinned() -> None:
 # ---- words -----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("value, text", [
-    (None, "–"), (math.nan, "–"), (0.0, "0"), (-0.001, "0"), (1.0, "1"), (0.985, "0.98"), (22.14, "22.1"), (500.0, "500"),
-    (-1341.2, "−1\u202f341"), (12345.6, "12\u202f346"), (100.0, "100"), (-20.7, "−20.7"),
+    (None, "–"), (math.nan, "–"), (0.0, "0"), (-0.001, "0"), (1.0, "1"), (0.985, "0.98"), (22.14, "22.1"),
+    (500.0, "500"), (-1341.2, "−1\u202f341"), (12345.6, "12\u202f346"), (100.0, "100"), (-20.7, "−20.7"),
 ])
 def test_scores_read_well(value: float | None, text: str) -> None:
     assert format_number(value) == text
