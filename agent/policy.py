@@ -5,8 +5,12 @@ legal ids, decode, step. One forward per environment step: the last action token
 the whole next observation; each further action token costs one small forward. The key cache makes a step's price
 independent of the episode's length, and rows reset without touching each other.
 
-What the model sees: a layer attends to the last `window` tokens of the row's history (prompt, then the episode), so the
-whole network reaches depth * (window - 1) + 1 tokens back, at every step the same as one uncached pass over that history.
+What the model sees once a row's history (prompt, then the episode) is longer than the window:
+- window < context, the default: a layer attends to the last `window` tokens, so the whole network reaches
+  depth * (window - 1) + 1 tokens back, at every step the same as one uncached pass over the whole history;
+- window >= context, the paper's sizes: training has never shown more than `context` tokens, so before a step would pass
+  that, the newest whole timesteps that fit half of it are read again from position 0. The model then sees the last half
+  to whole context, the same as one uncached pass over just those tokens; the prompt leaves with the oldest steps.
 """
 
 import copy
@@ -49,11 +53,15 @@ class AgentPolicy:
         self.generators: dict[int, np.random.Generator] = {}
         self.last_action: dict[int, int] = {}                            # the token that the model has not seen yet
         self.fresh: set[int] = set()
+        backbone = model.config.backbone
+        self.limit = backbone.context if backbone.attention_window >= backbone.context else None
+        self.history: dict[int, list[Tokens]] = {}                       # whole timesteps, kept where there is a limit
 
     def reset(self, row: int, seed: int, env: Any = None) -> None:
         """Row `row` starts the episode with this seed; `env` is for experts and not looked at."""
         self.generators[row] = self.sampling.generator(seed)
         self.last_action.pop(row, None)
+        self.history[row] = []
         self.fresh.add(row)
 
     def act(self, observations: Sequence[Any], rows: Sequence[int]) -> list[Any]:
@@ -66,6 +74,7 @@ class AgentPolicy:
         """
         encoded = self.codec.encode_observations(list(observations))
         self.arrange(rows)
+        self.slide(rows)
         slots = [self.slots[row] for row in rows]
         places: list[Tokens | None] = [None] * len(self.slots)
         for slot, tokens in zip(slots, encoded, strict=True):
@@ -81,6 +90,9 @@ class AgentPolicy:
             if place + 1 < self.codec.action_length:
                 tokens, counts = step_batch([None] * len(self.slots), dict(zip(slots, chosen[:, place], strict=True)), self.pad)
         self.last_action.update(zip(rows, chosen[:, -1].tolist(), strict=True))
+        if self.limit is not None:
+            for row, observed, action in zip(rows, encoded, chosen, strict=True):
+                self.history[row].append(Tokens.concatenate([observed, self.action_tokens(action)]))
         return self.codec.decode_actions(chosen)
 
     @torch.inference_mode()
@@ -108,6 +120,29 @@ class AgentPolicy:
         places = torch.tensor([self.slots[row] for row in begun])
         self.cache = self.cache.reset(places) if self.prompted is None else self.cache.assign(places, self.prompted)
         self.fresh.difference_update(begun)
+
+    @torch.inference_mode()
+    def slide(self, rows: Sequence[int]) -> None:
+        """Read a shorter history again for rows that would pass the context of a model without a window."""
+        lengths = self.cache.lengths.tolist()
+        for row in rows:
+            if self.limit is None or lengths[self.slots[row]] + self.chunk + self.codec.action_length <= self.limit:
+                continue
+            kept: list[Tokens] = []
+            while self.history[row] and sum(map(len, kept)) + len(self.history[row][-1]) <= self.limit // 2:
+                kept.insert(0, self.history[row].pop())
+            self.history[row] = kept
+            seen = Tokens.concatenate(kept)[: -1 if kept else 0]          # the last action token is still to be read
+            self.cache = self.cache.assign(torch.tensor([self.slots[row]]), self.read_prompt(seen))
+            if not kept:
+                self.last_action.pop(row, None)
+
+    def action_tokens(self, ids: np.ndarray) -> Tokens:
+        """The tokens (action_length,) of a chosen action."""
+        empty = Tokens.empty()
+        unused = {name: np.zeros(len(ids), DTYPES[name]) for name in ("timestep", "loss_mask", "segment")}
+        return Tokens(ids=ids.astype(np.int32), kind=self.codec.action_kinds, position=np.full(len(ids), ACTION, np.int16),
+                      **unused, patches=empty.patches, channels=empty.channels, intervals=empty.intervals)
 
     @torch.inference_mode()
     def read_prompt(self, prompt: Tokens) -> Cache:

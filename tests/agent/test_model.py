@@ -33,7 +33,7 @@ def test_unknown_size_is_named() -> None:
 
 
 def test_flops_of_a_plain_case() -> None:
-    """tiny, window as long as the context: 10 d^2 matrices per block (4 attention, 4 up, 2 down) and T/2 keys per query."""
+    """tiny, half-context window: 10 d^2 matrices per block (4 attention, 4 up, 2 down) and the keys per query."""
     config = named_size("tiny", context=64)
     dense = matmul_flops_per_token(config, vocab_size=0)
     keys = (32 * 33 / 2 + 32 * 32) / 64

@@ -1,5 +1,6 @@
 """Acting: what the cached, batched policy does equals the plain loop over whole histories, whatever the rows do."""
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -53,7 +54,8 @@ class PlainLoop:
             logits = self.model.logits(hidden).detach().numpy()[mask]
             found.append(logits)
             action = stream(1, patch_share=0)
-            action.ids[:], action.position[:], action.kind[:] = np.flatnonzero(mask)[logits.argmax()], ACTION, Kind.DISCRETE
+            action.ids[:], action.position[:] = np.flatnonzero(mask)[logits.argmax()], ACTION
+            action.kind[:] = Kind.DISCRETE
             self.history = Tokens.concatenate([self.history, action])
         return found
 
@@ -75,7 +77,7 @@ class Watched(AgentPolicy):
 @pytest.mark.parametrize("prompted", [False, True])
 @torch.no_grad()
 def test_cached_logits_equal_uncached_logits(model: Model, name: str, prompted: bool) -> None:
-    """Three rows; row 1 restarts at step 4, row 2 waits at step 3 and leaves at step 6; the window slides many times."""
+    """Row 1 restarts at step 4, row 2 waits at step 3 and leaves at step 6; the window slides many times."""
     codec = make_codec(name)
     prompt = stream(11, 5) if prompted else None
     policy = Watched(model, codec, SamplingConfig(temperature=0), prompt=prompt, precision="fp32")
@@ -91,6 +93,26 @@ def test_cached_logits_equal_uncached_logits(model: Model, name: str, prompted: 
         for row in rows:
             for place, expected in enumerate(plain[row].logits(observations[row])):
                 np.testing.assert_allclose(policy.seen[place][policy.slots[row]], expected, atol=2e-5)
+
+
+@torch.no_grad()
+def test_without_a_window_half_the_context_is_read_again(model: Model) -> None:
+    """Window = context = 16, 5 tokens a step: logits equal an uncached pass over the steps that are still seen."""
+    config = replace(model.config, backbone=replace(model.config.backbone, window=16))
+    torch.manual_seed(0)
+    dense = Model(config, VOCABULARY).eval()
+    codec = make_codec("one action token")
+    policy = Watched(dense, codec, SamplingConfig(temperature=0), precision="fp32")
+    plain = PlainLoop(dense, codec)
+    policy.reset(0, seed=0)
+    seen = []
+    for observation in observations_of(codec, 12, 0):
+        policy.act([observation], [0])
+        seen.append(int(policy.cache.lengths[0]) + 1)                    # with the action token that is still to be read
+        plain.history = plain.history[max(0, len(plain.history) + 5 - seen[-1]):]
+        np.testing.assert_allclose(policy.seen[0][0], plain.logits(observation)[0], atol=2e-5)
+    assert max(seen) <= 16
+    assert seen == [5, 10, 15, *[10, 15] * 4, 10]
 
 
 def test_actions_are_legal_and_seeds_reproduce(model: Model) -> None:
