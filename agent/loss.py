@@ -31,8 +31,7 @@ def target_losses(model: torch.nn.Module, tokens: Tokens) -> tuple[Tensor, Tenso
     Returns:
         losses float (n_targets,), and the row of the batch that each belongs to, int64 (n_targets,).
     """
-    hidden = model(tokens)                                       # (B, S, width)
-    mask = target_mask(tokens)
-    rows, places = mask.nonzero(as_tuple=True)
-    logits = model.logits(hidden[rows, places])                  # (n_targets, vocab_size)
+    rows, places = target_mask(tokens).nonzero(as_tuple=True)
+    hidden = model(tokens, where=(rows, places))                 # (n_targets, width)
+    logits = model.logits(hidden)                                # (n_targets, vocab_size)
     return F.cross_entropy(logits.float(), tokens.ids[rows, places + 1].long(), reduction="none"), rows

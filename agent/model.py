@@ -63,9 +63,9 @@ class Model(nn.Module):
         self.backbone = Decoder(config.backbone)
         self.apply(_initialise)
 
-    def forward(self, tokens: Tokens) -> Tensor:
-        """Whole sequences (B, S) -> hidden states (B, S, width)."""
-        return self.backbone(self.embedding(tokens))
+    def forward(self, tokens: Tokens, where: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Whole sequences (B, S) -> hidden states (B, S, width), or (n, width) of the places `where` alone."""
+        return self.backbone(self.embedding(tokens), where)
 
     def extend(self, tokens: Tokens, cache: Cache, counts: Tensor | None = None) -> tuple[Tensor, Cache]:
         """Append tokens (B, S) to the rows of a cache; see Decoder.extend."""
@@ -91,14 +91,16 @@ def _initialise(module: nn.Module) -> None:
 
 
 def matmul_flops_per_token(config: ModelConfig, vocab_size: int, target_share: float = 1.0) -> float:
-    """Multiply-adds x 2 of a forward pass per token: matrices, attention within the window, head at the targets.
+    """Multiply-adds x 2 of a forward pass per token, those that are done: matrices, attention within the window; the
+    head and the last feed-forward at the targets only.
 
     Used for the share of the machine's peak that training reaches (three forwards' worth per training step).
     """
     b = config.backbone
     context, window = b.context, min(b.attention_window, b.context)
     seen = (window * (window + 1) / 2 + (context - window) * window) / context      # keys per query, on average
-    matrices = b.depth * (4 * b.width**2 + math.ceil(1.5 * b.feedforward) * b.width**2)
+    feedforward = math.ceil(1.5 * b.feedforward) * b.width**2
+    matrices = b.depth * 4 * b.width**2 + (b.depth - 1 + target_share) * feedforward
     return 2 * (matrices + b.depth * 2 * seen * b.width + target_share * vocab_size * b.width)
 
 

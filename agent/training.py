@@ -87,8 +87,7 @@ class Trainer:
         self.optimizer = build_optimizer(model, optimizer)
         self.step, self.tokens = 0, 0
         if config.compile:
-            model.backbone.rotations.grow(model.config.backbone.context, self.device)
-            model.backbone.compile(dynamic=False)
+            model.backbone.compile_blocks()
 
     def train_step(self, batches: list[Batch]) -> tuple[Tensor, Tensor, float]:
         """One optimiser step over `accumulate` batches.

@@ -28,6 +28,19 @@ def test_gathered_loss_equals_the_loss_over_all_logits(model: Model) -> None:
     assert rows.bincount().tolist() == tokens.loss_mask[:, 1:].sum(dim=1).tolist()
 
 
+def test_wanted_places_equal_the_full_pass(model: Model) -> None:
+    """Also under stochastic depth, where a row's last feed-forward may be skipped."""
+    tokens = batch_of(stream(20, 1), stream(20, 2))
+    where = (torch.tensor([0, 0, 1]), torch.tensor([3, 19, 7]))
+    model.backbone.config = replace(model.backbone.config, stochastic_depth=0.5)
+    model.backbone.train()
+    for seed in range(5):
+        torch.manual_seed(seed)
+        expected = model(tokens)[where]
+        torch.manual_seed(seed)
+        torch.testing.assert_close(model(tokens, where), expected)
+
+
 def test_a_target_does_not_see_itself(model: Model) -> None:
     """Changing a target's id changes its loss through the label alone: the state that predicts it stays."""
     tokens = batch_of(stream(10, patch_share=0))
