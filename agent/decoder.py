@@ -11,7 +11,9 @@ Legend: B batch, S seq, H heads, D head dim, C cache slots, W window.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +90,16 @@ class Cache:
         return Cache(self.keys, self.values, lengths)
 
 
+class ResidualLinear(nn.Linear):
+    """A projection into the residual stream.
+
+    Attributes:
+        residual_scale: factor of its initial weights.
+    """
+
+    residual_scale: float = 1.0
+
+
 class Attention(nn.Module):
     """Causal multi-head attention over the last W tokens."""
 
@@ -96,7 +108,7 @@ class Attention(nn.Module):
         self.heads = config.heads
         self.window = config.attention_window
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
-        self.out = nn.Linear(config.width, config.width, bias=False)
+        self.out = ResidualLinear(config.width, config.width, bias=False)
 
     def project(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, S, width) -> query, key (both rotated) and value, each (B, H, S, D)."""
@@ -134,7 +146,7 @@ class FeedForward(nn.Module):
         super().__init__()
         hidden = config.feedforward * config.width
         self.up = nn.Linear(config.width, hidden, bias=False)
-        self.down = nn.Linear(hidden // 2, config.width, bias=False)
+        self.down = ResidualLinear(hidden // 2, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.up(x).chunk(2, dim=-1)
@@ -172,7 +184,8 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        # a cast, because ModuleList does not tell type checkers what it holds
+        self.blocks = cast(Sequence[Block], nn.ModuleList(Block(config) for _ in range(config.depth)))
         self.norm = nn.LayerNorm(config.width, bias=False)
         self.rotations = Rotations(config.width // config.heads)
         for block in self.blocks:
@@ -205,7 +218,7 @@ class Decoder(nn.Module):
         self.rotations.grow(self.config.context, self.norm.weight.device)
         for block in self.blocks[:-1]:
             block.compile(dynamic=False)
-        self.blocks[-1].attend = torch.compile(self.blocks[-1].attend, dynamic=False)
+        self.blocks[-1].attend = torch.compile(self.blocks[-1].attend, dynamic=False)  # type: ignore[method-assign]
 
     def draw_keeps(self, x: Tensor) -> list[Tensor]:
         """Stochastic depth: per block (2, B, 1, 1), 0 for a skipped sublayer, 1 / (1 - p) for a kept one."""

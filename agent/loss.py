@@ -5,11 +5,11 @@ target positions are gathered before the output head: logits at the other positi
 small model and be thrown away.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..tokenizers.tokens import Tokens
+from .model import Model
 
 
 def target_mask(tokens: Tokens) -> Tensor:
@@ -25,7 +25,7 @@ def target_mask(tokens: Tokens) -> Tensor:
     return F.pad(following, (0, 1))
 
 
-def target_losses(model: torch.nn.Module, tokens: Tokens) -> tuple[Tensor, Tensor]:
+def target_losses(model: Model, tokens: Tokens) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each target, in nats.
 
     Returns:

@@ -126,8 +126,8 @@ class Trainer:
     def refuse(self, what: str, sources: list[str]) -> None:
         """Stop before a step that would ruin every weight."""
         self.optimizer.zero_grad(set_to_none=True)
-        raise FloatingPointError(f"the {what} of step {self.step} is not finite (sources: {', '.join(sources)}); the weights are "
-                                 "untouched. Lower optimizer.learning_rate or look at the data of this step")
+        raise FloatingPointError(f"the {what} of step {self.step} is not finite (sources: {', '.join(sources)}); the weights "
+                                 "are untouched. Lower optimizer.learning_rate or look at the data of this step")
 
     def save(self, run: Path, documents: Mapping[str, Any], files: Mapping[str, bytes]) -> Path:
         """Checkpoint of everything that the next step depends on; documents and files go in as they are."""

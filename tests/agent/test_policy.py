@@ -18,7 +18,7 @@ from calico.tokenizers.tokens import ACTION, Kind, Tokens
 from .conftest import VOCABULARY, stream
 
 TEXT = TextTokenizer.train(["go to the red ball", "pick up a blue key"], 300)
-SPACES = {
+SPACES: dict[str, tuple[gym.Space[Any], gym.Space[Any]]] = {
     "one action token": (gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(5)),
     "three, mixed": (gym.spaces.Box(-np.inf, np.inf, (2,), np.float64),
                      gym.spaces.Dict(grip=gym.spaces.Discrete(2), move=gym.spaces.Box(-3, 3, (2,)))),

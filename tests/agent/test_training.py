@@ -2,8 +2,6 @@
 
 import os
 import signal
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,11 +114,17 @@ def test_a_gradient_that_is_not_finite_stops_too() -> None:
 
 def test_sigterm_saves_the_step_under_way_and_the_run_continues(tmp_path: Path) -> None:
     trainer = new_trainer(replace(CONFIG, steps=500, save_every=500))
-    threading.Thread(target=lambda: (time.sleep(0.4), os.kill(os.getpid(), signal.SIGTERM))).start()
+
+    def stopped_at_five() -> Iterator[Made]:
+        for step, made in enumerate(batches(0)):
+            if step == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield made
+
     with pytest.raises(KeyboardInterrupt):
-        trainer.run(batches(0), tmp_path, {}, {})
+        trainer.run(stopped_at_five(), tmp_path, {}, {})
     saved = checkpoint.load(tmp_path)
-    assert saved.step == trainer.step > 0
+    assert saved.step == trainer.step == 6   # the step under way was finished
     again = new_trainer()
     again.restore(saved)
     assert again.step == trainer.step
