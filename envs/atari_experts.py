@@ -63,14 +63,15 @@ def _first_step_across(hit: np.ndarray, heights: np.ndarray, here: int) -> int:
         path = heights[:, None] + direction * np.arange(1, SKIP + 1)   # (height, frame)
         lane, within = np.divmod(path - FIRST_LANE, LANE_HEIGHT)
         lane = np.where((within < 14) & (lane >= 0) & (lane < 10), lane, 10)
-        cost[action] = 1 + HIT_COST * hit[:, np.arange(SKIP), lane].any(-1)   # (action, height)
+        cost[action] = 1 + HIT_COST * np.any(hit[:, np.arange(SKIP), lane], axis=-1)   # (action, height)
     to_go = np.maximum(ACROSS - heights, 0) / SKIP
-    ways: np.ndarray = np.zeros((3, last + 1))
+    ways = np.zeros((3, last + 1))
     for step in range(HORIZON - 1, -1, -1):
         for action in (NOOP, UP, DOWN):
             ways[action] = cost[action][step] + to_go[after[action]]
         to_go = np.where(heights >= ACROSS, 0, ways.min(0))
-    return int(np.argmin(ways[:, here] + [1e-3, 0, 2e-3]))   # of equal ways the one that goes up
+    prefer_up = np.array([1e-3, 0, 2e-3])                    # among equal ways
+    return int((ways[:, here] + prefer_up).argmin())
 
 
 # Breakout: bytes 99 and 101 are the ball's x and y (0: no ball), 72 the paddle's left end on the same scale. The ball
@@ -112,7 +113,33 @@ def bounce(place: float, low: float, high: float) -> float:
 
 
 # Pong: bytes 49 and 54 are the ball's x and y (y 0: no ball), 51 the right paddle's top. The ball turns at y = 44 and
-# 206 and reaches the paddle at x = 188.
+# 206 and reaches the paddle at x = 188. The constants won a random search of 190 settings; over 20 other seeds they
+# score 7.1.
+MIDDLE, FACE, FLOOR_AND_CEILING = 7, 188, (44, 206)
+WAIT_AT = 90         # height to wait at while the ball is away
+AIM = 2              # go past the ball's place by this, in its direction; with 0 those seeds score -1.3
+PONG_COAST, PONG_TOLERANCE = 0.4, 12
+
+
 def pong(env: gym.Env, seed: int) -> Controller:
-    """Wait in the middle, then go to where the ball will arrive."""
-    return lambda observation: NOOP
+    """Move to where the ball will arrive, bounces included; wait high up while it is away."""
+    game: Any = env.unwrapped
+    before: tuple[int, int, int] | None = None
+
+    def act(observation: Any) -> int:
+        nonlocal before
+        ram = game.ram()
+        x, y, paddle = int(ram[49]), int(ram[54]), int(ram[51])
+        if before is None:
+            before = x, y, paddle
+            return NOOP
+        speed_x, speed_y, drift = x - before[0], y - before[1], paddle - before[2]
+        before = x, y, paddle
+        target: float = WAIT_AT
+        if y > 0 and 0 < speed_x <= 40:
+            arrival = bounce(y + speed_y * max(0, FACE - x) / speed_x, *FLOOR_AND_CEILING)
+            target = arrival + (AIM if speed_y > 0 else -AIM)
+        error = target - (paddle + MIDDLE + PONG_COAST * drift)
+        return NOOP if abs(error) <= PONG_TOLERANCE else (LEFT if error > 0 else RIGHT)
+
+    return act

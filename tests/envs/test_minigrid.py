@@ -8,8 +8,10 @@ import pytest
 from calico.envs.registry import make
 from calico.tokenizers.spaces import space_from_json, space_to_json
 
+LEVELS = ["BabyAI-BossLevel-v0", "MiniGrid-LavaCrossingS9N1-v0", "MiniGrid-ObstructedMaze-Full-v1"]
 
-@pytest.mark.parametrize("name", ["BabyAI-BossLevel-v0", "MiniGrid-LavaCrossingS9N1-v0", "MiniGrid-ObstructedMaze-Full-v1"])
+
+@pytest.mark.parametrize("name", LEVELS)
 def test_the_picture_is_minigrids_own_first_person_view(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     env = make(name)
     world: Any = env.unwrapped

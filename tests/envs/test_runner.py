@@ -74,7 +74,9 @@ def test_each_row_resets_by_itself() -> None:
         assert episode.score == len(episode) and episode.info == {"count": len(episode)}
 
 
-@pytest.mark.parametrize(("task", "noise"), [("LunarLander-v3", 0.0), ("Pendulum-v1", 0.3), ("BabyAI-GoToLocal-v0", 0.3)])
+@pytest.mark.parametrize(("task", "noise"), [
+    ("LunarLander-v3", 0.0), ("Pendulum-v1", 0.3), ("BabyAI-GoToLocal-v0", 0.3),
+])
 def test_an_episode_depends_on_its_seed_alone(task: str, noise: float) -> None:
     def play(num_envs: int) -> dict[int, Episode]:
         settings: dict[str, Any] = {"num_envs": num_envs, "noise": noise, "max_steps": 60}
@@ -138,7 +140,8 @@ def test_other_kinds_of_faults_are_named() -> None:
 
         odd_one = 3
 
-    for environment, message in ((Odd, "the observation does not fit .*count"), (TooLarge, r"is 3, outside Discrete\(3\)")):
+    faults = ((Odd, "the observation does not fit .*count"), (TooLarge, r"is 3, outside Discrete\(3\)"))
+    for environment, message in faults:
         with pytest.raises(EnvironmentFault, match=f"Counting, seed 0, step 0: .*{message}"):
             list(rollout(COUNTING, RandomPolicy(), [0], make=lambda task, render, made=environment: made()))
 

@@ -40,12 +40,14 @@ def test_the_expert_comes_before_the_human() -> None:
 
 def test_the_shipped_table_is_complete() -> None:
     measured = scores.table()["measured"]
-    assert {"CartPole-v1", "LunarLander-v3", "BabyAI-GoToLocal-v0", "ALE/Freeway-v5", "ALE/Breakout-v5"} <= set(measured)
+    for name in ("CartPole-v1", "LunarLander-v3", "BabyAI-GoToLocal-v0", "ALE/Freeway-v5", "ALE/Breakout-v5"):
+        assert {"random", "expert"} <= set(measured[name])
     for name, entry in measured.items():
         assert get_task(name)
         for values in entry.values():
             assert values["episodes"] >= 20 and values["versions"] and "view" in values
-        assert reference(name).normalise(entry["expert"]["mean"]) == pytest.approx(100)
+        if get_task(name).expert:
+            assert reference(name).normalise(entry["expert"]["mean"]) == pytest.approx(100)
 
 
 def test_measuring_again_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
