@@ -139,14 +139,23 @@ def make(task: Task | str, render: bool = False) -> gym.Env:
         MissingPackage: the family's package is not installed.
     """
     task = get_task(task) if isinstance(task, str) else task
-    group = family(task.family)
+    return require(task.family, task.name).make(task, render)
+
+
+def require(family_name: str, what: str) -> Family:
+    """A family whose packages can be imported; `what` is wanted from it, for the message.
+
+    Raises:
+        MissingPackage: one of them is not installed.
+    """
+    group = family(family_name)
     for module in group.modules:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise MissingPackage(f"{task.name} needs the package {module!r}, which cannot be imported here ({error}); "
+            raise MissingPackage(f"{what} needs the package {module!r}, which cannot be imported here ({error}); "
                                  f'run: pip install "{group.install}"') from error
-    return group.make(task, render)
+    return group
 
 
 def nearest(name: str, known: Any) -> str:

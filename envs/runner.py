@@ -23,7 +23,7 @@ from .registry import Task, get_task
 OnStep = Callable[[int, int, int, gym.Env], None]   # (row, seed, steps done, environment)
 
 
-class EnvironmentFault(RuntimeError):
+class EnvironmentFault(ValueError):
     """An environment raised or gave a value outside its spaces; the message names task, seed and step."""
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .registry import get_task, make, nearest
+from .registry import get_task, make, nearest, require
 
 SIZE = 64   # pixels: 4x4 patches
 PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
@@ -60,6 +60,7 @@ def place(x: float, y: float) -> str:
 
 
 def _minigrid(seeds: Iterable[int]) -> Iterator[Scene]:
+    require("minigrid", "a minigrid scene")
     from minigrid.core.grid import Grid
     from minigrid.core.world_object import Ball, Box, Key
 
@@ -132,7 +133,8 @@ def _put_lander(world: Any, rng: np.random.Generator) -> None:
 def _ground(world: Any, x: float) -> float:
     """Highest point of the moon's surface under a ship at x, whose legs stand 0.7 to its sides."""
     points = [world.sky_polys[0][0], *(stop for _, stop, *_ in world.sky_polys)]
-    return float(np.interp([x - 0.7, x, x + 0.7], *zip(*points, strict=True)).max())
+    across, up = np.array(points).T
+    return float(np.interp([x - 0.7, x, x + 0.7], across, up).max())
 
 
 def _lander_pixel(world: Any) -> tuple[float, float]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from calico.envs.atari_experts import bounce
-from calico.envs.experts import RandomPolicy, make_expert
+from calico.envs.experts import Policy, RandomPolicy, make_expert
 from calico.envs.runner import rollout
 
 
@@ -24,9 +24,11 @@ def test_the_expert_beats_random_play(task: str, at_least: float, random_below: 
 ])
 def test_the_atari_experts_beat_random_play_from_the_start(task: str, steps: int, at_least: float,
                                                            random_below: float) -> None:
-    play = {"seeds": [7, 8], "record": False, "max_steps": steps}
-    assert np.mean([e.score for e in rollout(task, make_expert(task), **play)]) >= at_least
-    assert np.mean([e.score for e in rollout(task, RandomPolicy(), **play)]) <= random_below
+    def score(policy: Policy) -> float:
+        return float(np.mean([e.score for e in rollout(task, policy, [7, 8], record=False, max_steps=steps)]))
+
+    assert score(make_expert(task)) >= at_least
+    assert score(RandomPolicy()) <= random_below
 
 
 def test_the_babyai_bot_recovers_from_actions_that_it_did_not_choose() -> None:

@@ -142,8 +142,11 @@ def test_other_kinds_of_faults_are_named() -> None:
 
     faults = ((Odd, "the observation does not fit .*count"), (TooLarge, r"is 3, outside Discrete\(3\)"))
     for environment, message in faults:
+        def make_one(task: Task, render: bool, environment: type[Odd] = environment) -> gym.Env:
+            return environment()
+
         with pytest.raises(EnvironmentFault, match=f"Counting, seed 0, step 0: .*{message}"):
-            list(rollout(COUNTING, RandomPolicy(), [0], make=lambda task, render, made=environment: made()))
+            list(rollout(COUNTING, RandomPolicy(), [0], make=make_one))
 
 
 def test_a_policys_wrong_action_is_its_own_fault() -> None:
