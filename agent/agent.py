@@ -18,7 +18,7 @@ from ..tokenizers.vocabulary import Vocabulary
 from . import checkpoint
 from .decoder import DecoderConfig
 from .embedding import EmbeddingConfig
-from .hardware import Precision
+from .hardware import Precision, usable_device
 from .model import Model, ModelConfig
 from .policy import AgentPolicy
 from .sampling import SamplingConfig
@@ -36,7 +36,7 @@ class Agent:
         text: its SentencePiece model.
         tasks: task name -> what the checkpoint knows of it: "codec" (TaskCodec.to_json) and whatever the data said about
             itself (package versions, wrappers, expert, scores).
-        about: what else was saved beside the weights (the resolved config, package versions, the step).
+        about: what else the checkpoint says: step, tokens seen, package versions.
     """
 
     model: Model
@@ -49,8 +49,9 @@ class Agent:
     def build(config: ModelConfig, vocabulary: Vocabulary, text: TextTokenizer,
               tasks: Mapping[str, Mapping[str, Any]], *, seed: int = 0, device: str = "cpu") -> "Agent":
         """A new agent with random weights, drawn from `seed`."""
+        where = usable_device(device)
         torch.manual_seed(seed)
-        return Agent(Model(config, vocabulary).to(device), vocabulary, text, tasks)
+        return Agent(Model(config, vocabulary).to(where), vocabulary, text, tasks)
 
     @staticmethod
     def load(path: Path | str, device: str = "cpu") -> "Agent":
@@ -63,17 +64,29 @@ class Agent:
 
     @staticmethod
     def from_checkpoint(saved: "checkpoint.Checkpoint", device: str = "cpu") -> "Agent":
-        """Rebuild an agent from a checkpoint that is in memory."""
-        shape = saved.documents["model"]
-        config = ModelConfig(embedding=EmbeddingConfig(**shape["embedding"]), backbone=DecoderConfig(**shape["backbone"]))
-        vocabulary = Vocabulary.from_json(saved.documents["vocabulary"])
-        text = TextTokenizer.from_bytes(saved.files[TOKENIZER_FILE])
-        with torch.device("meta"):
-            model = Model(config, vocabulary)
-        model = model.to_empty(device="cpu")
-        model.load_state_dict(saved.tensors["model"])
-        about = {"step": saved.step, **saved.documents.get("about", {})}
-        return Agent(model.to(device).eval(), vocabulary, text, saved.documents["tasks"], about)
+        """Rebuild an agent from a checkpoint that is in memory.
+
+        Raises:
+            checkpoint.CheckpointError: the checkpoint holds something else, or an agent of another version.
+            ValueError: there is no such device.
+        """
+        where = usable_device(device)
+        try:
+            shape = saved.documents["model"]
+            config = ModelConfig(embedding=EmbeddingConfig(**shape["embedding"]), backbone=DecoderConfig(**shape["backbone"]))
+            vocabulary = Vocabulary.from_json(saved.documents["vocabulary"])
+            text = TextTokenizer.from_bytes(saved.files[TOKENIZER_FILE])
+            weights, tasks = saved.tensors["model"], saved.documents["tasks"]
+            with torch.device("meta"):
+                model = Model(config, vocabulary)
+            model = model.to_empty(device="cpu")
+            model.load_state_dict(weights)
+        except (KeyError, TypeError, RuntimeError) as error:
+            writer = saved.versions.get("calico-agent", "unknown")
+            raise checkpoint.CheckpointError(f"{saved.path} holds no agent that this Calico can rebuild ({error!r}); it was "
+                                             f"written by calico-agent {writer}") from error
+        about = {**saved.documents.get("about", {}), **saved.documents.get("state", {}), "versions": saved.versions}
+        return Agent(model.to(where).eval(), vocabulary, text, tasks, about)
 
     def documents(self) -> dict[str, Any]:
         """The JSON documents of a checkpoint; see Trainer.save."""

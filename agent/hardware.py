@@ -10,6 +10,21 @@ import torch
 Precision = Literal["auto", "bf16", "fp32"]
 
 
+def usable_device(name: str) -> torch.device:
+    """The device called "cpu", "cuda", "cuda:1", ...
+
+    Raises:
+        ValueError: there is no such device, or this build of torch cannot use it.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)   # fails where the driver or the card is missing
+    except (RuntimeError, AssertionError) as error:
+        others = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise ValueError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); there is {others}") from None
+    return device
+
+
 @cache
 def has_amx() -> bool:
     """True on CPUs with Intel's matrix tiles."""

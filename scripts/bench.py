@@ -244,9 +244,10 @@ def bench_tokenizers(arguments: Any) -> dict[str, Any]:
     """Whole episodes into tokens, on one core."""
     rng = np.random.default_rng(0)
     steps = 2000
-    spaces = {"state": (gym.spaces.Box(-np.inf, np.inf, (8,)), rng.normal(size=(steps + 1, 8)).astype(np.float32)),
-              "frames": (gym.spaces.Box(0, 255, (64, 64, 3), np.uint8),
-                         rng.integers(0, 256, (steps + 1, 64, 64, 3)).astype(np.uint8))}
+    spaces: dict[str, tuple[gym.Space, np.ndarray]] = {
+        "state": (gym.spaces.Box(-np.inf, np.inf, (8,)), rng.normal(size=(steps + 1, 8)).astype(np.float32)),
+        "frames": (gym.spaces.Box(0, 255, (64, 64, 3), np.uint8),
+                   rng.integers(0, 256, (steps + 1, 64, 64, 3)).astype(np.uint8))}
     found = {}
     for name, (space, observations) in spaces.items():
         codec = TaskCodec(space, gym.spaces.Discrete(6), Vocabulary(), None)

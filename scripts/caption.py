@@ -32,11 +32,12 @@ def main(argv: list[str] | None = None) -> int:
     pictures = [read_picture(path, arguments.max_side) for path in arguments.images]
     sampling = SamplingConfig(temperature=arguments.temperature, seed=arguments.seed)
     captions = Speaker(Agent.load(arguments.run, arguments.device), sampling).captions(pictures)
+    described = list(zip(arguments.images, captions, strict=True))
     if arguments.json:
-        console.print_json([{"image": str(path), "caption": text} for path, text in zip(arguments.images, captions, strict=True)])
+        console.print_json([{"image": str(path), "caption": text} for path, text in described])
         return 0
-    for path, text in zip(arguments.images, captions, strict=True):
-        print(f"{path}: {console.printable(text)}")
+    for path, text in described:
+        print(console.printable(f"{path}: {text}"))
     return 0
 
 
@@ -46,6 +47,8 @@ def read_picture(path: Path, max_side: int = 64) -> np.ndarray:
     Raises:
         ValueError: not an image, or too large a one; names the file.
     """
+    if max_side < 1:
+        raise ValueError(f"--max-side {max_side} must be at least 1 pixel")
     if not path.is_file():
         raise ValueError(f"{path} is not a file; give a PNG, JPEG or WebP image")
     try:

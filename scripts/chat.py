@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.json and arguments.message is None:
         raise ValueError("--json prints the reply to one --message; give that too")
+    if arguments.message is not None and not arguments.message.strip():
+        raise ValueError('--message is empty; say something, such as "who are you?"')
     picture = read_picture(arguments.image) if arguments.image else None
     sampling = SamplingConfig(temperature=arguments.temperature, seed=arguments.seed)
     speaker = Speaker(Agent.load(arguments.run, arguments.device), sampling, max_tokens=128)

@@ -2,7 +2,7 @@
 
     calico collect CartPole-v1 ALE/Freeway-v5 --episodes 20 --out data       # seconds; data/CartPole-v1, data/ALE-Freeway-v5
     calico collect BabyAI-GoToLocal-v0 --episodes 1000 --noise 0.05 --out data
-    calico collect --scenes room lander freeway --episodes 5000 --out data   # pictures with captions and questions
+    calico collect --scenes minigrid lander --episodes 5000 --out data       # pictures with captions and questions
 
 Episode i is always played with seed `--seed` + i. A folder that already holds the first episodes is continued, so a
 collection that was stopped goes on where it was.
@@ -42,7 +42,11 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("name at least one task or --scenes WORLD; `calico tasks` lists what can be played")
     if arguments.episodes < 1:
         raise ValueError(f"--episodes {arguments.episodes} must be at least 1")
+    if arguments.seed < 0:
+        raise ValueError(f"--seed {arguments.seed} must be at least 0")
     tasks = [get_task(name) for name in arguments.tasks]             # all names are checked before the first episode
+    for world in arguments.scenes:
+        scenes(world, ())
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
     written = [collect(task, seeds, arguments.out, noise=arguments.noise, policy=arguments.policy,
                        num_envs=arguments.num_envs) for task in tasks]

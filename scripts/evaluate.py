@@ -9,6 +9,7 @@ colour and place, and nothing else.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -26,9 +27,11 @@ SUITES = ("control", "captions", "questions")
 UNSEEN_SCENES = 10_000_000   # first seed of evaluation pictures
 BATCH = 64
 
+Example = TypeVar("Example", Captioned, Question)
+
 
 @dataclass(frozen=True)
-class Pictures:
+class Pictures(Generic[Example]):
     """How well pictures were described, or questions about them answered.
 
     Attributes:
@@ -37,7 +40,7 @@ class Pictures:
         by_world: the same per world.
     """
 
-    examples: list[Captioned] | list[Question]
+    examples: list[Example]
     accuracy: float
     by_world: dict[str, float]
 
@@ -85,7 +88,7 @@ def unseen(world: str, count: int) -> list[Scene]:
     return list(scenes(world, range(UNSEEN_SCENES, UNSEEN_SCENES + count)))
 
 
-def judge_captions(speaker: Speaker, worlds: list[str], count: int) -> Pictures:
+def judge_captions(speaker: Speaker, worlds: list[str], count: int) -> Pictures[Captioned]:
     """Caption `count` unseen pictures of each world and check every word."""
     examples, by_world = [], {}
     for world in worlds:
@@ -99,7 +102,7 @@ def judge_captions(speaker: Speaker, worlds: list[str], count: int) -> Pictures:
     return Pictures(examples, float(np.mean([example.right for example in examples])), by_world)
 
 
-def judge_questions(speaker: Speaker, worlds: list[str], count: int) -> Pictures:
+def judge_questions(speaker: Speaker, worlds: list[str], count: int) -> Pictures[Question]:
     """Ask one question about each of `count` unseen pictures of each world."""
     examples, by_world = [], {}
     for world in worlds:

@@ -13,7 +13,6 @@ Text pieces come from `--text MODEL` (a saved TextTokenizer); without one a smal
 text itself, so its ids differ from those of a trained run.
 """
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,8 +27,9 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from calico.datasets.documents import CaptionReader, DialogueReader, TextReader
+from calico.datasets.documents import Caption, CaptionReader, Dialogue, DialogueReader, TextReader
 from calico.datasets.episodes import EpisodeReader
+from calico.datasets.opening import open_data
 from calico.envs.experts import RandomPolicy, make_expert
 from calico.envs.registry import get_task, make
 from calico.envs.runner import rollout
@@ -82,7 +82,7 @@ def inspect_target(target: str, *, layout: str = "disjoint", index: int = 0, sta
     """Tokens of a task's episode, of a stored episode or of a document.
 
     Args:
-        target: a task's name, or a path: .parquet or a folder of parts, .jsonl (captions, dialogues, text) or .txt.
+        target: a task's name, or the path of episodes, captions, dialogues or text, a file or a folder.
         index: which episode or document of a file.
         start, steps: window of an episode.
         seed, random: of a task's rollout; `random` plays it without its expert.
@@ -94,9 +94,10 @@ def inspect_target(target: str, *, layout: str = "disjoint", index: int = 0, sta
         raise ValueError(f"--steps {steps} --start {start}: show at least one step, from step 0 on")
     path = Path(target)
     if path.exists():
-        if path.suffix in (".jsonl", ".txt"):
-            return _inspect_document(path, layout, index, text_model)
-        return _inspect_stored(path, layout, index, start, steps, text_model)
+        data = open_data(path)
+        if isinstance(data, EpisodeReader):
+            return _inspect_stored(data, layout, index, start, steps, text_model)
+        return _inspect_document(data, path, layout, index, text_model)
     if path.suffix in (".parquet", ".jsonl", ".txt", ".json", ".csv"):
         raise ValueError(f"{target} does not exist; give a file that does, or a task's name")
     return _inspect_task(target, layout, start, steps, seed, random, text_model)
@@ -115,10 +116,10 @@ def _inspect_task(name: str, layout: str, start: int, steps: int, seed: int, ran
     return _inspect_episode(episode, spaces, [f"{player}, seed {seed}"], layout, start, steps, text_model)
 
 
-def _inspect_stored(path: Path, layout: str, index: int, start: int, steps: int, text_model: Path | None) -> Inspected:
-    reader = EpisodeReader(path)
+def _inspect_stored(reader: EpisodeReader, layout: str, index: int, start: int, steps: int,
+                    text_model: Path | None) -> Inspected:
     if not 0 <= index < len(reader):
-        raise ValueError(f"--index {index}: {path} holds the episodes 0 to {len(reader) - 1}")
+        raise ValueError(f"--index {index}: {reader.path} holds the episodes 0 to {len(reader) - 1}")
     episode = reader[index]
     if {"observation_space", "action_space"} <= reader.task.keys():
         spaces = space_from_json(reader.task["observation_space"]), space_from_json(reader.task["action_space"])
@@ -126,7 +127,7 @@ def _inspect_stored(path: Path, layout: str, index: int, start: int, steps: int,
         env = make(episode.task)
         spaces = env.observation_space, env.action_space
         env.close()
-    details = [f"episode {index} of {len(reader)} in {path}", f"seed {episode.seed}",
+    details = [f"episode {index} of {len(reader)} in {reader.path}", f"seed {episode.seed}",
                f"{len(episode)} steps, return {episode.score:g}"]
     return _inspect_episode(episode, spaces, details, layout, start, steps, text_model)
 
@@ -153,40 +154,22 @@ def _describe(part: Part) -> str:
     return f"{part.name} ({most}{part.tokens} {part.kind.name.lower()})"
 
 
-def _inspect_document(path: Path, layout: str, index: int, text_model: Path | None) -> Inspected:
-    kind, reader = _document_reader(path)
+def _inspect_document(reader: CaptionReader | DialogueReader | TextReader, path: Path, layout: str, index: int,
+                      text_model: Path | None) -> Inspected:
     if not 0 <= index < len(reader):
         raise ValueError(f"--index {index}: {path} holds the documents 0 to {len(reader) - 1}")
-    document = reader[index]
-    match kind:
-        case "caption":
-            parts, sentences = caption_parts(document.image, document.captions[0]), list(document.captions)
-        case "dialogue":
-            parts = dialogue_parts(document.messages, document.images)
+    match reader[index]:
+        case Caption() as caption:
+            kind, parts, sentences = "caption", caption_parts(caption.image, caption.captions[0]), list(caption.captions)
+        case Dialogue() as dialogue:
+            kind, parts = "dialogue", dialogue_parts(dialogue.messages, dialogue.images)
             sentences = [part.text for part in parts if hasattr(part, "text")]
-        case _:
-            parts, sentences = text_parts(document), [document]
+        case document:
+            kind, parts, sentences = "text", text_parts(document), [document]
     text = _tokenizer(sentences, text_model)
     vocabulary = _vocabulary(layout, text)
     return Inspected(title=f"{kind} {index} of {len(reader)}", details=[str(path)], vocabulary=vocabulary, text=text,
                      tokens=encode_document(parts, vocabulary, text))
-
-
-def _document_reader(path: Path) -> tuple[str, Any]:
-    """What a document file holds, told by the keys of its first line, and a reader of it."""
-    if path.suffix == ".txt":
-        return "text", TextReader(path)
-    with path.open("rb") as file:
-        line = next((line for line in iter(lambda: file.readline(1 << 24), b"") if line.strip()), b"")
-    try:
-        keys = set(json.loads(line))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: the first line is not a JSON object ({error})") from None
-    if "messages" in keys:
-        return "dialogue", DialogueReader(path)
-    if "image" in keys:
-        return "caption", CaptionReader(path)
-    return "text", TextReader(path)
 
 
 def _tokenizer(sentences: Iterable[str], model: Path | None) -> TextTokenizer | None:
@@ -384,7 +367,7 @@ def render(shown: Inspected, width: int, colour: bool, with_table: bool) -> Grou
 def main(argv: list[str] | None = None) -> int:
     """Parse, read, print."""
     parser = make_parser("inspect", __doc__)
-    parser.add_argument("target", metavar="TASK|FILE", help="a task's name, or a .parquet, .jsonl or .txt file")
+    parser.add_argument("target", metavar="TASK|FILE", help="a task's name, or a file or folder of episodes or documents")
     parser.add_argument("--index", type=int, default=0, help="which episode or document of the file (default 0)")
     parser.add_argument("--start", type=int, default=0, help="first step (default 0)")
     parser.add_argument("--steps", type=int, default=4, help="how many steps (default 4)")

@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.episodes < 1 or arguments.num_envs < 1:
         raise ValueError(f"--episodes {arguments.episodes} and --num-envs {arguments.num_envs} must be at least 1")
+    if arguments.seed < 0:
+        raise ValueError(f"--seed {arguments.seed} must be at least 0")
     agent = Agent.load(arguments.run, arguments.device)
     sampling = SamplingConfig(temperature=arguments.temperature, top_k=arguments.top_k)
     tasks = arguments.tasks or sorted(agent.tasks)

@@ -8,7 +8,7 @@ from typing import Any
 
 from calico.datasets.documents import CaptionReader, DialogueReader
 from calico.datasets.episodes import EpisodeReader
-from calico.datasets.mixture import Mixture
+from calico.datasets.mixture import Mixture, first_difference
 from calico.datasets.opening import Data, open_data
 from calico.datasets.sources import DocumentSource, EpisodeSource, PromptConfig, Source, TextSource
 from calico.scripts.settings import RunSettings
@@ -70,20 +70,36 @@ def text_tokenizer(settings: RunSettings, opened: list[OpenedSource]) -> TextTok
 
 
 def task_codec(reader: EpisodeReader, settings: RunSettings, vocabulary: Vocabulary, text: TextTokenizer) -> TaskCodec:
-    """The codec of the task that a data set was recorded from."""
-    spaces = (space_from_json(reader.task[key]) for key in ("observation_space", "action_space"))
-    return TaskCodec(*spaces, vocabulary, text, observation_text_loss=settings.data.observation_text_loss)
+    """The codec of the task that a data set was recorded from.
+
+    Raises:
+        ValueError: the data does not name its spaces, or one does not fit the vocabulary; the message names the data.
+    """
+    try:
+        observation, action = (space_from_json(reader.task[key]) for key in ("observation_space", "action_space"))
+        return TaskCodec(observation, action, vocabulary, text, observation_text_loss=settings.data.observation_text_loss)
+    except KeyError as error:
+        raise ValueError(f"{reader.path} does not say what its {error.args[0]} is; collect it again") from None
+    except ValueError as error:
+        raise ValueError(f"{reader.path}, task {reader.task['name']}: {error}") from error
 
 
 def task_specs(opened: list[OpenedSource], settings: RunSettings, vocabulary: Vocabulary,
                text: TextTokenizer) -> dict[str, dict[str, Any]]:
-    """What a checkpoint keeps of each task: how it is tokenised, and what its data says about itself."""
-    specs = {}
+    """What a checkpoint keeps of each task: how it is tokenised, and what its data says about itself.
+
+    Raises:
+        ValueError: two data sets of one task that differ in their spaces.
+    """
+    specs: dict[str, dict[str, Any]] = {}
     for source in opened:
         if isinstance(source.data, EpisodeReader):
+            name = source.data.task["name"]
             about = {k: v for k, v in source.data.task.items() if k not in ("observation_space", "action_space")}
-            codec = task_codec(source.data, settings, vocabulary, text)
-            specs[source.data.task["name"]] = {"codec": codec.to_json(), "data": about}
+            codec = task_codec(source.data, settings, vocabulary, text).to_json()
+            if specs.setdefault(name, {"codec": codec, "data": about})["codec"] != codec:
+                raise ValueError(f"{source.data.path} holds {name} with other spaces than a source before it: "
+                                 f"{first_difference(codec, specs[name]['codec'])}; keep one of the two")
     return specs
 
 

@@ -71,6 +71,8 @@ def train(settings: RunSettings, device: str = "cpu") -> Path:
 
 def check_same_run(settings: RunSettings, saved: checkpoint.Checkpoint) -> None:
     """A run continues with the settings that it began with; only its length and rhythm may change."""
+    if not {"config", "mixture", "state"} <= saved.documents.keys():
+        raise ValueError(f"{saved.path} was not written by `calico train` and cannot be continued; choose another out=...")
     before = config_from_json(RunSettings, saved.documents["config"])
     same = replace(settings, out=before.out, data=replace(settings.data, workers=before.data.workers),
                    training=replace(before.training, seed=settings.training.seed, precision=settings.training.precision,
