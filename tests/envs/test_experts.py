@@ -47,3 +47,10 @@ def test_random_play_depends_on_the_seed_alone() -> None:
 
 def test_a_bounce_folds_the_flight() -> None:
     assert [bounce(place, 0, 10) for place in (-3, 4, 12, 23, 35)] == [3, 4, 8, 3, 5]
+
+
+def test_the_babyai_bot_does_not_plan_in_circles_for_ever() -> None:
+    """Unguarded, the bot never returns from this episode: noise leaves it with a plan that feeds itself."""
+    task = "BabyAI-GoToImpUnlock-v0"
+    episode = next(iter(rollout(task, make_expert(task), [6], noise=0.15, max_steps=300, record=False)))
+    assert len(episode) == 300
