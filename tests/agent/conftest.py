@@ -20,6 +20,10 @@ def vocabulary() -> Vocabulary:
 
 @pytest.fixture
 def model() -> Model:
+    return make_model()
+
+
+def make_model() -> Model:
     """Two layers that see 8 tokens each, so that windows slide within a few steps."""
     torch.manual_seed(0)
     config = ModelConfig(embedding=EmbeddingConfig(observation_positions=48, patch_channels=4),
