@@ -154,7 +154,7 @@ class Trainer:
             KeyboardInterrupt: on Ctrl-C or SIGTERM, after the step under way has been finished and saved.
         """
         config = self.config
-        writer = SummaryWriter(str(run / "tensorboard"), purge_step=self.step or None)
+        writer = SummaryWriter(str(run / "tensorboard"), purge_step=self.step + 1)
         sums, counts, row_tokens = torch.zeros(3, len(self.sources), dtype=torch.float64).unbind()
         started, tokens_before = time.perf_counter(), self.tokens
         with interruptible() as interrupted, writer:

@@ -146,6 +146,20 @@ def test_tensorboard_holds_the_figures(tmp_path: Path) -> None:
     assert (saved.step, saved.documents["note"], saved.files) == (8, {"a": 1}, {"tokenizer.model": b"x"})
 
 
+def test_the_log_of_a_continued_run_has_each_step_once(tmp_path: Path) -> None:
+    """Steps that were logged after the last save are logged again; the save's own step is kept."""
+    config = replace(CONFIG, log_every=1)
+    first = new_trainer(replace(config, steps=5))                     # as if killed after step 5: the last save is at 3
+    first.run(batches(0), tmp_path, {}, {})
+    (log,) = (tmp_path / "tensorboard").iterdir()
+    log.rename(log.with_name("events.out.tfevents.0"))                # files are read in the order of their names
+    again = new_trainer(config)
+    again.restore(checkpoint.load(tmp_path / "checkpoints" / "step_00000003"))
+    again.run(batches(3), tmp_path, {}, {})
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss/all")] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
 def test_learning_rate_warms_up_and_decays() -> None:
     config = OptimizerConfig(learning_rate=1.0, warmup_steps=4, final_share=0.1)
     rates = [learning_rate(config, step, 104) for step in range(105)]
