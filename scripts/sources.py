@@ -66,7 +66,10 @@ def text_tokenizer(settings: RunSettings, opened: list[OpenedSource]) -> TextTok
     if settings.data.tokenizer:
         return TextTokenizer.load(settings.data.tokenizer)
     found = list(islice(strings(opened), TEXT_LINES))
-    return TextTokenizer.train(found or ["calico"], settings.vocabulary.text)
+    try:
+        return TextTokenizer.train(found or ["calico"], settings.vocabulary.text)
+    except ValueError as error:
+        raise ValueError(f"vocabulary.text={settings.vocabulary.text}: {error}") from error
 
 
 def task_codec(reader: EpisodeReader, settings: RunSettings, vocabulary: Vocabulary, text: TextTokenizer) -> TaskCodec:

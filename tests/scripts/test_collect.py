@@ -1,0 +1,143 @@
+"""`calico collect`: what lies in the folder is what the expert played and what the pictures show."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calico.datasets.documents import CaptionReader, DialogueReader
+from calico.datasets.episodes import EpisodeReader
+from calico.datasets.grounded import caption_is_right
+from calico.datasets.opening import open_data
+from calico.envs.registry import get_task, make
+from calico.envs.scenes import scenes
+from calico.scripts.main import main
+from calico.tokenizers.episode import Episode
+from calico.tokenizers.spaces import space_from_json
+
+from ..counting import FIRST_FAULTY_SEED, STEPS
+
+Refused = Callable[..., str]
+pytestmark = pytest.mark.usefixtures("counting")
+
+
+def collect(out: Path, *words: object) -> None:
+    assert main(["collect", *map(str, words), "--out", str(out)]) == 0
+
+
+def assert_equal(one: Sequence[Episode], other: Sequence[Episode]) -> None:
+    by_seed = {episode.seed: episode for episode in other}
+    assert {episode.seed for episode in one} == by_seed.keys()
+    for episode in one:
+        same = by_seed[episode.seed]
+        for name in episode.observations:
+            np.testing.assert_array_equal(episode.observations[name], same.observations[name])
+        for name in episode.actions:
+            np.testing.assert_array_equal(episode.actions[name], same.actions[name])
+        np.testing.assert_array_equal(episode.demonstrated, same.demonstrated)
+
+
+def test_episodes_are_the_experts_and_say_where_they_come_from(tmp_path: Path) -> None:
+    collect(tmp_path, "Counting-v0", "Acrobot-v1", "--episodes", 3, "--seed", 5)
+    reader = EpisodeReader(tmp_path / "Counting-v0")
+    assert sorted(reader.seeds.tolist()) == [5, 6, 7]
+    assert reader.scores.tolist() == [STEPS] * 3 and all(episode.demonstrated.all() for episode in reader[:])
+    env = make("Counting-v0")
+    assert space_from_json(reader.task["observation_space"]) == env.observation_space
+    assert space_from_json(reader.task["action_space"]) == env.action_space
+    told = {key: reader.task[key] for key in ("name", "policy", "expert", "noise")}
+    assert told == {"name": "Counting-v0", "policy": "expert", "expert": "next", "noise": 0.0}
+    assert reader.task["environment"] == get_task("Counting-v0").to_json()
+    assert (EpisodeReader(tmp_path / "Acrobot-v1").scores > -200).all()   # random play has -500
+
+
+def test_a_slash_in_a_name_makes_no_folders(tmp_path: Path) -> None:
+    collect(tmp_path, "ALE/Pong-v5", "--episodes", 1, "--policy", "random")
+    reader = EpisodeReader(tmp_path / "ALE-Pong-v5")
+    assert (reader.task["name"], reader.task["policy"], reader.task["expert"]) == ("ALE/Pong-v5", "random", None)
+
+
+def test_a_stopped_collection_goes_on_and_equals_one_that_was_not(tmp_path: Path) -> None:
+    """Two episodes, then the folder is asked for five; noise too depends on the episode's seed alone."""
+    words = ("Counting-v0", "--noise", 0.3)
+    collect(tmp_path / "parts", *words, "--episodes", 2)
+    first = (tmp_path / "parts" / "Counting-v0" / "part-00000.parquet").read_bytes()
+    collect(tmp_path / "parts", *words, "--episodes", 5, "--num-envs", 2)
+    collect(tmp_path / "whole", *words, "--episodes", 5, "--num-envs", 1)
+    parts, whole = (EpisodeReader(tmp_path / name / "Counting-v0") for name in ("parts", "whole"))
+    assert_equal(parts[:], whole[:])
+    assert (tmp_path / "parts" / "Counting-v0" / "part-00000.parquet").read_bytes() == first
+    demonstrated = np.concatenate([episode.demonstrated for episode in whole[:]])
+    assert 0.5 < demonstrated.mean() < 0.9
+    collect(tmp_path / "whole", *words, "--episodes", 5)   # nothing is missing, nothing is added
+    assert len(EpisodeReader(tmp_path / "whole" / "Counting-v0")) == 5
+
+
+def test_other_settings_do_not_mix_in_one_folder(tmp_path: Path, refused: Refused) -> None:
+    collect(tmp_path, "Counting-v0", "--episodes", 1)
+    for other in (["--noise", 0.5], ["--policy", "random"]):
+        said = refused("collect", "Counting-v0", "--episodes", 2, "--out", tmp_path, *other)
+        assert "Counting-v0 holds episodes of policy=expert with noise=0.0; choose another --out" in said
+    assert len(EpisodeReader(tmp_path / "Counting-v0")) == 1
+
+
+def test_pictures_come_with_true_captions_and_questions_about_them(tmp_path: Path) -> None:
+    collect(tmp_path, "--scenes", "minigrid", "--episodes", 12, "--seed", 3)
+    captions, dialogues = open_data(tmp_path / "minigrid-captions"), open_data(tmp_path / "minigrid-dialogues")
+    assert isinstance(captions, CaptionReader) and isinstance(dialogues, DialogueReader)
+    for told, scene in zip(captions, scenes("minigrid", range(3, 15)), strict=True):
+        np.testing.assert_array_equal(told.image, scene.image)
+        assert told.extra["facts"] == scene.facts and caption_is_right(told.captions[0], scene.facts)
+    shown = [dialogue for dialogue in dialogues if dialogue.images]
+    assert len(shown) == 12 and len(dialogues) > 12   # some are told in words, some are small talk
+    for dialogue, scene in zip(shown, scenes("minigrid", range(3, 15)), strict=True):
+        (image,) = dialogue.images.values()
+        np.testing.assert_array_equal(image, scene.image)
+        assert [message["role"] for message in dialogue.messages[:2]] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize("fault, says", [
+    ("Nan", r"step 2: observation 'time' holds 1 NaN of 1 values"),
+    ("Outside", r"step 2: observation 'digit' is 5, outside Discrete(5)"),
+    ("Crash", r"step 2: step raised ZeroDivisionError: the game divides by zero"),
+    ("Reset", r"step 0: reset raised OSError: the game is gone"),
+])
+def test_a_faulty_environment_is_one_line_and_earlier_episodes_stay(tmp_path: Path, refused: Refused, fault: str,
+                                                                    says: str) -> None:
+    said = refused("collect", f"Counting{fault}-v0", "--episodes", 9, "--num-envs", 1, "--out", tmp_path)
+    assert said == f"calico collect: Counting{fault}-v0, seed {FIRST_FAULTY_SEED}, {says}"
+    assert EpisodeReader(tmp_path / f"Counting{fault}-v0").seeds.tolist() == list(range(FIRST_FAULTY_SEED))
+
+
+@pytest.mark.parametrize("words, says", [
+    (["CartPol-v1"], "unknown task 'CartPol-v1'; nearest: CartPole-v1"),
+    (["Counting-v0", "CartPol-v1"], "unknown task 'CartPol-v1'"),
+    (["--scenes", "minigird"], "unknown world 'minigird'; nearest: minigrid"),
+    ([], "name at least one task or --scenes WORLD"),
+    (["MiniGrid-Empty-5x5-v0"], "MiniGrid-Empty-5x5-v0 has no scripted expert"),
+    (["Counting-v0", "--episodes", 0], "--episodes 0 must be at least 1"),
+    (["Counting-v0", "--seed", -1], "--seed -1 must be at least 0"),
+    (["Counting-v0", "--noise", 2], "noise=2.0 in [0, 1]"),
+    (["Counting-v0", "--num-envs", 0], "num_envs=0"),
+    (["Counting-v0", "--policy", "best"], "invalid choice: 'best'"),
+    (["Counting-v0", "--episods", 3], "did you mean --episodes?"),
+])
+def test_wrong_words_are_one_line_and_nothing_is_written(tmp_path: Path, refused: Refused, words: list[object],
+                                                         says: str) -> None:
+    assert says in refused("collect", *words, "--out", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["BabyAI-GoToLocal-v0"], ["--scenes", "minigrid"]])
+def test_a_missing_package_names_the_command(tmp_path: Path, refused: Refused, words: list[str],
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "minigrid", None)   # makes `import minigrid` fail
+    said = refused("collect", *words, "--out", tmp_path)
+    assert "needs the package 'minigrid'" in said and 'run: pip install "calico-agent"' in said
+
+
+def test_a_place_that_can_not_be_written_is_one_line(tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file") in refused("collect", "Counting-v0", "--episodes", 1, "--out", tmp_path / "file")

@@ -1,0 +1,268 @@
+"""`calico train`: a run holds what it was told, continues as if it had never stopped, and refuses what cannot be right."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from calico.agent import checkpoint, training
+from calico.datasets import publish
+from calico.datasets.episodes import EpisodeReader, EpisodeWriter
+from calico.scripts.main import main
+from calico.scripts.settings import RunSettings, load_settings
+from calico.tokenizers.text import TextTokenizer
+
+from ..conftest import SmallRun
+
+Refused = Callable[..., str]
+
+
+SOURCES = ("CartPole-v1", "minigrid-captions")
+
+
+def words(small: SmallRun, out: Path, *overrides: str, sources: tuple[str, ...] = SOURCES) -> list[str]:
+    """`calico train` with the small config, for four steps."""
+    listed = ", ".join(f"{{path: {small.data / name}}}" for name in sources)
+    return ["train", str(small.config), f"data.sources=[{listed}]", "training.steps=4", f"out={out}", *overrides]
+
+
+def losses(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Curves of the run's TensorBoard: tag -> (step, loss). Its files are told apart by the second, ours may share one."""
+    found: dict[str, set[tuple[int, float]]] = {}
+    for file in (run / "tensorboard").iterdir():
+        events = EventAccumulator(str(file)).Reload()
+        for tag in events.Tags()["scalars"]:
+            if tag.startswith("loss/"):
+                found.setdefault(tag, set()).update((event.step, event.value) for event in events.Scalars(tag))
+    return {tag: sorted(points) for tag, points in found.items()}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """The same losses and, bit for bit, the same weights and optimizer."""
+    assert losses(one) == losses(other)
+    ours, theirs = checkpoint.load(one), checkpoint.load(other)
+    assert ours.step == theirs.step
+    for stem in ("model", "optimizer"):
+        assert ours.tensors[stem].keys() == theirs.tensors[stem].keys()
+        assert all(torch.equal(tensor, theirs.tensors[stem][name]) for name, tensor in ours.tensors[stem].items())
+
+
+@pytest.fixture(scope="module")
+def whole(small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four steps without a stop."""
+    run = tmp_path_factory.mktemp("train") / "whole"
+    assert main(words(small_run, run)) == 0
+    return run
+
+
+def test_a_run_holds_config_tasks_tokenizer_and_curves(small_run: SmallRun) -> None:
+    run, saved = small_run.run, checkpoint.load(small_run.run)
+    settings = load_settings(run / "config.json", [])
+    assert settings.backbone.width == 32 and len(settings.data.sources) == 4 and settings.out == str(run)
+    assert (saved.step, saved.documents["state"]["tokens"]) == (6, 6 * 4 * 128)
+    assert saved.documents["tasks"].keys() == {"CartPole-v1", "BabyAI-GoToLocal-v0"}
+    assert saved.documents["tasks"]["CartPole-v1"]["data"]["expert"] == "cartpole-lqr"
+    text = TextTokenizer.from_bytes(saved.files["tokenizer.model"])
+    assert len(text.encode("go to the")) < 5   # learnt from the missions
+    curves = losses(run)
+    assert curves.keys() == {"loss/all", "loss/CartPole-v1", "loss/BabyAI-GoToLocal-v0", "loss/minigrid-captions",
+                             "loss/minigrid-dialogues"}
+    assert [step for step, _ in curves["loss/all"]] == [1, 2, 3, 4, 5, 6]
+    assert curves["loss/all"][-1][1] < curves["loss/all"][0][1]
+
+
+def test_a_finished_run_is_left_as_it_is_and_may_be_made_longer(small_run: SmallRun, whole: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "whole"))
+    assert main(words(small_run, run)) == 0
+    assert_same_run(run, whole)
+    assert main(words(small_run, run, "training.steps=5")) == 0
+    assert checkpoint.load(run).step == 5 and len(losses(run)["loss/all"]) == 5
+
+
+def test_stopped_and_continued_equals_never_stopped(
+        small_run: SmallRun, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    """SIGTERM in step 1, Ctrl-C in step 3: the steps under way are finished and saved, then the command goes on."""
+    signals, log = {1: signal.SIGTERM, 3: signal.SIGINT}, training.log
+
+    def log_and_signal(writer: Any, report: training.Report) -> None:
+        log(writer, report)
+        if report.step in signals:
+            os.kill(os.getpid(), signals.pop(report.step))
+
+    monkeypatch.setattr(training, "log", log_and_signal)
+    for reached, code in ((1, 130), (3, 130), (4, 0)):
+        assert main(words(small_run, tmp_path / "run")) == code
+        assert checkpoint.load(tmp_path / "run").step == reached
+    assert "calico train: stopped" in capsys.readouterr().err
+    assert_same_run(tmp_path / "run", whole)
+
+
+KILLED = """
+import os, signal, sys
+from calico.scripts.main import main
+
+rename = os.rename
+def rename_or_die(source, target, **more):   # a finished save takes its name by a rename
+    if str(target).endswith("step_00000004"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target, **more)
+os.rename = rename_or_die
+main(sys.argv[1:])
+"""
+
+
+def test_killed_in_a_save_the_last_good_checkpoint_plays_and_continues(small_run: SmallRun, whole: Path, tmp_path: Path,
+                                                                       answered: Callable[..., Any]) -> None:
+    run = tmp_path / "run"
+    killed = subprocess.run([sys.executable, "-c", KILLED, *words(small_run, run)], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert any(path.name.startswith(".saving_step_00000004") for path in (run / "checkpoints").iterdir())
+    assert checkpoint.load(run).step == 2
+    (played,) = answered("rollout", run, "CartPole-v1", "--episodes", 1)
+    assert played["episodes"] == 1
+    assert main(words(small_run, run)) == 0
+    assert_same_run(run, whole)
+    assert not any(path.name.startswith(".saving") for path in (run / "checkpoints").iterdir())
+
+
+def test_loader_processes_change_nothing(small_run: SmallRun, whole: Path, tmp_path: Path) -> None:
+    assert main(words(small_run, tmp_path / "run", "data.workers=2")) == 0
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_given_tokenizer_is_used(small_run: SmallRun, tmp_path: Path) -> None:
+    given = TextTokenizer.train(["zebras and giraffes"], 300)
+    given.save(tmp_path / "zoo.model")
+    assert main(words(small_run, tmp_path / "run", f"data.tokenizer={tmp_path / 'zoo.model'}", "training.steps=1")) == 0
+    assert checkpoint.load(tmp_path / "run").files["tokenizer.model"] == given.to_bytes()
+
+
+def test_two_data_sets_of_one_task_are_two_sources(small_run: SmallRun, tmp_path: Path) -> None:
+    assert main(["collect", "CartPole-v1", "--policy", "random", "--episodes", "3", "--out", str(tmp_path / "random")]) == 0
+    second = tmp_path / "random" / "CartPole-v1"
+    overrides = [f"data.sources=[{{path: {small_run.data / 'CartPole-v1'}}}, {{path: {second}}}]", "training.steps=1"]
+    assert main(words(small_run, tmp_path / "run", *overrides)) == 0
+    saved = checkpoint.load(tmp_path / "run")
+    assert list(saved.documents["mixture"]["sources"]) == ["CartPole-v1", str(second)]
+    assert list(saved.documents["tasks"]) == ["CartPole-v1"]
+
+
+# ---- what cannot be right
+
+
+@pytest.mark.parametrize("overrides, says", [
+    (["data.sources=[]"], "the mixture is empty; name data sets"),
+    (["data.sources=[{path: nowhere/at-all}]"], "nowhere/at-all does not exist; give a file or folder"),
+    (["backbone.widht=64"], "did you mean backbone.width?"),
+    (["trainign.steps=3"], "unknown key trainign; did you mean training?"),
+    (["training.steps=many"], "training.steps must be an integer"),
+    (["training.steps=0"], "training.steps=0 must be at least 1"),
+    (["size=tyni"], "model size 'tyni' is unknown; choose one of tiny"),
+    (["backbone.heads=3"], "backbone.width=32 does not split into 3 heads"),
+    (["steps"], "'steps' is not an override; write key=value"),
+    (["data.tokenizer=nothing.model"], "No such file or directory: nothing.model"),
+    (["vocabulary.text=300", "data.tokenizer=CONFIG"], "small.yaml is not a SentencePiece model"),
+    (["--device", "abacus"], "device 'abacus' cannot be used here"),
+])
+def test_wrong_settings_are_one_line_and_start_no_run(small_run: SmallRun, tmp_path: Path, refused: Refused,
+                                                      overrides: list[str], says: str) -> None:
+    overrides = [override.replace("CONFIG", str(small_run.config)) for override in overrides]
+    assert says in refused(*words(small_run, tmp_path / "run", *overrides))
+    assert not checkpoint.checkpoints(tmp_path / "run")
+
+
+def test_a_config_that_does_not_exist_names_the_nearest(refused: Refused) -> None:
+    assert "config tiyn does not exist; did you mean tiny?" in refused("train", "tiyn")
+
+
+@pytest.mark.parametrize("override, says", [
+    ("vocabulary.discrete=1", "CartPole-v1: action space Discrete(2) needs 2 ids but the vocabulary has 1 for discrete "
+                              "values; set vocabulary.discrete=2"),
+    ("vocabulary.text=200", "vocabulary.text=200"),
+    ("backbone.context=4", "a step takes up to 6 tokens, which does not fit the context of 4"),
+    ("embedding.observation_positions=3", "raise embedding.observation_positions"),
+])
+def test_a_task_that_does_not_fit_the_model_says_what_to_set(small_run: SmallRun, tmp_path: Path, refused: Refused,
+                                                             override: str, says: str) -> None:
+    assert says in refused(*words(small_run, tmp_path / "run", override, sources=("CartPole-v1",)))
+    assert not checkpoint.checkpoints(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name, damage", [
+    ("part-00000.parquet", lambda data: data[:-100]),
+    ("part-00000.parquet", lambda data: data[:500] + bytes([data[500] ^ 8]) + data[501:]),
+    ("part-00000.parquet", lambda data: b""),
+    ("_part-00000.json", lambda data: data[: len(data) // 2]),
+])
+def test_damaged_episodes_are_named(small_run: SmallRun, tmp_path: Path, refused: Refused, name: str,
+                                    damage: Callable[[bytes], bytes]) -> None:
+    folder = Path(shutil.copytree(small_run.data / "CartPole-v1", tmp_path / "broken"))
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    publish._digests.clear()   # as a new process would find it
+    said = refused(*words(small_run, tmp_path / "run", f"data.sources=[{{path: {folder}}}]"))
+    assert str(folder / name) in said
+
+
+def test_a_broken_caption_is_named_with_its_line(small_run: SmallRun, tmp_path: Path, refused: Refused) -> None:
+    folder = Path(shutil.copytree(small_run.data / "minigrid-captions", tmp_path / "broken"))
+    lines = (folder / "captions.jsonl").read_text().splitlines()
+    (folder / "captions.jsonl").write_text("\n".join([*lines[:3], '{"image": "0.png"}', *lines[3:]]))
+    said = refused(*words(small_run, tmp_path / "run", f"data.sources=[{{path: {folder}}}]"))
+    assert "captions.jsonl, line 4: " in said
+
+
+def test_spaces_of_one_task_must_agree(small_run: SmallRun, tmp_path: Path, refused: Refused) -> None:
+    reader = EpisodeReader(small_run.data / "CartPole-v1")
+    narrow = reader.task["observation_space"] | {"low": [-1] * 4, "high": [1] * 4}
+    with EpisodeWriter(tmp_path / "narrow", reader.task | {"observation_space": narrow}) as writer:
+        writer.append(reader[0])
+    both = f"data.sources=[{{path: {reader.path}}}, {{path: {tmp_path / 'narrow'}}}]"
+    said = refused(*words(small_run, tmp_path / "run", both))
+    assert "narrow holds CartPole-v1 with other spaces than a source before it: observation_space." in said
+
+
+def test_a_run_is_not_continued_with_other_settings_or_data(small_run: SmallRun, whole: Path, tmp_path: Path,
+                                                            refused: Refused) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "whole"))
+    said = refused(*words(small_run, run, "backbone.width=64"))
+    assert "holds a run with other settings: backbone.width is 64 but was 32" in said and "another out=" in said
+    said = refused(*words(small_run, run, "training.seed=1"))
+    assert "training.seed is 1 but was 0" in said
+    more = tmp_path / "data"
+    shutil.copytree(small_run.data, more)
+    settings = json.loads((run / "config.json").read_text())
+    changed = str(settings["data"]["sources"]).replace(str(small_run.data), str(more))
+    assert "data.sources" in refused(*words(small_run, run, f"data.sources={changed}"))
+    assert_same_run(run, whole)
+
+
+def test_data_that_changed_under_a_run_is_refused(small_run: SmallRun, tmp_path: Path, refused: Refused) -> None:
+    own = SmallRun(Path(shutil.copytree(small_run.data, tmp_path / "data")), small_run.config, small_run.run)
+    assert main(words(own, tmp_path / "run", "training.steps=1")) == 0
+    assert main(["collect", "CartPole-v1", "--episodes", "5", "--out", str(own.data)]) == 0
+    said = refused(*words(own, tmp_path / "run"))
+    assert "the data are not those of the run that is resumed: sources.CartPole-v1.data" in said
+
+
+def test_a_checkpoint_of_another_program_is_not_continued(small_run: SmallRun, tmp_path: Path, refused: Refused) -> None:
+    checkpoint.save(tmp_path / "run", 1, tensors={}, documents={"notes": []})
+    assert "was not written by `calico train`" in refused(*words(small_run, tmp_path / "run"))
+
+
+def test_a_run_that_is_in_use_names_the_process(small_run: SmallRun, tmp_path: Path, refused: Refused) -> None:
+    with checkpoint.run_lock(tmp_path / "run"):
+        assert f"is in use by process {os.getpid()}" in refused(*words(small_run, tmp_path / "run"))
+
+
+def test_every_default_can_be_built() -> None:
+    assert load_settings("tiny", []).backbone.width == RunSettings().backbone.width
