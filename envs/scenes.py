@@ -1,7 +1,8 @@
 """Pictures of the worlds with true descriptions: facts are read from the environment's state, never labelled by hand.
 
 Material for captions, questions and answers. Worlds:
-- `minigrid`: one room of 8x8 cells with one to three objects, drawn by MiniGrid. Facts: kind, colour and place of each.
+- `minigrid`: the floor of one room, 6x6 cells with one to three objects, drawn by MiniGrid. Facts: kind, colour and place
+  of each. A place is one 16x16 patch of the picture.
 - `lander`: Gymnasium's lunar lander somewhere above the moon. Facts: place and lean of the ship.
 - `freeway`: a frame of Atari's Freeway. Facts: how far the chicken has come.
 
@@ -32,7 +33,7 @@ class Scene:
     Attributes:
         world: which kind of picture.
         seed: the seed that it was made from.
-        image: uint8 (64, 64, 3).
+        image: uint8 (height, width, 3), 48 or 64 pixels a side.
         facts: one dict of plain strings per thing, in reading order (top to bottom, left to right).
     """
 
@@ -76,7 +77,7 @@ def _minigrid(seeds: Iterable[int]) -> Iterator[Scene]:
             row = 1 + inside // 3 * (ninth // 3) + rng.integers(inside // 3)
             kind, color = KINDS[rng.integers(len(KINDS))], COLOURS[rng.integers(len(COLOURS))]
             grid.set(int(column), int(row), make_object[kind](color))
-        image = grid.render(8, agent_pos=(-1, -1))           # nobody there
+        image = grid.render(8, agent_pos=(-1, -1))[8:-8, 8:-8]   # nobody there; the walls are cut away
         yield Scene("minigrid", seed, image, _grid_facts(grid))
 
 
