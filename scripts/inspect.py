@@ -5,12 +5,12 @@ the loss. Image patches are drawn. `--table` adds every field of every token, `-
 
     calico inspect CartPole-v1                       the first steps of an expert's episode; a second or two
     calico inspect BabyAI-GoToLocal-v0 --steps 1 --table
-    calico inspect data/pong/part-00000.parquet --index 3 --start 100
+    calico inspect data/CartPole-v1 --index 3 --start 100
     calico inspect captions.jsonl --index 7          a captioned picture; dialogues and text files too
     calico inspect Pendulum-v1 --layout gato         ids as in the paper, where integers share the ids of text
 
-Text pieces come from `--text MODEL` (a saved TextTokenizer); without one a small tokenizer is learnt from the shown
-text itself, so its ids differ from those of a trained run.
+With `--run RUN` ids and text pieces are those of a trained run: exactly what it sees. Without, a small text tokenizer
+is learnt from the shown text itself.
 """
 
 import sys
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.cells import cell_len, set_cell_size
@@ -27,13 +27,14 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from calico.datasets.documents import Caption, CaptionReader, Dialogue, DialogueReader, TextReader
+from calico.datasets.documents import Caption, Dialogue, Document
 from calico.datasets.episodes import EpisodeReader
 from calico.datasets.opening import open_data
 from calico.envs.experts import RandomPolicy, make_expert
 from calico.envs.registry import get_task, make
 from calico.envs.runner import rollout
 from calico.scripts.console import make_parser, print_json, printable, run_command
+from calico.tokenizers.document import Text as DocumentText
 from calico.tokenizers.document import caption_parts, dialogue_parts, encode_document, text_parts
 from calico.tokenizers.episode import Episode
 from calico.tokenizers.meaning import meanings
@@ -42,6 +43,9 @@ from calico.tokenizers.task import Part, TaskCodec
 from calico.tokenizers.text import TextTokenizer
 from calico.tokenizers.tokens import ACTION, NO_POSITION, PATCH_SIZE, Kind, Tokens
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
+
+if TYPE_CHECKING:
+    from calico.agent.agent import Agent
 
 KIND_STYLES = {
     Kind.TEXT: Style(color="#1b1a18", bgcolor="#e8a06f"),
@@ -78,73 +82,99 @@ class Inspected:
 # ---- what to show ---------------------------------------------------------------------------------------------------
 
 def inspect_target(target: str, *, layout: str = "disjoint", index: int = 0, start: int = 0, steps: int = 4,
-                   seed: int = 0, random: bool = False, text_model: Path | None = None) -> Inspected:
+                   seed: int = 0, random: bool = False, run: Path | None = None) -> Inspected:
     """Tokens of a task's episode, of a stored episode or of a document.
 
     Args:
-        target: a task's name, or the path of episodes, captions, dialogues or text, a file or a folder.
+        target: a task's name, or a file or folder of episodes, captions, dialogues or text.
+        layout: the id map, unless `run` brings its own.
         index: which episode or document of a file.
         start, steps: window of an episode.
         seed, random: of a task's rollout; `random` plays it without its expert.
-        text_model: a saved TextTokenizer; None learns one from the shown text.
+        run: a trained run, whose ids and text pieces are used; None learns a small text tokenizer from the shown text.
     Raises:
-        ValueError: neither a task nor a file that can be read, or a window outside the episode.
+        ValueError: neither a task nor data that can be read, or a window outside the episode.
     """
     if steps < 1 or start < 0:
         raise ValueError(f"--steps {steps} --start {start}: show at least one step, from step 0 on")
-    path = Path(target)
-    if path.exists():
-        data = open_data(path)
-        if isinstance(data, EpisodeReader):
-            return _inspect_stored(data, layout, index, start, steps, text_model)
-        return _inspect_document(data, path, layout, index, text_model)
-    if path.suffix in (".parquet", ".jsonl", ".txt", ".json", ".csv"):
-        raise ValueError(f"{target} does not exist; give a file that does, or a task's name")
-    return _inspect_task(target, layout, start, steps, seed, random, text_model)
+    scheme = Scheme(layout=layout, agent=load_agent(run) if run else None)
+    if not Path(target).exists():
+        if "/" in target and Path(target).suffix in (".parquet", ".jsonl", ".txt"):
+            raise ValueError(f"{target} does not exist; give a file that does, or a task's name")
+        return _inspect_task(target, scheme, start, steps, seed, random)
+    data = open_data(target)
+    if not 0 <= index < len(data):
+        raise ValueError(f"--index {index}: {target} holds the numbers 0 to {len(data) - 1}")
+    if isinstance(data, EpisodeReader):
+        return _inspect_stored(data, scheme, index, start, steps)
+    return _inspect_document(data[index], scheme, [f"number {index} of {len(data)} in {target}"])
 
 
-def _inspect_task(name: str, layout: str, start: int, steps: int, seed: int, random: bool,
-                  text_model: Path | None) -> Inspected:
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """Where ids come from: a trained agent, or a layout and the shown text."""
+
+    layout: str
+    agent: "Agent | None"
+
+    def ids(self, sentences: Iterable[str]) -> tuple[Vocabulary, TextTokenizer | None]:
+        """The id map, and the text tokenizer if there is text."""
+        if self.agent is not None:
+            return self.agent.vocabulary, self.agent.text
+        unique = [sentence for sentence in dict.fromkeys(sentences) if sentence.strip()]
+        text = TextTokenizer.train(unique, vocab_size=1024) if unique else None
+        return Vocabulary(VocabularyConfig(layout=self.layout)), text   # type: ignore[arg-type]
+
+    def codec(self, task: str, spaces: tuple[Any, Any], sentences: Iterable[str]) -> TaskCodec:
+        """The agent's own codec where it knows the task, else one for these spaces."""
+        if self.agent is not None and task in self.agent.tasks:
+            return self.agent.codec(task)
+        vocabulary, text = self.ids(sentences)
+        return TaskCodec(*spaces, vocabulary=vocabulary, text=text)
+
+
+def load_agent(run: Path) -> "Agent":
+    """The agent of a run; imported late, because it loads torch."""
+    from calico.agent.agent import Agent
+
+    return Agent.load(run)
+
+
+def _inspect_task(name: str, scheme: Scheme, start: int, steps: int, seed: int, random: bool) -> Inspected:
     task = get_task(name)
     random = random or task.expert is None
     policy = RandomPolicy() if random else make_expert(task)
     (episode,) = rollout(task, policy, [seed], num_envs=1, max_steps=start + steps)
-    env = make(task)
-    spaces = env.observation_space, env.action_space
-    env.close()
     player = "random policy" if random else f"expert {task.expert}"
-    return _inspect_episode(episode, spaces, [f"{player}, seed {seed}"], layout, start, steps, text_model)
+    return _inspect_episode(episode, _spaces(name), [f"{player}, seed {seed}"], scheme, start, steps)
 
 
-def _inspect_stored(reader: EpisodeReader, layout: str, index: int, start: int, steps: int,
-                    text_model: Path | None) -> Inspected:
-    if not 0 <= index < len(reader):
-        raise ValueError(f"--index {index}: {reader.path} holds the episodes 0 to {len(reader) - 1}")
-    episode = reader[index]
-    if {"observation_space", "action_space"} <= reader.task.keys():
-        spaces = space_from_json(reader.task["observation_space"]), space_from_json(reader.task["action_space"])
-    else:
-        env = make(episode.task)
-        spaces = env.observation_space, env.action_space
-        env.close()
-    details = [f"episode {index} of {len(reader)} in {reader.path}", f"seed {episode.seed}",
-               f"{len(episode)} steps, return {episode.score:g}"]
-    return _inspect_episode(episode, spaces, details, layout, start, steps, text_model)
+def _inspect_stored(reader: EpisodeReader, scheme: Scheme, index: int, start: int, steps: int) -> Inspected:
+    episode, task = reader[index], reader.task
+    known = {"observation_space", "action_space"} <= task.keys()
+    spaces = (space_from_json(task["observation_space"]), space_from_json(task["action_space"])) if known else \
+        _spaces(episode.task)
+    details = [f"episode {index} of {len(reader)} in {reader.path}",
+               f"seed {episode.seed}, {len(episode)} steps, return {episode.score:g}"]
+    return _inspect_episode(episode, spaces, details, scheme, start, steps)
 
 
-def _inspect_episode(episode: Episode, spaces: tuple[Any, Any], details: list[str], layout: str, start: int, steps: int,
-                     text_model: Path | None) -> Inspected:
+def _spaces(task: str) -> tuple[Any, Any]:
+    env = make(task)
+    env.close()
+    return env.observation_space, env.action_space
+
+
+def _inspect_episode(episode: Episode, spaces: tuple[Any, Any], details: list[str], scheme: Scheme, start: int,
+                     steps: int) -> Inspected:
     if start >= len(episode):
         raise ValueError(f"--start {start}: this episode has the steps 0 to {len(episode) - 1}")
     leaves = [leaf for leaf in (*episode.observations.values(), *episode.actions.values()) if leaf.dtype == object]
-    text = _tokenizer((str(value) for leaf in leaves for value in leaf), text_model)
-    vocabulary = _vocabulary(layout, text)
-    codec = TaskCodec(*spaces, vocabulary=vocabulary, text=text)
+    codec = scheme.codec(episode.task, spaces, (str(value) for leaf in leaves for value in leaf))
     stop = min(start + steps, len(episode))
-    step = " + ".join(map(_describe, codec.explain()))
-    return Inspected(title=episode.task, details=[*details, f"steps {start} to {stop - 1}", f"a step is {step}"],
-                     tokens=codec.encode_episode(episode, start, stop), vocabulary=vocabulary, text=text, codec=codec,
-                     rewards=episode.rewards)
+    details = [*details, f"steps {start} to {stop - 1}", f"a step is {' + '.join(map(_describe, codec.explain()))}"]
+    return Inspected(title=episode.task, details=details, tokens=codec.encode_episode(episode, start, stop),
+                     vocabulary=codec.vocabulary, text=codec.text, codec=codec, rewards=episode.rewards)
 
 
 def _describe(part: Part) -> str:
@@ -154,34 +184,17 @@ def _describe(part: Part) -> str:
     return f"{part.name} ({most}{part.tokens} {part.kind.name.lower()})"
 
 
-def _inspect_document(reader: CaptionReader | DialogueReader | TextReader, path: Path, layout: str, index: int,
-                      text_model: Path | None) -> Inspected:
-    if not 0 <= index < len(reader):
-        raise ValueError(f"--index {index}: {path} holds the documents 0 to {len(reader) - 1}")
-    match reader[index]:
-        case Caption() as caption:
-            kind, parts, sentences = "caption", caption_parts(caption.image, caption.captions[0]), list(caption.captions)
-        case Dialogue() as dialogue:
-            kind, parts = "dialogue", dialogue_parts(dialogue.messages, dialogue.images)
-            sentences = [part.text for part in parts if hasattr(part, "text")]
-        case document:
-            kind, parts, sentences = "text", text_parts(document), [document]
-    text = _tokenizer(sentences, text_model)
-    vocabulary = _vocabulary(layout, text)
-    return Inspected(title=f"{kind} {index} of {len(reader)}", details=[str(path)], vocabulary=vocabulary, text=text,
+def _inspect_document(document: Document, scheme: Scheme, details: list[str]) -> Inspected:
+    match document:
+        case Caption():
+            title, parts = "caption", caption_parts(document.image, document.captions[0])
+        case Dialogue():
+            title, parts = "dialogue", dialogue_parts(document.messages, document.images)
+        case _:
+            title, parts = "text", text_parts(document)
+    vocabulary, text = scheme.ids(part.text for part in parts if isinstance(part, DocumentText))
+    return Inspected(title=title, details=details, vocabulary=vocabulary, text=text,
                      tokens=encode_document(parts, vocabulary, text))
-
-
-def _tokenizer(sentences: Iterable[str], model: Path | None) -> TextTokenizer | None:
-    if model is not None:
-        return TextTokenizer.load(model)
-    unique = [sentence for sentence in dict.fromkeys(sentences) if sentence.strip()]
-    return TextTokenizer.train(unique, vocab_size=1024) if unique else None
-
-
-def _vocabulary(layout: str, text: TextTokenizer | None) -> Vocabulary:
-    sizes = {} if text is None else {"text": max(text.size, VocabularyConfig().text)}
-    return Vocabulary(VocabularyConfig(layout=layout, **sizes))  # type: ignore[arg-type]
 
 
 # ---- how to show it -------------------------------------------------------------------------------------------------
@@ -367,19 +380,19 @@ def render(shown: Inspected, width: int, colour: bool, with_table: bool) -> Grou
 def main(argv: list[str] | None = None) -> int:
     """Parse, read, print."""
     parser = make_parser("inspect", __doc__)
-    parser.add_argument("target", metavar="TASK|FILE", help="a task's name, or a file or folder of episodes or documents")
+    parser.add_argument("target", metavar="TASK|FILE", help="a task's name, or a file or folder of data")
     parser.add_argument("--index", type=int, default=0, help="which episode or document of the file (default 0)")
     parser.add_argument("--start", type=int, default=0, help="first step (default 0)")
     parser.add_argument("--steps", type=int, default=4, help="how many steps (default 4)")
     parser.add_argument("--seed", type=int, default=0, help="the episode's seed (default 0)")
     parser.add_argument("--random", action="store_true", help="play the task at random instead of with its expert")
     parser.add_argument("--layout", choices=("disjoint", "gato"), default="disjoint", help="the id map")
-    parser.add_argument("--text", type=Path, metavar="MODEL", help="a saved text tokenizer")
+    parser.add_argument("--run", type=Path, help="use the ids and text pieces of this run")
     parser.add_argument("--table", action="store_true", help="also list every field of every token")
     parser.add_argument("--json", action="store_true", help="print the fields as JSON")
     args = parser.parse_args(argv)
     shown = inspect_target(args.target, layout=args.layout, index=args.index, start=args.start, steps=args.steps,
-                           seed=args.seed, random=args.random, text_model=args.text)
+                           seed=args.seed, random=args.random, run=args.run)
     if args.json:
         print_json({"title": shown.title, "details": shown.details, "vocabulary": shown.vocabulary.to_json(),
                     "tokens": token_rows(shown)})

@@ -115,7 +115,8 @@ class Report:
 
     Attributes:
         title: what this run is, in a few words.
-        parameters, tokens, seconds, peak_memory_bytes: size and cost of the training.
+        parameters, tokens: size of the network and how many tokens it was trained on.
+        seconds, peak_memory_bytes: wall time of the whole run, up to this page, and the most memory it held.
         machine: what it ran on, for people.
         tasks: one TaskScore per task, in the order of the table.
         curves: source -> list of (tokens seen by then, loss).

@@ -9,14 +9,16 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from calico.agent.agent import Agent
 from calico.datasets.episodes import EpisodeWriter
-from calico.envs.experts import RandomPolicy
+from calico.envs.experts import RandomPolicy, make_expert
 from calico.envs.registry import get_task, make
 from calico.envs.runner import rollout
 from calico.scripts.inspect import inspect_target, main, render, token_rows
 from calico.tokenizers.spaces import space_to_json
-from calico.tokenizers.text import TextTokenizer
 from calico.tokenizers.tokens import Kind
+
+from ..conftest import SmallRun
 
 
 def page(target: str, width: int = 100, colour: bool = True, table: bool = False, **options: object) -> str:
@@ -100,7 +102,7 @@ def test_a_stored_episode_reads_as_it_was_played(tmp_path: Path) -> None:
     stored = inspect_target(str(tmp_path / "part.parquet"), index=1, steps=3)
     played = inspect_target("CartPole-v1", seed=8, steps=3, random=True)
     assert token_rows(stored) == token_rows(played)
-    with pytest.raises(ValueError, match="holds the episodes 0 to 1"):
+    with pytest.raises(ValueError, match="holds the numbers 0 to 1"):
         inspect_target(str(tmp_path / "part.parquet"), index=2)
     with pytest.raises(ValueError, match="--start 5000"):
         inspect_target(str(tmp_path / "part.parquet"), start=5000)
@@ -132,13 +134,31 @@ def test_a_dialogue_document(tmp_path: Path) -> None:
     assert not any(r["loss"] for r in rows[: answer + 1]) and all(r["loss"] for r in rows[answer + 1:])
 
 
-def test_text_files_and_a_given_tokenizer(tmp_path: Path) -> None:
+def test_a_text_file(tmp_path: Path) -> None:
     (tmp_path / "cats.txt").write_text("one cat\nmany cats")
-    model = TextTokenizer.train(["cats and dogs"], 300)
-    model.save(tmp_path / "text.model")
-    shown = inspect_target(str(tmp_path / "cats.txt"), text_model=tmp_path / "text.model")
-    np.testing.assert_array_equal(shown.tokens.ids[:-1], model.encode("one cat\nmany cats"))
+    shown = inspect_target(str(tmp_path / "cats.txt"))
+    assert shown.text is not None
+    np.testing.assert_array_equal(shown.tokens.ids[:-1], shown.text.encode("one cat\nmany cats"))
     assert shown.tokens.kind[-1] == Kind.SPECIAL
+
+
+def test_a_run_shows_what_it_sees(small_run: SmallRun, tmp_path: Path) -> None:
+    agent = Agent.load(small_run.run)
+    shown = inspect_target("BabyAI-GoToLocal-v0", steps=2, run=small_run.run)
+    (episode,) = rollout("BabyAI-GoToLocal-v0", make_expert("BabyAI-GoToLocal-v0"), [0], num_envs=1, max_steps=2)
+    expected = agent.codec("BabyAI-GoToLocal-v0").encode_episode(episode)
+    np.testing.assert_array_equal(shown.tokens.ids, expected.ids)
+    np.testing.assert_array_equal(shown.tokens.loss_mask, expected.loss_mask)
+    (tmp_path / "x.txt").write_text("go to the red ball")
+    shown = inspect_target(str(tmp_path / "x.txt"), run=small_run.run)
+    np.testing.assert_array_equal(shown.tokens.ids[:-1], agent.text.encode("go to the red ball"))
+    stranger = inspect_target("Acrobot-v1", steps=1, run=small_run.run)   # not one of its tasks: its ids all the same
+    assert stranger.vocabulary.to_json() == agent.vocabulary.to_json()
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        inspect_target("CartPole-v1", run=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("target, message", [
