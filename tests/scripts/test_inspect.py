@@ -1,32 +1,23 @@
 """`calico inspect`: what it says of a token is what the tokenizers say, for tasks, files and documents."""
 
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from calico.agent.agent import Agent
 from calico.datasets.episodes import EpisodeWriter
 from calico.envs.experts import RandomPolicy, make_expert
 from calico.envs.registry import get_task, make
 from calico.envs.runner import rollout
-from calico.scripts.inspect import inspect_target, main, render, token_rows
+from calico.scripts.inspect import inspect_target, main
+from calico.scripts.token_view import token_rows
 from calico.tokenizers.spaces import space_to_json
 from calico.tokenizers.tokens import Kind
 
 from ..conftest import SmallRun
-
-
-def page(target: str, width: int = 100, colour: bool = True, table: bool = False, **options: object) -> str:
-    """What would be printed, without escape codes."""
-    shown = inspect_target(target, **options)   # type: ignore[arg-type]
-    console = Console(file=io.StringIO(), record=True, width=width, force_terminal=colour, highlight=False)
-    console.print(render(shown, width, colour, table))
-    return console.export_text()
 
 
 def test_cartpole_reads_like_the_paper() -> None:
@@ -61,35 +52,6 @@ def test_a_window_starts_where_asked() -> None:
     assert {r["timestep"] for r in rows} == {3, 4}
 
 
-def test_the_page_shows_every_token_and_fits_100_columns() -> None:
-    text = page("BabyAI-GoToLocal-v0", steps=2)
-    rows = token_rows(inspect_target("BabyAI-GoToLocal-v0", steps=2))
-    assert max(map(len, text.splitlines())) <= 100
-    for row in rows:
-        if row["kind"] != "patch":
-            assert str(row["id"]) in text
-    assert "step 0" in text and "step 1" in text and "target of the loss: 12 of" not in text.split("step 0")[0]
-    assert "▀" in text   # the pictures
-
-
-def test_pictures_are_drawn_patch_by_patch() -> None:
-    lines = [line for line in page("ALE/Pong-v5", steps=1).splitlines() if "▀" in line]
-    assert len(lines) == 4 * 8 // 2                       # four rows of patches, eight pixels each, two per character
-    assert all(line.count("▀") == 4 * 8 for line in lines)
-
-
-def test_without_colours_everything_is_in_the_words() -> None:
-    text = page("CartPole-v1", colour=False, steps=1)
-    (line,) = [line for line in text.splitlines() if line.startswith("step 0")]
-    assert "separator/4096" in line and line.split()[-1].startswith("*")   # the action is a target
-
-
-def test_table_lists_each_field() -> None:
-    text = page("CartPole-v1", steps=1, table=True)
-    for name in ("place", "id", "kind", "meaning", "position", "timestep", "segment", "loss", "●"):
-        assert name in text
-
-
 def test_a_stored_episode_reads_as_it_was_played(tmp_path: Path) -> None:
     task = get_task("CartPole-v1")
     env = make(task)
@@ -122,7 +84,6 @@ def test_a_caption_document(captions: Path) -> None:
     assert kinds[:4] == ["patch"] * 4 and rows[4]["meaning"] == "separator" and rows[-1]["meaning"] == "end"
     assert "".join(r["meaning"][1:-1] for r in rows if r["kind"] == "text") == "a red ball"
     assert [r["loss"] for r in rows] == [k == "text" or r["meaning"] == "end" for k, r in zip(kinds, rows, strict=True)]
-    assert "image patch" in page(str(captions))
 
 
 def test_a_dialogue_document(tmp_path: Path) -> None:
@@ -174,14 +135,6 @@ def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("hello\n")
     with pytest.raises(ValueError, match="first line is not a JSON object"):
         inspect_target(str(tmp_path / "x.jsonl"))
-
-
-def test_names_from_files_can_not_steer_the_terminal(tmp_path: Path) -> None:
-    messages = [{"role": "user", "content": "a\x1b[31mb\u202e"}]
-    path = tmp_path / "\x1b[2Jd.jsonl"
-    path.write_text(json.dumps({"messages": messages}) + "\n")
-    text = page(str(path), table=True)
-    assert "\x1b" not in text and "\u202e" not in text and r"\x1b[2Jd.jsonl" in text
 
 
 def test_json_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
