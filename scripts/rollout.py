@@ -14,11 +14,13 @@ import numpy as np
 from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
 from calico.datasets.episodes import EpisodeReader
+from calico.envs.registry import make
 from calico.envs.runner import Film, rollout
 from calico.scripts import console
 from calico.scripts.collect import folder_name
 from calico.scripts.report import Film as Filmed
 from calico.scripts.report import TaskScore, encode_gif
+from calico.tokenizers.spaces import space_to_json
 from calico.tokenizers.tokens import Tokens
 
 UNSEEN = 10_000   # first seed of evaluations: demonstrations begin at 0
@@ -43,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.episodes < 1 or arguments.num_envs < 1:
         raise ValueError(f"--episodes {arguments.episodes} and --num-envs {arguments.num_envs} must be at least 1")
+    if arguments.prompt_tokens < 1:
+        raise ValueError(f"--prompt-tokens {arguments.prompt_tokens} must be at least 1")
     if arguments.seed < 0:
         raise ValueError(f"--seed {arguments.seed} must be at least 0")
     agent = Agent.load(arguments.run, arguments.device)
@@ -67,7 +71,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def play(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, num_envs: int = 16,
          prompt: Tokens | None = None) -> TaskScore:
-    """Returns of one episode per seed, beside the task's references."""
+    """Returns of one episode per seed, beside the task's references.
+
+    Raises:
+        ValueError: the agent does not know the task, or knows it with other spaces than those that it has here.
+    """
+    check_spaces(agent, task)
     policy = agent.policy(task, sampling, prompt=prompt)
     returns: dict[int, float] = {}
     with console.progress(f"play {task}", total=len(seeds), unit="episodes") as bar:
@@ -75,6 +84,20 @@ def play(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, num
             returns[episode.seed] = episode.score
             bar.advance(note=f"return {episode.score:g}")
     return TaskScore.of(task, [returns[seed] for seed in seeds])
+
+
+def check_spaces(agent: Agent, task: str) -> None:
+    """What the agent has learnt to see and do must be what the installed environment shows and takes."""
+    codec = agent.codec(task)
+    env = make(task)
+    env.close()
+    for role, here, learnt in (("observation", env.observation_space, codec.observation_space),
+                               ("action", env.action_space, codec.action_space)):
+        if space_to_json(here) != space_to_json(learnt):
+            versions = agent.tasks[task].get("data", {}).get("environment", {}).get("versions", {})
+            then = ", ".join(f"{package} {version}" for package, version in versions.items()) or "unknown versions"
+            raise ValueError(f"{task}: its {role} space is {here} here but was {learnt} in training ({then}); install what "
+                             "the data were made with, or train again")
 
 
 def demonstration(agent: Agent, task: str, path: Path, length: int) -> Tokens:

@@ -1,0 +1,171 @@
+"""`calico rollout`: a run plays what it says it plays, scores are those of its seeds, and faults are one line."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from calico.agent import checkpoint
+from calico.agent.agent import Agent
+from calico.agent.sampling import SamplingConfig
+from calico.envs import scores
+from calico.envs.registry import make
+from calico.envs.runner import rollout
+from calico.scripts.main import main
+from calico.tokenizers.task import TaskCodec
+
+from ..conftest import SmallRun
+from ..counting import FAULTS, FIRST_FAULTY_SEED, STEPS
+
+Refused = Callable[..., str]
+Answered = Callable[..., Any]
+
+
+def test_scores_are_those_of_its_seeds_whatever_stands_beside_them(small_run: SmallRun, answered: Answered) -> None:
+    words = ("rollout", small_run.run, "CartPole-v1", "--episodes", 3, "--seed", 50)
+    (one,), (many,) = answered(*words, "--num-envs", 1), answered(*words, "--num-envs", 3)
+    assert one == many
+    policy = Agent.load(small_run.run).policy("CartPole-v1", SamplingConfig())
+    played = {e.seed: e.score for e in rollout("CartPole-v1", policy, range(50, 53), record=False)}
+    assert one["returns"] == [played[seed] for seed in (50, 51, 52)]
+    assert one["score"] == pytest.approx(np.mean(one["returns"])) and one["family"] == "classic"
+    known = scores.reference("CartPole-v1")
+    assert (one["random"], one["expert"]) == (known.random, known.expert)
+    assert one["normalised"] == pytest.approx(known.normalise(one["score"]))
+
+
+def test_greedy_play_differs_and_repeats(small_run: SmallRun, answered: Answered) -> None:
+    words = ("rollout", small_run.run, "CartPole-v1", "--episodes", 4)
+    greedy = answered(*words, "--temperature", 0)
+    assert greedy == answered(*words, "--temperature", 0) == answered(*words, "--top-k", 1)
+    assert greedy != answered(*words)
+
+
+def test_without_names_it_plays_all_that_it_knows(small_run: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rollout", str(small_run.run), "--episodes", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "BabyAI-GoToLocal-v0" in out and "CartPole-v1" in out and "of expert" in out
+
+
+def test_a_checkpoint_of_the_run_plays_too(small_run: SmallRun, answered: Answered) -> None:
+    older, newest = checkpoint.checkpoints(small_run.run)
+    words = ("CartPole-v1", "--episodes", 2)
+    assert answered("rollout", newest, *words) == answered("rollout", small_run.run, *words)
+    assert answered("rollout", older, *words)
+
+
+def test_a_film_is_a_gif_of_the_first_episode(small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rollout", str(small_run.run), "CartPole-v1", "--episodes", "1", "--gif", str(tmp_path / "films")]) == 0
+    with Image.open(tmp_path / "films" / "CartPole-v1.gif") as film:
+        assert film.format == "GIF" and getattr(film, "n_frames", 1) > 2
+    assert "CartPole-v1.gif" in capsys.readouterr().err
+
+
+def test_a_demonstration_before_each_episode_changes_what_is_done(small_run: SmallRun, answered: Answered) -> None:
+    words = ("rollout", small_run.run, "CartPole-v1", "--episodes", 3)
+    prompted = answered(*words, "--prompt", small_run.data / "CartPole-v1", "--prompt-tokens", 60)
+    assert prompted != answered(*words)
+    assert prompted == answered(*words, "--prompt", small_run.data / "CartPole-v1", "--prompt-tokens", 60)
+
+
+# ---- what cannot be right
+
+
+@pytest.mark.parametrize("words, says", [
+    (["CartPol-v1"], "this checkpoint has no spec for the task 'CartPol-v1'; did you mean CartPole-v1?"),
+    (["Pendulum-v1"], "this checkpoint has no spec for the task 'Pendulum-v1'"),
+    (["--episodes", 0], "--episodes 0"),
+    (["--num-envs", 0], "--num-envs 0 must be at least 1"),
+    (["--seed", -1], "--seed -1 must be at least 0"),
+    (["--temperature", -1], "temperature=-1.0"),
+    (["--top-k", -1], "top_k=-1"),
+    (["--device", "abacus"], "device 'abacus' cannot be used here"),
+    (["--prompt", "nowhere"], "nowhere does not exist"),
+    (["CartPole-v1", "--prompt-tokens", 0], "--prompt-tokens 0 must be at least 1"),
+])
+def test_wrong_words_are_one_line(small_run: SmallRun, refused: Refused, words: list[object], says: str) -> None:
+    assert says in refused("rollout", small_run.run, *words)
+
+
+def test_a_prompt_of_another_task_is_refused(small_run: SmallRun, refused: Refused) -> None:
+    said = refused("rollout", small_run.run, "CartPole-v1", "--prompt", small_run.data / "BabyAI-GoToLocal-v0")
+    assert "holds episodes of BabyAI-GoToLocal-v0, not of CartPole-v1" in said
+
+
+def test_a_run_that_is_not_there_is_one_line(small_run: SmallRun, tmp_path: Path, refused: Refused) -> None:
+    assert "rnu does not exist; did you mean" in refused("rollout", small_run.run.with_name("rnu"))
+    assert "holds no checkpoint" in refused("rollout", tmp_path)
+    weights = checkpoint.find(small_run.run) / "model.safetensors"
+    assert "is a file; give the folder" in refused("rollout", weights)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tasks.json", "tokenizer.model", "optimizer.safetensors"])
+def test_one_flipped_bit_is_named_with_the_way_out(own_run: Path, refused: Refused, answered: Answered, name: str) -> None:
+    file = checkpoint.find(own_run) / name
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    said = refused("rollout", own_run)
+    older = checkpoint.checkpoints(own_run)[0]
+    assert f"{file} does not match its SHA-256" in said and f"{older}: give that path" in said
+    assert answered("rollout", older, "CartPole-v1", "--episodes", 1)
+
+
+def test_a_cut_checkpoint_is_named(own_run: Path, refused: Refused) -> None:
+    file = checkpoint.find(own_run) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert f"{file} has " in refused("rollout", own_run)
+
+
+@pytest.fixture
+def knows_counting(own_run: Path, counting: None) -> Path:
+    """The small run, its checkpoint rewritten to know the counting tasks too, and CartPole with other spaces."""
+    agent = Agent.load(own_run)
+    env = make("Counting-v0")
+    codec = TaskCodec(env.observation_space, env.action_space, agent.vocabulary, agent.text)
+    specs = {f"Counting{fault.capitalize()}-v0": {"codec": codec.to_json(), "data": {}} for fault in ("", *FAULTS)}
+    specs["Unknown-v0"] = {"codec": codec.to_json(), "data": {}}
+    specs["CartPole-v1"] = {"codec": codec.to_json(), "data": {"environment": {"versions": {"gymnasium": "0.1"}}}}
+    saved = checkpoint.load(own_run)
+    shutil.rmtree(own_run)
+    checkpoint.save(own_run, 8, tensors=saved.tensors, documents=saved.documents | {"tasks": specs}, files=saved.files)
+    return own_run
+
+
+def test_actions_of_any_space_are_legal(knows_counting: Path, answered: Answered) -> None:
+    """The runner refuses an action outside the space, so ten whole episodes say that there was none."""
+    (played,) = answered("rollout", knows_counting, "Counting-v0", "--episodes", 10, "--temperature", 5)
+    assert len(played["returns"]) == 10 and all(0 <= score <= STEPS for score in played["returns"])
+    assert played["random"] is played["expert"] is played["normalised"] is None   # nobody measured them
+
+
+@pytest.mark.parametrize("fault, says", [
+    ("Nan", "step 2: observation 'time' holds 1 NaN of 1 values"),
+    ("Outside", "step 2: observation 'digit' is 5, outside Discrete(5)"),
+    ("Crash", "step 2: step raised ZeroDivisionError: the game divides by zero"),
+    ("Reset", "step 0: reset raised OSError: the game is gone"),
+])
+def test_a_faulty_environment_names_seed_and_step(knows_counting: Path, refused: Refused, fault: str, says: str) -> None:
+    said = refused("rollout", knows_counting, f"Counting{fault}-v0", "--episodes", 9, "--seed", 0, "--num-envs", 1)
+    assert said == f"calico rollout: Counting{fault}-v0, seed {FIRST_FAULTY_SEED}, {says}"
+
+
+def test_a_task_that_changed_since_the_training_is_refused(knows_counting: Path, refused: Refused) -> None:
+    said = refused("rollout", knows_counting, "CartPole-v1")
+    assert said.startswith("calico rollout: CartPole-v1: its observation space is Box(")
+    assert " here but was Dict('digit'" in said and "(gymnasium 0.1); install" in said
+
+
+def test_a_task_that_is_not_installed_here_is_refused(knows_counting: Path, refused: Refused) -> None:
+    assert "unknown task 'Unknown-v0'" in refused("rollout", knows_counting, "Unknown-v0")
+
+
+def test_a_missing_package_names_the_command(small_run: SmallRun, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "minigrid", None)   # makes `import minigrid` fail
+    said = refused("rollout", small_run.run, "BabyAI-GoToLocal-v0")
+    assert "BabyAI-GoToLocal-v0 needs the package 'minigrid'" in said and 'run: pip install "calico-agent"' in said
