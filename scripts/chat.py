@@ -76,7 +76,13 @@ def converse(speaker: Speaker, picture: np.ndarray | None) -> int:
                 continue
         messages.append(ask(picture, line))
         picture = None
-        messages.append({"role": "assistant", "content": stream_reply(speaker, messages)})
+        try:
+            reply = stream_reply(speaker, messages)
+        except ValueError as error:   # bytes that are no text
+            messages.pop()
+            print(f"({console.one_line(error)})")
+            continue
+        messages.append({"role": "assistant", "content": reply})
 
 
 def stream_reply(speaker: Speaker, messages: list[dict[str, Any]]) -> str:
