@@ -159,7 +159,8 @@ def _inspect_episode(episode: Episode, spaces: tuple[Any, Any], details: list[st
     leaves = [leaf for leaf in (*episode.observations.values(), *episode.actions.values()) if leaf.dtype == object]
     codec = scheme.codec(episode.task, spaces, (str(value) for leaf in leaves for value in leaf))
     stop = min(start + steps, len(episode))
-    details = [*details, f"steps {start} to {stop - 1}", f"a step is {' + '.join(map(_describe, codec.explain()))}"]
+    window = f"steps {start} to {stop - 1}" if stop - start > 1 else f"step {start}"
+    details = [*details, window, f"a step is {' + '.join(map(_describe, codec.explain()))}"]
     return Inspected(title=episode.task, details=details, tokens=codec.encode_episode(episode, start, stop),
                      vocabulary=codec.vocabulary, text=codec.text, codec=codec, rewards=episode.rewards)
 

@@ -41,7 +41,7 @@ def test_pictures_are_drawn_patch_by_patch() -> None:
 
 def test_without_colours_everything_is_in_the_words() -> None:
     text = page("CartPole-v1", colour=False, steps=1)
-    (line,) = [line for line in text.splitlines() if line.startswith("step 0")]
+    (line,) = [line for line in text.splitlines() if line.startswith("step 0 r 1 ")]
     assert "separator/4096" in line and line.split()[-1].startswith("*")   # the action is a target
 
 
