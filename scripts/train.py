@@ -77,7 +77,7 @@ def check_same_run(settings: RunSettings, saved: checkpoint.Checkpoint) -> None:
     same = replace(settings, out=before.out, data=replace(settings.data, workers=before.data.workers),
                    training=replace(before.training, seed=settings.training.seed, precision=settings.training.precision,
                                     accumulate=settings.training.accumulate))
-    if difference := first_difference(config_to_json(same), saved.documents["config"]):
+    if difference := first_difference(config_to_json(same), config_to_json(before)):   # settings that are newer: defaults
         raise ValueError(f"{settings.out} holds a run with other settings: {difference}; give the old value to continue it, "
                          "or another out=... for a new run")
 

@@ -88,6 +88,13 @@ def test_a_finished_run_is_left_as_it_is_and_may_be_made_longer(small_run: Small
     assert checkpoint.load(run).step == 5 and len(losses(run)["loss/all"]) == 5
 
 
+def test_a_run_from_before_a_setting_existed_goes_on(small_run: SmallRun, whole: Path, tmp_path: Path) -> None:
+    run, saved = Path(shutil.copytree(whole, tmp_path / "whole")), checkpoint.load(whole)
+    del saved.documents["config"]["data"]["max_text_tokens"]
+    checkpoint.save(run, 4, tensors=saved.tensors, documents=saved.documents, files=saved.files)
+    assert main(words(small_run, run, "training.steps=5")) == 0
+
+
 def test_stopped_and_continued_equals_never_stopped(
         small_run: SmallRun, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,10 +198,12 @@ def test_a_config_that_does_not_exist_names_the_nearest(refused: Refused) -> Non
     ("vocabulary.text=200", "vocabulary.text=200"),
     ("backbone.context=4", "a step takes up to 6 tokens, which does not fit the context of 4"),
     ("embedding.observation_positions=3", "raise embedding.observation_positions"),
+    ("data.max_text_tokens=2", "more than max_text_tokens=2: 'go to"),
 ])
 def test_a_task_that_does_not_fit_the_model_says_what_to_set(small_run: SmallRun, tmp_path: Path, refused: Refused,
                                                              override: str, says: str) -> None:
-    assert says in refused(*words(small_run, tmp_path / "run", override, sources=("CartPole-v1",)))
+    sources = ("BabyAI-GoToLocal-v0" if "text_tokens" in override else "CartPole-v1",)
+    assert says in refused(*words(small_run, tmp_path / "run", override, sources=sources))
     assert not checkpoint.checkpoints(tmp_path / "run")
 
 
