@@ -33,7 +33,7 @@ class Speaker:
 
     def answers(self, images: Sequence[np.ndarray | None], questions: Sequence[str]) -> list[str]:
         """One answer per (image, question); without an image it is a question in words alone."""
-        return self.replies([[ask(image, question)] for image, question in zip(images, questions, strict=True)])
+        return self.replies([[user_message(image, question)] for image, question in zip(images, questions, strict=True)])
 
     def replies(self, dialogues: Sequence[Sequence[Mapping[str, Any]]],
                 on_text: Callable[[str], None] | None = None) -> list[str]:
@@ -64,7 +64,7 @@ class Speaker:
         return self.agent.text.decode(ids - self.agent.vocabulary.text_start)
 
 
-def ask(image: np.ndarray | None, question: str) -> dict[str, Any]:
+def user_message(image: np.ndarray | None, question: str) -> dict[str, Any]:
     """A user's message that asks a question, about a picture where one is given."""
     shown = [] if image is None else [{"type": "image", "image": image}]
     return {"role": "user", "content": [*shown, {"type": "text", "text": question}]}

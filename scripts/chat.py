@@ -12,7 +12,7 @@ import numpy as np
 
 from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
-from calico.agent.talk import Speaker, ask
+from calico.agent.talk import Speaker, user_message
 from calico.scripts import console
 from calico.scripts.caption import read_picture
 
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     speaker = Speaker(Agent.load(arguments.run, arguments.device), sampling, max_tokens=128)
     if arguments.message is None:
         return converse(speaker, picture)
-    messages = [ask(picture, arguments.message)]
+    messages = [user_message(picture, arguments.message)]
     (reply,) = speaker.replies([messages])
     if arguments.json:
         console.print_json({"message": arguments.message, "reply": reply})
@@ -74,7 +74,7 @@ def converse(speaker: Speaker, picture: np.ndarray | None) -> int:
                 except (ValueError, OSError) as error:
                     print(f"({console.one_line(error)})")
                 continue
-        messages.append(ask(picture, line))
+        messages.append(user_message(picture, line))
         picture = None
         try:
             reply = stream_reply(speaker, messages)

@@ -7,25 +7,31 @@ Pictures are drawn with seeds that no demonstration used; a caption counts as ri
 colour and place, and nothing else.
 """
 
+import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
-from calico.agent.talk import Speaker
+from calico.agent.talk import Speaker, user_message
 from calico.datasets.grounded import answer_is_right, ask, caption, caption_is_right
+from calico.datasets.parts import versions
 from calico.envs import scores
 from calico.envs.scenes import WORLDS, Scene, scenes
 from calico.scripts import console
-from calico.scripts.report import Captioned, Question
-from calico.scripts.rollout import UNSEEN, play, report_scores
+from calico.scripts.report import Captioned, Question, Report, TaskScore, write_report
+from calico.scripts.rollout import UNSEEN, film_of, play, report_scores
 
 SUITES = ("control", "captions", "questions")
 UNSEEN_SCENES = 10_000_000   # first seed of evaluation pictures
 BATCH = 64
+CHAT = ("hello", "who are you?", "what is lunar lander?", "thank you")
 
 Example = TypeVar("Example", Captioned, Question)
 
@@ -55,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pictures", type=int, default=100, help="per world (default 100)")
     parser.add_argument("--worlds", nargs="+", default=list(WORLDS), choices=list(WORLDS))
     parser.add_argument("--temperature", type=float, default=1.0, help="of actions (default 1); text is greedy")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html and report.json, with films and a chat")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
@@ -62,24 +69,27 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"--episodes {arguments.episodes} and --pictures {arguments.pictures} must be at least 1")
     agent = Agent.load(Path(arguments.run), arguments.device)
     suites = arguments.suite or SUITES
-    found: dict[str, object] = {}
-    if "control" in suites:
-        sampling = SamplingConfig(temperature=arguments.temperature)
-        seeds = range(UNSEEN, UNSEEN + arguments.episodes)
-        results = [play(agent, task, seeds, sampling, num_envs=arguments.episodes) for task in sorted(agent.tasks)]
+    sampling, seeds = SamplingConfig(temperature=arguments.temperature), range(UNSEEN, UNSEEN + arguments.episodes)
+    names = sorted(agent.tasks) if "control" in suites else []
+    results = [play(agent, task, seeds, sampling, num_envs=arguments.episodes) for task in names]
+    speaker = Speaker(agent)
+    captions = judge_captions(speaker, arguments.worlds, arguments.pictures) if "captions" in suites else None
+    questions = judge_questions(speaker, arguments.worlds, arguments.pictures) if "questions" in suites else None
+    found: dict[str, Any] = {}
+    if results:
         found["share_at_50"] = scores.share_at([r.normalised for r in results], 50)
         found["tasks"] = {r.task: {"score": r.score, "normalised": r.normalised} for r in results}
-        if not arguments.json:
-            report_scores(results, as_json=False)
-    for suite, judge in (("captions", judge_captions), ("questions", judge_questions)):
-        if suite in suites:
-            judged = judge(Speaker(agent), arguments.worlds, arguments.pictures)
-            found[f"{suite.removesuffix('s')}_accuracy"] = judged.accuracy
-            found[f"{suite}_by_world"] = judged.by_world
+    for suite, judged in (("caption", captions), ("question", questions)):
+        if judged is not None:
+            found |= {f"{suite}_accuracy": judged.accuracy, f"{suite}s_by_world": judged.by_world}
     if arguments.json:
         console.print_json(found)
     else:
+        report_scores(results, as_json=False)
         console.print_table(("ability", "result"), [(key, str(value)) for key, value in found.items() if key != "tasks"])
+    if arguments.out:
+        report = report_of(agent, Path(arguments.run), results, captions, questions, sampling)
+        console.wrote(write_report(report, arguments.out))
     return 0
 
 
@@ -119,3 +129,54 @@ def judge_questions(speaker: Speaker, worlds: list[str], count: int) -> Pictures
         by_world[world] = float(np.mean([example.right for example in judged]))
         examples += judged
     return Pictures(examples, float(np.mean([example.right for example in examples])), by_world)
+
+
+def report_of(agent: Agent, run: Path, tasks: Sequence[TaskScore], captions: Pictures[Captioned] | None,
+              questions: Pictures[Question] | None, sampling: SamplingConfig, title: str = "Calico") -> Report:
+    """What was judged, with films of the tasks, the training's curves and a chat."""
+    films = []
+    with console.progress("film", total=len(tasks), unit="tasks") as bar:
+        for result in tasks:
+            films.append(film_of(agent, result.task, UNSEEN, sampling, max_steps=300))
+            bar.advance(note=result.task)
+    backbone = agent.model.config.backbone
+    facts = {"backbone": f"decoder, width {backbone.width}, depth {backbone.depth}, context {backbone.context}"}
+    for what, judged in (("captions", captions), ("answers", questions)):
+        if judged is not None:
+            facts |= {f"{what} right, {world}": f"{share:.0%}" for world, share in judged.by_world.items()}
+    return Report(
+        title=title, parameters=agent.model.parameter_count(), tokens=int(agent.about.get("tokens", 0)),
+        machine=f"{torch.get_num_threads()} threads, {platform.machine()}", tasks=tasks, curves=curves(run), films=films,
+        captions=sample(captions), caption_accuracy=captions.accuracy if captions else None,
+        captions_judged=len(captions.examples) if captions else 0,
+        questions=sample(questions), question_accuracy=questions.accuracy if questions else None,
+        questions_judged=len(questions.examples) if questions else 0,
+        chats=[chat(Speaker(agent))], versions=versions(), facts=facts)
+
+
+def sample(judged: Pictures[Example] | None, count: int = 8) -> list[Example]:
+    """A few examples from end to end, so that every world is among them; not chosen by whether they are right."""
+    if judged is None:
+        return []
+    places = np.linspace(0, len(judged.examples) - 1, min(count, len(judged.examples))).astype(int)
+    return [judged.examples[place] for place in places]
+
+
+def chat(speaker: Speaker) -> list[dict[str, str]]:
+    """A short conversation, the last turn about a picture."""
+    messages: list[dict[str, Any]] = []
+    picture = unseen("minigrid", 1)[0].image
+    turns = [*(user_message(None, line) for line in CHAT), user_message(picture, "what do you see?")]
+    for turn in turns:
+        messages.append(turn)
+        messages.append({"role": "assistant", "content": speaker.replies([messages])[0]})
+    return [{"role": m["role"], "content": m["content"] if isinstance(m["content"], str) else m["content"][-1]["text"]}
+            for m in messages]
+
+
+def curves(run: Path) -> dict[str, list[tuple[float, float]]]:
+    """Source -> (tokens, loss), read back from TensorBoard."""
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    tokens = {event.step: event.value for event in events.Scalars("tokens")}
+    return {tag.removeprefix("loss/"): [(tokens[e.step], e.value) for e in events.Scalars(tag) if e.step in tokens]
+            for tag in events.Tags()["scalars"] if tag.startswith("loss/")}

@@ -35,7 +35,8 @@ class DataSettings:
     observation_text_loss: bool = True    # observed text (missions) is a target, as in the paper
     max_text_tokens: int = 64             # longest observed text, and the places of an acted one
     tokenizer: str = ""                   # a SentencePiece model; empty: learnt from the text of the sources
-    workers: int = 1                      # processes that prepare batches; 0: the training process does it
+    workers: int = 0                      # processes that prepare batches; 0: the training process does it, which is
+                                          # faster where there are only as many cores as threads that train
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.workers < 0:

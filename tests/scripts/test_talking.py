@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from calico.agent.agent import Agent
-from calico.agent.talk import Speaker, ask
+from calico.agent.talk import Speaker, user_message
 from calico.datasets.images import MAX_PIXELS
 from calico.scripts.caption import read_picture
 from calico.scripts.console import printable
@@ -141,10 +141,10 @@ def test_a_question_that_is_no_text_is_refused(small_run: SmallRun, pictures: li
 def test_one_message_one_reply(small_run: SmallRun, pictures: list[Path], answered: Answered) -> None:
     speaker = Speaker(Agent.load(small_run.run), max_tokens=128)
     said = answered("chat", small_run.run, "--message", "who are you?")
-    assert said == {"message": "who are you?", "reply": speaker.replies([[ask(None, "who are you?")]])[0]}
+    assert said == {"message": "who are you?", "reply": speaker.replies([[user_message(None, "who are you?")]])[0]}
     shown = answered("chat", small_run.run, "--message", "what do you see?", "--image", pictures[0])
     picture = read_picture(pictures[0])
-    assert shown["reply"] == speaker.replies([[ask(picture, "what do you see?")]])[0]
+    assert shown["reply"] == speaker.replies([[user_message(picture, "what do you see?")]])[0]
 
 
 def talk(monkeypatch: pytest.MonkeyPatch, run: Path, *lines: str) -> int:
@@ -161,7 +161,7 @@ def test_a_conversation_remembers_shows_and_forgets(small_run: SmallRun, picture
     out = capsys.readouterr().out
     messages: list[dict[str, Any]] = []
     for line, picture in (("hello", None), ("what was that?", None), ("what do you see?", read_picture(pictures[0]))):
-        messages.append(ask(picture, line))
+        messages.append(user_message(picture, line))
         messages.append({"role": "assistant", "content": speaker.replies([messages])[0]})
     replies = [str(message["content"]) for message in messages if message["role"] == "assistant"]
     streamed = [part.split("\nyou> ")[0].split("\n(")[0].rstrip("\n") for part in out.split("calico> ")[1:]]
