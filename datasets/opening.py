@@ -28,7 +28,14 @@ def open_data(path: str | Path) -> Data:
         return open_lines(manifests[0])
     if any(path.glob("*.txt")) or any(path.glob("*.jsonl")):
         return TextReader(path)
+    if not any(path.glob("*.parquet")) and (inside := [str(folder) for folder in sorted(path.iterdir()) if holds_data(folder)]):
+        raise ValueError(f"{path} holds the data sets {', '.join(inside)}; name one of them, or each as a source of its own")
     return EpisodeReader(path)
+
+
+def holds_data(folder: Path) -> bool:
+    """Whether a folder looks like one that can be opened."""
+    return any(any(folder.glob(pattern)) for pattern in ("*.parquet", "*.jsonl", "*.txt"))
 
 
 def open_lines(path: Path) -> CaptionReader | DialogueReader | TextReader:

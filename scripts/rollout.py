@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, play, report."""
     parser = console.make_parser("rollout", __doc__)
     parser.add_argument("run", help="a run's folder, or one of its checkpoints")
-    parser.add_argument("tasks", nargs="*", metavar="TASK")
+    parser.add_argument("tasks", nargs="*", default=[], metavar="TASK")
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--num-envs", type=int, default=16, help="environments side by side (default 16)")
     parser.add_argument("--seed", type=int, default=UNSEEN, help=f"seed of the first episode (default {UNSEEN})")
@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     tasks = arguments.tasks or sorted(agent.tasks)
     for task in tasks:
         agent.codec(task)                                      # every name is checked before the first episode
+    if arguments.gif:
+        arguments.gif.mkdir(parents=True, exist_ok=True)
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
     results = []
     for task in tasks:
@@ -61,7 +63,6 @@ def main(argv: list[str] | None = None) -> int:
         results.append(play(agent, task, seeds, sampling, num_envs=arguments.num_envs, prompt=prompt))
         if arguments.gif:
             film = film_of(agent, task, arguments.seed, sampling, prompt=prompt)
-            arguments.gif.mkdir(parents=True, exist_ok=True)
             path = arguments.gif / f"{folder_name(task)}.gif"
             path.write_bytes(encode_gif(film.frames, film.fps))
             console.wrote(path)

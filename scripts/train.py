@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, train, report."""
     parser = console.make_parser("train", __doc__)
     parser.add_argument("config", help="a YAML file, or the name of one that comes with Calico: tiny, small, medium, ...")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings that win over the file's")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     arguments = parser.parse_args(argv)
     settings = load_settings(arguments.config, arguments.overrides)

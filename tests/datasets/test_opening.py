@@ -49,6 +49,12 @@ def test_texts_are_all_that_is_said(tmp_path: Path) -> None:
     assert list(DialogueReader(tmp_path / "dialogues").texts()) == ["what?", "a ball"]
 
 
+def test_a_folder_of_data_sets_names_them(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    with pytest.raises(ValueError, match=r"holds the data sets .*/captions, .*/dialogues, .*/episodes, .*/text; name one"):
+        open_data(tmp_path)
+
+
 def test_what_holds_nothing_or_two_things_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere does not exist; give a file or folder"):
         open_data(tmp_path / "nowhere")

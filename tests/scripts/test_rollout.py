@@ -92,6 +92,15 @@ def test_wrong_words_are_one_line(small_run: SmallRun, refused: Refused, words: 
     assert says in refused("rollout", small_run.run, *words)
 
 
+def test_a_place_for_films_that_is_none_is_known_before_playing(small_run: SmallRun, tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "file").write_text("")
+    assert "File exists" in refused("rollout", small_run.run, "--gif", tmp_path / "file")
+
+
+def test_no_run_is_named_as_what_is_missing(refused: Refused) -> None:
+    assert "the following arguments are required: run (see" in refused("rollout")
+
+
 def test_a_prompt_of_another_task_is_refused(small_run: SmallRun, refused: Refused) -> None:
     said = refused("rollout", small_run.run, "CartPole-v1", "--prompt", small_run.data / "BabyAI-GoToLocal-v0")
     assert "holds episodes of BabyAI-GoToLocal-v0, not of CartPole-v1" in said

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -170,6 +171,8 @@ def test_two_data_sets_of_one_task_are_two_sources(small_run: SmallRun, tmp_path
 @pytest.mark.parametrize("overrides, says", [
     (["data.sources=[]"], "the mixture is empty; name data sets"),
     (["data.sources=[{path: nowhere/at-all}]"], "nowhere/at-all does not exist; give a file or folder"),
+    (["data.sources=[{path: DATA}]"], "data/BabyAI-GoToLocal-v0, "),
+    (["optimizer.learning_rate=1e30", "optimizer.clip=0"], "the loss of step 1 is not finite (sources: "),
     (["backbone.widht=64"], "did you mean backbone.width?"),
     (["trainign.steps=3"], "unknown key trainign; did you mean training?"),
     (["training.steps=many"], "training.steps must be an integer"),
@@ -183,13 +186,15 @@ def test_two_data_sets_of_one_task_are_two_sources(small_run: SmallRun, tmp_path
 ])
 def test_wrong_settings_are_one_line_and_start_no_run(small_run: SmallRun, tmp_path: Path, refused: Refused,
                                                       overrides: list[str], says: str) -> None:
-    overrides = [override.replace("CONFIG", str(small_run.config)) for override in overrides]
+    real = {"CONFIG": str(small_run.config), "DATA": str(small_run.data)}
+    overrides = [re.sub("CONFIG|DATA", lambda found: real[found[0]], override) for override in overrides]
     assert says in refused(*words(small_run, tmp_path / "run", *overrides))
     assert not checkpoint.checkpoints(tmp_path / "run")
 
 
 def test_a_config_that_does_not_exist_names_the_nearest(refused: Refused) -> None:
     assert "config tiyn does not exist; did you mean tiny?" in refused("train", "tiyn")
+    assert "the following arguments are required: config (see" in refused("train")
 
 
 @pytest.mark.parametrize("override, says", [
