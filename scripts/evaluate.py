@@ -85,7 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         console.print_json(found)
     else:
-        report_scores(results, as_json=False)
+        if results:
+            report_scores(results, as_json=False)
         console.print_table(("ability", "result"), [(key, str(value)) for key, value in found.items() if key != "tasks"])
     if arguments.out:
         report = report_of(agent, Path(arguments.run), results, captions, questions, sampling)
@@ -175,7 +176,9 @@ def chat(speaker: Speaker) -> list[dict[str, str]]:
 
 
 def curves(run: Path) -> dict[str, list[tuple[float, float]]]:
-    """Source -> (tokens, loss), read back from TensorBoard."""
+    """Source -> (tokens, loss), read back from TensorBoard; empty where there is no log, as for an exported checkpoint."""
+    if not (run / "tensorboard").is_dir():
+        return {}
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     tokens = {event.step: event.value for event in events.Scalars("tokens")}
     return {tag.removeprefix("loss/"): [(tokens[e.step], e.value) for e in events.Scalars(tag) if e.step in tokens]

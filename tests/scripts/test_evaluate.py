@@ -1,5 +1,6 @@
 """`calico evaluate`: judges are right about speakers whose answers are known, and every ability is reported."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calico.agent import checkpoint
 from calico.agent.agent import Agent
 from calico.agent.talk import Speaker
 from calico.datasets import grounded
@@ -94,6 +96,22 @@ def test_tables_for_people(small_run: SmallRun, capsys: pytest.CaptureFixture[st
     assert main(["evaluate", str(small_run.run), *map(str, SMALL)]) == 0
     out = capsys.readouterr().out
     assert "CartPole-v1" in out and "caption_accuracy" in out and "of expert" in out
+
+
+def test_the_report_holds_what_was_judged(small_run: SmallRun, tmp_path: Path, answered: Answered) -> None:
+    found = answered("evaluate", small_run.run, *SMALL, "--out", tmp_path / "all")
+    told = json.loads((tmp_path / "all" / "report.json").read_text())
+    assert {task["task"]: task["score"] for task in told["tasks"]} == {
+        name: task["score"] for name, task in found["tasks"].items()}
+    assert (told["caption_accuracy"], told["question_accuracy"]) == (found["caption_accuracy"], found["question_accuracy"])
+    assert told["tokens"] == 6 * 4 * 128
+    page = (tmp_path / "all" / "report.html").read_text()
+    assert "CartPole-v1" in page and "data:image/" in page
+    assert set(told["curves"]) == {"all", "CartPole-v1", "BabyAI-GoToLocal-v0", "minigrid-captions", "minigrid-dialogues"}
+    alone = checkpoint.export(small_run.run, tmp_path / "alone")
+    answered("evaluate", alone, *SMALL, "--suite", "captions", "--out", tmp_path / "captions")
+    part = json.loads((tmp_path / "captions" / "report.json").read_text())
+    assert part["tasks"] == [] and part["caption_accuracy"] == found["caption_accuracy"] and part["question_accuracy"] is None
 
 
 @pytest.mark.parametrize("words, says", [
