@@ -15,6 +15,7 @@ from typing import Any
 
 from calico.agent import checkpoint
 from calico.agent.agent import Agent
+from calico.agent.hardware import usable_device
 from calico.agent.run_lock import run_lock
 from calico.agent.training import Report, Trainer
 from calico.datasets.mixture import Mixture, first_difference, loader
@@ -43,10 +44,11 @@ def train(settings: RunSettings, device: str = "cpu") -> Path:
     """Train to the last step, continuing from the run's latest checkpoint if there is one; returns the run's folder.
 
     Raises:
-        ValueError: an empty mixture, data that cannot be read, or that differ from those the run began with.
+        ValueError: no such device, an empty mixture, data that cannot be read or that differ from those the run began with.
         checkpoint.CheckpointError: a damaged checkpoint.
     """
     run = Path(settings.out)
+    usable_device(device)
     opened = open_sources(settings)
     with run_lock(run):
         saved = checkpoint.load(run, map_location=device) if checkpoint.checkpoints(run) else None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calico.datasets.documents import CaptionReader, DialogueReader
-from calico.datasets.episodes import EpisodeReader
+from calico.datasets.episodes import EpisodeReader, EpisodeWriter
 from calico.datasets.grounded import caption_is_right
 from calico.datasets.opening import open_data
 from calico.envs.registry import get_task, make
@@ -73,6 +73,23 @@ def test_a_stopped_collection_goes_on_and_equals_one_that_was_not(tmp_path: Path
     assert 0.5 < demonstrated.mean() < 0.9
     collect(tmp_path / "whole", *words, "--episodes", 5)   # nothing is missing, nothing is added
     assert len(EpisodeReader(tmp_path / "whole" / "Counting-v0")) == 5
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = EpisodeWriter.append
+
+    def append_two(writer: EpisodeWriter, episode: Episode) -> None:
+        if episode.seed == 2:
+            raise KeyboardInterrupt
+        append(writer, episode)
+
+    words = ["collect", "Counting-v0", "--episodes", "4", "--num-envs", "1", "--out", str(tmp_path)]
+    monkeypatch.setattr(EpisodeWriter, "append", append_two)
+    assert main(words) == 130
+    assert EpisodeReader(tmp_path / "Counting-v0").seeds.tolist() == [0, 1]
+    monkeypatch.undo()
+    assert main(words) == 0
+    assert EpisodeReader(tmp_path / "Counting-v0").seeds.tolist() == [0, 1, 2, 3]
 
 
 def test_other_settings_do_not_mix_in_one_folder(tmp_path: Path, refused: Refused) -> None:

@@ -250,6 +250,7 @@ def test_a_run_is_not_continued_with_other_settings_or_data(small_run: SmallRun,
     run = Path(shutil.copytree(whole, tmp_path / "whole"))
     said = refused(*words(small_run, run, "backbone.width=64"))
     assert "holds a run with other settings: backbone.width is 64 but was 32" in said and "another out=" in said
+    assert "device 'cuda:99' cannot be used here" in refused(*words(small_run, run, "--device", "cuda:99"))
     said = refused(*words(small_run, run, "training.seed=1"))
     assert "training.seed is 1 but was 0" in said
     more = tmp_path / "data"
