@@ -1,6 +1,7 @@
 """The `calico` command: every verb has its file, and what is mistyped is told."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -42,6 +43,15 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_its_file(verb: str) -> None:
     assert importlib.util.find_spec(f"calico.scripts.{verb}") is not None
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example_to_paste(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([verb, "--help"])
+    out = capsys.readouterr().out
+    assert left.value.code == 0 and out.startswith(f"usage: calico {verb} ")
+    assert re.search(rf"^ *calico {verb}\b", out, re.MULTILINE)
 
 
 def test_help_loads_nothing_heavy() -> None:
