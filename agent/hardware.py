@@ -55,9 +55,25 @@ def keep_freed_memory() -> None:
     A training step frees and takes the same hundred MB again and again; by default every round trip costs page faults,
     8,000 to 83,000 a step. Measured: 1.3 to 1.5 times the tokens per second. No effect outside Linux with glibc.
     """
-    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+    libc = glibc()
+    if libc is None:
         return
-    libc = ctypes.CDLL("libc.so.6")
     m_trim_threshold, m_mmap_threshold = -1, -3   # malloc.h
     libc.mallopt(m_mmap_threshold, 1 << 30)
     libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Give freed blocks back after all, now and then: batches differ in size, so what is kept slowly falls to pieces.
+
+    Measured over the demo's first 160 steps: 1.5 GB with a call every 20 steps, 2.1 GB without.
+    """
+    libc = glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+@cache
+def glibc() -> ctypes.CDLL | None:
+    """The C library whose allocator is tuned here, or None on another system."""
+    return ctypes.CDLL("libc.so.6") if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc" else None

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from . import checkpoint
-from .hardware import Precision, autocast, keep_freed_memory
+from .hardware import Precision, autocast, keep_freed_memory, return_freed_memory
 from .loss import target_losses
 from .model import Model
 from .optimizer import OptimizerConfig, build_optimizer, learning_rate
@@ -171,6 +171,7 @@ class Trainer:
                     report = self.report(sums, counts, row_tokens, (self.tokens - tokens_before) / (now - started), norm)
                     log(writer, report)
                     on_report(report)
+                    return_freed_memory()
                     for total in (sums, counts, row_tokens):
                         total.zero_()
                     started, tokens_before = time.perf_counter(), self.tokens

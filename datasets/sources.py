@@ -27,6 +27,9 @@ from ..tokenizers.vocabulary import Vocabulary
 from .documents import Caption, Dialogue, Document
 
 
+SHUFFLED_STEPS = 16   # of one episode in a row: a row mixes several episodes
+
+
 class Source(Protocol):
     """What a mixture draws from.
 
@@ -71,13 +74,19 @@ class EpisodeSource:
         codec: how the task becomes tokens.
         prompt: see the top of the file. With a single episode there is no other one to show, so there are no prompts.
         select: which episodes take part (their numbers); default all. See splits.py.
+        shuffle_steps: rows of single steps in random order instead of windows, without prompts. For tasks whose
+            observation is the whole state. In a window the last action predicts the next one so well that a model
+            copies it: a low loss, and in the loop, where the last action is its own, it repeats itself for ever
+            (de Haan et al., "Causal confusion in imitation learning", arXiv:1905.11979). Among shuffled steps only
+            the observation tells.
     Raises:
         ValueError: no episode with a step.
     """
 
     def __init__(self, name: str, episodes: Sequence[Episode], codec: TaskCodec, *, prompt: PromptConfig | None = None,
-                 select: Sequence[int] | None = None) -> None:
+                 select: Sequence[int] | None = None, shuffle_steps: bool = False) -> None:
         self.name, self.codec, self.prompt = name, codec, prompt or PromptConfig()
+        self.shuffle_steps = shuffle_steps
         self._episodes = episodes
         lengths = getattr(episodes, "lengths", None)
         lengths = np.array([len(e) for e in episodes], np.int64) if lengths is None else lengths
@@ -98,6 +107,8 @@ class EpisodeSource:
         if length < longest:
             raise ValueError(f"source {self.name!r}: a step takes up to {longest} tokens, which does not fit the "
                              f"context of {length}; raise the context or choose a more frugal view")
+        if self.shuffle_steps:
+            return fill(length, lambda room: self._shuffled(rng, room))
         pieces: list[Tokens] = []
         index, start = self._draw(rng, length)
         if len(self._lengths) > 1 and rng.random() < self.prompt.probability:
@@ -117,6 +128,14 @@ class EpisodeSource:
         """Steps from `start` on that fill `length` tokens, or the rest of the episode; up to one step more."""
         steps = -(-length // self.codec.tokens_per_step[0])
         return self._encode(index, start, min(start + steps, int(self._lengths[index])))
+
+    def _shuffled(self, rng: np.random.Generator, length: int) -> Tokens:
+        """Steps of one episode in random order: enough for `length` tokens, SHUFFLED_STEPS at most."""
+        index, _ = draw_window(rng, self._ends, 1)
+        steps = min(SHUFFLED_STEPS, -(-length // self.codec.tokens_per_step[0]))
+        chosen = rng.integers(self._lengths[index], size=steps).astype(np.int32)
+        tokens = self.codec.encode_episode(take_steps(self._episodes[int(self._numbers[index])], chosen))
+        return replace(tokens, timestep=chosen[tokens.timestep])
 
     def _prompt(self, rng: np.random.Generator, index: int, length: int) -> Tokens:
         """Whole steps of another episode, at most prompt.length tokens but at least one step."""
@@ -143,8 +162,16 @@ class EpisodeSource:
     def describe(self) -> dict[str, Any]:
         """Digest of the data, prompt settings, digest of the codec."""
         return {"data": data_fingerprint(self._episodes), "episodes": digest(self._numbers.tolist()),
-                "prompt": asdict(self.prompt), "codec": digest(self.codec.to_json()),
+                "prompt": asdict(self.prompt), "shuffle_steps": self.shuffle_steps, "codec": digest(self.codec.to_json()),
                 "text": text_digest(self.codec.text)}
+
+
+def take_steps(episode: Episode, chosen: np.ndarray) -> Episode:
+    """The steps `chosen` (n,) of an episode as an episode of n steps; the final observation is its last one, unused."""
+    observed = np.append(chosen, chosen[-1:])
+    return replace(episode, observations={name: leaf[observed] for name, leaf in episode.observations.items()},
+                   actions={name: leaf[chosen] for name, leaf in episode.actions.items()},
+                   demonstrated=episode.demonstrated[chosen], rewards=episode.rewards[chosen])
 
 
 def last_steps(tokens: Tokens, room: int) -> Tokens:

@@ -30,26 +30,28 @@ from calico.scripts.rollout import UNSEEN, play
 from calico.scripts.settings import DataSettings, RunSettings, SourceSettings, load_settings
 from calico.scripts.train import train
 
-# task -> demonstrations, share of noisy actions in them, weight in the mixture. Noise shows how the expert recovers, and
-# keeps the model from predicting each action from the one before it, which scores well on paper and fails in the loop.
-TASKS: dict[str, tuple[int, float, float]] = {
-    "CartPole-v1": (40, 0.2, 0.6),
-    "Acrobot-v1": (60, 0.2, 0.5),
-    "Pendulum-v1": (150, 0.4, 1.0),
-    "MountainCar-v0": (80, 0.3, 0.7),
-    "MountainCarContinuous-v0": (50, 0.2, 0.5),
-    "LunarLander-v3": (150, 0.3, 1.3),
-    "LunarLanderContinuous-v3": (150, 0.3, 1.3),
-    "BabyAI-GoToRedBallNoDists-v0": (1000, 0.1, 0.8),
-    "BabyAI-GoToRedBallGrey-v0": (1000, 0.1, 1.0),
-    "BabyAI-GoToObj-v0": (1000, 0.1, 1.0),
-    "ALE/Freeway-v5": (4, 0.02, 0.7),
-    "ALE/Breakout-v5": (8, 0.1, 1.0),
+# task -> demonstrations, share of noisy actions in them, weight in the mixture. Noise shows how the expert recovers.
+STATE_TASKS: dict[str, tuple[int, float, float]] = {   # the observation is the whole state: single steps, shuffled
+    "CartPole-v1": (40, 0.2, 0.5),
+    "Acrobot-v1": (60, 0.2, 0.4),
+    "Pendulum-v1": (150, 0.3, 1.2),
+    "MountainCar-v0": (80, 0.3, 0.6),
+    "MountainCarContinuous-v0": (50, 0.2, 0.4),
+    "LunarLander-v3": (150, 0.3, 2.0),
+    "LunarLanderContinuous-v3": (150, 0.3, 2.0),
 }
+PIXEL_TASKS: dict[str, tuple[int, float, float]] = {
+    "BabyAI-GoToRedBallNoDists-v0": (1000, 0.1, 0.7),
+    "BabyAI-GoToRedBallGrey-v0": (1500, 0.1, 1.2),
+    "BabyAI-GoToObj-v0": (1000, 0.1, 0.8),
+    "ALE/Freeway-v5": (3, 0.02, 0.6),
+    "ALE/Breakout-v5": (6, 0.1, 0.8),
+}
+TASKS = STATE_TASKS | PIXEL_TASKS
 # world -> pictures, weight of their captions, weight of the dialogues about them
 WORLDS: dict[str, tuple[int, float, float]] = {
-    "minigrid": (10_000, 3.5, 3.0),
-    "freeway": (400, 0.3, 0.3),
+    "minigrid": (10_000, 2.2, 3.2),
+    "freeway": (400, 0.6, 0.6),
 }
 EPISODES = 20          # of each task, on seeds that no demonstration used
 PICTURES = 100         # judged of each world
@@ -97,7 +99,7 @@ def make_data(folder: Path) -> list[SourceSettings]:
     sources = []
     for name, (episodes, noise, weight) in TASKS.items():
         path = collect(get_task(name), range(episodes), folder, noise=noise)
-        sources.append(SourceSettings(path=str(path), weight=weight))
+        sources.append(SourceSettings(path=str(path), weight=weight, shuffle_steps=name in STATE_TASKS))
     for world, (pictures, caption_weight, dialogue_weight) in WORLDS.items():
         paths = [folder / f"{world}-captions", folder / f"{world}-dialogues"]
         if not all(path.exists() and any(path.glob("*.jsonl")) for path in paths):

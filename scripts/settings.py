@@ -23,6 +23,7 @@ class SourceSettings:
 
     path: str            # a folder or file: episodes, captions, dialogues or text
     weight: float = 1.0  # share of the batches' rows, relative to the other sources
+    shuffle_steps: bool = False   # single steps in random order: for tasks whose observation is the whole state
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from calico.datasets.episodes import EpisodeReader
 from calico.datasets.mixture import Mixture, first_difference
 from calico.datasets.opening import Data, open_data
 from calico.datasets.sources import DocumentSource, EpisodeSource, PromptConfig, Source, TextSource
-from calico.scripts.settings import RunSettings
+from calico.scripts.settings import RunSettings, SourceSettings
 from calico.tokenizers.spaces import space_from_json
 from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.text import TextTokenizer
@@ -26,7 +26,7 @@ class OpenedSource:
 
     name: str
     data: Data
-    weight: float
+    settings: SourceSettings
 
 
 def open_sources(settings: RunSettings) -> list[OpenedSource]:
@@ -43,7 +43,7 @@ def open_sources(settings: RunSettings) -> list[OpenedSource]:
         data = open_data(source.path)
         name = data.task["name"] if isinstance(data, EpisodeReader) else Path(source.path).stem
         taken = {o.name for o in opened}
-        opened.append(OpenedSource(source.path if name in taken else name, data, source.weight))
+        opened.append(OpenedSource(source.path if name in taken else name, data, source))
     return opened
 
 
@@ -116,10 +116,11 @@ def build_mixture(opened: list[OpenedSource], settings: RunSettings, vocabulary:
         match source.data:
             case EpisodeReader() as reader:
                 codec = task_codec(reader, settings, vocabulary, text)
-                sources.append(EpisodeSource(source.name, reader, codec, prompt=prompt))
+                sources.append(EpisodeSource(source.name, reader, codec, prompt=prompt,
+                                             shuffle_steps=source.settings.shuffle_steps))
             case CaptionReader() | DialogueReader() as reader:
                 sources.append(DocumentSource(source.name, reader, vocabulary, text))
             case reader:
                 sources.append(TextSource(source.name, reader, vocabulary, text))
-    return Mixture(sources, {s.name: o.weight for s, o in zip(sources, opened, strict=True)}, vocabulary=vocabulary,
+    return Mixture(sources, {s.name: o.settings.weight for s, o in zip(sources, opened, strict=True)}, vocabulary=vocabulary,
                    context=settings.backbone.context, batch_size=settings.data.batch_size, seed=settings.training.seed)
