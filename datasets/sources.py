@@ -12,6 +12,7 @@ paper's mask counts text and actions wherever they stand, so the actions of a pr
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
@@ -212,14 +213,18 @@ class DocumentSource:
         name: the source's name in the mixture.
         documents: a reader of documents.py, or any sequence of Caption, Dialogue or str.
         select: which documents take part (their numbers); default all.
+        cache_bytes: how much of the latest documents' tokens to keep in memory.
     Raises:
         ValueError: no documents.
     """
 
     def __init__(self, name: str, documents: Sequence[Document], vocabulary: Vocabulary, text: TextTokenizer, *,
-                 select: Sequence[int] | None = None) -> None:
+                 select: Sequence[int] | None = None, cache_bytes: int = 1 << 27) -> None:
         self.name, self.vocabulary, self.text = name, vocabulary, text
         self._documents = documents
+        self._cache: OrderedDict[tuple[int, int], Tokens] = OrderedDict()   # (document, caption) -> its tokens
+        self._choices: dict[int, int] = {}                                  # document -> how many captions it has
+        self._cached, self._cache_bytes = 0, cache_bytes
         self._numbers = np.arange(len(documents)) if select is None else np.asarray(select, np.int64)
         if not len(self._numbers):
             raise ValueError(f"source {name!r} is empty: it has no documents")
@@ -230,9 +235,24 @@ class DocumentSource:
 
     def _document(self, rng: np.random.Generator) -> Tokens:
         number = int(self._numbers[rng.integers(len(self._numbers))])
-        tokens = encode_document(document_parts(self._documents[number], rng), self.vocabulary, self.text)
+        if number not in self._choices:
+            document = self._documents[number]
+            self._choices[number] = len(document.captions) if isinstance(document, Caption) else 1
+        choice = int(rng.integers(self._choices[number])) if self._choices[number] > 1 else 0
+        return self._tokens(number, choice)
+
+    def _tokens(self, number: int, choice: int) -> Tokens:
+        """A document's tokens, kept: reading and encoding it costs more than the rest of a row."""
+        if (number, choice) in self._cache:
+            self._cache.move_to_end((number, choice))
+            return self._cache[number, choice]
+        tokens = encode_document(document_parts(self._documents[number], choice), self.vocabulary, self.text)
         if not len(tokens):
             raise ValueError(f"source {self.name!r}: document {number} has no tokens")
+        self._cache[number, choice] = tokens
+        self._cached += tokens.nbytes
+        while self._cached > self._cache_bytes and len(self._cache) > 1:
+            self._cached -= self._cache.popitem(last=False)[1].nbytes
         return tokens
 
     def describe(self) -> dict[str, Any]:
@@ -241,13 +261,13 @@ class DocumentSource:
                 "text": text_digest(self.text)}
 
 
-def document_parts(document: Document, rng: np.random.Generator) -> list[Part]:
-    """A document as parts; of several captions one is drawn."""
+def document_parts(document: Document, choice: int = 0) -> list[Part]:
+    """A document as parts; of several captions number `choice`."""
     match document:
         case str():
             return text_parts(document)
         case Caption(image=image, captions=captions):
-            return caption_parts(image, captions[int(rng.integers(len(captions)))])
+            return caption_parts(image, captions[choice])
         case Dialogue(messages=messages, images=images):
             return dialogue_parts(messages, images)
     raise TypeError(f"documents are str, Caption or Dialogue, got {type(document).__name__}")

@@ -28,7 +28,8 @@ class EnvironmentFault(ValueError):
 
 
 def rollout(task: Task | str, policy: Policy, seeds: Iterable[int], *, num_envs: int = 16, noise: float = 0.0,
-            max_steps: int | None = None, on_step: OnStep | None = None, record: bool = True, render: bool = False,
+            noise_steps: int = 1, max_steps: int | None = None, on_step: OnStep | None = None, record: bool = True,
+            render: bool = False,
             make: Callable[[Task, bool], gym.Env] = registry.make) -> Iterator[Episode]:
     """Play one episode per seed and yield each as it ends.
 
@@ -39,6 +40,8 @@ def rollout(task: Task | str, policy: Policy, seeds: Iterable[int], *, num_envs:
         num_envs: rows played side by side.
         noise: probability with which each action is replaced by a random one, drawn from a generator that depends on
             the episode's seed alone; `Episode.demonstrated` is False there.
+        noise_steps: length of a stretch of noise, in which one random action is held: single random steps cancel out, a
+            held one leads to states from which the expert must recover. `noise` stays the share of all steps.
         max_steps: cut episodes after this many steps (truncated).
         on_step: called after each reset (steps done = 0) and each step, e.g. a `Film`.
         record: keep observations and actions. Without, episodes carry rewards and lengths only, for scoring.
@@ -50,11 +53,12 @@ def rollout(task: Task | str, policy: Policy, seeds: Iterable[int], *, num_envs:
             space. The episode it happened in is not yielded.
     """
     task = get_task(task) if isinstance(task, str) else task
-    if num_envs < 1 or not 0 <= noise <= 1 or (max_steps is not None and max_steps < 1):
-        raise ValueError(f"num_envs={num_envs} and max_steps={max_steps} must be at least 1, noise={noise} in [0, 1]")
+    if num_envs < 1 or noise_steps < 1 or not 0 <= noise <= 1 or (max_steps is not None and max_steps < 1):
+        raise ValueError(f"num_envs={num_envs}, noise_steps={noise_steps} and max_steps={max_steps} must be at least 1, "
+                         f"noise={noise} in [0, 1]")
 
     def new_row(index: int) -> _Row:
-        return _Row(index, task, make(task, render), record, noise, max_steps, on_step)
+        return _Row(index, task, make(task, render), record, (noise, noise_steps), max_steps, on_step)
 
     return _play(policy, deque(int(seed) for seed in seeds), num_envs, new_row)
 
@@ -92,12 +96,14 @@ class _Row:
     task: Task
     env: gym.Env
     record: bool
-    noise: float
+    noise: tuple[float, int]   # share of the steps, length of a stretch
     max_steps: int | None
     on_step: OnStep | None
 
     seed: int = 0
     steps: int = 0
+    noise_left: int = 0        # steps that the stretch under way still takes
+    noise_action: Any = None
     observation: Any = None
     terminated: bool = False
     truncated: bool = False
@@ -115,7 +121,7 @@ class _Row:
         return self.terminated or self.truncated
 
     def reset(self, seed: int, policy: Policy) -> None:
-        self.seed, self.steps, self.terminated, self.truncated = seed, 0, False, False
+        self.seed, self.steps, self.noise_left, self.terminated, self.truncated = seed, 0, 0, False, False
         self.observations, self.actions, self.rewards, self.demonstrated = [], [], [], []
         self.random = np.random.default_rng([seed, 3])   # 3: no other stream of this seed, see experts.action_sampler
         self.random_action = action_sampler(self.env.action_space, seed, stream=4)
@@ -130,8 +136,12 @@ class _Row:
             self.on_step(self.index, seed, 0, self.env)
 
     def step(self, action: Any) -> None:
-        demonstrated = not (self.noise and self.random.random() < self.noise)
-        action = action if demonstrated else self.random_action()
+        share, stretch = self.noise
+        if not self.noise_left and share and self.random.random() < share / (stretch - (stretch - 1) * share):
+            self.noise_left, self.noise_action = stretch, self.random_action()
+        demonstrated = not self.noise_left
+        if self.noise_left:
+            action, self.noise_left = self.noise_action, self.noise_left - 1
         if not self.env.action_space.contains(action):
             kind = type(action).__name__
             raise ValueError(f"{self.task.name}: the policy's action {action!r} of type {kind} is not in "

@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default 0)")
     parser.add_argument("--noise", type=float, default=0.0,
                         help="share of actions replaced by random ones; these are no training targets (default 0)")
+    parser.add_argument("--noise-steps", type=int, default=1, help="hold each random action for so many steps (default 1)")
     parser.add_argument("--policy", choices=("expert", "random"), default="expert")
     parser.add_argument("--num-envs", type=int, default=8, help="environments side by side (default 8)")
     arguments = parser.parse_args(argv)
@@ -48,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     for world in arguments.scenes:
         scenes(world, ())
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
-    written = [collect(task, seeds, arguments.out, noise=arguments.noise, policy=arguments.policy,
+    written = [collect(task, seeds, arguments.out, noise=arguments.noise, noise_steps=arguments.noise_steps,
+                       policy=arguments.policy,
                        num_envs=arguments.num_envs) for task in tasks]
     for world in arguments.scenes:
         written += collect_scenes(world, seeds, arguments.out)
@@ -61,7 +63,8 @@ def folder_name(task: str) -> str:
     return task.replace("/", "-")
 
 
-def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, policy: str = "expert", num_envs: int = 8) -> Path:
+def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_steps: int = 1, policy: str = "expert",
+            num_envs: int = 8) -> Path:
     """Record one task's episodes, those that the folder lacks; returns the folder.
 
     Raises:
@@ -72,19 +75,20 @@ def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, policy: 
     env = make(task)
     about = {"name": task.name, "observation_space": space_to_json(env.observation_space),
              "action_space": space_to_json(env.action_space), "environment": task.to_json(), "policy": policy,
-             "expert": task.expert if policy == "expert" else None, "noise": noise}
+             "expert": task.expert if policy == "expert" else None, "noise": noise, "noise_steps": noise_steps}
     env.close()
     done: set[int] = set()
     if any(folder.glob("*.parquet")):
         reader = EpisodeReader(folder)
-        if {k: reader.task.get(k) for k in ("policy", "noise")} != {"policy": policy, "noise": noise}:
-            raise ValueError(f"{folder} holds episodes of policy={reader.task.get('policy')} with noise="
-                             f"{reader.task.get('noise')}; choose another --out, or the same settings")
+        wanted = {"policy": policy, "noise": noise, "noise_steps": noise_steps}
+        if (found := {key: reader.task.get(key) for key in wanted}) != wanted:
+            raise ValueError(f"{folder} holds episodes of {found}, not of {wanted}; choose another --out, or the same settings")
         done = {int(seed) for seed in reader.seeds}
     missing = [seed for seed in seeds if seed not in done]
     with EpisodeWriter(folder, about) as writer, \
             console.progress(f"collect {task.name}", total=len(seeds), unit="episodes", start=len(seeds) - len(missing)) as bar:
-        for episode in rollout(task, player, missing, num_envs=num_envs, noise=noise):
+        for episode in rollout(task, player, missing, num_envs=num_envs, noise=noise,
+                               noise_steps=noise_steps):
             writer.append(episode)
             bar.advance(note=f"return {episode.score:g}")
     return folder

@@ -30,30 +30,33 @@ from calico.scripts.rollout import UNSEEN, play
 from calico.scripts.settings import DataSettings, RunSettings, SourceSettings, load_settings
 from calico.scripts.train import train
 
-# task -> demonstrations, share of noisy actions in them, weight in the mixture. Noise shows how the expert recovers.
+# task -> demonstrations, share of noisy actions in them, weight in the mixture. Noise shows how the expert recovers; in
+# the state tasks a random action is held for NOISE_STEPS, or it would cancel out before there is anything to recover from.
+NOISE_STEPS = 8
 STATE_TASKS: dict[str, tuple[int, float, float]] = {   # the observation is the whole state: single steps, shuffled
     "CartPole-v1": (40, 0.2, 0.5),
     "Acrobot-v1": (60, 0.2, 0.4),
     "Pendulum-v1": (150, 0.3, 1.2),
     "MountainCar-v0": (80, 0.3, 0.6),
     "MountainCarContinuous-v0": (50, 0.2, 0.4),
-    "LunarLander-v3": (150, 0.3, 2.0),
-    "LunarLanderContinuous-v3": (150, 0.3, 2.0),
+    "LunarLander-v3": (200, 0.3, 2.0),
+    "LunarLanderContinuous-v3": (200, 0.3, 1.4),
 }
 PIXEL_TASKS: dict[str, tuple[int, float, float]] = {
     "BabyAI-GoToRedBallNoDists-v0": (1000, 0.1, 0.7),
     "BabyAI-GoToRedBallGrey-v0": (1500, 0.1, 1.2),
     "BabyAI-GoToObj-v0": (1000, 0.1, 0.8),
-    "ALE/Freeway-v5": (3, 0.02, 0.6),
-    "ALE/Breakout-v5": (6, 0.1, 0.8),
+    "ALE/Freeway-v5": (3, 0.02, 0.8),
+    "ALE/Breakout-v5": (6, 0.1, 0.6),
 }
 TASKS = STATE_TASKS | PIXEL_TASKS
 # world -> pictures, weight of their captions, weight of the dialogues about them
 WORLDS: dict[str, tuple[int, float, float]] = {
-    "minigrid": (10_000, 2.2, 3.2),
+    "minigrid": (10_000, 2.0, 4.0),
     "freeway": (400, 0.6, 0.6),
 }
 EPISODES = 20          # of each task, on seeds that no demonstration used
+LONGEST = 2500         # steps of a judged episode: Breakout without a ball would go on for 27,000
 PICTURES = 100         # judged of each world
 SAMPLING = SamplingConfig(temperature=1.0)
 TITLE = "One small network plays, captions and chats"
@@ -75,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     trained = time.perf_counter()
     agent = Agent.load(arguments.out)
     seeds = range(UNSEEN, UNSEEN + arguments.episodes)
-    tasks = [play(agent, name, seeds, SAMPLING, num_envs=arguments.episodes) for name in TASKS]
+    tasks = [play(agent, name, seeds, SAMPLING, num_envs=arguments.episodes, max_steps=LONGEST) for name in TASKS]
     speaker = Speaker(agent)
     captions = judge_captions(speaker, list(WORLDS), PICTURES)
     questions = judge_questions(speaker, list(WORLDS), PICTURES)
@@ -98,7 +101,7 @@ def make_data(folder: Path) -> list[SourceSettings]:
     """Demonstrations and pictures, those that are not there yet; the mixture's sources."""
     sources = []
     for name, (episodes, noise, weight) in TASKS.items():
-        path = collect(get_task(name), range(episodes), folder, noise=noise)
+        path = collect(get_task(name), range(episodes), folder, noise=noise, noise_steps=NOISE_STEPS if name in STATE_TASKS else 1)
         sources.append(SourceSettings(path=str(path), weight=weight, shuffle_steps=name in STATE_TASKS))
     for world, (pictures, caption_weight, dialogue_weight) in WORLDS.items():
         paths = [folder / f"{world}-captions", folder / f"{world}-dialogues"]

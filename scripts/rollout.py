@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def play(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, num_envs: int = 16,
-         prompt: Tokens | None = None) -> TaskScore:
+         max_steps: int | None = None, prompt: Tokens | None = None) -> TaskScore:
     """Returns of one episode per seed, beside the task's references.
 
     Raises:
@@ -81,7 +81,7 @@ def play(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, num
     policy = agent.policy(task, sampling, prompt=prompt)
     returns: dict[int, float] = {}
     with console.progress(f"play {task}", total=len(seeds), unit="episodes") as bar:
-        for episode in rollout(task, policy, seeds, num_envs=num_envs, record=False):
+        for episode in rollout(task, policy, seeds, num_envs=num_envs, max_steps=max_steps, record=False):
             returns[episode.seed] = episode.score
             bar.advance(note=f"return {episode.score:g}")
     return TaskScore.of(task, [returns[seed] for seed in seeds])

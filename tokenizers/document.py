@@ -6,7 +6,7 @@ ends or how turns are marked; the markers are ours.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -56,36 +56,41 @@ def encode_document(parts: Sequence[Part], vocabulary: Vocabulary, text: TextTok
         ValueError: a Text part without a TextTokenizer, or one with more pieces than the vocabulary; a wrong image.
     """
     check_fits(text, vocabulary)
-    encoded = [_encode_part(part, vocabulary, text) for part in parts]
-    return Tokens.concatenate(encoded)
+    pieces = [_encode_part(part, vocabulary, text) for part in parts]
+    lengths = [len(ids) for ids, _ in pieces]
+    ids = np.concatenate([np.zeros(0, DTYPES["ids"]), *(ids for ids, _ in pieces)], dtype=DTYPES["ids"])
+    images = [image for _, image in pieces if image is not None] or [_NO_IMAGE]
+    patches, channels, intervals = (np.concatenate(arrays) for arrays in zip(*images, strict=True))
+    return Tokens(ids=ids, kind=np.repeat(np.array([_kind(part) for part in parts], DTYPES["kind"]), lengths),
+                  position=np.full(len(ids), NO_POSITION, DTYPES["position"]), timestep=np.zeros(len(ids), DTYPES["timestep"]),
+                  loss_mask=np.repeat(np.array([not isinstance(part, Image) and part.loss for part in parts], np.bool_), lengths),
+                  segment=np.zeros(len(ids), DTYPES["segment"]), patches=patches, channels=channels, intervals=intervals)
 
 
-def _encode_part(part: Part, vocabulary: Vocabulary, text: TextTokenizer | None) -> Tokens:
+_Patches: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]   # patches, channels, intervals: see Tokens
+_NO_IMAGE: _Patches = (Tokens.empty().patches, Tokens.empty().channels, Tokens.empty().intervals)
+
+
+def _kind(part: Part) -> Kind:
+    return Kind.PATCH if isinstance(part, Image) else Kind.TEXT if isinstance(part, Text) else Kind.SPECIAL
+
+
+def _encode_part(part: Part, vocabulary: Vocabulary, text: TextTokenizer | None) -> tuple[np.ndarray, _Patches | None]:
+    """The ids of a part, and its patches."""
     match part:
         case Image():
             pixels = np.asarray(part.pixels)
             pixels = pixels[..., None] if pixels.ndim == 2 else pixels
             patches, intervals = encode_image(pixels[None])
             n = len(intervals)
-            return replace(_tokens(np.full(n, vocabulary.patch), Kind.PATCH, loss=False), patches=patches[0],
-                           channels=np.full(n, pixels.shape[-1], np.uint8), intervals=intervals)
+            return np.full(n, vocabulary.patch), (patches[0], np.full(n, pixels.shape[-1], np.uint8), intervals)
         case Text():
             if text is None:
                 raise ValueError("the document holds text but there is no TextTokenizer; train or load one")
-            return _tokens(text.encode(part.text) + vocabulary.text_start, Kind.TEXT, part.loss)
+            return text.encode(part.text) + vocabulary.text_start, None
         case Special():
-            return _tokens(np.array([getattr(vocabulary, part.name)]), Kind.SPECIAL, part.loss)
+            return np.array([getattr(vocabulary, part.name)]), None
     raise TypeError(f"a document's parts are Image, Text or Special, got {type(part).__name__}")
-
-
-def _tokens(ids: np.ndarray, kind: Kind, loss: bool) -> Tokens:
-    """Tokens without patches."""
-    n = len(ids)
-    empty = Tokens.empty()
-    return Tokens(ids=ids.astype(np.int32), kind=np.full(n, kind, DTYPES["kind"]),
-                  position=np.full(n, NO_POSITION, DTYPES["position"]), timestep=np.zeros(n, DTYPES["timestep"]),
-                  loss_mask=np.full(n, loss, np.bool_), segment=np.zeros(n, DTYPES["segment"]),
-                  patches=empty.patches, channels=empty.channels, intervals=empty.intervals)
 
 
 def text_parts(text: str) -> list[Part]:

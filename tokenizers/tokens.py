@@ -66,6 +66,11 @@ class Tokens:
         """Sequence length: the last axis of `ids`."""
         return int(self.ids.shape[-1])
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of all fields."""
+        return sum(getattr(self, f.name).nbytes for f in fields(self))
+
     def map(self, function: Callable[[Array], Array]) -> "Tokens":
         """The same record with `function` applied to each field."""
         return Tokens(**{f.name: function(getattr(self, f.name)) for f in fields(self)})

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from calico.agent.model import SIZES, Model, matmul_flops_per_token, named_size, on_meta
+from calico.agent.model import SIZES, Model, matmul_flops_per_token, named_size, on_meta, smooth_rows
+from calico.tokenizers.tokens import Kind
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
 
 PAPER = Vocabulary(VocabularyConfig(layout="gato", text=32_000))
@@ -38,3 +39,16 @@ def test_flops_of_a_plain_case() -> None:
     dense = matmul_flops_per_token(config, vocab_size=0)
     keys = (32 * 33 / 2 + 32 * 32) / 64
     assert dense == 2 * 4 * (10 * 128**2 + 2 * keys * 128)
+
+
+def test_bins_of_real_values_begin_as_smooth_curves() -> None:
+    """Neighbouring bins are alike, distant ones are not; their deviation is that of all other rows."""
+    rows = smooth_rows(1024, 128)
+    alike = torch.nn.functional.cosine_similarity
+    assert alike(rows[:-1], rows[1:]).min() > 0.98
+    assert alike(rows[:512], rows[512:]).abs().mean() < 0.5
+    assert rows.std().item() == pytest.approx(0.02, rel=0.05)
+    start, stop = LAPTOP.range_of(Kind.CONTINUOUS)
+    table = Model(SIZES["tiny"], LAPTOP).embedding.table.weight.detach()
+    assert alike(table[start : stop - 1], table[start + 1 : stop]).min() > 0.98
+    assert alike(table[: start - 1], table[1:start]).abs().max() < 0.6

@@ -232,6 +232,23 @@ def test_steps_are_seen_about_equally_often() -> None:
     assert draw_window(rng, np.array([1]), 1) == (0, 0)
 
 
+def test_shuffled_steps_stand_alone_and_keep_their_action() -> None:
+    """Every step is one of an episode, with the action that was taken in it; neighbours are no neighbours in time."""
+    episodes = [state_episode(seed, 40) for seed in range(5)]
+    source = EpisodeSource("state", episodes, STATE, shuffle_steps=True)
+    row = source.sample(np.random.default_rng(0), 1000)
+    assert len(row) == 1000 and not same_tokens(row, source.sample(np.random.default_rng(1), 1000))
+    steps = row.ids.reshape(-1, 5)
+    times = row.timestep.reshape(-1, 5)
+    assert (times == times[:, :1]).all() and set(times[:, 0]) == set(range(40))
+    assert (np.diff(times[:, 0]) == 1).mean() < 0.1
+    whole = {int(seed): STATE.encode_episode(episode).ids.reshape(-1, 5) for seed, episode in enumerate(episodes)}
+    for step, time in zip(steps, times[:, 0], strict=True):
+        assert any((step == tokens[time]).all() for tokens in whole.values())
+    assert row.loss_mask.reshape(-1, 5).tolist() == [[False] * 4 + [True]] * 200
+    assert source.describe() != EpisodeSource("state", episodes, STATE).describe()
+
+
 def test_patches_belong_to_their_tokens() -> None:
     source = EpisodeSource("frames", [frame_episode(s, 60) for s in range(2)], FRAMES)
     batch = Mixture([source], vocabulary=VOCABULARY, context=100, batch_size=4).batch(0).tokens
