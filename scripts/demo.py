@@ -56,7 +56,7 @@ WORLDS: dict[str, tuple[int, float, float]] = {
     "freeway": (400, 0.6, 0.6),
 }
 EPISODES = 20          # of each task, on seeds that no demonstration used
-LONGEST = 2500         # steps of a judged episode: Breakout without a ball would go on for 27,000
+LONGEST = 2100         # steps of a judged episode: Breakout without a ball would go on for 27,000
 PICTURES = 100         # judged of each world
 SAMPLING = SamplingConfig(temperature=1.0)
 TITLE = "One small network plays, captions and chats"

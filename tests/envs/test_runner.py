@@ -101,6 +101,18 @@ def test_noise_marks_what_it_replaced() -> None:
     assert 0.2 < 1 - demonstrated.mean() < 0.3
 
 
+def test_noise_comes_in_stretches_of_one_held_action() -> None:
+    marked, total = 0, 0
+    for episode in rollout("MountainCar-v0", make_expert("MountainCar-v0"), range(12), noise=0.3, noise_steps=5, max_steps=100):
+        actions, noisy = episode.actions[""], ~episode.demonstrated
+        borders = np.flatnonzero(np.diff(np.concatenate([[False], noisy, [False]])))
+        for start, stop in borders.reshape(-1, 2):                # two stretches may touch; the last may be cut
+            assert (stop - start) % 5 == 0 or stop == len(actions)
+            assert all(len(set(actions[at : min(at + 5, stop)].tolist())) == 1 for at in range(start, stop, 5))
+        marked, total = marked + int(noisy.sum()), total + len(actions)
+    assert 0.22 < marked / total < 0.38
+
+
 def test_max_steps_truncates_but_does_not_hide_an_end() -> None:
     by_seed = {e.seed: (len(e), e.terminated, e.truncated) for e in run(Checking(), [0, 1, 2], max_steps=4)}
     assert by_seed == {0: (3, True, False), 1: (4, True, False), 2: (4, False, True)}
