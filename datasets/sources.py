@@ -27,7 +27,6 @@ from ..tokenizers.tokens import Tokens
 from ..tokenizers.vocabulary import Vocabulary
 from .documents import Caption, Dialogue, Document
 
-
 SHUFFLED_STEPS = 16   # of one episode in a row: a row mixes several episodes
 
 

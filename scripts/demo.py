@@ -101,7 +101,8 @@ def make_data(folder: Path) -> list[SourceSettings]:
     """Demonstrations and pictures, those that are not there yet; the mixture's sources."""
     sources = []
     for name, (episodes, noise, weight) in TASKS.items():
-        path = collect(get_task(name), range(episodes), folder, noise=noise, noise_steps=NOISE_STEPS if name in STATE_TASKS else 1)
+        path = collect(get_task(name), range(episodes), folder, noise=noise,
+                       noise_steps=NOISE_STEPS if name in STATE_TASKS else 1)
         sources.append(SourceSettings(path=str(path), weight=weight, shuffle_steps=name in STATE_TASKS))
     for world, (pictures, caption_weight, dialogue_weight) in WORLDS.items():
         paths = [folder / f"{world}-captions", folder / f"{world}-dialogues"]

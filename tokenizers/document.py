@@ -63,7 +63,7 @@ def encode_document(parts: Sequence[Part], vocabulary: Vocabulary, text: TextTok
     patches, channels, intervals = (np.concatenate(arrays) for arrays in zip(*images, strict=True))
     return Tokens(ids=ids, kind=np.repeat(np.array([_kind(part) for part in parts], DTYPES["kind"]), lengths),
                   position=np.full(len(ids), NO_POSITION, DTYPES["position"]), timestep=np.zeros(len(ids), DTYPES["timestep"]),
-                  loss_mask=np.repeat(np.array([not isinstance(part, Image) and part.loss for part in parts], np.bool_), lengths),
+                  loss_mask=np.repeat(np.array([not isinstance(p, Image) and p.loss for p in parts], np.bool_), lengths),
                   segment=np.zeros(len(ids), DTYPES["segment"]), patches=patches, channels=channels, intervals=intervals)
 
 

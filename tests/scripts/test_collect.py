@@ -94,9 +94,10 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_other_settings_do_not_mix_in_one_folder(tmp_path: Path, refused: Refused) -> None:
     collect(tmp_path, "Counting-v0", "--episodes", 1)
-    for other in (["--noise", 0.5], ["--policy", "random"]):
+    for other in (["--noise", 0.5], ["--policy", "random"], ["--noise-steps", 3]):
         said = refused("collect", "Counting-v0", "--episodes", 2, "--out", tmp_path, *other)
-        assert "Counting-v0 holds episodes of policy=expert with noise=0.0; choose another --out" in said
+        assert "Counting-v0 holds episodes of {'policy': 'expert', 'noise': 0.0, 'noise_steps': 1}, not of" in said
+        assert "choose another --out, or the same settings" in said
     assert len(EpisodeReader(tmp_path / "Counting-v0")) == 1
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from calico.agent import checkpoint
 from calico.agent.agent import Agent
+from calico.agent.policy import AgentPolicy
 from calico.agent.sampling import SamplingConfig
 from calico.envs import scores
 from calico.envs.registry import make
@@ -66,11 +67,23 @@ def test_a_film_is_a_gif_of_the_first_episode(small_run: SmallRun, tmp_path: Pat
     assert "CartPole-v1.gif" in capsys.readouterr().err
 
 
-def test_a_demonstration_before_each_episode_changes_what_is_done(small_run: SmallRun, answered: Answered) -> None:
+def test_each_episode_begins_after_the_demonstration(small_run: SmallRun, answered: Answered,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command hands the best episode's first tokens to the policy, which has read them before it acts."""
+    read: list[int] = []
+    make_policy = Agent.policy
+
+    def watched(self: Agent, *args: Any, **kwargs: Any) -> AgentPolicy:
+        policy = make_policy(self, *args, **kwargs)
+        read.append(0 if policy.prompted is None else int(policy.prompted.lengths[0]))
+        return policy
+
+    monkeypatch.setattr(Agent, "policy", watched)
     words = ("rollout", small_run.run, "CartPole-v1", "--episodes", 3)
-    prompted = answered(*words, "--prompt", small_run.data / "CartPole-v1", "--prompt-tokens", 60)
-    assert prompted != answered(*words)
-    assert prompted == answered(*words, "--prompt", small_run.data / "CartPole-v1", "--prompt-tokens", 60)
+    shown = ("--prompt", small_run.data / "CartPole-v1", "--prompt-tokens", 60)
+    assert answered(*words, *shown) == answered(*words, *shown)
+    answered(*words)
+    assert read == [60, 60, 0]
 
 
 # ---- what cannot be right
