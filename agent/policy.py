@@ -65,7 +65,7 @@ class AgentPolicy:
         self.fresh.add(row)
 
     def act(self, observations: Sequence[Any], rows: Sequence[int]) -> list[Any]:
-        """One action for each given row; rows that are not given wait.
+        """One action for each given row; rows that are not given wait, as long as more than half of them are given.
 
         Args:
             observations: one per row, as the environment returned it.
@@ -79,7 +79,7 @@ class AgentPolicy:
         places: list[Tokens | None] = [None] * len(self.slots)
         for slot, tokens in zip(slots, encoded, strict=True):
             places[slot] = tokens
-        pending = {self.slots[row]: token for row, token in self.last_action.items() if row in set(rows)}
+        pending = {self.slots[row]: self.last_action[row] for row in rows if row in self.last_action}
         tokens, counts = step_batch(places, pending, self.pad)
         chosen = np.empty((len(rows), self.codec.action_length), np.int64)
         generators = [self.generators[row] for row in rows]
@@ -107,8 +107,10 @@ class AgentPolicy:
         """Give new rows a place in the cache, drop places that half the batch no longer uses, empty those of fresh rows."""
         if any(row not in self.slots for row in rows) or 2 * len(rows) <= len(self.slots):
             kept = [row for row in rows if row in self.slots]
-            cache = self.model.backbone.new_cache(len(rows), self.chunk, self.heads[0].dtype if not self.cache.keys
-                                                  else self.cache.keys[0].dtype)
+            for row in rows:
+                if row not in self.slots and row not in self.fresh:
+                    raise ValueError(f"row {row} lost its place while half of the rows or fewer played; reset it first")
+            cache = self.model.backbone.new_cache(len(rows), self.chunk, self.cache.keys[0].dtype)
             if kept:
                 old = torch.tensor([self.slots[row] for row in kept])
                 new = torch.tensor([list(rows).index(row) for row in kept])
@@ -124,9 +126,11 @@ class AgentPolicy:
     @torch.inference_mode()
     def slide(self, rows: Sequence[int]) -> None:
         """Read a shorter history again for rows that would pass the context of a model without a window."""
+        if self.limit is None:
+            return
         lengths = self.cache.lengths.tolist()
         for row in rows:
-            if self.limit is None or lengths[self.slots[row]] + self.chunk + self.codec.action_length <= self.limit:
+            if lengths[self.slots[row]] + self.chunk + self.codec.action_length <= self.limit:
                 continue
             kept: list[Tokens] = []
             while self.history[row] and sum(map(len, kept)) + len(self.history[row][-1]) <= self.limit // 2:

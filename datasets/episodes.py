@@ -25,7 +25,6 @@ import hashlib
 import json
 import os
 import re
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..tokenizers.episode import Episode
+from .byte_cache import ByteCache
 from .columns import Column, column_array, leaf_columns, padded
 from .parts import FORMAT, STEP_TYPES, Part, part_paths, plain_json, sidecar_digest, sidecar_path, versions
 from .publish import file_sha256, flush, publish, temporary_name, write_error
@@ -265,10 +265,9 @@ class EpisodeReader(Sequence[Episode]):
         digests = "".join(part.sidecar["sha256"] + part.sidecar["digest"] for part in self._parts)
         self.fingerprint = hashlib.sha256(digests.encode()).hexdigest()
         self._first = np.cumsum([0, *[len(part.lengths) for part in self._parts]])
-        self._cache: OrderedDict[tuple[int, int, int], dict[str, np.ndarray]] = OrderedDict()
-        self._cached, self._cache_bytes = 0, cache_bytes
+        limit = 1 << 62 if in_memory else cache_bytes
+        self._cache: ByteCache[tuple[int, int, int], dict[str, np.ndarray]] = ByteCache(limit, nbytes)
         if in_memory:
-            self._cache_bytes = 1 << 62
             for i in range(len(self)):
                 self.window(i, 0, int(self.lengths[i]))
 
@@ -319,16 +318,7 @@ class EpisodeReader(Sequence[Episode]):
                        truncated=ends and entry["truncated"], info=entry["info"])
 
     def _group(self, number: int, episode: int, group: int) -> dict[str, np.ndarray]:
-        key = (number, episode, group)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
-        values = self._parts[number].read(episode, group)
-        self._cache[key] = values
-        self._cached += nbytes(values)
-        while self._cached > self._cache_bytes and len(self._cache) > 1:
-            self._cached -= nbytes(self._cache.popitem(last=False)[1])
-        return values
+        return self._cache.get((number, episode, group), lambda: self._parts[number].read(episode, group))
 
 
 def cut(groups: list[dict[str, np.ndarray]], name: str, start: int, stop: int) -> np.ndarray:

@@ -11,7 +11,6 @@ import os
 import warnings
 import zipfile
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .byte_cache import ByteCache
 from .publish import file_sha256
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -68,6 +68,10 @@ def encode_file(pixels: np.ndarray) -> bytes:
     return out.getvalue()
 
 
+def _nbytes(pixels: np.ndarray) -> int:
+    return pixels.nbytes
+
+
 class ImageStore:
     """Named images; the latest ones are kept decoded.
 
@@ -82,8 +86,7 @@ class ImageStore:
 
     def __init__(self, path: str | Path, *, max_side: int | None = 64, cache_bytes: int = 1 << 27) -> None:
         self.path, self.max_side = Path(path), max_side
-        self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._cached, self._cache_bytes = 0, cache_bytes
+        self._cache: ByteCache[str, np.ndarray] = ByteCache(cache_bytes, _nbytes)
         self._zip: zipfile.ZipFile | None = None
         self._process = 0
         self._names: frozenset[str] | None = None
@@ -102,19 +105,15 @@ class ImageStore:
         Raises:
             ValueError: missing, unreadable, too large: names the place and the image.
         """
-        if name in self._cache:
-            self._cache.move_to_end(name)
-            return self._cache[name]
+        return self._cache.get(name, lambda: self._decode(name))
+
+    def _decode(self, name: str) -> np.ndarray:
         try:
             pixels = decode_file(self._read(name), self.max_side)
         # RuntimeError: an encrypted member; KeyError: no such member; the others: a damaged one.
         except (OSError, ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"image {name!r} in {self.path}: {error or type(error).__name__}") from error
         pixels.flags.writeable = False       # shared through the cache
-        self._cache[name] = pixels
-        self._cached += pixels.nbytes
-        while self._cached > self._cache_bytes and len(self._cache) > 1:
-            self._cached -= self._cache.popitem(last=False)[1].nbytes
         return pixels
 
     def fingerprint(self, names: Sequence[str]) -> str:

@@ -12,7 +12,6 @@ paper's mask counts text and actions wherever they stand, so the actions of a pr
 
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
@@ -25,6 +24,7 @@ from ..tokenizers.task import TaskCodec
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.tokens import Tokens
 from ..tokenizers.vocabulary import Vocabulary
+from .byte_cache import ByteCache
 from .documents import Caption, Dialogue, Document
 
 SHUFFLED_STEPS = 16   # of one episode in a row: a row mixes several episodes
@@ -221,9 +221,8 @@ class DocumentSource:
                  select: Sequence[int] | None = None, cache_bytes: int = 1 << 27) -> None:
         self.name, self.vocabulary, self.text = name, vocabulary, text
         self._documents = documents
-        self._cache: OrderedDict[tuple[int, int], Tokens] = OrderedDict()   # (document, caption) -> its tokens
-        self._choices: dict[int, int] = {}                                  # document -> how many captions it has
-        self._cached, self._cache_bytes = 0, cache_bytes
+        self._cache: ByteCache[tuple[int, int], Tokens] = ByteCache(cache_bytes, _nbytes)   # (document, caption)
+        self._choices: dict[int, int] = {}                                                  # captions of a document
         self._numbers = np.arange(len(documents)) if select is None else np.asarray(select, np.int64)
         if not len(self._numbers):
             raise ValueError(f"source {name!r} is empty: it has no documents")
@@ -233,31 +232,30 @@ class DocumentSource:
         return fill(length, lambda room: self._document(rng))
 
     def _document(self, rng: np.random.Generator) -> Tokens:
+        """The tokens of a drawn document, kept: reading and encoding it costs more than the rest of a row."""
         number = int(self._numbers[rng.integers(len(self._numbers))])
+        document = None
         if number not in self._choices:
             document = self._documents[number]
             self._choices[number] = len(document.captions) if isinstance(document, Caption) else 1
         choice = int(rng.integers(self._choices[number])) if self._choices[number] > 1 else 0
-        return self._tokens(number, choice)
+        return self._cache.get((number, choice), lambda: self._encode(number, choice, document))
 
-    def _tokens(self, number: int, choice: int) -> Tokens:
-        """A document's tokens, kept: reading and encoding it costs more than the rest of a row."""
-        if (number, choice) in self._cache:
-            self._cache.move_to_end((number, choice))
-            return self._cache[number, choice]
-        tokens = encode_document(document_parts(self._documents[number], choice), self.vocabulary, self.text)
+    def _encode(self, number: int, choice: int, document: Document | None) -> Tokens:
+        document = self._documents[number] if document is None else document
+        tokens = encode_document(document_parts(document, choice), self.vocabulary, self.text)
         if not len(tokens):
             raise ValueError(f"source {self.name!r}: document {number} has no tokens")
-        self._cache[number, choice] = tokens
-        self._cached += tokens.nbytes
-        while self._cached > self._cache_bytes and len(self._cache) > 1:
-            self._cached -= self._cache.popitem(last=False)[1].nbytes
         return tokens
 
     def describe(self) -> dict[str, Any]:
         """Digests of the data and the text tokenizer."""
         return {"data": data_fingerprint(self._documents), "documents": digest(self._numbers.tolist()),
                 "text": text_digest(self.text)}
+
+
+def _nbytes(tokens: Tokens) -> int:
+    return tokens.nbytes
 
 
 def document_parts(document: Document, choice: int = 0) -> list[Part]:

@@ -134,6 +134,20 @@ def test_actions_are_legal_and_seeds_reproduce(model: Model) -> None:
     assert any(not np.array_equal(step[0]["move"], step[1]["move"]) for step in together)
 
 
+def test_a_row_that_lost_its_place_is_not_played_without_its_history(model: Model) -> None:
+    codec = make_codec("one action token")
+    policy = AgentPolicy(model, codec, precision="fp32")
+    (observation,) = observations_of(codec, 1, 0)
+    for row in range(2):
+        policy.reset(row, row)
+    policy.act([observation] * 2, [0, 1])
+    policy.act([observation], [0])
+    with pytest.raises(ValueError, match="row 1 lost its place.*reset it first"):
+        policy.act([observation] * 2, [0, 1])
+    policy.reset(1, 5)
+    assert len(policy.act([observation] * 2, [0, 1])) == 2
+
+
 def test_nan_observation_names_the_key(model: Model) -> None:
     space = gym.spaces.Dict(angle=gym.spaces.Box(-1, 1, (2,)), speed=gym.spaces.Box(-1, 1, (1,)))
     policy = AgentPolicy(model, TaskCodec(space, gym.spaces.Discrete(2), VOCABULARY, None), precision="fp32")

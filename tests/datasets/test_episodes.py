@@ -120,7 +120,7 @@ def test_the_cache_keeps_to_its_size_and_memory_holds_all(tmp_path: Path) -> Non
     small = EpisodeReader(path, cache_bytes=10_000)
     for i in [*range(10), 3, 9, 0]:
         assert_equal(small[i], make_episode(i, 20))
-    assert small._cached <= 10_000
+    assert small._cache.held <= 10_000
     everything = EpisodeReader(path, in_memory=True)
     (path / "part-00000.parquet").unlink()
     assert_equal(everything[4], make_episode(4, 20))
