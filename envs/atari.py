@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from PIL import Image
 
 from .atari_experts import breakout, freeway, pong
 from .registry import Family, Task
@@ -75,10 +76,7 @@ class AtariGame(gym.Env):
         self.actions = self.ale.getMinimalActionSet()
         self.action_space = gym.spaces.Discrete(len(self.actions))
         self.observation_space = gym.spaces.Box(0, 255, (height, width, frames), np.uint8)
-        screen_height, screen_width = self.ale.getScreenDims()
-        self.rows = averaging_matrix(screen_height, height)            # (height, screen_height)
-        self.columns = averaging_matrix(screen_width, width).T.copy()  # (screen_width, width)
-        self.screens = np.zeros((2, screen_height, screen_width), np.uint8)
+        self.screens = np.zeros((2, *self.ale.getScreenDims()), np.uint8)
         self.stack = np.zeros((height, width, frames), np.uint8)
 
     def reset(self, *, seed: int | None = None,
@@ -123,22 +121,11 @@ class AtariGame(gym.Env):
 
     def _shrink(self, screen: np.ndarray) -> np.ndarray:
         """Average areas of a grey screen uint8 (screen height, screen width) -> uint8 (height, width)."""
-        return (self.rows @ screen.astype(np.float32) @ self.columns + 0.5).astype(np.uint8)
+        height, width = self.stack.shape[:2]
+        return np.asarray(Image.fromarray(screen).resize((width, height), Image.Resampling.BOX))
 
     def _info(self) -> dict[str, Any]:
         return {"lives": self.ale.lives(), "frames": self.ale.getEpisodeFrameNumber()}
-
-
-def averaging_matrix(size: int, target: int) -> np.ndarray:
-    """Area averaging along one axis as a matrix, float32 (target, size); each row sums to 1.
-
-    Output cell i covers the interval [i, i + 1) * size / target of the input; each input pixel counts by its overlap:
-    averaging_matrix(3, 2) is [[2/3, 1/3, 0], [0, 1/3, 2/3]].
-    """
-    edges = np.arange(target + 1) * size / target
-    pixels = np.arange(size)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return (np.clip(overlap, 0, None) * target / size).astype(np.float32)
 
 
 def _make(task: Task, render: bool) -> gym.Env:
