@@ -319,8 +319,8 @@ def banded_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         distance = torch.arange(seq, device=q.device)[:, None] - torch.arange(seq, device=q.device)
         mask = None if window >= seq else (distance >= 0) & (distance < window)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-    # Outside autocast, which would do the softmax in fp32: the scores are bf16 already, and the CPU's kernel accumulates
-    # in fp32. A bias costs less than masked_fill, whose backward pass fills again.
+    # Outside autocast, whose own choices cost more copies; the softmax stays in fp32, which its gradient needs.
+    # A bias costs less than masked_fill, whose backward pass fills again.
     with torch.autocast(q.device.type, enabled=False):
         rows = q.shape[:2]
         q, k, v = ((q * q.shape[-1] ** -0.5).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
@@ -332,5 +332,5 @@ def banded_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
             bias = torch.zeros(reach.shape, dtype=q.dtype, device=q.device)
             bias.masked_fill_((reach < 0) | (reach >= window), -torch.inf)
             scores = q[:, start:stop] @ k[:, first:stop].transpose(1, 2) + bias
-            mixed.append(scores.softmax(dim=-1) @ v[:, first:stop])
+            mixed.append(scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v[:, first:stop])
         return torch.cat(mixed, dim=1).unflatten(0, rows)

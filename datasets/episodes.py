@@ -23,8 +23,10 @@ when it is opened, and its pages with their own checksums when they are read: da
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -51,7 +53,8 @@ class EpisodeWriter:
         path: a folder (made if missing) or a .parquet file.
         task: plain JSON values that say where the episodes come from: at least `name`; put in the spaces (as
             `observation_space` and `action_space`), environment id, wrappers and view, expert, noise.
-        part_bytes: start a new part once this much (uncompressed) is in the current one.
+        part_bytes: start a new part once this much (uncompressed) is in the current one,
+        part_seconds: or once it is this old; a process that is killed loses the part that it is writing.
         group_bytes: largest row group (uncompressed); longer episodes take several. 4 MiB: 340 frames of 64 x 64 RGB,
             a few milliseconds to read, and still all of a state task's episode.
     Raises:
@@ -59,7 +62,7 @@ class EpisodeWriter:
     """
 
     def __init__(self, path: str | Path, task: Mapping[str, Any], *, part_bytes: int = 1 << 28,
-                 group_bytes: int = 1 << 22) -> None:
+                 part_seconds: float = math.inf, group_bytes: int = 1 << 22) -> None:
         self.path, self.task = Path(path), json.loads(plain_json(dict(task), "task"))
         if not isinstance(self.task.get("name"), str):
             raise ValueError(f"task needs the key 'name' (the registry's name of the task), got {sorted(self.task)}")
@@ -67,7 +70,7 @@ class EpisodeWriter:
         if not self._single and self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is neither a folder nor a .parquet file; give a folder to write parts into")
         self._folder = self.path.parent if self._single else self.path
-        self._part_bytes, self._group_bytes = part_bytes, group_bytes
+        self._part_bytes, self._part_seconds, self._group_bytes = part_bytes, part_seconds, group_bytes
         self._columns: dict[str, Column] = {}
         self._writer: pq.ParquetWriter | None = None
         self._temporary: Path | None = None
@@ -88,7 +91,8 @@ class EpisodeWriter:
             if self._writer is None:
                 self._start()
             self._write(episode, leaves)
-            if self._written >= self._part_bytes and not self._single:
+            old = time.monotonic() - self._began >= self._part_seconds
+            if (old or self._written >= self._part_bytes) and not self._single:
                 self._finish()
         except OSError as error:
             self._drop()
@@ -138,6 +142,7 @@ class EpisodeWriter:
         self._temporary = temporary_name(self.path if self._single else self.path / "part.parquet")
         self._episodes: list[dict[str, Any]] = []
         self._written = 0
+        self._began = time.monotonic()
         self._row_bytes = sum(c.width for c in self._columns.values()) + 32
         self._writer = pq.ParquetWriter(
             str(self._temporary), self._schema(), compression="zstd", write_page_checksum=True,

@@ -76,3 +76,16 @@ def make_expert(task: Task | str) -> RowPolicy:
         raise ValueError(f"{task.name} has no scripted expert; in its family these have one: "
                          f"{', '.join(with_one[:8]) or 'none'}{' ...' if len(with_one) > 8 else ''}")
     return RowPolicy(family(task.family).experts[task.expert])
+
+
+def make_player(task: Task, spec: str) -> RowPolicy:
+    """A policy by its name: "expert" for the task's scripted expert, "random" for uniform actions.
+
+    Raises:
+        ValueError: an unknown name, or the task has no expert.
+    """
+    if spec == "expert":
+        return make_expert(task)
+    if spec == "random":
+        return RandomPolicy()
+    raise ValueError(f"unknown policy {spec!r}; there are: expert, random")

@@ -1,8 +1,8 @@
 """What can be played: task records, lookups and the making of environments.
 
-One file per family (classic.py, box2d.py, ...) holds its list of tasks, how an environment is made and viewed, and
-its experts; it imports the family's packages only when an environment is made. A new family is one such file with a
-`FAMILY` in it plus its name in `FAMILIES` below.
+One file per family in `families/` (classic.py, box2d.py, ...) holds its list of tasks, how an environment is made and
+viewed, and its experts; it imports the family's packages only when an environment is made. A new family is one such file
+with a `FAMILY` in it plus its name in `FAMILIES` below.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from typing import Any
 
 import gymnasium as gym
 
-FAMILIES = ("classic", "box2d", "atari", "minigrid")   # files of this folder; listing order of `calico tasks`
+FAMILIES = ("classic", "box2d", "atari", "minigrid")   # files of families/; listing order of `calico tasks`
 
 Controller = Callable[[Any], Any]                # observation -> action, for one episode
 Start = Callable[[gym.Env, int], Controller]     # (environment, episode's seed) -> the controller of that episode
@@ -31,12 +31,13 @@ class Task:
 
     Attributes:
         name: the Gymnasium id, e.g. "CartPole-v1".
-        family: the file of this folder that makes it.
+        family: the file of families/ that makes it.
         kwargs: arguments of the environment's constructor.
         view: settings of what the agent sees; stored with the data and with every checkpoint.
         episode_limit: longest possible episode in agent steps; None where it depends on the seed.
         solved_at: mean return from which the environment's authors call it solved.
         expert: name of the scripted expert, None where there is none.
+        scores_of: the task whose reference scores hold for this one too, as for the same world seen in pictures.
         packages: distributions that decide how it behaves; `versions()` reports them.
         licence: SPDX expression of the package that holds the environment.
     """
@@ -48,6 +49,7 @@ class Task:
     episode_limit: int | None = None
     solved_at: float | None = None
     expert: str | None = None
+    scores_of: str | None = None
     packages: tuple[str, ...] = ("gymnasium",)
     licence: str = "MIT"
 
@@ -83,7 +85,8 @@ class Family:
         make: (task, render) -> environment, with Calico's view applied; `render` makes `env.render()` give RGB frames.
         experts: expert name -> how its controller of one episode starts.
         modules: what must be importable before `make`.
-        install: what to pip install where it is not.
+        extra: which extra of calico-agent brings them; None: they come with every installation.
+        apt: Debian packages that they need besides, e.g. to draw without a screen.
     """
 
     title: str
@@ -91,7 +94,14 @@ class Family:
     make: Callable[[Task, bool], gym.Env]
     experts: Mapping[str, Start] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
-    install: str = "calico-agent"
+    extra: str | None = None
+    apt: tuple[str, ...] = ()
+
+    @property
+    def install(self) -> str:
+        """How to get what is missing."""
+        pip = f'pip install "calico-agent[{self.extra}]"' if self.extra else "pip install calico-agent"
+        return f"{pip}, and apt-get install {' '.join(self.apt)}" if self.apt else pip
 
 
 @cache
@@ -103,7 +113,7 @@ def family(name: str) -> Family:
     """
     if name not in FAMILIES:
         raise ValueError(f"unknown family {name!r}{nearest(name, FAMILIES)}; there are: {', '.join(FAMILIES)}")
-    return importlib.import_module(f".{name}", __package__).FAMILY
+    return importlib.import_module(f".families.{name}", __package__).FAMILY
 
 
 def tasks(family_name: str | None = None) -> list[Task]:
@@ -152,9 +162,9 @@ def require(family_name: str, what: str) -> Family:
     for module in group.modules:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except Exception as error:   # ImportError, and what the packages raise where a library of the system is missing
             raise MissingPackage(f"{what} needs the package {module!r}, which cannot be imported here ({error}); "
-                                 f'run: pip install "{group.install}"') from error
+                                 f"run: {group.install}") from error
     return group
 
 

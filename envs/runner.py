@@ -8,8 +8,9 @@ beside it.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -24,12 +25,22 @@ OnStep = Callable[[int, int, int, gym.Env], None]   # (row, seed, steps done, en
 
 
 class EnvironmentFault(ValueError):
-    """An environment raised or gave a value outside its spaces; the message names task, seed and step."""
+    """An environment raised, hung or gave a value outside its spaces; the message names task, seed and step."""
+
+    def __init__(self, task: str, seed: int, step: int, what: str) -> None:
+        super().__init__(f"{task}, seed {seed}, step {step}: {what}")
+        self.task, self.seed, self.step, self.what = task, seed, step, what
+
+    def __reduce__(self) -> tuple[Any, ...]:   # an exception alone would be pickled with its message only
+        return type(self), (self.task, self.seed, self.step, self.what)
+
+
+OnFault = Callable[[EnvironmentFault], None]
 
 
 def rollout(task: Task | str, policy: Policy, seeds: Iterable[int], *, num_envs: int = 16, noise: float = 0.0,
-            noise_steps: int = 1, max_steps: int | None = None, on_step: OnStep | None = None, record: bool = True,
-            render: bool = False,
+            noise_steps: int = 1, max_steps: int | None = None, on_step: OnStep | None = None,
+            on_fault: OnFault | None = None, record: bool = True, render: bool = False,
             make: Callable[[Task, bool], gym.Env] = registry.make) -> Iterator[Episode]:
     """Play one episode per seed and yield each as it ends.
 
@@ -44,62 +55,81 @@ def rollout(task: Task | str, policy: Policy, seeds: Iterable[int], *, num_envs:
             held one leads to states from which the expert must recover. `noise` stays the share of all steps.
         max_steps: cut episodes after this many steps (truncated).
         on_step: called after each reset (steps done = 0) and each step, e.g. a `Film`.
+        on_fault: called with each EnvironmentFault in place of raising it; the environment is closed and replaced, its
+            episode is not yielded, and play goes on.
         record: keep observations and actions. Without, episodes carry rewards and lengths only, for scoring.
         render: make the environments with rendering, so that `on_step` may call `env.render()`.
         make: how an environment is made.
     Raises:
         ValueError: an unknown task, or an action outside the action space.
         EnvironmentFault: an environment raised, or gave a NaN, a wrong shape, a wrong dtype or a value outside its
-            space. The episode it happened in is not yielded.
+            space. The episode it happened in is not yielded. An environment that cannot be made raises always.
     """
     task = get_task(task) if isinstance(task, str) else task
     if num_envs < 1 or noise_steps < 1 or not 0 <= noise <= 1 or (max_steps is not None and max_steps < 1):
         raise ValueError(f"num_envs={num_envs}, noise_steps={noise_steps} and max_steps={max_steps} must be at least 1, "
                          f"noise={noise} in [0, 1]")
 
-    def new_row(index: int) -> _Row:
-        return _Row(index, task, make(task, render), record, (noise, noise_steps), max_steps, on_step)
+    waiting = deque(int(seed) for seed in seeds)
+    rows = [_Row(index, task, lambda: make(task, render), record, (noise, noise_steps), max_steps, on_step)
+            for index in range(min(num_envs, len(waiting)))]
+    return _play(policy, waiting, rows, on_fault)
 
-    return _play(policy, deque(int(seed) for seed in seeds), num_envs, new_row)
 
+def _play(policy: Policy, waiting: deque[int], rows: list["_Row"], on_fault: OnFault | None) -> Iterator[Episode]:
+    active = list(rows)
 
-def _play(policy: Policy, waiting: deque[int], num_envs: int, new_row: Callable[[int], "_Row"]) -> Iterator[Episode]:
-    rows: list[_Row] = []
+    @contextmanager
+    def enduring(row: _Row) -> Iterator[None]:
+        try:
+            yield
+        except EnvironmentFault as fault:
+            if on_fault is None:
+                raise
+            row.close()
+            on_fault(fault)
+
+    def begin(row: _Row) -> None:
+        """Start the next episode that does start; without one the row leaves."""
+        while waiting:
+            with enduring(row):
+                row.reset(waiting.popleft(), policy)
+                return
+        active.remove(row)
+
     try:
-        for index in range(min(num_envs, len(waiting))):
-            rows.append(new_row(index))
-            rows[-1].reset(waiting.popleft(), policy)
-        active = list(rows)
+        for row in rows:
+            begin(row)
         while active:
             actions = policy.act([row.observation for row in active], [row.index for row in active])
             if len(actions) != len(active):
                 raise ValueError(f"the policy gave {len(actions)} actions for {len(active)} observations")
             for row, action in zip(tuple(active), actions, strict=True):
-                row.step(action)
-                if not row.over:
+                with enduring(row):
+                    row.step(action)
+                if row.env is not None and not row.over:
                     continue
-                yield row.episode()
-                if waiting:
-                    row.reset(waiting.popleft(), policy)
-                else:
-                    active.remove(row)
+                if row.env is not None:
+                    yield row.episode()
+                begin(row)
     finally:
         for row in rows:
-            row.env.close()
+            row.close()
 
 
 @dataclass(eq=False)
 class _Row:
-    """One environment and the episode that is being played in it."""
+    """One environment, made when it is first needed or a faulty one was closed, and the episode that is played in it."""
 
     index: int
     task: Task
-    env: gym.Env
+    make: Callable[[], gym.Env]
     record: bool
     noise: tuple[float, int]   # share of the steps, length of a stretch
     max_steps: int | None
     on_step: OnStep | None
 
+    env: Any = None
     seed: int = 0
     steps: int = 0
     noise_left: int = 0        # steps that the stretch under way still takes
@@ -113,8 +143,11 @@ class _Row:
     demonstrated: list[bool] = field(default_factory=list)
     info: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.checks = {name: _leaf_check(space) for name, space in leaf_spaces(self.env.observation_space).items()}
+    def close(self) -> None:
+        env, self.env = self.env, None
+        if env is not None:
+            with suppress(Exception):   # what is broken may not close either
+                env.close()
 
     @property
     def over(self) -> bool:
@@ -123,6 +156,9 @@ class _Row:
     def reset(self, seed: int, policy: Policy) -> None:
         self.seed, self.steps, self.noise_left, self.terminated, self.truncated = seed, 0, 0, False, False
         self.observations, self.actions, self.rewards, self.demonstrated = [], [], [], []
+        if self.env is None:
+            self.env = self.make()
+            self.checks = {name: _leaf_check(space) for name, space in leaf_spaces(self.env.observation_space).items()}
         self.random = np.random.default_rng([seed, 3])   # 3: no other stream of this seed, see experts.action_sampler
         self.random_action = action_sampler(self.env.action_space, seed, stream=4)
         self.env.action_space.seed(seed)
@@ -151,8 +187,8 @@ class _Row:
             observation, reward, self.terminated, self.truncated, self.info = self.env.step(action)
         except Exception as error:
             raise self._fault(f"step raised {type(error).__name__}: {error}") from error
-        if not np.isfinite(float(reward)):
-            raise self._fault(f"the reward is {reward}")
+        if not isinstance(reward, SupportsFloat) or not np.isfinite(float(reward)):
+            raise self._fault(f"the reward is {reward!r}")
         if self.record:
             leaves = flatten(self.env.action_space, action)
             self.actions.append({name: _copy(leaf) for name, leaf in leaves.items()})
@@ -190,7 +226,7 @@ class _Row:
         return episode
 
     def _fault(self, what: str) -> EnvironmentFault:
-        return EnvironmentFault(f"{self.task.name}, seed {self.seed}, step {self.steps}: {what}")
+        return EnvironmentFault(self.task.name, self.seed, self.steps, what)
 
 
 def _copy(leaf: Any) -> Any:

@@ -4,22 +4,19 @@
 of episodes, the seeds, package versions and view settings; and the published human and random scores of Atari games.
 Published scores come from other protocols (no sticky actions there), so the random baseline measured here comes first.
 
-`python -m calico.envs.scores CartPole-v1 --episodes 100` measures a task again and writes it into the file.
+`calico score CartPole-v1 --episodes 100 --write` measures a task again and writes it into the file.
 """
 
-import argparse
 import json
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .experts import Policy, RandomPolicy, make_expert
 from .registry import get_task
-from .runner import rollout
 
 TABLE = Path(__file__).with_name("scores.json")
 FIRST_SEED = 10_000   # references are measured on seeds that no demonstration is collected from
@@ -53,7 +50,9 @@ def table() -> dict[str, Any]:
 
 
 def reference(task: str) -> Reference:
-    """Reference scores of a task; all None for a task that nobody measured."""
+    """Reference scores of a task; all None for a task that nobody measured, or that is not known here."""
+    with suppress(ValueError):
+        task = get_task(task).scores_of or task
     measured = {kind: values["mean"] for kind, values in table()["measured"].get(task, {}).items()}
     published = table()["published"]["scores"].get(task, {})
     return Reference(task=task, random=measured.get("random", published.get("random")), expert=measured.get("expert"),
@@ -77,42 +76,12 @@ def share_at(normalised: Iterable[float | None], threshold: float) -> float | No
     return sum(score >= threshold for score in scored) / len(scored) if scored else None
 
 
-def measure(task_name: str, policy: Policy, seeds: range) -> dict[str, Any]:
-    """Mean and standard deviation of a policy's scores, with what is needed to measure them again."""
-    task = get_task(task_name)
-    episodes = list(rollout(task, policy, seeds, record=False))
-    scores = np.array([episode.score for episode in episodes])
-    lengths = [len(episode) for episode in episodes]
-    return {
-        "mean": round(float(scores.mean()), 4), "std": round(float(scores.std()), 4), "episodes": len(seeds),
-        "seeds": [seeds.start, seeds.stop], "length": round(float(np.mean(lengths)), 1),
-        "versions": task.versions(), "view": dict(task.view),
-    }
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Measure tasks and write scores.json."""
-    parser = argparse.ArgumentParser(description="Measure random and expert scores and write them into scores.json.")
-    parser.add_argument("tasks", nargs="+", metavar="TASK")
-    parser.add_argument("--episodes", type=int, default=100)
-    options = parser.parse_args(arguments)
-    seeds = range(FIRST_SEED, FIRST_SEED + options.episodes)
-    for name in options.tasks:
-        task = get_task(name)
-        policies: dict[str, Policy] = {"random": RandomPolicy()}
-        if task.expert:
-            policies["expert"] = make_expert(task)
-        entry: dict[str, Any] = {}
-        for kind, policy in policies.items():
-            entry[kind] = measure(name, policy, seeds) | ({"name": task.expert} if kind == "expert" else {})
-            mean, std = entry[kind]["mean"], entry[kind]["std"]
-            print(f"{name} {kind}: {mean:.2f} +- {std:.2f} over {len(seeds)} episodes", flush=True)
-        values = json.loads(TABLE.read_text())      # read late: another process may have measured others meanwhile
-        values["measured"][name] = entry
-        values["measured"] = dict(sorted(values["measured"].items()))
-        TABLE.write_text(json.dumps(values, indent=1) + "\n")
-    print(f"wrote {TABLE}")
-
-
-if __name__ == "__main__":
-    main()
+def write(task: str, policy: str, entry: dict[str, Any]) -> None:
+    """Put a measurement into scores.json; the file appears whole or not at all."""
+    values = json.loads(TABLE.read_text())      # read late: another process may have measured others meanwhile
+    values["measured"].setdefault(task, {})[policy] = entry
+    values["measured"] = {name: values["measured"][name] for name in sorted(values["measured"])}
+    temporary = TABLE.with_name(f".{TABLE.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(values, indent=1) + "\n")
+    os.replace(temporary, TABLE)
+    table.cache_clear()

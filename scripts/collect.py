@@ -2,26 +2,37 @@
 
     calico collect CartPole-v1 ALE/Freeway-v5 --episodes 20 --out data       # seconds; data/CartPole-v1, data/ALE-Freeway-v5
     calico collect BabyAI-GoToLocal-v0 --episodes 1000 --noise 0.05 --out data
+    calico collect Acrobot-v1 --episodes 500 --keep 80 --workers 8 --out data    # only what is worth 80 % of the expert
     calico collect --scenes minigrid lander --episodes 5000 --out data       # pictures with captions and questions
+    torchrun --nproc-per-node 4 -m calico.scripts.collect CartPole-v1 --episodes 9999 --out data   # each rank its share
 
-Episode i is always played with seed `--seed` + i. A folder that already holds the first episodes is continued, so a
-collection that was stopped goes on where it was.
+Episode i is always played with seed `--seed` + i. A folder that already holds some of the episodes is completed, so a
+collection that was stopped goes on where it was. Episodes that are left out, because of their return or because their
+environment failed, are listed with the reason in `left-out.jsonl` beside the data.
 """
 
+import contextlib
+import json
+import os
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from calico.datasets.document_writers import CaptionWriter, DialogueWriter
 from calico.datasets.episodes import EpisodeReader, EpisodeWriter
 from calico.datasets.grounded import caption, picture_dialogue, small_talk, told_dialogue
-from calico.envs.experts import RandomPolicy, make_expert
+from calico.envs import scores, workers
+from calico.envs.experts import make_player
 from calico.envs.registry import Task, get_task, make
-from calico.envs.runner import rollout
+from calico.envs.runner import EnvironmentFault
 from calico.envs.scenes import WORLDS, scenes
 from calico.scripts import console
+from calico.scripts.ranks import share
 from calico.tokenizers.spaces import space_to_json
+
+PART_SECONDS = 60.0   # a kill costs what is in the unfinished file: at most a minute's work
 
 
 @console.run_command
@@ -37,7 +48,11 @@ def main(argv: list[str] | None = None) -> int:
                         help="share of actions replaced by random ones; these are no training targets (default 0)")
     parser.add_argument("--noise-steps", type=int, default=1, help="hold each random action for so many steps (default 1)")
     parser.add_argument("--policy", choices=("expert", "random"), default="expert")
-    parser.add_argument("--num-envs", type=int, default=8, help="environments side by side (default 8)")
+    parser.add_argument("--keep", type=float, metavar="PERCENT",
+                        help="leave out episodes below this share of the expert's score (Gato: 80); 0 is random play")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1,
+                        help="processes side by side (default: one per core; 0 plays in this one)")
+    parser.add_argument("--time-limit", type=float, default=120.0, help="seconds a step or a reset may take (default 120)")
     arguments = parser.parse_args(argv)
     if not arguments.tasks and not arguments.scenes:
         raise ValueError("name at least one task or --scenes WORLD; `calico tasks` lists what can be played")
@@ -50,8 +65,8 @@ def main(argv: list[str] | None = None) -> int:
         scenes(world, ())
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
     written = [collect(task, seeds, arguments.out, noise=arguments.noise, noise_steps=arguments.noise_steps,
-                       policy=arguments.policy,
-                       num_envs=arguments.num_envs) for task in tasks]
+                       policy=arguments.policy, keep=arguments.keep, processes=arguments.workers,
+                       time_limit=arguments.time_limit) for task in tasks]
     for world in arguments.scenes:
         written += collect_scenes(world, seeds, arguments.out)
     console.wrote(*written)
@@ -64,34 +79,71 @@ def folder_name(task: str) -> str:
 
 
 def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_steps: int = 1, policy: str = "expert",
-            num_envs: int = 8) -> Path:
+            keep: float | None = None, processes: int = 0, time_limit: float = 120.0) -> Path:
     """Record one task's episodes, those that the folder lacks; returns the folder.
 
     Raises:
-        ValueError: the task has no expert, or the folder holds episodes of another kind.
+        ValueError: the task has no expert, no scores to keep a share of, or the folder holds episodes of another kind.
+        EnvironmentFault: not one episode could be played to its end.
     """
     folder = out / folder_name(task.name)
-    player = make_expert(task) if policy == "expert" else RandomPolicy()
+    make_player(task, policy)
+    known = scores.reference(task.name)
+    if keep is not None and known.normalise(0) is None:
+        raise ValueError(f"--keep {keep:g}: {task.name} has no reference scores; run `calico score {task.name} --write` first")
     env = make(task)
     about = {"name": task.name, "observation_space": space_to_json(env.observation_space),
              "action_space": space_to_json(env.action_space), "environment": task.to_json(), "policy": policy,
-             "expert": task.expert if policy == "expert" else None, "noise": noise, "noise_steps": noise_steps}
+             "expert": task.expert if policy == "expert" else None, "noise": noise, "noise_steps": noise_steps, "keep": keep}
     env.close()
     done: set[int] = set()
     if any(folder.glob("*.parquet")):
         reader = EpisodeReader(folder)
-        wanted = {"policy": policy, "noise": noise, "noise_steps": noise_steps}
+        wanted = {"policy": policy, "noise": noise, "noise_steps": noise_steps, "keep": keep}
         if (found := {key: reader.task.get(key) for key in wanted}) != wanted:
             raise ValueError(f"{folder} holds episodes of {found}, not of {wanted}; choose another --out, or the same settings")
         done = {int(seed) for seed in reader.seeds}
-    missing = [seed for seed in seeds if seed not in done]
-    with EpisodeWriter(folder, about) as writer, \
-            console.progress(f"collect {task.name}", total=len(seeds), unit="episodes", start=len(seeds) - len(missing)) as bar:
-        for episode in rollout(task, player, missing, num_envs=num_envs, noise=noise,
-                               noise_steps=noise_steps):
-            writer.append(episode)
+    left_out = folder / "left-out.jsonl"
+    done |= read_left_out(left_out)
+    mine, faults = share(seeds), list[EnvironmentFault]()
+    missing = [seed for seed in mine if seed not in done]
+    with EpisodeWriter(folder, about, part_seconds=PART_SECONDS) as writer, \
+            console.progress(f"collect {task.name}", total=len(mine), unit="episodes", start=len(mine) - len(missing)) as bar:
+        for episode in workers.play(task, policy, missing, workers=processes, time_limit=time_limit, noise=noise,
+                                    noise_steps=noise_steps):
+            if isinstance(episode, EnvironmentFault):
+                faults.append(episode)
+                console.note(f"failed: {episode}")
+                leave_out(left_out, seed=episode.seed, fault=str(episode))
+                bar.advance()
+                continue
+            worth = known.normalise(episode.score)
+            if keep is not None and worth is not None and worth < keep:
+                leave_out(left_out, seed=episode.seed, score=episode.score, percent=worth)
+            else:
+                writer.append(episode)
             bar.advance(note=f"return {episode.score:g}")
+    if faults and len(faults) == len(missing):
+        raise faults[0]
     return folder
+
+
+def read_left_out(path: Path) -> set[int]:
+    """Seeds whose return was too low: not to be played again, unlike those whose environment failed."""
+    seeds = set()
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):   # a last line that a kill cut off
+            entry = json.loads(line)
+            if "score" in entry:
+                seeds.add(int(entry["seed"]))
+    return seeds
+
+
+def leave_out(path: Path, **entry: Any) -> None:
+    """Note that an episode was played and not kept."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        file.write(json.dumps(entry) + "\n")
 
 
 def collect_scenes(world: str, seeds: range, out: Path, questions: int = 3) -> list[Path]:

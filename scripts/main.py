@@ -20,6 +20,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 VERBS = {
     "demo": "collect, train, play, caption and chat in one go, and write a report (CPU, minutes)",
     "tasks": "what can be played here: spaces, tokens per timestep, experts, reference scores",
+    "score": "what random play and the experts reach: the ends of every score's scale",
     "collect": "demonstrations from a task's expert, as Parquet episodes",
     "train": "one mixture, one model: calico train CONFIG [key=value ...]",
     "rollout": "let a trained run play tasks",

@@ -73,7 +73,7 @@ FAMILY = Family(
 @contextmanager
 def registered() -> Iterator[Family]:
     """The family is one of the registry's while this lasts."""
-    module: Any = ModuleType("calico.envs.counting")
+    module: Any = ModuleType("calico.envs.families.counting")
     module.FAMILY = FAMILY
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, module.__name__, module)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from calico.envs.atari_experts import bounce
 from calico.envs.experts import Policy, RandomPolicy, make_expert
+from calico.envs.families.atari_experts import bounce
 from calico.envs.runner import rollout
 
 

@@ -1,5 +1,6 @@
 """`calico collect`: what lies in the folder is what the expert played and what the pictures show."""
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from calico.datasets.documents import CaptionReader, DialogueReader
 from calico.datasets.episodes import EpisodeReader, EpisodeWriter
 from calico.datasets.grounded import caption_is_right
 from calico.datasets.opening import open_data
+from calico.envs import scores
 from calico.envs.registry import get_task, make
 from calico.envs.scenes import scenes
 from calico.scripts.main import main
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("counting")
 
 
 def collect(out: Path, *words: object) -> None:
-    assert main(["collect", *map(str, words), "--out", str(out)]) == 0
+    assert main(["collect", *map(str, words), "--workers", "0", "--out", str(out)]) == 0
 
 
 def assert_equal(one: Sequence[Episode], other: Sequence[Episode]) -> None:
@@ -64,8 +66,8 @@ def test_a_stopped_collection_goes_on_and_equals_one_that_was_not(tmp_path: Path
     words = ("Counting-v0", "--noise", 0.3)
     collect(tmp_path / "parts", *words, "--episodes", 2)
     first = (tmp_path / "parts" / "Counting-v0" / "part-00000.parquet").read_bytes()
-    collect(tmp_path / "parts", *words, "--episodes", 5, "--num-envs", 2)
-    collect(tmp_path / "whole", *words, "--episodes", 5, "--num-envs", 1)
+    collect(tmp_path / "parts", *words, "--episodes", 5)
+    collect(tmp_path / "whole", *words, "--episodes", 5)
     parts, whole = (EpisodeReader(tmp_path / name / "Counting-v0") for name in ("parts", "whole"))
     assert_equal(parts[:], whole[:])
     assert (tmp_path / "parts" / "Counting-v0" / "part-00000.parquet").read_bytes() == first
@@ -83,7 +85,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.Monke
             raise KeyboardInterrupt
         append(writer, episode)
 
-    words = ["collect", "Counting-v0", "--episodes", "4", "--num-envs", "1", "--out", str(tmp_path)]
+    words = ["collect", "Counting-v0", "--episodes", "4", "--workers", "0", "--out", str(tmp_path)]
     monkeypatch.setattr(EpisodeWriter, "append", append_two)
     assert main(words) == 130
     assert EpisodeReader(tmp_path / "Counting-v0").seeds.tolist() == [0, 1]
@@ -95,8 +97,8 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.Monke
 def test_other_settings_do_not_mix_in_one_folder(tmp_path: Path, refused: Refused) -> None:
     collect(tmp_path, "Counting-v0", "--episodes", 1)
     for other in (["--noise", 0.5], ["--policy", "random"], ["--noise-steps", 3]):
-        said = refused("collect", "Counting-v0", "--episodes", 2, "--out", tmp_path, *other)
-        assert "Counting-v0 holds episodes of {'policy': 'expert', 'noise': 0.0, 'noise_steps': 1}, not of" in said
+        said = refused("collect", "Counting-v0", "--episodes", 2, "--workers", 0, "--out", tmp_path, *other)
+        assert "Counting-v0 holds episodes of {'policy': 'expert', 'noise': 0.0, 'noise_steps': 1, 'keep': None}, not" in said
         assert "choose another --out, or the same settings" in said
     assert len(EpisodeReader(tmp_path / "Counting-v0")) == 1
 
@@ -122,11 +124,27 @@ def test_pictures_come_with_true_captions_and_questions_about_them(tmp_path: Pat
     ("Crash", r"step 2: step raised ZeroDivisionError: the game divides by zero"),
     ("Reset", r"step 0: reset raised OSError: the game is gone"),
 ])
-def test_a_faulty_environment_is_one_line_and_earlier_episodes_stay(tmp_path: Path, refused: Refused, fault: str,
-                                                                    says: str) -> None:
-    said = refused("collect", f"Counting{fault}-v0", "--episodes", 9, "--num-envs", 1, "--out", tmp_path)
-    assert said == f"calico collect: Counting{fault}-v0, seed {FIRST_FAULTY_SEED}, {says}"
-    assert EpisodeReader(tmp_path / f"Counting{fault}-v0").seeds.tolist() == list(range(FIRST_FAULTY_SEED))
+def test_a_faulty_episode_is_named_and_the_others_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                            refused: Refused, fault: str, says: str) -> None:
+    name = f"Counting{fault}-v0"
+    collect(tmp_path, name, "--episodes", 9)
+    line = f"{name}, seed {FIRST_FAULTY_SEED}, {says}"
+    assert f"failed: {line}" in capsys.readouterr().err
+    assert EpisodeReader(tmp_path / name).seeds.tolist() == list(range(FIRST_FAULTY_SEED))
+    left_out = [json.loads(text) for text in (tmp_path / name / "left-out.jsonl").read_text().splitlines()]
+    assert left_out[0] == {"seed": FIRST_FAULTY_SEED, "fault": line}
+    said = refused("collect", name, "--episodes", 9, "--workers", 0, "--out", tmp_path)   # again: none of the rest survives
+    assert said.splitlines()[-1] == f"calico collect: {line}"
+
+
+def test_only_what_is_worth_it_is_kept_and_the_rest_is_not_played_again(tmp_path: Path,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    collect(tmp_path, "Acrobot-v1", "--episodes", 12, "--keep", 101)
+    kept = EpisodeReader(tmp_path / "Acrobot-v1")
+    expert, random = (scores.table()["measured"]["Acrobot-v1"][who]["mean"] for who in ("expert", "random"))
+    assert 0 < len(kept) < 12 and (kept.scores >= random + 1.01 * (expert - random)).all()
+    monkeypatch.setattr("calico.envs.workers.play", lambda task, player, seeds, **_: iter(seeds))
+    collect(tmp_path, "Acrobot-v1", "--episodes", 12, "--keep", 101)
 
 
 @pytest.mark.parametrize("words, says", [
@@ -138,7 +156,9 @@ def test_a_faulty_environment_is_one_line_and_earlier_episodes_stay(tmp_path: Pa
     (["Counting-v0", "--episodes", 0], "--episodes 0 must be at least 1"),
     (["Counting-v0", "--seed", -1], "--seed -1 must be at least 0"),
     (["Counting-v0", "--noise", 2], "noise=2.0 in [0, 1]"),
-    (["Counting-v0", "--num-envs", 0], "num_envs=0"),
+    (["Counting-v0", "--workers", -1], "workers=-1"),
+    (["Counting-v0", "--time-limit", 0], "time_limit=0.0"),
+    (["Counting-v0", "--keep", 80], "--keep 80: Counting-v0 has no reference scores; run `calico score Counting-v0 --write`"),
     (["Counting-v0", "--policy", "best"], "invalid choice: 'best'"),
     (["Counting-v0", "--episods", 3], "did you mean --episodes?"),
 ])
@@ -153,7 +173,7 @@ def test_a_missing_package_names_the_command(tmp_path: Path, refused: Refused, w
                                              monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "minigrid", None)   # makes `import minigrid` fail
     said = refused("collect", *words, "--out", tmp_path)
-    assert "needs the package 'minigrid'" in said and 'run: pip install "calico-agent"' in said
+    assert "needs the package 'minigrid'" in said and 'run: pip install calico-agent' in said
 
 
 def test_a_place_that_can_not_be_written_is_one_line(tmp_path: Path, refused: Refused) -> None:

@@ -190,4 +190,4 @@ def test_a_task_that_is_not_installed_here_is_refused(knows_counting: Path, refu
 def test_a_missing_package_names_the_command(small_run: SmallRun, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "minigrid", None)   # makes `import minigrid` fail
     said = refused("rollout", small_run.run, "BabyAI-GoToLocal-v0")
-    assert "BabyAI-GoToLocal-v0 needs the package 'minigrid'" in said and 'run: pip install "calico-agent"' in said
+    assert "BabyAI-GoToLocal-v0 needs the package 'minigrid'" in said and 'run: pip install calico-agent' in said

@@ -65,7 +65,7 @@ def test_a_family_that_is_not_installed_is_listed_with_its_command(
         monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     task = Task(name="Far-v0", family="classic", packages=("no-such-package",))
     absent = Family(title="Far", tasks=(task,), make=family("classic").make, modules=("no_such_module",),
-                    install="calico-agent[far]")
+                    extra="far")
     monkeypatch.setattr("calico.envs.registry.family", lambda name: absent)
     monkeypatch.setattr(script, "family", lambda name: absent)
     monkeypatch.setattr(script, "tasks", lambda name: [task])

@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from .registry import Controller
+from ..registry import Controller
 
 NOOP, UP, DOWN = 0, 1, 2                # Freeway's minimal action set
 FIRE, RIGHT, LEFT = 1, 2, 3             # Breakout's and Pong's; in Pong "right" moves the paddle up

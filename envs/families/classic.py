@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from .registry import Controller, Family, Task
+from ..registry import Controller, Family, Task
 
 
 def _make(task: Task, render: bool) -> gym.Env:
@@ -110,5 +110,4 @@ FAMILY = Family(
     ),
     make=_make,
     experts=EXPERTS,
-    install="gymnasium[classic-control]",
 )

@@ -14,8 +14,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from .experts import action_sampler
-from .registry import Controller, Family, Task
+from ..experts import action_sampler
+from ..registry import Controller, Family, Task
 
 MINIGRID = """
 BlockedUnlockPickup-v0 LavaCrossingS9N1-v0 LavaCrossingS9N2-v0 LavaCrossingS9N3-v0 LavaCrossingS11N5-v0
@@ -192,5 +192,4 @@ FAMILY = Family(
     make=_make,
     experts={"babyai-bot": babyai_bot},
     modules=("minigrid",),
-    install="calico-agent",
 )

@@ -14,8 +14,8 @@ import gymnasium as gym
 import numpy as np
 from PIL import Image
 
+from ..registry import Family, Task
 from .atari_experts import breakout, freeway, pong
-from .registry import Family, Task
 
 ROMS = """
 adventure air_raid alien amidar assault asterix asteroids atlantis atlantis2 backgammon bank_heist basic_math
@@ -144,5 +144,4 @@ FAMILY = Family(
     make=_make,
     experts={"freeway-ram": freeway, "breakout-ram": breakout, "pong-ram": pong},
     modules=("ale_py",),
-    install="calico-agent",
 )

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from .registry import Controller, Family, Task
+from ..registry import Controller, Family, Task
 
 
 def _make(task: Task, render: bool) -> gym.Env:
@@ -42,5 +42,4 @@ FAMILY = Family(
     make=_make,
     experts={"lander-heuristic": lander},
     modules=("Box2D", "pygame"),
-    install="gymnasium[box2d]",
 )

@@ -1,0 +1,182 @@
+"""Scripted policies in parallel: worker processes that each play their share of the seeds.
+
+An expert looks into its environment, so both live in one process; what travels back is the finished episode. A worker
+that hangs, is killed or dies of a native crash costs the one episode that it was playing: it is named, the process is
+replaced, and the other seeds go on. (Learned policies act for many environments at once: see `rollout` and `isolated.py`.)
+"""
+
+import multiprocessing as mp
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.sharedctypes import Synchronized
+from typing import Any
+
+import gymnasium as gym
+
+from ..tokenizers.episode import Episode
+from .experts import make_player
+from .registry import Task
+from .runner import EnvironmentFault, rollout
+
+LONGEST_SHARE = 32   # seeds handed to a worker at once
+AHEAD = 4            # shares per worker that may be finished before an earlier one is: bounds what waits in memory
+
+
+def play(task: Task, player: str, seeds: Sequence[int], *, workers: int, time_limit: float = 120.0,
+         **settings: Any) -> Iterator[Episode | EnvironmentFault]:
+    """Play one episode per seed, yielded in the order of the seeds; a fault stands in place of its episode.
+
+    Args:
+        task: what is played.
+        player: how it is played, see `experts.make_player`.
+        workers: processes; 0 plays in this one, where a hanging environment hangs all.
+        time_limit: seconds that making an environment, a reset or a step may take.
+        settings: of `rollout` (noise, noise_steps, max_steps, record), plain values.
+    Raises:
+        ValueError: wrong settings, and what `rollout` raises for reasons other than a faulty environment.
+    """
+    if workers < 0 or time_limit <= 0:
+        raise ValueError(f"workers={workers} must be at least 0 and time_limit={time_limit} above 0")
+    if not workers:
+        yield from _play_here(task, player, seeds, settings)
+        return
+    length = min(LONGEST_SHARE, max(1, len(seeds) // (AHEAD * workers)))
+    shares = [_Share(number, list(seeds[start : start + length])) for number, start in
+              enumerate(range(0, len(seeds), length))]
+    waiting, finished = deque(shares), 0
+    staff = [_Worker((task, player, settings), time_limit) for _ in range(min(workers, len(shares)))]
+    try:
+        while finished < len(shares):
+            for worker in staff:
+                if worker.share is None and waiting and waiting[0].number < finished + AHEAD * workers:
+                    worker.take(waiting.popleft())
+            wait([worker.connection for worker in staff if worker.share], timeout=0.5)
+            for worker in staff:
+                worker.listen()
+            while finished < len(shares) and shares[finished].results:
+                share = shares[finished]
+                yield share.results.popleft()
+                share.given += 1
+                finished += share.given == share.length
+    finally:
+        for worker in staff:
+            worker.stop()
+
+
+@dataclass(eq=False)
+class _Share:
+    """A few seeds, and what became of them so far."""
+
+    number: int
+    seeds: list[int]             # not yet played
+    results: deque[Episode | EnvironmentFault] = field(default_factory=deque)
+    given: int = 0
+
+    def __post_init__(self) -> None:
+        self.length = len(self.seeds)
+
+    def add(self, result: Episode | EnvironmentFault) -> None:
+        self.seeds.pop(0)
+        self.results.append(result)
+
+
+class _Worker:
+    """A process that plays one share after another, started again when it fails."""
+
+    def __init__(self, work: tuple[Task, str, dict[str, Any]], time_limit: float) -> None:
+        self.work, self.time_limit = work, time_limit
+        self.share: _Share | None = None
+        self.start()
+
+    def start(self) -> None:
+        context = mp.get_context("spawn")   # a forked copy of a process with threads and GL contexts may lock up
+        self.connection, theirs = context.Pipe()
+        self.steps: Synchronized[int] = context.Value("q", 0)      # of the episode that is being played
+        self.alive: Synchronized[float] = context.Value("d", 0.0)  # when it last moved
+        self.process = context.Process(target=_work, args=(theirs, self.steps, self.alive, *self.work), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def take(self, share: _Share) -> None:
+        self.share = share
+        self.alive.value = time.monotonic()
+        with suppress(OSError):   # it is dead already: `listen` finds out
+            self.connection.send(share.seeds)
+
+    def listen(self) -> None:
+        """Take what has been played; replace a process that is dead or hangs."""
+        try:
+            while self.share and self.connection.poll():
+                result = self.connection.recv()
+                if isinstance(result, Exception) and not isinstance(result, EnvironmentFault):
+                    raise result
+                self.share.add(result)
+                if not self.share.seeds:
+                    self.share = None
+        except (EOFError, OSError):
+            self.process.join()
+            code = self.process.exitcode or 0
+            self.replace(f"its process died of {signal.Signals(-code).name}" if code < 0 else f"its process exited with {code}")
+            return
+        if self.share and time.monotonic() - self.alive.value > self.time_limit:
+            self.replace(f"it hung for more than {self.time_limit:g} s and was killed")
+
+    def replace(self, what: str) -> None:
+        """The episode that was being played is lost; a new process plays the rest of the share."""
+        share, self.share = self.share, None
+        steps = self.steps.value
+        self.stop()
+        self.start()
+        if share:
+            share.add(EnvironmentFault(self.work[0].name, share.seeds[0], steps, what))
+            if share.seeds:
+                self.take(share)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def _work(connection: Connection, steps: "Synchronized[int]", alive: "Synchronized[float]", task: Task, player: str,
+          settings: dict[str, Any]) -> None:
+    """The life of a worker process: seeds in, episodes and faults out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is for the process that started this one
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+    def moved(row: int, seed: int, done: int, env: gym.Env) -> None:
+        steps.value, alive.value = done, time.monotonic()
+
+    while True:
+        try:
+            seeds = connection.recv()
+        except EOFError:
+            return
+        try:
+            for result in _play_here(task, player, seeds, settings | {"on_step": moved}):
+                connection.send(result)
+        except Exception as error:   # noqa: BLE001  whatever it is, it belongs to the process that asked
+            connection.send(_plain(error))
+
+
+def _plain(error: Exception) -> Exception:
+    """An exception that can travel: its message, as the kind of error that a command reports in one line."""
+    kinds: tuple[type[Exception], ...] = (EnvironmentFault, ImportError, ValueError, OSError)
+    kind: Callable[..., Exception] = next((k for k in kinds if isinstance(error, k)), RuntimeError)
+    return error if isinstance(error, EnvironmentFault) else kind(str(error) if kind is not RuntimeError else repr(error))
+
+
+def _play_here(task: Task, player: str, seeds: Sequence[int], settings: dict[str, Any]) -> Iterator[Episode | EnvironmentFault]:
+    """In this process, one environment: results in the order of the seeds."""
+    faults: deque[EnvironmentFault] = deque()
+    for episode in rollout(task, make_player(task, player), seeds, num_envs=1, on_fault=faults.append, **settings):
+        while faults:
+            yield faults.popleft()
+        yield episode
+    yield from faults

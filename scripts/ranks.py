@@ -1,0 +1,70 @@
+"""Work that is shared out among processes: torchrun's ranks, each with its share of (task, seed), and results as files.
+
+`torchrun --nproc-per-node 4 -m calico.scripts.score ...` starts the same command four times; each rank takes every fourth
+episode and leaves one small file for each. Nothing is sent between ranks: whoever finds all files of a task sums it up, and
+running the command again, with any number of ranks, plays just what is missing.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+
+def rank_and_size() -> tuple[int, int]:
+    """This process's number and how many there are, as torchrun says; (0, 1) without it.
+
+    Raises:
+        ValueError: the variables RANK and WORLD_SIZE are no such numbers.
+    """
+    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
+        raise ValueError(f"RANK={rank} and WORLD_SIZE={size} are not a rank and a number of ranks; unset them, or use torchrun")
+    return int(rank), int(size)
+
+
+def share(items: Sequence[Item]) -> list[Item]:
+    """This rank's part of the work: every n-th item."""
+    rank, size = rank_and_size()
+    return list(items[rank::size])
+
+
+class Results:
+    """One small JSON file per episode: `<folder>/<task>/<who>-<seed>.json`.
+
+    Args:
+        folder: where they lie.
+        about: what decides the numbers (versions, view, settings). A file that was made under other conditions does not
+            count: it is played again.
+    """
+
+    def __init__(self, folder: Path, task: str, who: str, about: dict[str, Any]) -> None:
+        self.folder, self.who = folder / task.replace("/", "-"), who
+        self.about = json.loads(json.dumps(about))
+
+    def path(self, seed: int) -> Path:
+        """Where the result of an episode lies."""
+        return self.folder / f"{self.who}-{seed}.json"
+
+    def get(self, seed: int) -> dict[str, Any] | None:
+        """The result of an episode, None if it has not been played under these conditions."""
+        try:
+            found = json.loads(self.path(seed).read_text())
+        except (OSError, ValueError):
+            return None
+        return found if found.get("about") == self.about else None
+
+    def put(self, seed: int, result: dict[str, Any]) -> None:
+        """Keep a result; it appears whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f".{self.who}-{seed}.{secrets.token_hex(4)}.tmp"
+        temporary.write_text(json.dumps({**result, "about": self.about}))
+        os.replace(temporary, self.path(seed))
+
+    def missing(self, seeds: Iterable[int]) -> list[int]:
+        """The seeds without a result, in order."""
+        return [seed for seed in seeds if self.get(seed) is None]
