@@ -164,7 +164,7 @@ def test_only_what_is_worth_it_is_kept_and_the_rest_is_not_played_again(tmp_path
 ])
 def test_wrong_words_are_one_line_and_nothing_is_written(tmp_path: Path, refused: Refused, words: list[object],
                                                          says: str) -> None:
-    assert says in refused("collect", *words, "--out", tmp_path)
+    assert says in refused("collect", "--workers", 0, *words, "--out", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -178,4 +178,4 @@ def test_a_missing_package_names_the_command(tmp_path: Path, refused: Refused, w
 
 def test_a_place_that_can_not_be_written_is_one_line(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "file").write_text("")
-    assert str(tmp_path / "file") in refused("collect", "Counting-v0", "--episodes", 1, "--out", tmp_path / "file")
+    assert str(tmp_path / "file") in refused("collect", "Counting-v0", "--episodes", 1, "--workers", 0, "--out", tmp_path / "file")
