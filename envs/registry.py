@@ -15,7 +15,7 @@ from typing import Any
 
 import gymnasium as gym
 
-FAMILIES = ("classic", "box2d", "atari", "minigrid")   # files of families/; listing order of `calico tasks`
+FAMILIES = ("classic", "box2d", "atari", "minigrid", "procgen")   # files of families/; listing order of `calico tasks`
 
 Controller = Callable[[Any], Any]                # observation -> action, for one episode
 Start = Callable[[gym.Env, int], Controller]     # (environment, episode's seed) -> the controller of that episode

@@ -18,6 +18,7 @@ from calico.tokenizers.text import TextTokenizer
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
 
 EXAMPLES = {
+    "CoinrunEasy-v0", "MazeMemory-v0",
     "CartPole-v1", "Pendulum-v1", "LunarLander-v3", "CarRacing-v3", "ALE/Freeway-v5", "ALE/Pong-v5",
     "BabyAI-GoToLocal-v0", "MiniGrid-DoorKey-5x5-v0",
 }
