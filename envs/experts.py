@@ -5,13 +5,18 @@ experts, whose controllers stand in the families' files.
 """
 
 import copy
-from collections.abc import Sequence
+import functools
+import itertools
+import random
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 
 from .registry import Controller, Start, Task, family, get_task
+
+BLOCK = 32   # random actions drawn at once
 
 
 class Policy(Protocol):
@@ -45,23 +50,41 @@ class RowPolicy:
         return [self.controllers[row](observation) for observation, row in zip(observations, rows, strict=True)]
 
 
-class RandomPolicy(RowPolicy):
+class RandomPolicy:
     """Uniform actions from the action space; an episode's actions depend on its seed alone."""
 
     def __init__(self) -> None:
-        super().__init__(_start_random)
+        self.samplers: dict[int, Callable[[], Any]] = {}
+
+    def reset(self, row: int, seed: int, env: gym.Env) -> None:
+        """See Policy."""
+        self.samplers[row] = action_sampler(env.action_space, seed, stream=1)
+
+    def act(self, observations: Sequence[Any], rows: Sequence[int]) -> list[Any]:
+        """See Policy."""
+        return [self.samplers[row]() for row in rows]
 
 
-def _start_random(env: gym.Env, seed: int) -> Controller:
-    sample = action_sampler(env.action_space, seed, stream=1)
-    return lambda observation: sample()
+def action_sampler(space: gym.Space, seed: int, stream: int) -> Callable[[], Any]:
+    """A function that draws uniform actions from (seed, stream) alone; streams are independent of each other.
 
-
-def action_sampler(space: gym.Space, seed: int, stream: int) -> Any:
-    """A function that draws from a copy of `space` seeded by (seed, stream); streams are independent of each other."""
+    Numbers are drawn in blocks, and whole ones by Python's generator, which starts four times as fast as NumPy's: for an
+    episode of twenty steps both count.
+    """
+    match space:
+        case gym.spaces.Discrete():
+            numbers = range(int(space.start), int(space.start + space.n))
+            return _in_blocks(functools.partial(random.Random(f"{seed} {stream}").choices, numbers, k=BLOCK))
+        case gym.spaces.Box(low=low, high=high, dtype=dtype) if dtype.kind == "f" and space.is_bounded("both"):
+            rng = np.random.default_rng([seed, stream])
+            return _in_blocks(lambda: rng.uniform(low, high, (BLOCK, *low.shape)).astype(dtype))
     space = copy.deepcopy(space)
     space.seed(int(np.random.SeedSequence([seed, stream]).generate_state(1)[0]))
     return space.sample
+
+
+def _in_blocks(draw: Callable[[], Iterable[Any]]) -> Callable[[], Any]:
+    return itertools.chain.from_iterable(draw() for _ in itertools.count()).__next__
 
 
 def make_expert(task: Task | str) -> RowPolicy:
@@ -78,7 +101,7 @@ def make_expert(task: Task | str) -> RowPolicy:
     return RowPolicy(family(task.family).experts[task.expert])
 
 
-def make_player(task: Task, spec: str) -> RowPolicy:
+def make_player(task: Task, spec: str) -> Policy:
     """A policy by its name: "expert" for the task's scripted expert, "random" for uniform actions.
 
     Raises:

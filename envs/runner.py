@@ -6,18 +6,20 @@ Episode i is always reset with seeds[i], so what happens in it does not depend o
 beside it.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, SupportsFloat
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from ..tokenizers.episode import Episode
-from ..tokenizers.spaces import flatten, is_text, leaf_spaces, stack_leaves
+from ..tokenizers.spaces import flatten, stack_leaves
 from . import registry
+from .checks import all_fit, complaint
 from .experts import Policy, action_sampler
 from .registry import Task, get_task
 
@@ -79,36 +81,51 @@ def rollout(task: Task | str, policy: Policy, seeds: Iterable[int], *, num_envs:
 def _play(policy: Policy, waiting: deque[int], rows: list["_Row"], on_fault: OnFault | None) -> Iterator[Episode]:
     active = list(rows)
 
-    @contextmanager
-    def enduring(row: _Row) -> Iterator[None]:
-        try:
-            yield
-        except EnvironmentFault as fault:
-            if on_fault is None:
-                raise
-            row.close()
-            on_fault(fault)
+    def fail(row: _Row, fault: EnvironmentFault) -> None:
+        if on_fault is None:
+            raise fault
+        row.close()
+        on_fault(fault)
 
     def begin(row: _Row) -> None:
         """Start the next episode that does start; without one the row leaves."""
         while waiting:
-            with enduring(row):
+            try:
                 row.reset(waiting.popleft(), policy)
                 return
+            except EnvironmentFault as fault:
+                fail(row, fault)
         active.remove(row)
 
     try:
         for row in rows:
             begin(row)
+        if active:
+            legal = all_fit(active[0].env.action_space, bounds=True)
+            sound = all_fit(active[0].env.observation_space, bounds=False)
+            noting = active[0].record or active[0].on_step
         while active:
             actions = policy.act([row.observation for row in active], [row.index for row in active])
             if len(actions) != len(active):
                 raise ValueError(f"the policy gave {len(actions)} actions for {len(active)} observations")
-            for row, action in zip(tuple(active), actions, strict=True):
-                with enduring(row):
+            if not legal(actions):
+                for row, action in zip(active, actions, strict=True):
+                    row.check_action(action)
+            for row, action in zip(active, actions, strict=True):
+                try:
                     row.step(action)
-                if row.env is not None and not row.over:
-                    continue
+                except EnvironmentFault as fault:
+                    fail(row, fault)
+            if not sound([row.observation for row in active]):
+                for row in active:
+                    try:
+                        row.check_observation()
+                    except EnvironmentFault as fault:
+                        fail(row, fault)
+            if noting:
+                for row in active:
+                    row.note()
+            for row in [row for row in active if row.terminated or row.truncated or row.env is None]:
                 if row.env is not None:
                     yield row.episode()
                 begin(row)
@@ -117,7 +134,7 @@ def _play(policy: Policy, waiting: deque[int], rows: list["_Row"], on_fault: OnF
             row.close()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Row:
     """One environment, made when it is first needed or a faulty one was closed, and the episode that is played in it."""
 
@@ -130,10 +147,14 @@ class _Row:
     on_step: OnStep | None
 
     env: Any = None
+    complaint: Callable[[Any], str | None] = field(init=False)
+    random: np.random.Generator = field(init=False)
+    random_action: Callable[[], Any] = field(init=False)
     seed: int = 0
     steps: int = 0
     noise_left: int = 0        # steps that the stretch under way still takes
     noise_action: Any = None
+    action: Any = None         # the last one that was executed
     observation: Any = None
     terminated: bool = False
     truncated: bool = False
@@ -149,69 +170,70 @@ class _Row:
             with suppress(Exception):   # what is broken may not close either
                 env.close()
 
-    @property
-    def over(self) -> bool:
-        return self.terminated or self.truncated
-
     def reset(self, seed: int, policy: Policy) -> None:
         self.seed, self.steps, self.noise_left, self.terminated, self.truncated = seed, 0, 0, False, False
         self.observations, self.actions, self.rewards, self.demonstrated = [], [], [], []
         if self.env is None:
             self.env = self.make()
-            self.checks = {name: _leaf_check(space) for name, space in leaf_spaces(self.env.observation_space).items()}
-        self.random = np.random.default_rng([seed, 3])   # 3: no other stream of this seed, see experts.action_sampler
-        self.random_action = action_sampler(self.env.action_space, seed, stream=4)
-        self.env.action_space.seed(seed)
+            self.complaint = complaint(self.env.observation_space)
+        if self.noise[0]:
+            self.random = np.random.default_rng([seed, 3])   # 3: no other stream of this seed, see experts.action_sampler
+            self.random_action = action_sampler(self.env.action_space, seed, stream=4)
         try:
-            observation, self.info = self.env.reset(seed=seed)
+            self.observation, self.info = self.env.reset(seed=seed)
         except Exception as error:
             raise self._fault(f"reset raised {type(error).__name__}: {error}") from error
-        self._see(observation)
+        self.check_observation()
         policy.reset(self.index, seed, self.env)
-        if self.on_step:
-            self.on_step(self.index, seed, 0, self.env)
+        self.note()
 
     def step(self, action: Any) -> None:
+        """Move; what came of it is not yet checked."""
+        if self.noise[0]:
+            action = self._disturbed(action)
+        self.action = action
+        self.steps += 1
+        try:
+            self.observation, reward, self.terminated, self.truncated, self.info = self.env.step(action)
+            reward = float(reward)
+        except Exception as error:
+            raise self._fault(f"step raised {type(error).__name__}: {error}") from error
+        if not math.isfinite(reward):
+            raise self._fault(f"the reward is {reward}")
+        self.rewards.append(reward)
+        if self.steps == self.max_steps and not self.terminated:
+            self.truncated = True
+
+    def _disturbed(self, action: Any) -> Any:
+        """The action, or a random one that is held for a while."""
         share, stretch = self.noise
-        if not self.noise_left and share and self.random.random() < share / (stretch - (stretch - 1) * share):
+        if not self.noise_left and self.random.random() < share / (stretch - (stretch - 1) * share):
             self.noise_left, self.noise_action = stretch, self.random_action()
-        demonstrated = not self.noise_left
+        self.demonstrated.append(not self.noise_left)
         if self.noise_left:
             action, self.noise_left = self.noise_action, self.noise_left - 1
+        return action
+
+    def note(self) -> None:
+        """Keep copies of a sound step, for some environments reuse their buffers, and show it."""
+        if self.env is None:
+            return
+        if self.record:
+            if self.steps:
+                self.actions.append(_copies(self.env.action_space, self.action))
+            self.observations.append(_copies(self.env.observation_space, self.observation))
+        if self.on_step:
+            self.on_step(self.index, self.seed, self.steps, self.env)
+
+    def check_action(self, action: Any) -> None:
         if not self.env.action_space.contains(action):
             kind = type(action).__name__
             raise ValueError(f"{self.task.name}: the policy's action {action!r} of type {kind} is not in "
                              f"{self.env.action_space} (seed {self.seed}, step {self.steps})")
-        self.steps += 1
-        try:
-            observation, reward, self.terminated, self.truncated, self.info = self.env.step(action)
-        except Exception as error:
-            raise self._fault(f"step raised {type(error).__name__}: {error}") from error
-        if not isinstance(reward, SupportsFloat) or not np.isfinite(float(reward)):
-            raise self._fault(f"the reward is {reward!r}")
-        if self.record:
-            leaves = flatten(self.env.action_space, action)
-            self.actions.append({name: _copy(leaf) for name, leaf in leaves.items()})
-        self.rewards.append(float(reward))
-        self.demonstrated.append(demonstrated)
-        self._see(observation)
-        if self.steps == self.max_steps and not self.terminated:
-            self.truncated = True
-        if self.on_step:
-            self.on_step(self.index, self.seed, self.steps, self.env)
 
-    def _see(self, observation: Any) -> None:
-        """Check an observation and keep a copy of it: some environments reuse their buffers."""
-        try:
-            leaves = flatten(self.env.observation_space, observation)
-        except ValueError as error:
-            raise self._fault(f"the observation does not fit {self.env.observation_space}: {error}") from error
-        for name, leaf in leaves.items():
-            if complaint := self.checks[name](leaf):
-                raise self._fault(f"observation {name!r} {complaint}" if name else f"the observation {complaint}")
-        self.observation = observation
-        if self.record:
-            self.observations.append({name: _copy(leaf) for name, leaf in leaves.items()})
+    def check_observation(self) -> None:
+        if self.env is not None and (said := self.complaint(self.observation)):
+            raise self._fault(said)
 
     def episode(self) -> Episode:
         info = {key: value.item() if isinstance(value, np.generic) else value for key, value in self.info.items()
@@ -219,7 +241,8 @@ class _Row:
         episode = Episode(
             task=self.task.name, seed=self.seed,
             observations=stack_leaves(self.observations), actions=stack_leaves(self.actions),
-            demonstrated=np.array(self.demonstrated, bool), rewards=np.array(self.rewards, np.float64),
+            demonstrated=np.array(self.demonstrated, bool) if self.noise[0] else np.ones(self.steps, bool),
+            rewards=np.array(self.rewards, np.float64),
             terminated=bool(self.terminated), truncated=bool(self.truncated), info=info,
         )
         self.observations, self.actions = [], []   # the lists would double the memory of a long episode
@@ -229,36 +252,8 @@ class _Row:
         return EnvironmentFault(self.task.name, self.seed, self.steps, what)
 
 
-def _copy(leaf: Any) -> Any:
-    return leaf if isinstance(leaf, str) else np.array(leaf)
-
-
-def _leaf_check(space: gym.Space) -> Callable[[Any], str | None]:
-    """A cheap test of one leaf that gives the complaint, or None.
-
-    Float bounds are not enforced: several of Gymnasium's own environments leave theirs (the lander's speeds do).
-    """
-    if is_text(space):
-        return lambda leaf: None if isinstance(leaf, str) else f"is a {type(leaf).__name__}, expected a string"
-    shape, dtype = space.shape, np.dtype(space.dtype)
-    any_byte = (isinstance(space, gym.spaces.Box) and dtype == np.uint8
-                and bool((space.low == 0).all() and (space.high == 255).all()))
-    bounded = dtype.kind != "f" and not any_byte
-
-    def check(leaf: Any) -> str | None:
-        if isinstance(leaf, str):
-            return f"is the string {leaf!r}, expected {space}"
-        if leaf.shape != shape:
-            return f"has shape {leaf.shape}, expected {shape}"
-        if leaf.dtype != dtype and leaf.dtype.kind != dtype.kind:
-            return f"has dtype {leaf.dtype}, expected {dtype}"
-        if dtype.kind == "f" and np.isnan(leaf).any():
-            return f"holds {int(np.isnan(leaf).sum())} NaN of {leaf.size} values"
-        if bounded and not space.contains(leaf.astype(dtype)):
-            return f"is {leaf.tolist() if leaf.size < 9 else 'a value'}, outside {space}"
-        return None
-
-    return check
+def _copies(space: gym.Space, value: Any) -> dict[str, Any]:
+    return {name: leaf if isinstance(leaf, str) else np.array(leaf) for name, leaf in flatten(space, value).items()}
 
 
 class Film:

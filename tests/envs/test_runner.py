@@ -1,5 +1,7 @@
 """The runner: one seed one episode whatever stands beside it, noise that is marked, and faults that are named."""
 
+import os
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,8 +9,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from calico.envs import registry
 from calico.envs.experts import RandomPolicy, make_expert
-from calico.envs.registry import Task
+from calico.envs.isolated import isolated
+from calico.envs.registry import Task, get_task
 from calico.envs.runner import EnvironmentFault, Film, rollout
 from calico.tokenizers.episode import Episode
 
@@ -178,3 +182,40 @@ def test_a_film_has_a_frame_per_step_and_one_before_them() -> None:
 def test_atari_episodes_are_bytes() -> None:
     episode = next(iter(rollout("ALE/Pong-v5", RandomPolicy(), [0], max_steps=5)))
     assert episode.observations[""].dtype == np.uint8 and episode.observations[""].shape == (6, 64, 64, 2)
+
+
+def test_a_faulty_environment_is_replaced_and_play_goes_on() -> None:
+    made, faults = list[gym.Env](), list[EnvironmentFault]()
+
+    def make(task: Task, render: bool) -> gym.Env:
+        made.append(Counting(lambda value: value * np.nan))
+        return made[-1]
+
+    episodes = list(rollout(COUNTING, Checking(), range(6), num_envs=2, make=make, on_fault=faults.append))
+    assert sorted(episode.seed for episode in episodes) == [0, 2, 4]
+    assert sorted(fault.seed for fault in faults) == [1, 3, 5] and all(fault.step == 2 for fault in faults)
+    assert len(made) == 4                      # two rows, and a new one after each fault, none after the last
+    alone = run(Checking(), [0, 2, 4])
+    for episode, same in zip(sorted(episodes, key=lambda e: e.seed), alone, strict=True):
+        np.testing.assert_array_equal(episode.observations["count"], same.observations["count"])
+
+
+def test_an_environment_of_its_own_process_can_hang_or_die(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same steps as here; what does not answer is killed, named and replaced."""
+    task = get_task("CartPole-v1")
+    here, there = (list(rollout(task, RandomPolicy(), range(3), make=how)) for how in (registry.make, isolated()))
+    for a, b in zip(here, there, strict=True):
+        np.testing.assert_array_equal(a.observations[""], b.observations[""])
+    env = isolated(time_limit=60)(task, True)
+    assert env.reset(seed=3)[0].shape == (4,) and env.render().shape[2] == 3   # type: ignore[union-attr]
+    with pytest.raises(RuntimeError, match="AssertionError"):
+        env.step("no action")
+    os.kill(env.process.pid, signal.SIGSTOP)   # type: ignore[attr-defined]
+    env.time_limit = 0.2                        # type: ignore[attr-defined]
+    with pytest.raises(TimeoutError, match="took more than 0.2 s and was killed"):
+        env.step(0)
+    env = isolated()(task, False)
+    os.kill(env.process.pid, signal.SIGKILL)   # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match="died of SIGKILL"):
+        env.reset(seed=3)
+    env.close()
