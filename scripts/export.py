@@ -1,0 +1,39 @@
+"""`calico export FORMAT DATA --out DIR`: Calico's episodes for other projects.
+
+    calico export minari data/CartPole-v1 --out datasets     # datasets/CartPole-v1/expert-v0
+    MINARI_DATASETS_PATH=datasets python -c "import minari; print(minari.load_dataset('CartPole-v1/expert-v0'))"
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from calico.datasets.episodes import EpisodeReader
+from calico.datasets.minari_data import write_minari
+from calico.scripts import console
+from calico.tokenizers.episode import Episode
+
+FORMATS = {"minari": write_minari}
+
+
+@console.run_command
+def main(argv: list[str] | None = None) -> int:
+    """Parse, read, write."""
+    parser = console.make_parser("export", __doc__)
+    parser.add_argument("format", choices=FORMATS)
+    parser.add_argument("data", type=Path, help="a folder of episodes, or one of its files")
+    parser.add_argument("--out", type=Path, required=True, help="folder of data sets; this one gets a folder of its own in it")
+    arguments = parser.parse_args(argv)
+    reader = EpisodeReader(arguments.data)
+    with console.progress(f"export {reader.task['name']}", total=len(reader), unit="episodes") as bar:
+        def counted() -> Iterator[Episode]:
+            for episode in reader:
+                yield episode
+                bar.advance()
+
+        folder = FORMATS[arguments.format](arguments.out, reader.task, counted())
+    console.wrote(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

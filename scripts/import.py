@@ -1,0 +1,60 @@
+"""`calico import FORMAT PATH --out DIR`: episodes of other projects, written as Calico's own.
+
+    calico import minari ~/.minari/datasets/D4RL/door/human-v2 --out data
+    calico import jat jat-dataset/mujoco-hopper --task jat-hopper --out data       # a folder of Parquet files
+    calico import d4rl hopper-medium-v2.hdf5 --task Hopper-v5 --out data           # data/Hopper-v5
+
+With `--task` the name of something that `calico tasks` lists, the data must have that environment's spaces, and what is
+trained on it can play it; with any other name, and without, the spaces are those of the data. What a format does not know
+(seeds, the final observation, how an episode ended) is listed in the sidecar, see datasets/foreign.py.
+"""
+
+from pathlib import Path
+
+from calico.datasets.d4rl import read_d4rl
+from calico.datasets.episodes import EpisodeWriter
+from calico.datasets.foreign import Spaces
+from calico.datasets.jat import read_jat
+from calico.datasets.minari_data import read_minari
+from calico.envs.registry import make, tasks
+from calico.scripts import console
+from calico.scripts.collect import folder_name
+
+FORMATS = {"minari": read_minari, "jat": read_jat, "d4rl": read_d4rl}
+
+
+@console.run_command
+def main(argv: list[str] | None = None) -> int:
+    """Parse, open, write."""
+    parser = console.make_parser("import", __doc__)
+    parser.add_argument("format", choices=FORMATS)
+    parser.add_argument("path", type=Path, help="a data set's folder or file")
+    parser.add_argument("--task", metavar="NAME", help="what the episodes are of (default: what the data set says)")
+    parser.add_argument("--out", type=Path, required=True, help="folder; the task gets one of its own in it")
+    arguments = parser.parse_args(argv)
+    foreign = FORMATS[arguments.format](arguments.path.expanduser(), arguments.task, spaces_of(arguments.task))
+    folder = arguments.out / folder_name(foreign.task["name"])
+    if any(folder.glob("*.parquet")):
+        raise ValueError(f"{folder} holds episodes already; choose another --out or --task, or remove it")
+    if not foreign.total:
+        raise ValueError(f"{arguments.path} holds no episode")
+    with EpisodeWriter(folder, foreign.task) as writer, \
+            console.progress(f"import {foreign.task['name']}", total=foreign.total, unit="episodes") as bar:
+        for episode in foreign.episodes:
+            writer.append(episode)
+            bar.advance(note=f"return {episode.score:g}")
+    console.wrote(folder)
+    return 0
+
+
+def spaces_of(name: str | None) -> Spaces | None:
+    """The spaces of a task that can be played here; None for any other name."""
+    if name not in {task.name for task in tasks()}:
+        return None
+    env = make(name)
+    env.close()
+    return env.observation_space, env.action_space
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
