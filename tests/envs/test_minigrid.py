@@ -1,11 +1,16 @@
-"""The MiniGrid view: the picture is MiniGrid's own, the mission is plain text, and nothing is printed."""
+"""MiniGrid: the picture is its own, the mission is plain text, nothing is printed; the planner solves unseen levels."""
 
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 
-from calico.envs.registry import make
+from calico.envs.experts import make_expert
+from calico.envs.families.minigrid import PLANNER_OF
+from calico.envs.families.minigrid_experts import Planner, take_object
+from calico.envs.registry import get_task, make, tasks
+from calico.envs.runner import rollout
 from calico.tokenizers.spaces import space_from_json, space_to_json
 
 LEVELS = ["BabyAI-BossLevel-v0", "MiniGrid-LavaCrossingS9N1-v0", "MiniGrid-ObstructedMaze-Full-v1"]
@@ -41,3 +46,74 @@ def test_a_carried_key_is_seen_under_the_agent() -> None:
 def test_the_space_can_be_stored() -> None:
     space = make("BabyAI-GoToLocal-v0").observation_space
     assert space_from_json(space_to_json(space)) == space
+
+
+def test_all_levels_of_the_package_are_listed_but_those_that_it_cannot_make() -> None:
+    import gymnasium as gym
+    import minigrid
+
+    gym.register_envs(minigrid)
+    registered = {name for name in gym.registry if name.startswith(("MiniGrid-", "BabyAI-"))}
+    assert {name for name in registered if "WFC" not in name} == {task.name for task in tasks("minigrid")}
+    assert [task.name for task in tasks("minigrid") if task.expert is None] == ["MiniGrid-Playground-v0"]
+
+
+ONE_OF_EACH = [next(task.name for task in tasks("minigrid") if task.name.startswith(f"MiniGrid-{beginning}"))
+               for beginning in PLANNER_OF]
+HARD = ["MiniGrid-KeyCorridorS6R3-v0", "MiniGrid-MultiRoom-N6-v0", "MiniGrid-ObstructedMaze-1Dlhb-v0",
+        "MiniGrid-ObstructedMaze-Full-v1", "BabyAI-KeyInBox-v0", "BabyAI-PutNextS7N4Carrying-v0"]
+
+
+@pytest.mark.parametrize("name", [*ONE_OF_EACH, *HARD])
+def test_the_planner_solves_unseen_levels(name: str) -> None:
+    assert all(episode.score > 0 for episode in rollout(name, make_expert(name), range(20_000, 20_003), record=False))
+
+
+@pytest.mark.parametrize("name", ["MiniGrid-DoorKey-8x8-v0", "MiniGrid-BlockedUnlockPickup-v0", "BabyAI-KeyInBox-v0"])
+def test_the_planner_recovers_from_actions_that_it_did_not_choose(name: str) -> None:
+    episodes = list(rollout(name, make_expert(name), range(10), noise=0.3, record=False))
+    assert sum(not episode.demonstrated.all() for episode in episodes) > 8
+    assert all(episode.score > 0 for episode in episodes)
+
+
+def test_the_planner_moves_what_blocks_the_only_way_and_does_not_put_it_back() -> None:
+    """In this level a box stands before the ball that stands before the door; dropped where it stood, it never ends."""
+    name = "MiniGrid-ObstructedMaze-2Dlhb-v1"
+    (episode,) = rollout(name, make_expert(name), [10_001], record=False)
+    assert episode.score > 0
+
+
+def test_a_plan_carries_the_blocking_ball_aside_before_it_fetches_the_key() -> None:
+    env = make("MiniGrid-BlockedUnlockPickup-v0")
+    env.reset(seed=20_000)
+    world: Any = env.unwrapped
+    planner = Planner(world, touch=True)
+    carried = []
+    while world.carrying is not world.obj:
+        for action in take_object(planner):
+            env.step(action)
+        if world.carrying and world.carrying.type not in carried:
+            carried.append(world.carrying.type)
+    assert carried == ["ball", "key", "box"]
+
+
+def test_the_memory_expert_looks_before_it_goes() -> None:
+    """The thing to remember must be in a picture, or nobody could learn the way from the expert."""
+    name = "MiniGrid-MemoryS13-v0"
+    for seed in range(20_000, 20_010):
+        env = make(name)
+        observation, _ = env.reset(seed=seed)
+        act = make_expert(name)
+        act.reset(0, seed, env)
+        world: Any = env.unwrapped
+        cue, seen, over = (1, world.height // 2 - 1), False, False
+        while not over:
+            seen = seen or bool(world.agent_sees(*cue))
+            observation, _, over, _, _ = env.step(act.act([observation], [0])[0])
+        assert seen
+
+
+def test_an_outdated_version_is_made_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(get_task("MiniGrid-MultiRoom-N4-S5-v0")).close()
