@@ -12,10 +12,12 @@ import atexit
 import os
 import sys
 import weakref
+from collections import deque
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 if sys.platform == "linux":   # elsewhere the systems' own libraries draw without a screen
@@ -23,6 +25,8 @@ if sys.platform == "linux":   # elsewhere the systems' own libraries draw withou
 
 APT = ("libegl1", "libgl1")   # Debian packages that draw in software
 FAST: Mapping[str, Any] = MappingProxyType({"shadows": False, "reflections": False, "offsamples": 0})
+PIXELS: Mapping[str, Any] = {"height": 64, "width": 64, "frames": 2, "seconds_apart": 0.05, **FAST}   # see PixelView
+GREY = np.array([77, 150, 29], np.uint16)   # / 256: brightness of red, green and blue, ITU-R BT.601
 
 
 class Camera:
@@ -45,7 +49,7 @@ class Camera:
                  offsamples: int = 0) -> None:
         import mujoco
 
-        self.data = data
+        self.model, self.data = model, data
         self.camera = _view(model, camera)
         self.flags = [int(mujoco.mjtRndFlag.mjRND_SHADOW), int(mujoco.mjtRndFlag.mjRND_REFLECTION)]
         self.drawn = [shadows, reflections]
@@ -106,3 +110,86 @@ def _number(model: Any, kind: Any, name: int | str) -> int:
         return int(name)
     raise ValueError(f"the model has no {'camera' if cameras else 'body'} {name!r}; it has: "
                      f"{', '.join(f'{i} {each}' for i, each in enumerate(known)) or 'none'}")
+
+
+class _Watched(gym.Wrapper):
+    """An environment with a camera of its own; `env.unwrapped` has a `model` and a `data`."""
+
+    def __init__(self, env: gym.Env, height: int, width: int, camera: int | str | Mapping[str, Any], **drawn: Any) -> None:
+        super().__init__(env)
+        self.settings = {"height": height, "width": width, "camera": camera, **drawn}
+        self.camera: Camera | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """See gym.Env."""
+        result = self.env.reset(seed=seed, options=options)
+        world: Any = self.unwrapped
+        if self.camera and (self.camera.model is not world.model or world.model.nhfield):
+            self._drop_camera()   # it would go on to show the model, or the hills, of the last episode
+        return result
+
+    def picture(self) -> np.ndarray:
+        """What its camera sees now, RGB, uint8 (height, width, 3)."""
+        world: Any = self.unwrapped
+        self.camera = self.camera or Camera(world.model, world.data, **self.settings)
+        return self.camera.picture()
+
+    def close(self) -> None:
+        """See gym.Env."""
+        self._drop_camera()
+        super().close()
+
+    def _drop_camera(self) -> None:
+        if self.camera:
+            self.camera.close()
+        self.camera = None
+
+
+class Rendered(_Watched):
+    """Lets `env.render()` draw for people, RGB, uint8 (240, 320, 3)."""
+
+    render_mode = "rgb_array"
+
+    def __init__(self, env: gym.Env, camera: int | str | Mapping[str, Any]) -> None:
+        super().__init__(env, 240, 320, camera)
+
+    def render(self) -> Any:
+        """See gym.Env."""
+        return self.picture()
+
+
+class PixelView(_Watched):
+    """Pictures in place of the state: grey frames stacked as channels, newest last, uint8 (height, width, frames).
+
+    One picture shows no velocities, two do at the same price in patches; what colours tell apart in these worlds grey tells
+    apart, too. Simulations run at up to 125 steps a second, in which nothing moves by a pixel: so the frames of a stack are
+    `seconds_apart` (at least one step).
+    """
+
+    def __init__(self, env: gym.Env, *, height: int, width: int, frames: int, seconds_apart: float,
+                 camera: int | str | Mapping[str, Any], **drawn: Any) -> None:
+        super().__init__(env, height, width, camera, **drawn)
+        if not 1 <= frames <= 4:
+            raise ValueError(f"view setting frames={frames}; a patch has 1 to 4 channels")
+        world: Any = env.unwrapped
+        self.apart = max(1, round(seconds_apart / world.dt))
+        self.recent: deque[np.ndarray] = deque(maxlen=(frames - 1) * self.apart + 1)
+        self.observation_space = gym.spaces.Box(0, 255, (height, width, frames), np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """The first picture stands for those before it."""
+        _, info = super().reset(seed=seed, options=options)
+        self.recent.extend([self._grey()] * (self.recent.maxlen or 1))
+        return self._stack(), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """See gym.Env."""
+        _, reward, terminated, truncated, info = self.env.step(action)
+        self.recent.append(self._grey())
+        return self._stack(), reward, terminated, truncated, info
+
+    def _grey(self) -> np.ndarray:
+        return (self.picture().astype(np.uint16) @ GREY >> 8).astype(np.uint8)
+
+    def _stack(self) -> np.ndarray:
+        return np.stack([*self.recent][::self.apart], axis=-1)

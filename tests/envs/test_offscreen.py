@@ -5,10 +5,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
-from calico.envs.offscreen import FAST, Camera
+from calico.envs.offscreen import FAST, PIXELS, Camera, PixelView, Rendered
 
 mujoco = pytest.importorskip("mujoco")
 
@@ -105,3 +106,47 @@ def test_one_that_nobody_closes_leaves_in_silence() -> None:
             "c = Camera(m, mujoco.MjData(m)); print(c.picture().shape)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert (done.stdout, done.stderr) == ("(64, 64, 3)\n", "")
+
+
+class Falling(gym.Env):
+    """The ball falls; each of its episodes has a model of its own, as dm_control's manipulation tasks do."""
+
+    observation_space = action_space = gym.spaces.Discrete(2)
+    dt = 0.02
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[int, dict[str, Any]]:
+        self.model = mujoco.MjModel.from_xml_string(SCENE)
+        self.data = mujoco.MjData(self.model)
+        mujoco.mj_forward(self.model, self.data)
+        return 0, {}
+
+    def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        mujoco.mj_step(self.model, self.data, nstep=10)
+        return 0, 0.0, False, False, {}
+
+
+def test_stacked_frames_are_seconds_apart_and_an_episode_starts_with_one_picture() -> None:
+    env = PixelView(Falling(), **{**PIXELS, "camera": "left", "frames": 3})   # 0.05 s are 2 steps
+    first, _ = env.reset(seed=0)
+    seen = [first[..., 2], *(env.step(0)[0][..., 2] for _ in range(6))]
+    assert env.observation_space.contains(first) and len({frame.tobytes() for frame in seen}) == 7
+    last = env.step(0)[0]
+    np.testing.assert_array_equal(last[..., 0], seen[3])
+    np.testing.assert_array_equal(last[..., 1], seen[5])
+    again, _ = env.reset(seed=0)
+    assert (again == first[..., :1]).all()
+    env.close()
+    env.close()
+
+
+def test_frames_for_people_are_larger() -> None:
+    env = Rendered(Falling(), "left")
+    env.reset(seed=0)
+    frame: Any = env.render()
+    assert env.render_mode == "rgb_array" and frame.shape == (240, 320, 3) and red(frame).any()
+    env.close()
+
+
+def test_a_stack_of_frames_fits_a_patch() -> None:
+    with pytest.raises(ValueError, match="view setting frames=5; a patch has 1 to 4 channels"):
+        PixelView(Falling(), **{**PIXELS, "camera": -1, "frames": 5})
