@@ -4,6 +4,7 @@ A checkpoint holds all of it, so a run folder alone rebuilds the agent; nothing 
 """
 
 import difflib
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -87,6 +88,14 @@ class Agent:
                                              f"written by calico-agent {writer}") from error
         about = {**saved.documents.get("about", {}), **saved.documents.get("state", {}), "versions": saved.versions}
         return Agent(model.to(where).eval(), vocabulary, text, tasks, about)
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits over the weights: which network this is, wherever its checkpoint lies."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def documents(self) -> dict[str, Any]:
         """The JSON documents of a checkpoint; see Trainer.save."""

@@ -53,6 +53,7 @@ class AgentPolicy:
         self.generators: dict[int, np.random.Generator] = {}
         self.last_action: dict[int, int] = {}                            # the token that the model has not seen yet
         self.fresh: set[int] = set()
+        self.tokens_read = 0                                             # so far, over all rows; what speed is told in
         backbone = model.config.backbone
         self.limit = backbone.context if backbone.attention_window >= backbone.context else None
         self.history: dict[int, list[Tokens]] = {}                       # whole timesteps, kept where there is a limit
@@ -98,6 +99,7 @@ class AgentPolicy:
     @torch.inference_mode()
     def read(self, tokens: Tokens, counts: np.ndarray) -> Tensor:
         """Append a step's tokens to every row; the hidden state at each row's last one, (cache rows, width)."""
+        self.tokens_read += int(counts.sum())
         steps = torch.from_numpy(counts).to(self.cache.lengths.device)
         hidden, self.cache = self.model.extend(tokens.to_torch(self.cache.lengths.device), self.cache, steps)
         return hidden[torch.arange(len(counts)), (steps - 1).clamp(min=0)]

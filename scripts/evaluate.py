@@ -2,14 +2,16 @@
 
     calico evaluate runs/demo --episodes 20          # scores of all its tasks, captions and questions; minutes
     calico evaluate runs/demo --suite captions --json
+    torchrun --nproc-per-node 4 -m calico.scripts.evaluate runs/demo     # each rank its share of the control episodes
 
+Each control episode leaves a small file under <run>/evaluation, so that a stopped evaluation goes on where it was.
 Pictures are drawn with seeds that no demonstration used; a caption counts as right when it names every object with its
 colour and place, and nothing else.
 """
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -23,10 +25,13 @@ from calico.agent.talk import Speaker, user_message
 from calico.datasets.grounded import answer_is_right, ask, caption, caption_is_right
 from calico.datasets.parts import versions
 from calico.envs import scores
+from calico.envs.registry import get_task
 from calico.envs.scenes import WORLDS, Scene, scenes
+from calico.envs.statistics import Estimate
 from calico.scripts import console
+from calico.scripts.ranks import Results, rank_and_size
 from calico.scripts.report import Captioned, Question, Report, TaskScore, write_report
-from calico.scripts.rollout import UNSEEN, film_of, play, report_scores
+from calico.scripts.rollout import UNSEEN, aggregates, film_of, play, report_scores
 
 SUITES = ("control", "captions", "questions")
 UNSEEN_SCENES = 10_000_000   # first seed of evaluation pictures
@@ -62,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--worlds", nargs="+", default=list(WORLDS), choices=list(WORLDS))
     parser.add_argument("--temperature", type=float, default=1.0, help="of actions (default 1); text is greedy")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html and report.json, with films and a chat")
+    parser.add_argument("--isolate", action="store_true", help="each environment in a process of its own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
@@ -71,13 +77,19 @@ def main(argv: list[str] | None = None) -> int:
     suites = arguments.suite or SUITES
     sampling, seeds = SamplingConfig(temperature=arguments.temperature), range(UNSEEN, UNSEEN + arguments.episodes)
     names = sorted(agent.tasks) if "control" in suites else []
-    results = [play(agent, task, seeds, sampling, num_envs=arguments.episodes) for task in names]
+    results = [play(agent, task, seeds, sampling, num_envs=arguments.episodes, isolate=arguments.isolate,
+                    results=results_of(agent, task, sampling, Path(arguments.run))) for task in names]
+    rank, ranks = rank_and_size()
+    if rank or any(len(result.returns) < len(seeds) for result in results):
+        console.note(f"rank {rank} of {ranks} has played its share; run the command once more for the report")
+        return 0
     speaker = Speaker(agent)
     captions = judge_captions(speaker, arguments.worlds, arguments.pictures) if "captions" in suites else None
     questions = judge_questions(speaker, arguments.worlds, arguments.pictures) if "questions" in suites else None
     found: dict[str, Any] = {}
     if results:
         found["share_at_50"] = scores.share_at([r.normalised for r in results], 50)
+        found["aggregates"] = aggregates(results)
         found["tasks"] = {r.task: {"score": r.score, "normalised": r.normalised} for r in results}
     for suite, judged in (("caption", captions), ("question", questions)):
         if judged is not None:
@@ -87,11 +99,22 @@ def main(argv: list[str] | None = None) -> int:
     else:
         if results:
             report_scores(results, as_json=False)
-        console.print_table(("ability", "result"), [(key, str(value)) for key, value in found.items() if key != "tasks"])
+            console.print_table(("normalised", "tasks", "mean", "interquartile mean", "share at 50 %"), [
+                (name, group["tasks"], Estimate(**group["mean"]), Estimate(**group["interquartile_mean"]), group["share_at_50"])
+                for name, group in found["aggregates"].items()])
+        console.print_table(("ability", "result"), [(key, str(value)) for key, value in found.items()
+                                                    if key not in ("tasks", "aggregates")])
     if arguments.out:
         report = report_of(agent, Path(arguments.run), results, captions, questions, sampling)
         console.wrote(write_report(report, arguments.out))
     return 0
+
+
+def results_of(agent: Agent, task: str, sampling: SamplingConfig, run: Path) -> Results:
+    """Where the episodes of this network, task and sampling are kept; other weights or packages do not match them."""
+    folder = next((path for path in (run, *run.parents) if (path / "checkpoints").is_dir()), run)
+    return Results(folder / "evaluation", task, "agent", {
+        "network": agent.fingerprint(), "sampling": asdict(sampling), "versions": get_task(task).versions()})
 
 
 def unseen(world: str, count: int) -> list[Scene]:

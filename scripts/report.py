@@ -26,10 +26,7 @@ from PIL import Image
 
 from calico.envs import scores
 from calico.envs.registry import get_task
-
-MAX_FILM_FRAMES = 300   # longer films are thinned evenly, so that a page of a dozen stays below some 5 MB
-MAX_FILM_SIDE = 300     # pixels; larger frames are reduced by a whole factor
-FILM_FPS = 20
+from calico.scripts.film import Film, encode_gif, thin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +38,7 @@ class TaskScore:
         random, expert: mean returns of the random policy and of the expert; None where unknown.
         kind: whom `expert` means: "expert", or "human" where only a person's score is known.
         returns: one return per episode.
+        failed: episodes that their environment did not survive; each stands in `returns` with the score of random play.
     """
 
     task: str
@@ -49,17 +47,20 @@ class TaskScore:
     expert: float | None
     kind: str = "expert"
     returns: Sequence[float]
+    failed: int = 0
 
     @staticmethod
-    def of(task: str, returns: Sequence[float]) -> "TaskScore":
-        """With the family of the registry and the references of envs/scores.py.
+    def of(task: str, returns: Sequence[float], failed: int = 0) -> "TaskScore":
+        """With the family of the registry and the references of envs/scores.py; `returns` without the failed episodes.
 
         Raises:
             ValueError: an unknown task.
         """
         known, family = scores.reference(task), get_task(task).family
         kind, expert = ("expert", known.expert) if known.expert is not None else ("human", known.human)
-        return TaskScore(task=task, family=family, random=known.random, expert=expert, kind=kind, returns=returns)
+        lost = [] if known.random is None else [known.random] * failed
+        return TaskScore(task=task, family=family, random=known.random, expert=expert, kind=kind,
+                         returns=[*returns, *lost], failed=failed)
 
     @property
     def normalised(self) -> float | None:
@@ -76,16 +77,6 @@ class TaskScore:
         """Half width of the 95 % interval of the mean (normal approximation); 0 for fewer than two episodes."""
         n = len(self.returns)
         return float(1.96 * np.std(self.returns, ddof=1) / math.sqrt(n)) if n > 1 else 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Film:
-    """One recorded episode: frames uint8 (time, height, width, 3) and the return it reached."""
-
-    task: str
-    frames: np.ndarray
-    score: float
-    fps: float = FILM_FPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +151,7 @@ class Report:
         """The numbers as plain values, without pictures; what is not finite becomes None."""
         tasks = [{"task": t.task, "family": t.family, "random": t.random, "expert": t.expert, "expert_kind": t.kind,
                   "score": t.score, "interval": t.interval, "normalised": t.normalised, "episodes": len(t.returns),
+                  "failed": t.failed,
                   "returns": [float(r) for r in t.returns]} for t in self.tasks]
         return finite({
             "title": self.title, "parameters": self.parameters, "tokens": self.tokens, "seconds": self.seconds,
@@ -211,57 +203,6 @@ def render_html(report: Report) -> str:
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------
-
-def encode_gif(frames: np.ndarray, fps: float = FILM_FPS, hold: float = 1.0) -> bytes:
-    """Encode frames as a GIF that loops for ever; one palette and no dithering, so that pixel art stays crisp.
-
-    Args:
-        frames: uint8 (time, height, width, 3), time >= 1.
-        fps: frames per second; GIF counts in 1/100 s and browsers slow down beyond 50, so at most 50.
-        hold: seconds that the last frame stays.
-    Returns:
-        The file's bytes. Colours are exact while the film has at most 256 of them.
-    Raises:
-        ValueError: frames of another shape or type, or fps outside (0, 50].
-    """
-    frames = np.asarray(frames)
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
-        raise ValueError(f"frames are {frames.dtype} {frames.shape}; expected uint8 (time >= 1, height, width, 3)")
-    if not 0 < fps <= 50:
-        raise ValueError(f"fps={fps} is outside (0, 50]; pass every n-th frame to show an episode faster")
-    palette = _palette(frames)
-    images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    durations = [max(20, round(100 / fps) * 10)] * len(images)
-    durations[-1] += int(hold * 1000)
-    buffer = io.BytesIO()
-    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=False)
-    return buffer.getvalue()
-
-
-def _palette(frames: np.ndarray) -> Image.Image:
-    """A palette image: the film's own colours if they are few, else median cut over frames spread over the film."""
-    seen = np.zeros(1 << 24, bool)   # marking is many times faster than sorting all pixels
-    for frame in frames:
-        seen[frame.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)] = True
-    colours = np.flatnonzero(seen)
-    if len(colours) > 256:
-        sample = frames[np.linspace(0, len(frames) - 1, min(len(frames), 16)).astype(int)]   # (<=16, height, width, 3)
-        return Image.fromarray(sample.reshape(-1, frames.shape[2], 3)).quantize(256, Image.Quantize.MEDIANCUT)
-    colours = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1)   # (n_colours, 3)
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(np.resize(colours, (256, 3)).astype(np.uint8).tobytes())
-    return palette
-
-
-def thin(frames: np.ndarray) -> np.ndarray:
-    """At most MAX_FILM_FRAMES evenly spread frames (the last one among them), sides at most about MAX_FILM_SIDE."""
-    if len(frames) > MAX_FILM_FRAMES:
-        frames = frames[np.linspace(0, len(frames) - 1, MAX_FILM_FRAMES).astype(int)]
-    factor = math.ceil(max(frames.shape[1:3]) / MAX_FILM_SIDE)
-    if factor > 1:
-        frames = np.stack([np.asarray(Image.fromarray(frame).reduce(factor)) for frame in frames])
-    return frames
-
 
 def film_uri(film: Film) -> str:
     """A film as a data URI."""

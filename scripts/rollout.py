@@ -1,25 +1,35 @@
 """`calico rollout RUN TASK... --episodes N`: let a trained run play.
 
     calico rollout runs/demo CartPole-v1 --episodes 20                       # a table: return, length, share of expert
-    calico rollout runs/demo ALE/Breakout-v5 --gif films                     # one GIF per task
+    calico rollout runs/demo ALE/Breakout-v5 --episodes 4 --video films      # one MP4 per task, episodes side by side
     calico rollout runs/demo Acrobot-v1 --prompt data/Acrobot-v1             # each episode begins after a demonstration
 
-Episode i uses seed `--seed` + i, whatever the number of environments. Tasks default to all that the run knows.
+Episode i uses seed `--seed` + i, whatever the number of environments. Tasks default to all that the run knows. An episode
+that its environment does not survive is named and counts as random play; with `--isolate` that holds for environments that
+hang or crash, too.
 """
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
 from calico.datasets.episodes import EpisodeReader
+from calico.envs.isolated import isolated
 from calico.envs.registry import make
-from calico.envs.runner import Film, rollout
+from calico.envs.runner import EnvironmentFault, Film, rollout
+from calico.envs.scores import normalise, share_at
+from calico.envs.statistics import interquartile_mean, stratified_bootstrap
 from calico.scripts import console
 from calico.scripts.collect import folder_name
-from calico.scripts.report import Film as Filmed
-from calico.scripts.report import TaskScore, encode_gif
+from calico.scripts.film import REEL_ROWS, encode_mp4, film_episodes, import_av, reel_gif
+from calico.scripts.film import Film as Filmed
+from calico.scripts.ranks import Results, share
+from calico.scripts.report import TaskScore
 from calico.tokenizers.spaces import space_to_json
 from calico.tokenizers.tokens import Tokens
 
@@ -39,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--top-k", type=int, default=0, help="sample among the k best tokens (default: all)")
     parser.add_argument("--prompt", type=Path, help="episodes of the task: the best one is shown before each episode")
     parser.add_argument("--prompt-tokens", type=int, default=256, help="length of the prompt (default 256)")
-    parser.add_argument("--gif", type=Path, metavar="DIR", help="write a GIF of each task's first episode")
+    parser.add_argument("--video", type=Path, metavar="DIR",
+                        help=f"write an MP4 of each task: its first episodes, up to {REEL_ROWS}, side by side")
+    parser.add_argument("--gif", type=Path, metavar="DIR", help="the same as a GIF")
+    parser.add_argument("--isolate", action="store_true", help="each environment in a process of its own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
@@ -54,37 +67,61 @@ def main(argv: list[str] | None = None) -> int:
     tasks = arguments.tasks or sorted(agent.tasks)
     for task in tasks:
         agent.codec(task)                                      # every name is checked before the first episode
-    if arguments.gif:
-        arguments.gif.mkdir(parents=True, exist_ok=True)
+    if arguments.video:
+        import_av()                                            # what is missing is told before playing
+    for folder in (arguments.video, arguments.gif):
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
     results = []
     for task in tasks:
         prompt = demonstration(agent, task, arguments.prompt, arguments.prompt_tokens) if arguments.prompt else None
-        results.append(play(agent, task, seeds, sampling, num_envs=arguments.num_envs, prompt=prompt))
-        if arguments.gif:
-            film = film_of(agent, task, arguments.seed, sampling, prompt=prompt)
-            path = arguments.gif / f"{folder_name(task)}.gif"
-            path.write_bytes(encode_gif(film.frames, film.fps))
-            console.wrote(path)
+        results.append(play(agent, task, seeds, sampling, num_envs=arguments.num_envs, prompt=prompt,
+                            isolate=arguments.isolate))
+        if arguments.video or arguments.gif:
+            film(agent, task, seeds[:REEL_ROWS], sampling, video=arguments.video, gif=arguments.gif, prompt=prompt,
+                 isolate=arguments.isolate)
     report_scores(results, arguments.json)
     return 0
 
 
 def play(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, num_envs: int = 16,
-         max_steps: int | None = None, prompt: Tokens | None = None) -> TaskScore:
+         max_steps: int | None = None, prompt: Tokens | None = None, isolate: bool = False,
+         results: Results | None = None) -> TaskScore:
     """Returns of one episode per seed, beside the task's references.
 
+    Args:
+        isolate: each environment in a process of its own, so that one that hangs or crashes can be given up.
+        results: what was played before, and where to keep what is played now; this rank then plays its share only.
     Raises:
         ValueError: the agent does not know the task, or knows it with other spaces than those that it has here.
+        EnvironmentFault: not one episode could be played to its end.
     """
     check_spaces(agent, task)
     policy = agent.policy(task, sampling, prompt=prompt)
-    returns: dict[int, float] = {}
-    with console.progress(f"play {task}", total=len(seeds), unit="episodes") as bar:
-        for episode in rollout(task, policy, seeds, num_envs=num_envs, max_steps=max_steps, record=False):
-            returns[episode.seed] = episode.score
-            bar.advance(note=f"return {episode.score:g}")
-    return TaskScore.of(task, [returns[seed] for seed in seeds])
+    found = {seed: known for seed in seeds if results and (known := results.get(seed))}
+    missing = [seed for seed in (share(seeds) if results else seeds) if seed not in found]
+    faults: list[EnvironmentFault] = []
+    with console.progress(f"play {task}", total=len(seeds), unit="episodes", start=len(found)) as bar:
+
+        def keep(seed: int, result: dict[str, Any], note: str = "") -> None:
+            found[seed] = result
+            if results:
+                results.put(seed, result)
+            bar.advance(note=note)
+
+        def fail(fault: EnvironmentFault) -> None:
+            console.note(f"failed: {fault}")
+            faults.append(fault)
+            keep(fault.seed, {"fault": str(fault)})
+
+        for episode in rollout(task, policy, missing, num_envs=num_envs, max_steps=max_steps, record=False, on_fault=fail,
+                               make=isolated() if isolate else make):
+            keep(episode.seed, {"score": episode.score}, f"return {episode.score:g}")
+    if faults and len(faults) == len(seeds):
+        raise faults[0]
+    returns = [found[seed]["score"] for seed in seeds if "score" in found.get(seed, {})]
+    return TaskScore.of(task, returns, failed=sum("fault" in result for result in found.values()))
 
 
 def check_spaces(agent: Agent, task: str) -> None:
@@ -113,6 +150,19 @@ def demonstration(agent: Agent, task: str, path: Path, length: int) -> Tokens:
     return agent.codec(task).encode_episode(reader[int(reader.scores.argmax())])[:length]
 
 
+def film(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, video: Path | None, gif: Path | None,
+         prompt: Tokens | None = None, isolate: bool = False) -> None:
+    """Write films of these episodes, played once more side by side, into the folders that are given."""
+    policy = agent.policy(task, sampling, prompt=prompt)
+    reel = film_episodes(task, policy, seeds, make=isolated() if isolate else make)
+    if video:
+        encode_mp4(reel.sheets(), video / f"{folder_name(task)}.mp4", reel.fps)
+        console.wrote(video / f"{folder_name(task)}.mp4")
+    if gif:
+        (gif / f"{folder_name(task)}.gif").write_bytes(reel_gif(reel))
+        console.wrote(gif / f"{folder_name(task)}.gif")
+
+
 def film_of(agent: Agent, task: str, seed: int, sampling: SamplingConfig, *, max_steps: int = 600, every: int = 2,
             prompt: Tokens | None = None) -> Filmed:
     """One episode with its frames."""
@@ -126,9 +176,25 @@ def report_scores(results: list[TaskScore], as_json: bool) -> None:
     """A table, or JSON."""
     if as_json:
         console.print_json([{"task": r.task, "family": r.family, "score": r.score, "episodes": len(r.returns),
-                             "returns": list(r.returns), "random": r.random, "expert": r.expert,
+                             "failed": r.failed, "returns": list(r.returns), "random": r.random, "expert": r.expert,
                              "normalised": r.normalised} for r in results])
         return
-    rows = [(r.task, len(r.returns), f"{r.score:.2f}", f"{r.interval:.2f}", r.random, r.expert,
+    rows = [(r.task, len(r.returns), r.failed, f"{r.score:.2f}", f"{r.interval:.2f}", r.random, r.expert,
              None if r.normalised is None else f"{r.normalised:.0f} %") for r in results]
-    console.print_table(("task", "episodes", "return", "± 95 %", "random", "expert", "of expert"), rows)
+    console.print_table(("task", "episodes", "failed", "return", "± 95 %", "random", "expert", "of expert"), rows)
+
+
+def aggregates(results: Sequence[TaskScore]) -> dict[str, dict[str, Any]]:
+    """Normalised scores of all scored tasks together and family by family: mean and interquartile mean with 95 % intervals,
+    and the share of tasks at half the expert's score or more."""
+    scored = [(r, [one for one in (normalise(x, r.random, r.expert) for x in r.returns) if one is not None]) for r in results]
+    groups = {"all": scored} | {name: [pair for pair in scored if pair[0].family == name]
+                                for name in dict.fromkeys(r.family for r in results)}
+    found = {}
+    for name, group in groups.items():
+        if episodes := [values for _, values in group if values]:
+            found[name] = {"tasks": len(episodes),
+                           "mean": asdict(stratified_bootstrap(episodes, lambda means: means.mean(axis=-1))),
+                           "interquartile_mean": asdict(stratified_bootstrap(episodes, interquartile_mean)),
+                           "share_at_50": share_at([r.normalised for r, _ in group], 50)}
+    return found

@@ -1,17 +1,23 @@
 """`calico tasks`: what can be played here, and what a timestep of it looks like.
 
-    calico tasks                                 # every task; opening 104 Atari games takes some ten seconds
+    calico tasks                                 # every task; the first time each is opened once, which takes minutes
     calico tasks --family classic
     calico tasks CartPole-v1 ALE/Pong-v5 --json
 
 Tokens per step count the observation, the separator and the action; they vary where text is observed. Scores
-are means: of uniform actions, of the scripted expert, of a person.
+are means: of uniform actions, of the scripted expert, of a person. What was found in an environment is kept in
+~/.cache/calico until its package or its view changes.
 """
 
+import contextlib
+import hashlib
+import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from gymnasium import spaces
@@ -29,7 +35,8 @@ from calico.tokenizers.text import TextTokenizer
 from calico.tokenizers.vocabulary import Vocabulary
 
 COLUMNS = ("task", "sees", "does", "tokens/step", "expert", "random score", "expert score", "human score")
-SCORES = {"random score": "random", "expert score": "expert", "human score": "human"}
+SCORES = {"random score": "random_score", "expert score": "expert_score", "human score": "human_score"}
+FORMAT = 1  # of the cached descriptions
 FEW = 30   # tasks that open so fast that a progress bar would only flicker
 
 
@@ -71,24 +78,48 @@ def describe(task: Task) -> dict[str, Any]:
     """Everything that is known of a task, as plain values.
 
     Returns:
-        Task.to_json() with the spaces, the parts of a step, `tokens_per_step` [least, most] and the reference scores
-        under `scores`; where its package is not installed, `missing` with the message instead of spaces and tokens.
+        task, family, extra, licence, expert, max_steps (longest episode), the reference scores, view and versions; and of
+        its environment: observation and action in words, their spaces, the parts of a step, `tokens_per_step` [least, most].
+        Where its package is not installed, `missing` holds the message and these are None.
     """
-    known = scores.reference(task.name)
-    entry = {**task.to_json(), "scores": {"random": known.random, "expert": known.expert, "human": known.human}}
+    known, about = scores.reference(task.name), task.to_json()
+    entry = {"task": about.pop("name"), "family": about.pop("family"), "observation": None, "action": None,
+             "tokens_per_step": None, "max_steps": about.pop("episode_limit"), "expert": about.pop("expert"),
+             "random_score": known.random, "expert_score": known.expert, "human_score": known.human,
+             "extra": family(task.family).extra, "licence": about.pop("licence"), **about}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)   # Gymnasium's for old versions
-            env = make(task)
+        return entry | opened(task)
     except MissingPackage as error:
         return {**entry, "missing": str(error)}
+
+
+def opened(task: Task) -> dict[str, Any]:
+    """What an environment shows and takes, from the cache or from the environment itself."""
+    digest = hashlib.sha256(json.dumps([FORMAT, task.to_json()], sort_keys=True).encode()).hexdigest()
+    cached = cache_folder() / f"{digest[:16]}.json"
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(cached.read_text())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)   # Gymnasium's for old versions
+        env = make(task)
     codec = TaskCodec(env.observation_space, env.action_space, Vocabulary(), any_text())
     env.close()
     parts = [{"name": part.name, "kind": part.kind.name.lower(), "tokens": part.tokens} for part in codec.explain()]
-    return {**entry, "parts": parts,
-            "observation": describe_space(env.observation_space), "action": describe_space(env.action_space),
-            "observation_space": space_to_json(env.observation_space), "action_space": space_to_json(env.action_space),
-            "tokens_per_step": list(codec.tokens_per_step)}
+    found = {"parts": parts,
+             "observation": describe_space(env.observation_space), "action": describe_space(env.action_space),
+             "observation_space": space_to_json(env.observation_space), "action_space": space_to_json(env.action_space),
+             "tokens_per_step": list(codec.tokens_per_step)}
+    with contextlib.suppress(OSError):   # a cache that cannot be written is none
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        temporary = cached.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(found))
+        os.replace(temporary, cached)
+    return found
+
+
+def cache_folder() -> Path:
+    """Where descriptions are kept: one small file for each task, version and view."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "calico" / "tasks"
 
 
 def describe_space(space: spaces.Space[Any]) -> str:
@@ -148,11 +179,11 @@ def _print_family(name: str, entries: list[dict[str, Any]]) -> None:
 def _cell(entry: dict[str, Any], column: str) -> str:
     match column:
         case "task":
-            return entry["name"]
+            return entry["task"]
         case "expert":
             return entry["expert"] or ""
         case _ if column in SCORES:
-            value = entry["scores"][SCORES[column]]
+            value = entry[SCORES[column]]
             return "" if value is None else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
         case _ if "missing" in entry:
             return "not installed" if column == "sees" else ""

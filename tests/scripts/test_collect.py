@@ -178,4 +178,5 @@ def test_a_missing_package_names_the_command(tmp_path: Path, refused: Refused, w
 
 def test_a_place_that_can_not_be_written_is_one_line(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "file").write_text("")
-    assert str(tmp_path / "file") in refused("collect", "Counting-v0", "--episodes", 1, "--workers", 0, "--out", tmp_path / "file")
+    said = refused("collect", "Counting-v0", "--episodes", 1, "--workers", 0, "--out", tmp_path / "file")
+    assert str(tmp_path / "file") in said

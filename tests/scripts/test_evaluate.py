@@ -1,6 +1,7 @@
 """`calico evaluate`: judges are right about speakers whose answers are known, and every ability is reported."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,8 @@ def test_pictures_are_those_that_no_data_holds() -> None:
 
 def test_every_ability_in_one_document(small_run: SmallRun, answered: Answered) -> None:
     found = answered("evaluate", small_run.run, *SMALL)
-    assert found.keys() == {"share_at_50", "tasks", "caption_accuracy", "captions_by_world", "question_accuracy",
-                            "questions_by_world"}
+    assert found.keys() == {"share_at_50", "tasks", "aggregates", "caption_accuracy", "captions_by_world",
+                            "question_accuracy", "questions_by_world"}
     assert found["tasks"].keys() == {"BabyAI-GoToLocal-v0", "CartPole-v1"}
     normalised = [task["normalised"] for task in found["tasks"].values()]
     assert found["share_at_50"] == sum(value >= 50 for value in normalised) / 2
@@ -83,6 +84,22 @@ def test_every_ability_in_one_document(small_run: SmallRun, answered: Answered) 
     assert found["tasks"]["CartPole-v1"]["score"] == played["score"]
     judged = judge_captions(Speaker(Agent.load(small_run.run)), ["minigrid"], 3)
     assert found["caption_accuracy"] == found["captions_by_world"]["minigrid"] == judged.accuracy
+
+
+def test_two_ranks_and_one_that_was_lost_give_what_one_process_gives(own_run: Path, answered: Answered,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("evaluate", own_run, "--suite", "control", "--episodes", 3)
+    shutil.rmtree(own_run / "evaluation", ignore_errors=True)      # of other tests
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert main([str(word) for word in words]) == 0                # rank 1 was killed before it played
+    files = sorted(path.name for path in (own_run / "evaluation" / "CartPole-v1").glob("*.json"))
+    assert files == ["agent-10000.json", "agent-10002.json"]
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.delenv("RANK")
+    found = answered(*words)                                       # run again: its work is done here
+    shutil.rmtree(own_run / "evaluation")
+    assert answered(*words) == found
 
 
 def test_suites_can_be_chosen(small_run: SmallRun, answered: Answered) -> None:

@@ -1,5 +1,6 @@
 """`calico rollout`: a run plays what it says it plays, scores are those of its seeds, and faults are one line."""
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from calico.envs import scores
 from calico.envs.registry import make
 from calico.envs.runner import rollout
 from calico.scripts.main import main
+from calico.scripts.report import TaskScore
+from calico.scripts.rollout import aggregates
 from calico.tokenizers.task import TaskCodec
 
 from ..conftest import SmallRun
@@ -172,9 +175,36 @@ def test_actions_of_any_space_are_legal(knows_counting: Path, answered: Answered
     ("Crash", "step 2: step raised ZeroDivisionError: the game divides by zero"),
     ("Reset", "step 0: reset raised OSError: the game is gone"),
 ])
-def test_a_faulty_environment_names_seed_and_step(knows_counting: Path, refused: Refused, fault: str, says: str) -> None:
-    said = refused("rollout", knows_counting, f"Counting{fault}-v0", "--episodes", 9, "--seed", 0, "--num-envs", 1)
+def test_a_faulty_environment_costs_its_episode(knows_counting: Path, refused: Refused, fault: str, says: str,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["rollout", str(knows_counting), f"Counting{fault}-v0", "--episodes", "9", "--num-envs", "2"]
+    assert main([*words, "--seed", "0", "--json"]) == 0
+    out, err = capsys.readouterr()
+    (played,) = json.loads(out)
+    assert f"failed: Counting{fault}-v0, seed {FIRST_FAULTY_SEED}, {says}" in err
+    assert played["failed"] == 9 - FIRST_FAULTY_SEED
+    assert len(played["returns"]) == FIRST_FAULTY_SEED             # no score of random play is known to put in their place
+    said = refused(*words, "--seed", FIRST_FAULTY_SEED)            # none survives
     assert said == f"calico rollout: Counting{fault}-v0, seed {FIRST_FAULTY_SEED}, {says}"
+
+
+def test_a_failed_episode_counts_as_random_play() -> None:
+    score = TaskScore.of("CartPole-v1", [500.0] * 3, failed=1)
+    assert score.random is not None and score.returns == [500, 500, 500, score.random]
+    assert score.normalised == pytest.approx(75) and score.failed == 1
+
+
+def test_aggregates_are_those_of_the_tasks() -> None:
+    known = scores.reference("CartPole-v1")
+    assert known.random is not None
+    found = aggregates([TaskScore.of("CartPole-v1", [500.0] * 4), TaskScore.of("Acrobot-v1", [-500.0] * 4),
+                        TaskScore.of("ALE/Adventure-v5", [3.0])])
+    cart_pole, acrobot = (TaskScore.of(n, [v]).normalised for n, v in (("CartPole-v1", 500.0), ("Acrobot-v1", -500.0)))
+    assert cart_pole is not None and acrobot is not None
+    assert found.keys() == {"all", "classic"} and found["all"]["tasks"] == 2      # nobody knows what an Adventure is worth
+    assert found["all"]["mean"]["value"] == pytest.approx((cart_pole + acrobot) / 2)
+    assert found["all"]["mean"]["low"] == pytest.approx(found["all"]["mean"]["high"])
+    assert found["all"]["share_at_50"] == 0.5
 
 
 def test_a_task_that_changed_since_the_training_is_refused(knows_counting: Path, refused: Refused) -> None:

@@ -1,17 +1,23 @@
 """`calico tasks`: what it says of a task is what its environment and its codec say."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from gymnasium import spaces
 
-from calico.envs.registry import FAMILIES, Family, Task, family, make, tasks
+from calico.envs.registry import FAMILIES, Family, Task, family, get_task, make, tasks
 from calico.scripts import tasks as script
 from calico.scripts.tasks import any_text, describe, describe_space, main
 from calico.tokenizers.spaces import space_from_json
 from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.vocabulary import Vocabulary
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
 def test_every_task_of_a_family_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,9 +32,11 @@ def test_every_task_of_a_family_is_listed(capsys: pytest.CaptureFixture[str]) ->
 def test_json_holds_spaces_tokens_expert_scores_and_licence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["CartPole-v1", "BabyAI-GoToLocal-v0", "--json"]) == 0
     cartpole, babyai = json.loads(capsys.readouterr().out)
-    assert cartpole["name"] == "CartPole-v1" and cartpole["licence"] == "MIT" and cartpole["expert"]
+    assert {"task", "family", "observation", "action", "tokens_per_step", "max_steps", "expert", "random_score", "expert_score",
+            "human_score", "extra", "licence"} <= cartpole.keys()
+    assert cartpole["task"] == "CartPole-v1" and cartpole["licence"] == "MIT" and cartpole["expert"]
+    assert cartpole["max_steps"] == cartpole["expert_score"] == 500 > cartpole["random_score"] > 0
     assert (cartpole["observation"], cartpole["action"], cartpole["tokens_per_step"]) == ("4 real", "1 of 2", [6, 6])
-    assert set(cartpole["scores"]) == {"random", "expert", "human"}
     assert [p["kind"] for p in babyai["parts"]] == ["text", "patch", "discrete", "special", "discrete"]
     assert babyai["tokens_per_step"][0] < babyai["tokens_per_step"][1]   # the mission's length varies
 
@@ -59,6 +67,16 @@ def test_tokens_per_step_are_the_tokens_of_a_step(name: str) -> None:
 ])
 def test_spaces_in_words(space: spaces.Space, words: str) -> None:
     assert describe_space(space) == words
+
+
+def test_what_was_found_is_kept_until_the_view_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = get_task("ALE/Pong-v5")
+    assert describe(task)["observation"] == "64x64x2 image"
+    monkeypatch.setattr(script, "make", lambda task: pytest.fail("opened again"))
+    assert describe(task)["tokens_per_step"] == [18, 18]
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")              # no cache can be written there
+    assert describe(task.with_view(frames=3))["observation"] == "64x64x3 image"
 
 
 def test_a_family_that_is_not_installed_is_listed_with_its_command(
