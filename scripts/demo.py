@@ -12,12 +12,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
@@ -26,7 +22,8 @@ from calico.envs.registry import get_task
 from calico.scripts import console
 from calico.scripts.collect import collect, collect_scenes
 from calico.scripts.evaluate import judge_captions, judge_questions, report_of
-from calico.scripts.report import FILM_FPS, Film, encode_gif, write_report
+from calico.scripts.film import FILM_FPS, encode_gif, side_by_side
+from calico.scripts.report import write_report
 from calico.scripts.rollout import UNSEEN, play
 from calico.scripts.settings import DataSettings, RunSettings, SourceSettings, load_settings
 from calico.scripts.train import train
@@ -116,21 +113,6 @@ def with_sources(settings: RunSettings, sources: list[SourceSettings]) -> RunSet
     """The settings with these sources."""
     data: DataSettings = replace(settings.data, sources=sources)
     return replace(settings, data=data)
-
-
-def side_by_side(films: Sequence[Film], columns: int = 5, side: int = 112, frames: int = 120) -> np.ndarray:
-    """All films in one, in a grid; short ones begin again. Returns uint8 (frames, height, width, 3)."""
-    rows = -(-len(films) // columns)
-    sheet = np.full((frames, rows * side, columns * side, 3), 255, np.uint8)
-    for number, film in enumerate(films):
-        top, left = side * (number // columns), side * (number % columns)
-        scale = (side - 4) / max(film.frames.shape[1:3])
-        height, width = (round(size * scale) for size in film.frames.shape[1:3])
-        small = np.stack([np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BOX))
-                          for frame in film.frames[:frames]])
-        down, right = top + (side - height) // 2, left + (side - width) // 2
-        sheet[:, down : down + height, right : right + width] = small[np.arange(frames) % len(small)]
-    return sheet
 
 
 def peak_memory() -> int:

@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import io
 import json
 import math
 import re
@@ -12,27 +11,24 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from PIL import Image, ImageSequence
 
 from calico.envs.scores import reference
+from calico.scripts.film import Film
 from calico.scripts.report import (
-    MAX_FILM_FRAMES,
-    MAX_FILM_SIDE,
     Captioned,
-    Film,
     Question,
     Report,
     TaskScore,
-    encode_gif,
     format_big,
     format_duration,
     format_number,
     format_percent,
     render_html,
     running_mean,
-    thin,
     write_report,
 )
+
+from .test_film import decode_gif
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "path", "use"}
 
@@ -192,51 +188,6 @@ def test_a_film_is_placed_between_random_and_expert(report: Report, frames: np.n
     assert report.place(Film(task="CartPole-v1", frames=frames, score=260.0)) == pytest.approx(50)
     assert report.place(Film(task="Own-v0", frames=frames, score=260.0)) is None
     assert report.place(Film(task="unknown", frames=frames, score=260.0)) is None
-
-
-# ---- GIF -------------------------------------------------------------------------------------------------------------
-
-def decode_gif(data: bytes) -> tuple[np.ndarray, list[int]]:
-    """Frames uint8 (time, height, width, 3) and durations in milliseconds."""
-    film = Image.open(io.BytesIO(data))
-    frames = [(np.asarray(frame.convert("RGB")), frame.info["duration"]) for frame in ImageSequence.Iterator(film)]
-    return np.stack([f for f, _ in frames]), [d for _, d in frames]
-
-
-def test_few_colours_come_back_exactly() -> None:
-    rng = np.random.default_rng(0)
-    colours = rng.integers(0, 256, (200, 3), dtype=np.uint8)
-    film = colours[rng.integers(0, 200, (5, 12, 9))]   # (5, 12, 9, 3)
-    decoded, durations = decode_gif(encode_gif(film, fps=10, hold=0.5))
-    np.testing.assert_array_equal(decoded, film)
-    assert durations == [100, 100, 100, 100, 600]
-
-
-def test_many_colours_stay_close() -> None:
-    x = np.linspace(0, 255, 64).astype(np.uint8)
-    picture = np.stack(np.broadcast_arrays(x[:, None], x[None], np.uint8(128)), -1)   # 4,096 colours
-    decoded, _ = decode_gif(encode_gif(np.stack([picture, picture[::-1]]), fps=20))
-    assert np.abs(decoded[0].astype(int) - picture).mean() < 8
-
-
-@pytest.mark.parametrize("shape, dtype", [((3, 4, 4), np.uint8), ((0, 4, 4, 3), np.uint8), ((1, 4, 4, 3), np.float32)])
-def test_wrong_frames_are_named(shape: tuple[int, ...], dtype: type) -> None:
-    with pytest.raises(ValueError, match="expected uint8"):
-        encode_gif(np.zeros(shape, dtype))
-
-
-@pytest.mark.parametrize("fps", [0, -1, 60])
-def test_wrong_speed_is_named(fps: float) -> None:
-    with pytest.raises(ValueError, match="outside"):
-        encode_gif(np.zeros((1, 4, 4, 3), np.uint8), fps=fps)
-
-
-def test_long_and_large_films_are_thinned() -> None:
-    film = np.zeros((MAX_FILM_FRAMES + 51, 2, MAX_FILM_SIDE + 2, 3), np.uint8)
-    film[-1] = 255
-    small = thin(film)
-    assert small.shape == (MAX_FILM_FRAMES, 1, (MAX_FILM_SIDE + 2) // 2, 3)
-    assert small[-1].min() == 255   # the end of the episode stays
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------

@@ -63,11 +63,30 @@ def test_a_checkpoint_of_the_run_plays_too(small_run: SmallRun, answered: Answer
     assert answered("rollout", older, *words)
 
 
-def test_a_film_is_a_gif_of_the_first_episode(small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_films_show_the_first_episodes_side_by_side(small_run: SmallRun, tmp_path: Path, answered: Answered,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    av = pytest.importorskip("av")
+    words = ("rollout", small_run.run, "CartPole-v1", "--episodes", 4, "--num-envs", 2)
+    (played,) = answered(*words)
+    folder = tmp_path / "films"
+    assert main([*map(str, words), "--video", str(folder), "--gif", str(folder)]) == 0
+    said = capsys.readouterr().err
+    assert "CartPole-v1.mp4" in said and "CartPole-v1.gif" in said
+    with av.open(str(folder / "CartPole-v1.mp4")) as film:
+        assert film.streams.video[0].codec_context.name == "h264"
+        frames = list(film.decode(video=0))
+    assert len(frames) == max(played["returns"]) + 1 + 30          # a step earns 1; the last frame stays for a second
+    assert (frames[0].width, frames[0].height) == (484, 344)       # two by two tiles of 240 x 160, gap and strip
+    with Image.open(folder / "CartPole-v1.gif") as gif:
+        assert gif.size == (484, 344) and getattr(gif, "n_frames", 1) > 2
+
+
+def test_films_without_pyav_name_the_command_before_playing(small_run: SmallRun, tmp_path: Path, refused: Refused,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)   # makes `import av` fail
+    said = refused("rollout", small_run.run, "CartPole-v1", "--episodes", 1, "--video", tmp_path / "films")
+    assert 'run: pip install "calico-agent[media]"' in said and not (tmp_path / "films").exists()
     assert main(["rollout", str(small_run.run), "CartPole-v1", "--episodes", "1", "--gif", str(tmp_path / "films")]) == 0
-    with Image.open(tmp_path / "films" / "CartPole-v1.gif") as film:
-        assert film.format == "GIF" and getattr(film, "n_frames", 1) > 2
-    assert "CartPole-v1.gif" in capsys.readouterr().err
 
 
 def test_each_episode_begins_after_the_demonstration(small_run: SmallRun, answered: Answered,
