@@ -49,6 +49,9 @@ def read_minari(path: Path, name: str | None = None, both: Spaces | None = None)
         raise ValueError(f"{path} is no Minari data set (no data/metadata.json); give its folder, such as "
                          f"~/.minari/datasets/D4RL/door/human-v2")
     with reading(str(path)), warnings.catch_warnings():
+        # Without them Minari would make the environment that the data set names, and so run whatever code that names.
+        if missing := {"observation_space", "action_space"} - json.loads((folder / "metadata.json").read_text()).keys():
+            raise ValueError(f"its metadata.json has no {' and no '.join(sorted(missing))}")
         warnings.simplefilter("ignore")   # its environment's version may be out of date, which data does not mind
         data = minari.MinariDataset(folder)
         exported = json.loads(data.storage.metadata.get(TASK_KEY, "{}"))
@@ -178,10 +181,17 @@ class Texts:
         self.longest = 1
 
     def see(self, episode: Episode) -> None:
-        """Take note of an episode's texts."""
+        """Take note of an episode's texts.
+
+        Raises:
+            ValueError: one of them cannot be written.
+        """
         for values in [*episode.observations.values(), *episode.actions.values()]:
             if values.dtype == object:
                 for text in set(values):
+                    if "\0" in text:
+                        raise ValueError(f"a text of the episode with seed {episode.seed} holds the character NUL, which HDF5 "
+                                         f"cannot keep: {text[:40]!r}")
                     self.characters |= set(text)
                     self.longest = max(self.longest, len(text))
 

@@ -131,8 +131,12 @@ def test_what_is_no_data_set_is_named(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match="set, episode 0 cannot be read"):
         list(read_minari(folder).episodes)
-    (folder / "data" / "metadata.json").write_text("{}")
-    with pytest.raises(ValueError, match="set cannot be read"):
+    metadata = folder / "data" / "metadata.json"
+    metadata.write_text("{}")
+    with pytest.raises(ValueError, match="set cannot be read .ValueError: its metadata.json has no action_space and no obs"):
+        read_minari(folder)
+    metadata.write_text("hello")
+    with pytest.raises(ValueError, match="set cannot be read .JSONDecodeError"):
         read_minari(folder)
 
 
@@ -153,6 +157,10 @@ def test_what_cannot_be_exported_leaves_nothing(tmp_path: Path) -> None:
     empty = replace(episodes[0], rewards=np.zeros(0), demonstrated=np.zeros(0, bool), actions={"": np.zeros(0, int)})
     with pytest.raises(ValueError, match=r"episode 1 \(seed 50\) has no steps"):
         write_minari(tmp_path / "sets", task, [episodes[0], empty])
+    (spoken,) = make_episodes("mission", (1,))
+    spoken.observations["mission"][0] = "go to\0the ball"
+    with pytest.raises(ValueError, match=r"the episode with seed 50 holds the character NUL.*'go to\\x00the ball'"):
+        write_minari(tmp_path / "sets", make_task("mission"), [spoken])
     with pytest.raises(ValueError, match="come without their spaces"):
         write_minari(tmp_path / "sets", {"name": "Bare-v0"}, episodes)
     assert not [path for path in (tmp_path / "sets").rglob("*") if path.is_file()]
