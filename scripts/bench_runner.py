@@ -1,0 +1,140 @@
+"""The environment runner's figures for `calico bench runner`: what it costs beside bare loops and Gymnasium's own ways.
+
+Both sides play the same environments with uniform actions; both sides of a ratio run in turns.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+import gymnasium as gym
+
+from calico.envs.experts import RandomPolicy
+from calico.envs.registry import Task, get_task, make
+from calico.envs.runner import rollout
+
+ROWS = 16
+STEPS = {"CartPole-v1": 40_000, "HalfCheetah-v5": 16_000, "ALE/Pong-v5": 4_000, "BabyAI-GoToLocal-v0": 8_000}   # about a second
+
+
+def bench_runner(turns: int) -> dict[str, Any]:
+    """`overhead` is the runner's time per step over that of a bare loop, less one; the others are factors of speed."""
+    found: dict[str, Any] = {"overhead": {}}
+    for name, steps in STEPS.items():
+        runner, bare = in_turns(turns, lambda: runner_seconds(get_task(name), steps),              # noqa: B023
+                                lambda: bare_seconds(get_task(name), steps))                       # noqa: B023
+        found["overhead"][name] = runner / bare - 1
+        found[f"{name}_steps_per_second"] = 1 / runner
+    frames = get_task("ALE/Pong-v5").with_view(frames=4)
+    steps = STEPS["ALE/Pong-v5"]
+    ours, sync = in_turns(turns, lambda: runner_seconds(frames, steps), lambda: sync_seconds(steps))
+    found |= {"atari_steps_per_second": 1 / ours, "atari_sync_steps_per_second": 1 / sync, "atari_vs_sync": sync / ours}
+    ours, default = in_turns(turns, lambda: pixel_seconds(make("HalfCheetah-v5-pixels"), 200, render=False),
+                             lambda: pixel_seconds(gym.make("HalfCheetah-v5", render_mode="rgb_array", width=64, height=64),
+                                                   10, render=True))
+    found |= {"mujoco_pixels_per_second": 1 / ours, "mujoco_default_pixels_per_second": 1 / default,
+              "mujoco_pixels_vs_default": default / ours}
+    return found
+
+
+def in_turns(turns: int, *sides: Callable[[], float]) -> list[float]:
+    """Median of what each side measures itself, after one turn that does not count."""
+    taken = [[side() for side in sides] for _ in range(turns + 1)][1:]
+    return [statistics.median(side) for side in zip(*taken, strict=True)]
+
+
+class Clocked(RandomPolicy):
+    """Uniform actions; stops the play after so many of them, and knows how long they took."""
+
+    def __init__(self, stop: int) -> None:
+        super().__init__()
+        self.stop, self.steps, self.began, self.seconds = stop, 0, 0.0, 0.0
+
+    def act(self, observations: Sequence[Any], rows: Sequence[int]) -> list[Any]:
+        """See Policy."""
+        if not self.steps:
+            self.began = time.perf_counter()
+        elif self.steps >= self.stop:
+            self.seconds = time.perf_counter() - self.began
+            raise Enough
+        self.steps += len(rows)
+        return super().act(observations, rows)
+
+
+class Enough(Exception):
+    """The measurement is over."""
+
+
+def runner_seconds(task: Task, steps: int) -> float:
+    """Seconds per step of the runner, sixteen rows."""
+    policy = Clocked(steps)
+    with suppress(Enough):
+        for _ in rollout(task, policy, range(steps), num_envs=ROWS, record=False):
+            pass
+    return policy.seconds / policy.steps
+
+
+def bare_seconds(task: Task, steps: int) -> float:
+    """Seconds per step of the plain way: a loop over sixteen environments that samples, steps and resets."""
+    envs = [make(task) for _ in range(ROWS)]
+    seeds = count()
+    for env in envs:
+        env.reset(seed=next(seeds))
+    taken = 0
+    began = time.perf_counter()
+    while taken < steps:
+        for env in envs:
+            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            if terminated or truncated:
+                env.reset(seed=next(seeds))
+        taken += ROWS
+    seconds = time.perf_counter() - began
+    for env in envs:
+        env.close()
+    return seconds / taken
+
+
+def sync_seconds(steps: int) -> float:
+    """Seconds per step of Gymnasium's SyncVectorEnv: its own Atari wrappers, 64x64 grey, four frames."""
+    try:
+        import cv2  # noqa: F401  AtariPreprocessing needs it
+    except ImportError as error:
+        raise ImportError('the peer shrinks frames with OpenCV; run: pip install "calico-agent[dev]"') from error
+    import ale_py
+    from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
+
+    gym.register_envs(ale_py)
+
+    def one() -> gym.Env:
+        game = gym.make("ALE/Pong-v5", frameskip=1, repeat_action_probability=0.25)
+        return FrameStackObservation(AtariPreprocessing(game, noop_max=30, frame_skip=4, screen_size=64), 4)
+
+    envs = gym.vector.SyncVectorEnv([one] * ROWS)
+    envs.reset(seed=0)
+    began = time.perf_counter()
+    for _ in range(steps // ROWS):
+        envs.step(envs.action_space.sample())
+    seconds = time.perf_counter() - began
+    envs.close()
+    return seconds / (steps // ROWS * ROWS)
+
+
+def pixel_seconds(env: gym.Env, steps: int, render: bool) -> float:
+    """Seconds per step and picture of one environment that shows pixels, or is rendered after each step."""
+    env.reset(seed=0)
+    for _ in range(2):   # the first pictures load shaders
+        env.step(env.action_space.sample())
+        if render:
+            env.render()
+    began = time.perf_counter()
+    for _ in range(steps):
+        env.step(env.action_space.sample())
+        if render:
+            env.render()
+    seconds = time.perf_counter() - began
+    env.close()
+    return seconds / steps
+
