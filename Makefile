@@ -2,11 +2,14 @@
 #   make demo       collect, train, play, caption, chat, and write a report (CPU, minutes)
 #   make test       the default tests        make test-all   every test, the slow ones too
 #   make lint       ruff and mypy            make clean      remove .venv and caches
+# EXTRAS chooses what else to install: `make test EXTRAS=all,dev` tests every family of environments, too.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
+EXTRAS ?= dev
+comma  := ,
+STAMP  := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 # One thread per process: on two cores the tests and small models are faster without thread pools fighting.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SDL_VIDEODRIVER=dummy SDL_AUDIODRIVER=dummy
@@ -21,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Calico needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch numpy
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
 	$(BIN)/python -m pip check
 	@touch $@
 
@@ -31,7 +34,8 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest -q
 
-test-all: $(STAMP)
+test-all:
+	$(MAKE) --no-print-directory setup EXTRAS=all,dev
 	$(TEST_ENV) $(BIN)/python -m pytest -q -m "" --durations=15
 
 lint: $(STAMP)

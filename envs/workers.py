@@ -6,7 +6,6 @@ replaced, and the other seeds go on. (Learned policies act for many environments
 """
 
 import multiprocessing as mp
-import os
 import signal
 import time
 from collections import deque
@@ -148,21 +147,20 @@ def _work(connection: Connection, steps: "Synchronized[int]", alive: "Synchroniz
           settings: dict[str, Any]) -> None:
     """The life of a worker process: seeds in, episodes and faults out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is for the process that started this one
-    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
     def moved(row: int, seed: int, done: int, env: gym.Env) -> None:
         steps.value, alive.value = done, time.monotonic()
 
-    while True:
-        try:
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):   # nobody is there any more
+        while True:
             seeds = connection.recv()
-        except EOFError:
-            return
-        try:
-            for result in _play_here(task, player, seeds, settings | {"on_step": moved}):
-                connection.send(result)
-        except Exception as error:   # noqa: BLE001  whatever it is, it belongs to the process that asked
-            connection.send(_plain(error))
+            try:
+                for result in _play_here(task, player, seeds, settings | {"on_step": moved}):
+                    connection.send(result)
+            except (BrokenPipeError, ConnectionResetError):
+                return
+            except Exception as error:   # noqa: BLE001  whatever it is, it belongs to the process that asked
+                connection.send(_plain(error))
 
 
 def _plain(error: Exception) -> Exception:

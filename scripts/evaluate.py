@@ -165,6 +165,8 @@ def report_of(agent: Agent, run: Path, tasks: Sequence[TaskScore], captions: Pic
             bar.advance(note=result.task)
     backbone = agent.model.config.backbone
     facts = {"backbone": f"decoder, width {backbone.width}, depth {backbone.depth}, context {backbone.context}"}
+    for name, group in aggregates(tasks).items():
+        facts[f"interquartile mean, {name}"] = f"{Estimate(**group['interquartile_mean'])} % of expert ({group['tasks']} tasks)"
     for what, judged in (("captions", captions), ("answers", questions)):
         if judged is not None:
             facts |= {f"{what} right, {world}": f"{share:.0%}" for world, share in judged.by_world.items()}
@@ -206,3 +208,7 @@ def curves(run: Path) -> dict[str, list[tuple[float, float]]]:
     tokens = {event.step: event.value for event in events.Scalars("tokens")}
     return {tag.removeprefix("loss/"): [(tokens[e.step], e.value) for e in events.Scalars(tag) if e.step in tokens]
             for tag in events.Tags()["scalars"] if tag.startswith("loss/")}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
