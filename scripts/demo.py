@@ -34,10 +34,10 @@ NOISE_STEPS = 8
 STATE_TASKS: dict[str, tuple[int, float, float]] = {   # the observation is the whole state: single steps, shuffled
     "CartPole-v1": (40, 0.2, 0.5),
     "Acrobot-v1": (60, 0.2, 0.4),
-    "Pendulum-v1": (150, 0.3, 1.2),
+    "Pendulum-v1": (150, 0.3, 0.9),
     "MountainCar-v0": (80, 0.3, 0.6),
     "MountainCarContinuous-v0": (50, 0.2, 0.4),
-    "LunarLanderContinuous-v3": (200, 0.3, 1.6),
+    "LunarLanderContinuous-v3": (200, 0.3, 1.4),
 }
 PIXEL_TASKS: dict[str, tuple[int, float, float]] = {
     "BabyAI-GoToRedBallNoDists-v0": (1000, 0.1, 0.7),
@@ -48,7 +48,7 @@ PIXEL_TASKS: dict[str, tuple[int, float, float]] = {
 TASKS = STATE_TASKS | PIXEL_TASKS
 # world -> pictures, weight of their captions, weight of the dialogues about them
 WORLDS: dict[str, tuple[int, float, float]] = {
-    "minigrid": (10_000, 2.0, 4.0),
+    "minigrid": (10_000, 2.8, 4.8),
     "freeway": (400, 0.6, 0.6),
 }
 EPISODES = 20          # of each task, on seeds that no demonstration used
