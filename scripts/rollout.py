@@ -26,7 +26,7 @@ from calico.envs.scores import normalise, share_at
 from calico.envs.statistics import interquartile_mean, stratified_bootstrap
 from calico.scripts import console
 from calico.scripts.collect import folder_name
-from calico.scripts.film import REEL_ROWS, encode_mp4, film_episodes, import_av, reel_gif
+from calico.scripts.film import MAX_FILM_SIDE, REEL_ROWS, encode_mp4, film_episodes, fit, import_av, reel_gif
 from calico.scripts.film import Film as Filmed
 from calico.scripts.ranks import Results, share
 from calico.scripts.report import TaskScore
@@ -165,11 +165,12 @@ def film(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, vid
 
 def film_of(agent: Agent, task: str, seed: int, sampling: SamplingConfig, *, max_steps: int = 600, every: int = 2,
             prompt: Tokens | None = None) -> Filmed:
-    """One episode with its frames."""
+    """One episode with its frames, as large as a report shows them: a dozen films of full size are a gigabyte."""
     camera = Film(every=every)
     policy = agent.policy(task, sampling, prompt=prompt)
     (episode,) = rollout(task, policy, [seed], num_envs=1, max_steps=max_steps, on_step=camera, record=False, render=True)
-    return Filmed(task=task, frames=np.stack(camera.frames[seed]), score=episode.score)
+    side = min(MAX_FILM_SIDE, max(camera.frames[seed][0].shape))
+    return Filmed(task=task, frames=np.stack([fit(frame, side) for frame in camera.frames[seed]]), score=episode.score)
 
 
 def report_scores(results: list[TaskScore], as_json: bool) -> None:
