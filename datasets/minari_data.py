@@ -10,9 +10,7 @@ default, JPEG, would change them. Minari's own way to create data sets needs jax
 """
 
 import json
-import os
 import re
-import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -25,7 +23,7 @@ from ..tokenizers.episode import Episode
 from ..tokenizers.spaces import AnyText, flatten, is_text, join, space_from_json
 from .foreign import Foreign, Spaces, fitted_episode, reading, task_values
 from .parts import plain_json
-from .publish import temporary_name
+from .publish import whole_folder
 
 TASK_KEY = "calico_task"     # in metadata.json
 INFO_KEY = "calico_info"     # in an episode's metadata
@@ -143,13 +141,11 @@ def write_minari(root: Path, task: Mapping[str, Any], episodes: Iterable[Episode
                 actions=columns(action, episode.actions), rewards=episode.rewards, terminations=last & episode.terminated,
                 truncations=last & episode.truncated, infos={MARK_KEY: np.append(True, episode.demonstrated)})
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(folder)
-    try:
+    with whole_folder(folder) as temporary:
         data = temporary / "data"
-        data.mkdir(parents=True)
-        with_text = [texts.declared(space) for space in (observation, action)]
-        storage = MinariStorage.new(data, *with_text, data_format="hdf5", jpeg_encoding=False)
+        data.mkdir()
+        declared = [texts.declared(space) for space in (observation, action)]
+        storage = MinariStorage.new(data, *declared, data_format="hdf5", jpeg_encoding=False)
         storage.update_episodes(buffers())
         storage.update_episode_metadata(infos)
         metadata = json.loads((data / "metadata.json").read_text())
@@ -158,9 +154,6 @@ def write_minari(root: Path, task: Mapping[str, Any], episodes: Iterable[Episode
         metadata |= {"dataset_id": minari_id(task), "minari_version": minari.__version__, TASK_KEY: plain_json(task, "task"),
                      "algorithm_name": str(task.get("expert") or task.get("policy") or "unknown")}
         (data / "metadata.json").write_text(json.dumps(metadata))
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -3,9 +3,12 @@
 A process that dies on the way leaves at most a hidden `.….tmp` file, which no reader looks at.
 """
 
+import contextlib
 import hashlib
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 # (path, size, mtime, inode) -> digest: a file is hashed once per process, and again only when it changes.
@@ -32,6 +35,19 @@ def publish(temporary: Path, path: Path) -> None:
     os.replace(temporary, path)
     if os.name == "posix":   # Windows cannot open a folder
         flush(path.parent)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into; it becomes `folder`, which must not be there, unless the block raises."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(folder)
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_error(path: Path, error: OSError) -> OSError:

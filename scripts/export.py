@@ -2,17 +2,19 @@
 
     calico export minari data/CartPole-v1 --out datasets     # datasets/CartPole-v1/expert-v0
     MINARI_DATASETS_PATH=datasets python -c "import minari; print(minari.load_dataset('CartPole-v1/expert-v0'))"
+    calico export lerobot data/FetchPickAndPlace-v4 --out datasets     # layout v3.0: LeRobotDataset(name, root=folder)
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from calico.datasets.episodes import EpisodeReader
+from calico.datasets.lerobot_data import write_lerobot
 from calico.datasets.minari_data import write_minari
 from calico.scripts import console
 from calico.tokenizers.episode import Episode
 
-FORMATS = {"minari": write_minari}
+FORMATS = {"minari": write_minari, "lerobot": write_lerobot}
 
 
 @console.run_command

@@ -23,7 +23,7 @@ VERBS = {
     "score": "what random play and the experts reach: the ends of every score's scale",
     "collect": "demonstrations from a task's expert, as Parquet episodes",
     "import": "episodes of Minari, JAT or D4RL, as Calico's own",
-    "export": "episodes as a Minari data set",
+    "export": "episodes as a Minari or LeRobot data set",
     "train": "one mixture, one model: calico train CONFIG [key=value ...]",
     "rollout": "let a trained run play tasks",
     "evaluate": "every ability of one checkpoint: scores, captions, questions, report",
