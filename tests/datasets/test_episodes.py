@@ -209,6 +209,14 @@ def test_nothing_there_is_an_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def means_the_same(one: bytes | bytearray, other: bytes) -> bool:
+    """Whether two JSON texts hold the same values; a line feed with a flipped bit may be no white space to JSON."""
+    try:
+        return json.loads(one) == json.loads(other)
+    except ValueError:
+        return False
+
+
 def test_each_flipped_bit_is_found_and_named(tmp_path: Path) -> None:
     path = write(tmp_path, [make_episode(s, 10) for s in range(8)])
     part, sidecar = path / "part-00000.parquet", path / "_part-00000.json"
@@ -220,7 +228,8 @@ def test_each_flipped_bit_is_found_and_named(tmp_path: Path) -> None:
         place = int(rng.integers(start, len(data)))
         data[place] ^= 1 << int(rng.integers(8))
         file.write_bytes(data)
-        if file == sidecar and file.read_bytes().split() == original.split():
+        if file == sidecar and means_the_same(data, original):
+            file.write_bytes(original)
             continue   # white space became other white space
         publish._digests.clear()   # as a new process would find it
         with pytest.raises(ValueError, match=file.name):
