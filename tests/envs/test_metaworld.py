@@ -68,6 +68,13 @@ def test_by_default_an_episode_goes_on_after_success() -> None:
     assert episode.score > 4000 and episode.info["succeeded"]
 
 
+@pytest.mark.parametrize("task", ["handle-press-side", "button-press", "stick-push"])
+def test_the_expert_keeps_its_reward_after_success(task: str) -> None:
+    """Where the package's policy alone collects a quarter of it, or less."""
+    episode = next(iter(rollout(named(task), make_expert(named(task)), [700], record=False)))
+    assert episode.score > 3500
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_scripted_policy_succeeds_on_most_seeds(name: str) -> None:
