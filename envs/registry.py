@@ -15,7 +15,9 @@ from typing import Any
 
 import gymnasium as gym
 
-FAMILIES = ("classic", "box2d", "atari", "minigrid", "procgen")   # files of families/; listing order of `calico tasks`
+FAMILIES = (   # files of families/; listing order of `calico tasks`
+    "classic", "box2d", "atari", "minigrid", "mujoco", "dm_control", "metaworld", "robotics", "miniworld", "panda", "procgen",
+)
 
 Controller = Callable[[Any], Any]                # observation -> action, for one episode
 Start = Callable[[gym.Env, int], Controller]     # (environment, episode's seed) -> the controller of that episode
