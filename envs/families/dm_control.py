@@ -16,6 +16,7 @@ import numpy as np
 
 from ..offscreen import APT, PIXELS, PixelView, Rendered
 from ..registry import Family, Task
+from . import dm_control_experts as experts
 
 SUITE = {
     "acrobot": "swingup swingup_sparse",
@@ -56,6 +57,27 @@ CAMERAS: dict[str, Any] = {
 }
 
 
+EXPERTS = {
+    "ball_in_cup-catch": "ball-in-cup-planner",
+    "cartpole-balance": "cartpole-energy",
+    "cartpole-balance_sparse": "cartpole-energy",
+    "cartpole-swingup": "cartpole-energy",
+    "cartpole-swingup_sparse": "cartpole-energy",
+    "finger-spin": "finger-spin-planner",
+    "finger-turn_easy": "finger-turn-planner",
+    "finger-turn_hard": "finger-turn-planner",
+    "lqr-lqr_2_1": "lqr",
+    "lqr-lqr_6_2": "lqr",
+    "pendulum-swingup": "pendulum-energy",
+    "point_mass-easy": "point-mass-pd",
+    "point_mass-hard": "point-mass-pd",
+    "reacher-easy": "reacher-angles",
+    "reacher-hard": "reacher-angles",
+}
+
+FORCE = 8.0   # bounds the actions of the lqr tasks, which have no limits; their best controllers stay below 6
+
+
 class ControlTask(gym.Env):
     """A dm_control environment as Gymnasium's.
 
@@ -70,7 +92,7 @@ class ControlTask(gym.Env):
         force: the largest action in place of an actuator without limits.
     """
 
-    def __init__(self, load: Callable[[int], Any], limit: int, redraw: bool = False, force: float = 1.0) -> None:
+    def __init__(self, load: Callable[[int], Any], limit: int, redraw: bool = False, force: float = FORCE) -> None:
         self.load, self.limit, self.redraw = load, limit, redraw
         self.dm_env = load(0)
         self.dt = self.dm_env.control_timestep()
@@ -155,8 +177,8 @@ def _make(task: Task, render: bool) -> gym.Env:
 def _suite_task(domain: str, level: str, pixels: bool) -> Task:
     name = f"dm_control/{domain}-{level}"
     return Task(name=f"{name}-pixels" if pixels else name, family="dm_control", episode_limit=1000,
-                kwargs={"domain": domain, "level": level}, expert=None, scores_of=name if pixels else None,
-                view={**PIXELS, "camera": CAMERAS.get(domain, 0)} if pixels else {},
+                kwargs={"domain": domain, "level": level}, expert=EXPERTS.get(f"{domain}-{level}"),
+                scores_of=name if pixels else None, view={**PIXELS, "camera": CAMERAS.get(domain, 0)} if pixels else {},
                 packages=("dm-control", "mujoco"), licence="Apache-2.0")
 
 
@@ -173,6 +195,11 @@ FAMILY = Family(
         *(_manipulation_task(level) for level in MANIPULATION.split()),
     ),
     make=_make,
+    experts={
+        "ball-in-cup-planner": experts.ball_in_cup, "cartpole-energy": experts.cartpole,
+        "finger-spin-planner": experts.finger_spin, "finger-turn-planner": experts.finger_turn, "lqr": experts.linear,
+        "pendulum-energy": experts.pendulum, "point-mass-pd": experts.point_mass, "reacher-angles": experts.reacher,
+    },
     modules=("dm_control.suite", "dm_control.manipulation"),
     extra="dm-control",
     apt=APT,

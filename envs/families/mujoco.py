@@ -11,22 +11,24 @@ import numpy as np
 
 from ..offscreen import APT, PIXELS, PixelView, Rendered
 from ..registry import Family, Task
+from .mujoco_experts import half_cheetah, inverted_pendulum, reacher, swimmer
 
 # Task: (episode limit, solved at, expert, camera). "track" is the models' own camera, which follows the body from the side;
 # bodies that are taller than its picture get a free camera.
 TASKS: dict[str, tuple[int, float | None, str | None, Any]] = {
     "Ant-v5": (1000, 6000.0, None, {"track": "torso", "distance": 4.0, "elevation": -30.0}),
-    "HalfCheetah-v5": (1000, 4800.0, None, "track"),
+    "HalfCheetah-v5": (1000, 4800.0, "half-cheetah-gallop", "track"),
     "Hopper-v5": (1000, 3800.0, None, "track"),
     "Humanoid-v5": (1000, None, None, "track"),
     "HumanoidStandup-v5": (1000, None, None, "track"),
-    "InvertedDoublePendulum-v5": (1000, 9100.0, None,
-                                  {"distance": 3.0, "azimuth": 90.0, "elevation": 0.0, "lookat": (0.0, 0.0, 0.5)}),
-    "InvertedPendulum-v5": (1000, 950.0, None,
+    "InvertedDoublePendulum-v5": (1000, 9100.0, "pendulum-lqr",
+                                 {"distance": 3.0, "azimuth": 90.0, "elevation": 0.0, "lookat": (0.0, 0.0, 0.5)}),
+    "InvertedPendulum-v5": (1000, 950.0, "pendulum-lqr",
                             {"distance": 2.6, "azimuth": 90.0, "elevation": 0.0, "lookat": (0.0, 0.0, 0.3)}),
     "Pusher-v5": (100, 0.0, None, {"distance": 2.2, "azimuth": 90.0, "elevation": -60.0, "lookat": (0.3, -0.2, -0.2)}),
-    "Reacher-v5": (50, -3.75, None, {"distance": 0.6, "azimuth": 90.0, "elevation": -90.0, "lookat": (0.0, 0.0, 0.0)}),
-    "Swimmer-v5": (1000, 360.0, None, "track"),
+    "Reacher-v5": (50, -3.75, "reacher-angles",
+                   {"distance": 0.6, "azimuth": 90.0, "elevation": -90.0, "lookat": (0.0, 0.0, 0.0)}),
+    "Swimmer-v5": (1000, 360.0, "swimmer-feedback", "track"),
     "Walker2d-v5": (1000, None, None, "track"),
 }
 
@@ -68,7 +70,8 @@ FAMILY = Family(
     title="MuJoCo",
     tasks=tuple(_task(name, pixels) for pixels in (False, True) for name in TASKS),
     make=_make,
-    experts={},
+    experts={"pendulum-lqr": inverted_pendulum, "reacher-angles": reacher, "half-cheetah-gallop": half_cheetah,
+             "swimmer-feedback": swimmer},
     modules=("mujoco", "gymnasium.envs.mujoco.mujoco_env"),
     extra="mujoco",
     apt=APT,

@@ -5,8 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calico.envs.experts import make_expert
 from calico.envs.families.dm_control import ControlTask
+from calico.envs.families.shooting import Shooting
 from calico.envs.registry import get_task, make, tasks
+from calico.envs.runner import rollout
 
 suite = pytest.importorskip("dm_control.suite")
 NAMES = {task.name for task in tasks("dm_control")}
@@ -72,8 +75,48 @@ def test_actuators_without_limits_get_some() -> None:
     assert isinstance(env.unwrapped, ControlTask) and np.isfinite(getattr(env.action_space, "high")).all()  # noqa: B009
 
 
+@pytest.mark.slow
 def test_a_picture_shows_the_hills_of_its_own_episode() -> None:
     env = make("dm_control/quadruped-escape-pixels")
     first, second, again = (env.reset(seed=seed)[0] for seed in (1, 2, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != second).mean() > 0.2
+
+
+@pytest.mark.parametrize(("name", "least"), [
+    ("cartpole-balance", 990), ("cartpole-balance_sparse", 990), ("cartpole-swingup", 840), ("cartpole-swingup_sparse", 650),
+    ("pendulum-swingup", 500), ("point_mass-easy", 800), ("point_mass-hard", 650), ("reacher-easy", 940),
+    ("reacher-hard", 930), ("lqr-lqr_2_1", 750), ("lqr-lqr_6_2", 550),
+    pytest.param("reacher-easy-pixels", 940, marks=pytest.mark.slow),
+])
+def test_experts_do_their_task(name: str, least: float) -> None:
+    seeds = [30_000] if "pixels" in name else [30_000, 30_001]
+    for episode in rollout(f"dm_control/{name}", make_expert(f"dm_control/{name}"), seeds, record=False):
+        assert episode.score >= least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "least"), [("ball_in_cup-catch", 800), ("finger-turn_easy", 800), ("finger-turn_hard", 700),
+                                             ("finger-spin", 150)])
+def test_planners_do_their_task(name: str, least: float) -> None:
+    for episode in rollout(f"dm_control/{name}", make_expert(f"dm_control/{name}"), [30_000, 30_001], record=False):
+        assert episode.score >= least
+
+
+def test_a_plan_is_followed_until_the_world_goes_another_way() -> None:
+    env = make("dm_control/finger-turn_hard")
+    env.reset(seed=3)
+    planner = Shooting(env.unwrapped, lambda positions, velocities: -np.abs(positions[:, -1, 0]), 0, steps=10, knots=2,
+                       samples=8, follow=8)
+    made = []
+
+    def act(disturbance: float = 0.0) -> None:
+        env.step(np.clip(planner() + disturbance, -1, 1).astype(np.float32))
+        made.append(planner.at == 1)
+
+    for _ in range(10):
+        act()
+    assert made == [True, *[False] * 7, True, False]     # a plan is followed for eight steps, exactly as predicted
+    act(0.5 if planner.plan[planner.at, 0] < 0 else -0.5)
+    act()
+    assert made[-2:] == [False, True]

@@ -6,7 +6,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from calico.envs.experts import make_expert
+from calico.envs.families.mujoco_experts import regulator, two_links
 from calico.envs.registry import get_task, make, tasks
+from calico.envs.runner import rollout
 
 pytest.importorskip("mujoco")
 STATES = [task for task in tasks("mujoco") if not task.view]
@@ -43,3 +46,36 @@ def test_a_twin_in_pictures_is_the_same_world() -> None:
     for _ in range(10):
         action = state.action_space.sample()
         assert state.step(action)[1:] == pixels.step(action)[1:]
+
+
+@pytest.mark.parametrize(("name", "least"), [("InvertedPendulum-v5", 1000), ("InvertedDoublePendulum-v5", 9350),
+                                             ("Reacher-v5", -8), ("Swimmer-v5", 330), ("Reacher-v5-pixels", -8)])
+def test_experts_do_their_task(name: str, least: float) -> None:
+    for episode in rollout(name, make_expert(name), [30_000, 30_001], record=False):
+        assert episode.score >= least
+
+
+def test_a_regulator_holds_what_falls_without_it() -> None:
+    import mujoco
+
+    model = mujoco.MjModel.from_xml_string("""
+        <mujoco><worldbody><body><joint name="hinge" axis="0 1 0"/><geom type="capsule" size=".05" fromto="0 0 0 0 0 1"/></body>
+        </worldbody><actuator><motor joint="hinge"/></actuator></mujoco>""")
+    gain = regulator(model, np.zeros(2), 5, np.ones(2), effort=1e-3)
+    tilts = []
+    for held in (0.0, 1.0):
+        data = mujoco.MjData(model)
+        data.qpos[0] = 0.1
+        for _ in range(200):
+            data.ctrl[:] = -held * gain @ np.concatenate([data.qpos, data.qvel])
+            mujoco.mj_step(model, data, nstep=5)
+        tilts.append(abs(data.qpos[0]))
+    assert tilts[0] > 1 and tilts[1] < 0.01
+
+
+@pytest.mark.parametrize("target", [(0.1, 0.1), (-0.15, 0.02), (0.0, -0.05), (3.0, 4.0)])
+def test_both_elbows_of_an_arm_reach_the_target(target: tuple[float, float]) -> None:
+    for shoulder, elbow in two_links(np.array(target), 0.1, 0.11):
+        tip = 0.1 * np.exp(1j * shoulder) + 0.11 * np.exp(1j * (shoulder + elbow))
+        wanted = complex(*target) if abs(complex(*target)) < 0.21 else complex(0.6, 0.8) * 0.21
+        assert abs(tip - wanted) < 1e-5
