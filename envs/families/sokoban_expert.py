@@ -88,7 +88,7 @@ def solve(floor: frozenset[Cell], targets: Boxes, boxes: Boxes, player: Cell, ma
     start = boxes, player
     came: dict[Node, tuple[Node, Cell, int]] = {}             # node -> (the one before, where the player went, its push)
     cost = {start: 0}
-    queue = [(bound(boxes), 0, start)]
+    queue: list[tuple[float, int, Node]] = [(bound(boxes), 0, start)]
     for _ in range(max_nodes):
         if not queue:
             return None
