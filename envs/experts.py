@@ -14,7 +14,10 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 
-from .registry import Controller, Start, Task, family, get_task
+from .networks import npz_player
+from .recordings import recorded_task, recording, replay
+from .registry import Controller, Start, Task, family, get_task, nearest
+from .sb3 import hub_player, sb3_player
 
 BLOCK = 32   # random actions drawn at once
 
@@ -101,14 +104,40 @@ def make_expert(task: Task | str) -> RowPolicy:
     return RowPolicy(family(task.family).experts[task.expert])
 
 
-def make_player(task: Task, spec: str) -> Policy:
-    """A policy by its name: "expert" for the task's scripted expert, "random" for uniform actions.
+FROM_FILES: dict[str, tuple[str, Callable[[Task, str], Start]]] = {   # how the spec goes on, what makes the player
+    "npz": ("FILE", npz_player), "sb3": ("FILE.zip", sb3_player), "hf": ("OWNER/NAME[/FILE]", hub_player),
+    "replay": ("FILE", replay),
+}
+PLAYERS = "expert, random, " + ", ".join(f"{kind}:{rest}" for kind, (rest, _) in FROM_FILES.items())
 
+
+def make_player(task: Task, spec: str) -> Policy:
+    """A policy by its name.
+
+    Args:
+        task: what it will play; for a replay, the task that `task_for` gives.
+        spec: "expert" for the task's scripted expert, "random" for uniform actions, or from a file: "npz:FILE" (see
+            networks.py), "sb3:FILE.zip" and "hf:OWNER/NAME[/FILE]" (see sb3.py), "replay:FILE" (see recordings.py).
     Raises:
-        ValueError: an unknown name, or the task has no expert.
+        ValueError: an unknown name, the task has no expert, or the file does not fit.
     """
+    kind, _, where = spec.partition(":")
     if spec == "expert":
         return make_expert(task)
     if spec == "random":
         return RandomPolicy()
-    raise ValueError(f"unknown policy {spec!r}; there are: expert, random")
+    if kind not in FROM_FILES or not where:
+        raise ValueError(f"unknown policy {spec!r}{nearest(kind, ('expert', 'random', *FROM_FILES))}; there are: {PLAYERS}")
+    return RowPolicy(FROM_FILES[kind][1](task, where))
+
+
+def task_for(task: Task, spec: str) -> Task:
+    """The task as this player plays it: a recording brings its own settings, all others leave it as it is."""
+    kind, _, where = spec.partition(":")
+    return recorded_task(task, where) if kind == "replay" else task
+
+
+def episodes_of(task: Task, spec: str) -> int | None:
+    """How many episodes a player has, with seeds from 0; None: one for every seed."""
+    kind, _, where = spec.partition(":")
+    return len(recording(task, where).episodes) if kind == "replay" else None

@@ -3,6 +3,8 @@
     calico collect CartPole-v1 ALE/Freeway-v5 --episodes 20 --out data       # seconds; data/CartPole-v1, data/ALE-Freeway-v5
     calico collect BabyAI-GoToLocal-v0 --episodes 1000 --noise 0.05 --out data
     calico collect Acrobot-v1 --episodes 500 --keep 80 --workers 8 --out data    # only what is worth 80 % of the expert
+    calico collect HalfCheetah-v5 --policy npz:cheetah.npz --out data        # a player from a file: npz:, sb3:, hf:, replay:
+    calico collect CartPole-v1 --train-expert --episodes 100 --out data      # train one first: minutes here, hours elsewhere
     calico collect --scenes minigrid lander --episodes 5000 --out data       # pictures with captions and questions
     torchrun --nproc-per-node 4 -m calico.scripts.collect CartPole-v1 --episodes 9999 --out data   # each rank its share
 
@@ -24,12 +26,14 @@ from calico.datasets.document_writers import CaptionWriter, DialogueWriter
 from calico.datasets.episodes import EpisodeReader, EpisodeWriter
 from calico.datasets.grounded import caption, picture_dialogue, small_talk, told_dialogue
 from calico.envs import scores, workers
-from calico.envs.experts import make_player
+from calico.envs.experts import PLAYERS, episodes_of, make_player, task_for
 from calico.envs.registry import Task, get_task, make
 from calico.envs.runner import EnvironmentFault
+from calico.envs.sb3 import RUNS_CODE, runs_code
 from calico.envs.scenes import WORLDS, scenes
 from calico.scripts import console
 from calico.scripts.ranks import share
+from calico.scripts.train_expert import TRAIN_STEPS, train_expert
 from calico.tokenizers.spaces import space_to_json
 
 PART_SECONDS = 60.0   # a kill costs what is in the unfinished file: at most a minute's work
@@ -47,7 +51,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--noise", type=float, default=0.0,
                         help="share of actions replaced by random ones; these are no training targets (default 0)")
     parser.add_argument("--noise-steps", type=int, default=1, help="hold each random action for so many steps (default 1)")
-    parser.add_argument("--policy", choices=("expert", "random"), default="expert")
+    parser.add_argument("--policy", default="expert", metavar="P", help=f"who plays: {PLAYERS} (default expert)")
+    parser.add_argument("--train-expert", action="store_true",
+                        help="train a network with Stable-Baselines3 (in OUT/experts, unless it is there) and let it play")
+    parser.add_argument("--train-steps", type=int, default=TRAIN_STEPS, help=f"steps of its training (default {TRAIN_STEPS:,})")
     parser.add_argument("--keep", type=float, metavar="PERCENT",
                         help="leave out episodes below this share of the expert's score (Gato: 80); 0 is random play")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1,
@@ -58,15 +65,20 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("name at least one task or --scenes WORLD; `calico tasks` lists what can be played")
     if arguments.episodes < 1:
         raise ValueError(f"--episodes {arguments.episodes} must be at least 1")
+    if arguments.train_expert and arguments.policy != "expert":
+        raise ValueError(f"--train-expert and --policy {arguments.policy} exclude each other")
     if arguments.seed < 0:
         raise ValueError(f"--seed {arguments.seed} must be at least 0")
     tasks = [get_task(name) for name in arguments.tasks]             # all names are checked before the first episode
     for world in arguments.scenes:
         scenes(world, ())
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
-    written = [collect(task, seeds, arguments.out, noise=arguments.noise, noise_steps=arguments.noise_steps,
-                       policy=arguments.policy, keep=arguments.keep, processes=arguments.workers,
-                       time_limit=arguments.time_limit) for task in tasks]
+    written = []
+    for task in tasks:
+        policy = train_expert(task, arguments.out, arguments.train_steps) if arguments.train_expert else arguments.policy
+        written.append(collect(task, seeds, arguments.out, noise=arguments.noise, noise_steps=arguments.noise_steps,
+                               policy=policy, keep=arguments.keep, processes=arguments.workers,
+                               time_limit=arguments.time_limit))
     for world in arguments.scenes:
         written += collect_scenes(world, seeds, arguments.out)
     console.wrote(*written)
@@ -83,11 +95,22 @@ def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_st
     """Record one task's episodes, those that the folder lacks; returns the folder.
 
     Raises:
-        ValueError: the task has no expert, no scores to keep a share of, or the folder holds episodes of another kind.
+        ValueError: the task has no such player, no scores to keep a share of, or the folder holds episodes of another kind.
         EnvironmentFault: not one episode could be played to its end.
     """
     folder = out / folder_name(task.name)
+    if runs_code(policy):
+        console.note(f"{policy} {RUNS_CODE}")
+    task, recorded = task_for(task, policy), episodes_of(task, policy)
     make_player(task, policy)
+    if recorded is not None:
+        if noise:
+            raise ValueError(f"--noise {noise:g}: what is recorded in {policy} fits undisturbed games only")
+        if seeds.start >= recorded:
+            raise ValueError(f"{policy} holds {recorded} whole episodes of {task.name}, with seeds 0 to {recorded - 1}")
+        if seeds.stop > recorded:
+            console.note(f"{policy} holds {recorded} whole episodes of {task.name}")
+            seeds = range(seeds.start, recorded)
     known = scores.reference(task.name)
     if keep is not None and known.normalise(0) is None:
         raise ValueError(f"--keep {keep:g}: {task.name} has no reference scores; run `calico score {task.name} --write` first")
@@ -162,3 +185,7 @@ def collect_scenes(world: str, seeds: range, out: Path, questions: int = 3) -> l
         for messages in small_talk():
             dialogue_writer.append(messages)
     return [captions, dialogues]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

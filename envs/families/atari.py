@@ -8,6 +8,7 @@ whole game and not one life. All of these are settings in `Task.view`, which is 
 The emulator is driven directly instead of through Gymnasium's AtariPreprocessing, which needs OpenCV.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -47,13 +48,15 @@ class AtariGame(gym.Env):
     """One game with the view above.
 
     Observations are uint8 (height, width, frames), actions index the game's minimal action set. `ale` is the emulator;
-    experts read its memory through `ram()`.
+    experts read its memory through `ram()`. `noop_starts` are the no-op frames at the start of the episodes with seeds 0, 1,
+    ..., in place of drawn ones: see recordings.py.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
 
     def __init__(self, game: str, *, height: int, width: int, frames: int, frame_skip: int, noop_max: int,
-                 repeat_action_probability: float, max_frames: int, render_mode: str | None = None) -> None:
+                 repeat_action_probability: float, max_frames: int, noop_starts: Sequence[int] = (),
+                 render_mode: str | None = None) -> None:
         import ale_py
         from ale_py import roms
 
@@ -62,7 +65,7 @@ class AtariGame(gym.Env):
         if frame_skip < 1 or noop_max < 0:
             raise ValueError(f"frame_skip={frame_skip} must be at least 1 and noop_max={noop_max} at least 0")
         self.render_mode = render_mode
-        self.frames, self.frame_skip, self.noop_max = frames, frame_skip, noop_max
+        self.frames, self.frame_skip, self.noop_max, self.noop_starts = frames, frame_skip, noop_max, noop_starts
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)   # it greets on every start otherwise
         self.ale = ale_py.ALEInterface()
         self.ale.setFloat("repeat_action_probability", repeat_action_probability)
@@ -83,11 +86,16 @@ class AtariGame(gym.Env):
               options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Start a game; a seed decides the sticky actions and the number of no-op frames."""
         super().reset(seed=seed)
+        if self.noop_starts and (seed is None or seed >= len(self.noop_starts)):
+            raise ValueError(f"seed {seed}: there are {len(self.noop_starts)} recorded episodes, with seeds from 0")
         if seed is not None:
             self.ale.setInt("random_seed", int(self.np_random.integers(2**31)))
             self.ale.loadROM(self.rom)   # the emulator reads its seed only here
         self.ale.reset_game()
-        for _ in range(int(self.np_random.integers(self.noop_max + 1))):
+        noops = int(self.np_random.integers(self.noop_max + 1))
+        if self.noop_starts and seed is not None:
+            noops = self.noop_starts[seed]
+        for _ in range(noops):
             self.ale.act(0)
             if self.ale.game_over():
                 self.ale.reset_game()

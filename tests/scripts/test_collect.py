@@ -152,14 +152,14 @@ def test_only_what_is_worth_it_is_kept_and_the_rest_is_not_played_again(tmp_path
     (["Counting-v0", "CartPol-v1"], "unknown task 'CartPol-v1'"),
     (["--scenes", "minigird"], "unknown world 'minigird'; nearest: minigrid"),
     ([], "name at least one task or --scenes WORLD"),
-    (["MiniGrid-Empty-5x5-v0"], "MiniGrid-Empty-5x5-v0 has no scripted expert"),
+    (["MiniGrid-Playground-v0"], "MiniGrid-Playground-v0 has no scripted expert"),
     (["Counting-v0", "--episodes", 0], "--episodes 0 must be at least 1"),
     (["Counting-v0", "--seed", -1], "--seed -1 must be at least 0"),
     (["Counting-v0", "--noise", 2], "noise=2.0 in [0, 1]"),
     (["Counting-v0", "--workers", -1], "workers=-1"),
     (["Counting-v0", "--time-limit", 0], "time_limit=0.0"),
     (["Counting-v0", "--keep", 80], "--keep 80: Counting-v0 has no reference scores; run `calico score Counting-v0 --write`"),
-    (["Counting-v0", "--policy", "best"], "invalid choice: 'best'"),
+    (["Counting-v0", "--policy", "best"], "unknown policy 'best'; there are: expert, random, npz:FILE"),
     (["Counting-v0", "--episods", 3], "did you mean --episodes?"),
 ])
 def test_wrong_words_are_one_line_and_nothing_is_written(tmp_path: Path, refused: Refused, words: list[object],
@@ -180,3 +180,56 @@ def test_a_place_that_can_not_be_written_is_one_line(tmp_path: Path, refused: Re
     (tmp_path / "file").write_text("")
     said = refused("collect", "Counting-v0", "--episodes", 1, "--workers", 0, "--out", tmp_path / "file")
     assert str(tmp_path / "file") in said
+
+
+def write_recording(folder: Path) -> None:
+    """Two games of Pong in which nobody moves, of 30 and 31 steps after 5 and 8 idle frames: not to their ends."""
+    lengths = [5 + 4 * 30, 8 + 4 * 31]
+    np.savez(folder / "Pong.npz", actions=np.zeros(sum(lengths), np.uint8), episode_start=[0, lengths[0]],
+             episode_length=lengths, episode_terminal=[True, True])
+
+
+def test_a_recording_becomes_episodes_in_calicos_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    write_recording(tmp_path)
+    monkeypatch.setattr("calico.envs.recordings.FRAME_CAP", 100)   # the games are far from over
+    collect(tmp_path / "data", "ALE/Pong-v5", "--policy", f"replay:{tmp_path}", "--episodes", 10)
+    assert f"replay:{tmp_path} holds 2 whole episodes of ALE/Pong-v5" in capsys.readouterr().err
+    reader = EpisodeReader(tmp_path / "data" / "ALE-Pong-v5")
+    assert sorted(reader.seeds.tolist()) == [0, 1] and reader.task["policy"] == f"replay:{tmp_path}"
+    environment = reader.task["environment"]
+    assert environment["view"]["repeat_action_probability"] == 0 and environment["view"]["frame_skip"] == 4
+    assert reader.task["observation_space"]["shape"] == [64, 64, 2]
+
+
+def test_a_recording_is_not_disturbed_nor_played_past_its_end(tmp_path: Path, refused: Refused) -> None:
+    write_recording(tmp_path)
+    words = ("collect", "ALE/Pong-v5", "--policy", f"replay:{tmp_path}", "--workers", 0, "--out", tmp_path / "data")
+    assert "fits undisturbed games only" in refused(*words, "--noise", 0.1)
+    assert "holds 2 whole episodes of ALE/Pong-v5, with seeds 0 to 1" in refused(*words, "--seed", 2)
+
+
+def test_an_expert_is_trained_once_and_collected_from(tmp_path: Path, refused: Refused,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("stable_baselines3")
+    words = ("CartPole-v1", "--train-expert", "--train-steps", 600, "--episodes", 2)
+    collect(tmp_path, *words)
+    assert "train PPO on CartPole-v1" in capsys.readouterr().err
+    model = tmp_path / "experts" / "CartPole-v1"
+    first = model.with_suffix(".npz").read_bytes()
+    assert model.with_suffix(".zip").is_file()
+    assert EpisodeReader(tmp_path / "CartPole-v1").task["policy"] == f"npz:{model}.npz"
+    collect(tmp_path, *words[:-1], 3)
+    assert "train PPO" not in capsys.readouterr().err and model.with_suffix(".npz").read_bytes() == first
+    assert len(EpisodeReader(tmp_path / "CartPole-v1")) == 3
+    again = ("collect", "CartPole-v1", "--train-expert", "--out", tmp_path)
+    assert "was trained for 600 steps, not 700" in refused(*again, "--train-steps", 700)
+    assert "exclude each other" in refused(*again, "--policy", "random")
+    assert "which Stable-Baselines3 has no network for" in refused("collect", "BabyAI-GoToLocal-v0", *again[2:])
+
+
+def test_who_collects_from_a_file_that_can_run_code_is_told(tmp_path: Path, refused: Refused,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collect", "CartPole-v1", "--policy", f"sb3:{tmp_path}/no.zip", "--out", str(tmp_path)]) == 2
+    told, complaint = capsys.readouterr().err.splitlines()
+    assert "which can run code when they are loaded" in told and "no.zip is no model of Stable-Baselines3" in complaint

@@ -1,0 +1,237 @@
+"""Players trained with Stable-Baselines3: `sb3:FILE.zip`, and `hf:OWNER/NAME` from the Hugging Face hub.
+
+Any algorithm of stable-baselines3 and sb3-contrib (extra `experts`), with the `vecnormalize.pkl` beside the file. **A zip of
+Stable-Baselines3 holds pickled Python objects, which can run code when they are loaded**: name none that you do not trust.
+It is the one place where Calico loads any; `as_network` turns fully connected policies into npz files, which hold none. The
+statistics of vecnormalize.pkl are read by an unpickler that knows NumPy arrays and nothing else.
+"""
+
+import importlib
+import json
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from .networks import Network, npz_player
+from .registry import Controller, MissingPackage, Start, Task
+
+STATISTICS = ("vecnormalize.pkl", "vec_normalize.pkl")   # names under which they are published
+ALGORITHMS = {   # module of the policy's class -> the algorithm; actor-critics are told apart by their settings
+    "stable_baselines3.sac": "stable_baselines3.SAC", "stable_baselines3.td3": "stable_baselines3.TD3",
+    "stable_baselines3.dqn": "stable_baselines3.DQN", "sb3_contrib.tqc": "sb3_contrib.TQC",
+    "sb3_contrib.qrdqn": "sb3_contrib.QRDQN", "sb3_contrib.ars": "sb3_contrib.ARS",
+    "sb3_contrib.crossq": "sb3_contrib.CrossQ", "sb3_contrib.common.recurrent": "sb3_contrib.RecurrentPPO",
+    "sb3_contrib.common.maskable": "sb3_contrib.MaskablePPO",
+}
+RUNS_CODE = "holds pickled Python objects, which can run code when they are loaded: go on only if you trust its source"
+
+
+def runs_code(spec: str) -> bool:
+    """Whether a player named so is loaded from a file that can run code."""
+    return spec.startswith("sb3:") or (spec.startswith("hf:") and not spec.endswith(".npz"))
+
+
+def sb3_player(task: Task, where: str) -> Start:
+    """`sb3:FILE.zip`: a trained model, which takes its best action.
+
+    Raises:
+        ValueError: no such file, or not a model.
+        MissingPackage: Stable-Baselines3 is not installed.
+    """
+    path = Path(where)
+    data = _settings(path)
+    algorithm = _algorithm(data, where)
+    statistics = _statistics(path)
+    loaded: list[Any] = []
+
+    def start(env: gym.Env, seed: int) -> Controller:
+        if not loaded:
+            loaded.append(_load(algorithm, path, data, env))
+        model = loaded[0]
+        _check(model, env, f"{where} does not play {task.name}")
+        memory: Any = None
+        begins = np.ones(1, bool)
+
+        def act(observation: Any) -> Any:
+            nonlocal memory, begins
+            seen = observation if statistics is None else statistics.normalise(observation)
+            action, memory = model.predict(seen, state=memory, episode_start=begins, deterministic=True)
+            begins = np.zeros(1, bool)
+            return int(action) if isinstance(env.action_space, gym.spaces.Discrete) else action
+
+        return act
+
+    return start
+
+
+def hub_player(task: Task, where: str) -> Start:
+    """`hf:OWNER/NAME` or `hf:OWNER/NAME/FILE`: a file of the Hugging Face hub, npz before zip where none is named.
+
+    Raises:
+        ValueError: the name is incomplete, or the repository holds no such file.
+    """
+    import huggingface_hub
+
+    owner, _, rest = where.partition("/")
+    name, _, file = rest.partition("/")
+    if not (owner and name):
+        raise ValueError(f"hf:{where}: expected hf:OWNER/NAME or hf:OWNER/NAME/FILE")
+    repository = f"{owner}/{name}"
+    held = huggingface_hub.list_repo_files(repository)
+    found = [file] if file else sorted((f for f in held if f.endswith((".npz", ".zip"))), key=lambda f: not f.endswith(".npz"))
+    if not found or found[0] not in held:
+        raise ValueError(f"hf:{where}: {repository} holds {'no ' + file if file else 'no .npz and no .zip'}; "
+                         f"it holds {', '.join(held) or 'nothing'}")
+    path = huggingface_hub.hf_hub_download(repository, found[0])
+    for statistics in STATISTICS:
+        if statistics in held and found[0].endswith(".zip"):
+            huggingface_hub.hf_hub_download(repository, statistics)   # lands beside the model
+    return (npz_player if path.endswith(".npz") else sb3_player)(task, path)
+
+
+def as_network(model: Any, normaliser: Any = None) -> Network | None:
+    """A model's policy as a NumPy network; None where it is not fully connected, or chooses more than one discrete action.
+
+    Args:
+        model: of stable-baselines3 or sb3-contrib, already loaded.
+        normaliser: its VecNormalize, if it was trained with one.
+    """
+    from torch import nn
+
+    policy = model.policy
+    if hasattr(policy, "mlp_extractor") and not hasattr(policy, "lstm_actor"):   # A2C, PPO, TRPO
+        modules, head = [*policy.mlp_extractor.policy_net, policy.action_net], "clip"
+    elif hasattr(getattr(policy, "actor", None), "latent_pi"):   # SAC, TQC
+        modules, head = [*policy.actor.latent_pi, policy.actor.mu], "tanh_rescale"
+    elif hasattr(getattr(policy, "q_net", None), "q_net"):   # DQN
+        modules, head = [*policy.q_net.q_net], "argmax"
+    else:
+        return None
+    if isinstance(model.action_space, gym.spaces.Discrete):
+        head = "argmax"
+    plain = isinstance(model.observation_space, gym.spaces.Box) and len(model.observation_space.shape) == 1
+    squashed = getattr(policy, "squash_output", False) == (head == "tanh_rescale")
+    if not plain or not squashed or not isinstance(model.action_space, (gym.spaces.Discrete, gym.spaces.Box)):
+        return None
+    weights, biases, activations, bound = [], [], list[str | None](), None
+    for module in (part for outer in modules for part in (outer if isinstance(outer, nn.Sequential) else [outer])):
+        match module:
+            case nn.Linear():
+                weights.append(module.weight.detach().cpu().numpy().copy())
+                biases.append(module.bias.detach().cpu().numpy().copy())
+                activations.append(None)
+            case nn.Tanh() | nn.ReLU():
+                activations[-1] = type(module).__name__.lower()
+            case nn.Hardtanh():   # SAC and TQC with state-dependent exploration
+                bound = float(module.max_val)
+            case _:
+                return None
+    normalised = {} if normaliser is None else {
+        "obs_mean": normaliser.obs_rms.mean, "obs_var": normaliser.obs_rms.var, "obs_clip": float(normaliser.clip_obs),
+        "obs_eps": float(normaliser.epsilon)}
+    return Network(weights=tuple(weights), biases=tuple(biases), activations=tuple(activations), head=head,
+                   pre_tanh_clip=bound, **normalised)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """The readable part of a model's settings."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return json.loads(file.read("data"))
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is no model of Stable-Baselines3: {error}") from error
+
+
+def _algorithm(data: dict[str, Any], where: str) -> Any:
+    module = str(data.get("policy_class", {}).get("__module__", ""))
+    name = next((name for start, name in ALGORITHMS.items() if module.startswith(start)), None)
+    if name is None and module == "stable_baselines3.common.policies":
+        name = ("sb3_contrib.TRPO" if "cg_max_steps" in data else "stable_baselines3.PPO" if "n_epochs" in data
+                else "stable_baselines3.A2C")
+    if name is None:
+        raise ValueError(f"sb3:{where}: policies of {module or 'an unknown module'} are not known here")
+    package, _, algorithm = name.partition(".")
+    try:
+        return getattr(importlib.import_module(package), algorithm)
+    except ImportError as error:
+        raise MissingPackage(f'sb3:{where} needs the package {package!r}; run: pip install "calico-agent[experts]"') from error
+
+
+def _load(algorithm: Any, path: Path, data: dict[str, Any], env: gym.Env) -> Any:
+    """Load a model without what only training needs; models from the days of `gym` get the environment's spaces."""
+    known: dict[str, Any] = dict.fromkeys(("_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer",
+                                           "ep_success_buffer", "action_noise", "replay_buffer_class"))
+    known |= {"learning_rate": 0.0} | dict.fromkeys(("lr_schedule", "clip_range", "exploration_schedule"), _zero)
+    if "gymnasium" not in str(data.get("observation_space", {}).get(":type:")):
+        known |= {"observation_space": env.observation_space, "action_space": env.action_space}
+    try:
+        with warnings.catch_warnings(action="ignore"):   # on optimizers, and on what `known` replaces
+            return algorithm.load(path, device="cpu", custom_objects=known)
+    except Exception as error:   # what can go wrong in unpickling has no end
+        raise ValueError(f"{path} cannot be loaded as {algorithm.__name__}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _zero(progress: float) -> float:
+    return 0.0
+
+
+def _check(model: Any, env: gym.Env, complaint: str) -> None:
+    """Pictures may be turned (channels first in the model), all else must be equal in shape."""
+    pairs = ((model.observation_space, env.observation_space), (model.action_space, env.action_space))
+    for theirs, ours in pairs:
+        shapes = [sorted(space.shape) if space.shape else space.shape for space in (theirs, ours)]
+        if type(theirs) is not type(ours) or shapes[0] != shapes[1] or getattr(theirs, "n", 0) != getattr(ours, "n", 0):
+            raise ValueError(f"{complaint}: it was made for {theirs}, this is {ours}")
+
+
+class _Inert:
+    """Stands for every class in a pickle but NumPy's: keeps its state and does nothing."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
+    def normalise(self, observation: Any) -> np.ndarray:
+        """A VecNormalize's view of an observation."""
+        mean, var = self.obs_rms.mean, self.obs_rms.var
+        scaled = (observation - mean) / np.sqrt(var + self.epsilon)
+        return np.clip(scaled, -self.clip_obs, self.clip_obs).astype(np.float32)
+
+    obs_rms: Any
+    epsilon: float
+    clip_obs: float
+    norm_obs: bool
+
+
+class _Statistics(pickle.Unpickler):
+    """Reads NumPy arrays; other objects become inert, so that loading runs nothing."""
+
+    HARMLESS = {"_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer"}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """See pickle.Unpickler."""
+        if module.partition(".")[0] == "numpy" and name in self.HARMLESS:
+            return super().find_class(module, name)
+        return _Inert
+
+
+def _statistics(path: Path) -> _Inert | None:
+    """The observation statistics beside a model; None where it was trained without."""
+    for name in STATISTICS:
+        if (beside := path.with_name(name)).is_file():
+            try:
+                with open(beside, "rb") as file:
+                    found = _Statistics(file).load()
+            except Exception as error:   # what can go wrong in unpickling has no end
+                raise ValueError(f"{beside} cannot be read: {error}") from error
+            if not isinstance(getattr(found, "obs_rms", None), _Inert):
+                raise ValueError(f"{beside} holds no statistics of a plain observation")
+            return found if found.norm_obs else None
+    return None
