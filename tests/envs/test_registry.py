@@ -87,5 +87,5 @@ def test_view_settings_change_what_is_seen() -> None:
 
 
 def test_a_task_without_expert_says_which_have_one() -> None:
-    with pytest.raises(ValueError, match="BipedalWalker-v3 has no scripted expert; .*LunarLander-v3"):
-        make_expert("BipedalWalker-v3")
+    with pytest.raises(ValueError, match="BipedalWalkerHardcore-v3 has no scripted expert; .*LunarLander-v3"):
+        make_expert("BipedalWalkerHardcore-v3")
