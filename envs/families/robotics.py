@@ -24,7 +24,7 @@ from farama_notifications import notifications
 
 from ..offscreen import APT, Rendered
 from ..registry import Family, Task
-from .robotics_experts import fetch_pick, fetch_push, fetch_reach, hand_reach, point_maze
+from .robotics_experts import fetch_pick, fetch_push, fetch_reach, fetch_slide, hand_reach, point_maze
 
 notifications.pop("gymnasium_robotics", None)   # what the package would print when it is imported
 
@@ -120,7 +120,7 @@ TASKS = (
     *_twins("FetchReach", "Dense", "v4", 50, "fetch-reach"),
     *_twins("FetchPush", "Dense", "v4", 50, "fetch-push"),
     *_twins("FetchPickAndPlace", "Dense", "v4", 50, "fetch-pick"),
-    *_twins("FetchSlide", "Dense", "v4", 50),
+    *_twins("FetchSlide", "Dense", "v4", 50, "fetch-slide"),
     *_twins("HandReach", "Dense", "v3", 50, "hand-servo"),
     *(task for thing in THINGS for task in _twins(f"HandManipulate{thing}", "Dense", "v1", 100)),
     *(task for name in ("Door", "Hammer", "Pen", "Relocate") for task in _twins(f"AdroitHand{name}", "Sparse", "v1", 200)),
@@ -135,8 +135,8 @@ FAMILY = Family(
     title="Gymnasium-Robotics",
     tasks=TASKS,
     make=_make,
-    experts={"fetch-reach": fetch_reach, "fetch-push": fetch_push, "fetch-pick": fetch_pick, "hand-servo": hand_reach,
-             "maze-planner": point_maze},
+    experts={"fetch-reach": fetch_reach, "fetch-push": fetch_push, "fetch-pick": fetch_pick,
+             "fetch-slide": fetch_slide, "hand-servo": hand_reach, "maze-planner": point_maze},
     modules=("gymnasium_robotics",),
     extra="robotics",
     apt=APT,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from calico.envs.experts import RandomPolicy, make_expert
-from calico.envs.families.robotics_experts import _way
+from calico.envs.families.robotics_experts import _launch, _travel, _way
 from calico.envs.registry import make, tasks
 from calico.envs.runner import rollout
 
@@ -108,6 +108,25 @@ def test_the_expert_succeeds_and_random_play_does_not(name: str, at_least: float
     if not name.startswith("Hand"):   # whose expert ends within the centimetre in three episodes of four
         assert all(episode.info.get("is_success", episode.info.get("success")) for episode in episodes)
     assert np.mean([episode.score for episode in rollout(name, RandomPolicy(), seeds, record=False)]) <= random_below
+
+
+def test_the_puck_expert_foresees_how_far_it_slides() -> None:
+    env = make("FetchSlide-v4")
+    env.reset(seed=0)
+    world: Any = env.unwrapped
+    speed = world.data.joint("object0:joint").qvel
+    speed[:2] = _launch(np.array([0.3, -0.2]))
+    before = world.data.site("object0").xpos[:2].copy()
+    for _ in range(40):
+        env.step(np.zeros(4, np.float32))
+    np.testing.assert_allclose(world.data.site("object0").xpos[:2] - before, [0.3, -0.2], atol=0.02)
+    np.testing.assert_allclose(_travel(_launch(np.array([-0.1, 0.5]))), [-0.1, 0.5])
+
+
+@pytest.mark.slow   # each stroke is searched for in the simulation
+def test_the_puck_expert_reaches_most_goals() -> None:
+    episodes = list(rollout("FetchSlide-v4", make_expert("FetchSlide-v4"), range(500, 510), record=False))
+    assert sum(bool(episode.info["is_success"]) for episode in episodes) >= 5
 
 
 def test_the_way_through_a_maze_is_the_shortest() -> None:
