@@ -8,6 +8,7 @@ features of what a Jaco arm and its bricks do, 45-112 numbers, for 250 steps.
 The environments are dm_control's own behind an adapter of a page: Gymnasium's step, seeds, flat observations.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from ..offscreen import APT, PIXELS, PixelView, Rendered
 from ..registry import Family, Task
 from . import dm_control_experts as experts
+from . import dm_control_planners as planners
 
 SUITE = {
     "acrobot": "swingup swingup_sparse",
@@ -57,15 +59,20 @@ CAMERAS: dict[str, Any] = {
 }
 
 
-EXPERTS = {
+EXPERTS = {   # standing up from the floor and grasping are beyond formulas and short plans
+    "acrobot-swingup": "acrobot-planner",
+    "acrobot-swingup_sparse": "acrobot-planner",
     "ball_in_cup-catch": "ball-in-cup-planner",
     "cartpole-balance": "cartpole-energy",
     "cartpole-balance_sparse": "cartpole-energy",
     "cartpole-swingup": "cartpole-energy",
     "cartpole-swingup_sparse": "cartpole-energy",
+    "cheetah-run": "cheetah-planner",
     "finger-spin": "finger-spin-planner",
     "finger-turn_easy": "finger-turn-planner",
     "finger-turn_hard": "finger-turn-planner",
+    "fish-upright": "fish-upright-planner",
+    "fish-swim": "fish-swim-planner",
     "lqr-lqr_2_1": "lqr",
     "lqr-lqr_6_2": "lqr",
     "pendulum-swingup": "pendulum-energy",
@@ -73,6 +80,12 @@ EXPERTS = {
     "point_mass-hard": "point-mass-pd",
     "reacher-easy": "reacher-angles",
     "reacher-hard": "reacher-angles",
+    "swimmer-swimmer6": "swimmer-planner",
+    "walker-stand": "walker-stand-planner",
+    "walker-walk": "walker-walk-planner",
+    "walker-run": "walker-run-planner",
+    "manipulation-reach_duplo": "reach-jacobian",
+    "manipulation-reach_site": "reach-jacobian",
 }
 
 FORCE = 8.0   # bounds the actions of the lqr tasks, which have no limits; their best controllers stay below 6
@@ -155,6 +168,11 @@ class ControlTask(gym.Env):
         return np.concatenate([np.ravel(step.observation[key]) for key in sorted(step.observation)], dtype=np.float32)
 
 
+def _without_failed_attempts(record: logging.LogRecord) -> bool:
+    """Resets place the hand by inverse kinematics until that works, and report each attempt that did not."""
+    return not str(record.msg).startswith("Failed to converge")
+
+
 def _make(task: Task, render: bool) -> gym.Env:
     kwargs = dict(task.kwargs)
     domain, level = kwargs.pop("domain"), kwargs.pop("level")
@@ -163,6 +181,7 @@ def _make(task: Task, render: bool) -> gym.Env:
         if domain == "manipulation":
             from dm_control import manipulation
 
+            logging.getLogger("absl").addFilter(_without_failed_attempts)
             return manipulation.load(f"{level}_features", seed)
         from dm_control import suite
 
@@ -184,7 +203,8 @@ def _suite_task(domain: str, level: str, pixels: bool) -> Task:
 
 def _manipulation_task(level: str) -> Task:
     return Task(name=f"dm_control/manipulation-{level}_features", family="dm_control", episode_limit=250,
-                kwargs={"domain": "manipulation", "level": level}, packages=("dm-control", "mujoco"), licence="Apache-2.0")
+                kwargs={"domain": "manipulation", "level": level}, expert=EXPERTS.get(f"manipulation-{level}"),
+                packages=("dm-control", "mujoco"), licence="Apache-2.0")
 
 
 FAMILY = Family(
@@ -196,9 +216,23 @@ FAMILY = Family(
     ),
     make=_make,
     experts={
-        "ball-in-cup-planner": experts.ball_in_cup, "cartpole-energy": experts.cartpole,
-        "finger-spin-planner": experts.finger_spin, "finger-turn-planner": experts.finger_turn, "lqr": experts.linear,
-        "pendulum-energy": experts.pendulum, "point-mass-pd": experts.point_mass, "reacher-angles": experts.reacher,
+        "acrobot-planner": planners.acrobot,
+        "ball-in-cup-planner": planners.ball_in_cup,
+        "cartpole-energy": experts.cartpole,
+        "cheetah-planner": planners.cheetah,
+        "finger-spin-planner": planners.finger_spin,
+        "finger-turn-planner": planners.finger_turn,
+        "fish-swim-planner": planners.fish_swim,
+        "fish-upright-planner": planners.fish_upright,
+        "lqr": experts.linear,
+        "pendulum-energy": experts.pendulum,
+        "point-mass-pd": experts.point_mass,
+        "reach-jacobian": experts.reach,
+        "reacher-angles": experts.reacher,
+        "swimmer-planner": planners.swimmer,
+        "walker-run-planner": planners.walker(8.0),
+        "walker-stand-planner": planners.walker(0.0),
+        "walker-walk-planner": planners.walker(1.0),
     },
     modules=("dm_control.suite", "dm_control.manipulation"),
     extra="dm-control",

@@ -12,7 +12,6 @@ import numpy as np
 
 from ..registry import Controller
 from .mujoco_experts import regulator, two_links
-from .shooting import plans
 
 GRAVITY = 9.81
 
@@ -102,45 +101,23 @@ def linear(env: gym.Env, seed: int) -> Controller:
     return lambda observation: np.clip(gain @ _state(world), world.action_space.low, world.action_space.high).astype(np.float32)
 
 
-def ball_in_cup(env: gym.Env, seed: int) -> Controller:
-    """Plan a throw that ends with the ball in the cup."""
+def reach(env: gym.Env, seed: int) -> Controller:
+    """The Jaco hand goes straight to the target: joint speeds by the Jacobian's damped inverse."""
+    import mujoco
+
     world: Any = env.unwrapped
+    model, data = world.model, world.data
+    hand, target = (next(i for i in range(model.nsite) if model.site(i).name.endswith(name))
+                    for name in ("gripsite", "target_site"))
+    joints = model.jnt_dofadr[model.actuator_trnid[:6, 0]]      # the arm's; the rest are fingers
+    slopes = np.zeros((3, model.nv))
 
-    def value(positions: np.ndarray, velocities: np.ndarray) -> np.ndarray:
-        cup, ball = positions[..., :2] + (0, 0.55), positions[..., 2:] + (0, 0.2)   # middle of the cup
-        away = np.abs(ball - cup)
-        caught = (away < 0.025).all(-1)
-        return 2 * caught.sum(1) - away.sum(-1).min(1) - away.sum(-1).mean(1)
+    def act(observation: Any) -> np.ndarray:
+        mujoco.mj_jacSite(model, data, slopes, None, hand)
+        arm = slopes[:, joints]
+        away = data.site_xpos[target] - data.site_xpos[hand]
+        speeds = 4 * arm.T @ np.linalg.solve(arm @ arm.T + 1e-3 * np.eye(3), away)
+        fit = max(1.0, float(np.abs(speeds / world.action_space.high[:6]).max()))   # slower, but straight on
+        return np.concatenate([speeds / fit, np.zeros(model.nu - 6)]).astype(np.float32)
 
-    def settled() -> bool:
-        along = world.data.qvel[:2] - world.data.qvel[2:]
-        return world.task.get_reward(world.physics) > 0 and float(np.abs(along).max()) < 0.5
-
-    return plans(world, value, seed, settled, steps=50, knots=10, samples=40, follow=15)
-
-
-def finger_turn(env: gym.Env, seed: int) -> Controller:
-    """Plan pushes against the spinner until its tip is in the target."""
-    world: Any = env.unwrapped
-    x, _, z = world.model.site("target").pos - world.model.body("spinner").pos
-    goal = math.atan2(x, z)
-
-    def away(angle: Any) -> Any:
-        """Angle between the tip and the target; the hinge turns against the clock."""
-        return np.abs((-angle - goal + math.pi) % (2 * math.pi) - math.pi)
-
-    def value(positions: np.ndarray, velocities: np.ndarray) -> np.ndarray:
-        return -away(positions[..., 2]).mean(1) - 3 * away(positions[:, -1, 2])
-
-    return plans(world, value, seed, lambda: world.task.get_reward(world.physics) > 0 and abs(world.data.qvel[2]) < 0.1,
-                 steps=40, knots=5, samples=40, rounds=1, follow=5)
-
-
-def finger_spin(env: gym.Env, seed: int) -> Controller:
-    """Plan flicks that keep the spinner turning."""
-    world: Any = env.unwrapped
-
-    def value(positions: np.ndarray, velocities: np.ndarray) -> np.ndarray:
-        return -np.maximum(velocities[..., 2], -17).mean(1)
-
-    return plans(world, value, seed, steps=30, knots=6, samples=40, follow=5)
+    return act

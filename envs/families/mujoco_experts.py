@@ -94,7 +94,7 @@ def half_cheetah(env: gym.Env, seed: int) -> Controller:
     back.
     """
     world: Any = env.unwrapped
-    hertz = 4.384
+    hertz = 4.3487
     swing, offset, phase, pitch, rate = np.array(GALLOP)
 
     def act(observation: Any) -> np.ndarray:
@@ -106,11 +106,11 @@ def half_cheetah(env: gym.Env, seed: int) -> Controller:
 
 
 GALLOP = (   # of the motors back thigh, shin, foot, front thigh, shin, foot
-    (-1.333, 1.479, 1.674, 1.853, 1.006, 1.603),      # amplitude
-    (0.660, -0.016, -0.398, -1.063, -0.536, 0.369),      # mean
-    (2.491, 1.443, -7.449, -4.462, 2.372, 1.653),      # radians
-    (-0.107, 0.043, 0.014, 0.006, -0.110, -0.037),      # per radian of pitch
-    (0.003, -0.006, -0.010, -0.003, -0.001, -0.006),      # per radian per second
+    (-1.2916, 1.4793, 1.7208, 1.8351, 1.0491, 1.5909),   # amplitude
+    (0.6667, -0.0480, -0.4078, -1.0907, -0.4998, 0.3735),   # mean
+    (2.5830, 1.5507, -7.2816, -4.4478, 2.5341, 1.7821),   # radians
+    (-0.1259, 0.0594, -0.0567, -0.0153, -0.1137, -0.0656),   # per radian of pitch
+    (-0.0008, -0.0079, -0.0097, -0.0025, 0.0003, -0.0056),   # per radian per second
 )
 
 

@@ -86,7 +86,7 @@ def test_a_picture_shows_the_hills_of_its_own_episode() -> None:
 @pytest.mark.parametrize(("name", "least"), [
     ("cartpole-balance", 990), ("cartpole-balance_sparse", 990), ("cartpole-swingup", 840), ("cartpole-swingup_sparse", 650),
     ("pendulum-swingup", 500), ("point_mass-easy", 800), ("point_mass-hard", 650), ("reacher-easy", 940),
-    ("reacher-hard", 930), ("lqr-lqr_2_1", 750), ("lqr-lqr_6_2", 550),
+    ("reacher-hard", 930), ("lqr-lqr_2_1", 750), ("lqr-lqr_6_2", 550), ("manipulation-reach_site_features", 200),
     pytest.param("reacher-easy-pixels", 940, marks=pytest.mark.slow),
 ])
 def test_experts_do_their_task(name: str, least: float) -> None:
@@ -96,10 +96,13 @@ def test_experts_do_their_task(name: str, least: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "least"), [("ball_in_cup-catch", 800), ("finger-turn_easy", 800), ("finger-turn_hard", 700),
-                                             ("finger-spin", 150)])
+@pytest.mark.parametrize(("name", "least"), [
+    ("acrobot-swingup", 200), ("acrobot-swingup_sparse", 20), ("ball_in_cup-catch", 800), ("cheetah-run", 350),
+    ("finger-spin", 150), ("finger-turn_easy", 800), ("finger-turn_hard", 700), ("fish-upright", 900), ("fish-swim", 400),
+    ("swimmer-swimmer6", 200), ("walker-stand", 850), ("walker-walk", 750), ("walker-run", 250),
+])
 def test_planners_do_their_task(name: str, least: float) -> None:
-    for episode in rollout(f"dm_control/{name}", make_expert(f"dm_control/{name}"), [30_000, 30_001], record=False):
+    for episode in rollout(f"dm_control/{name}", make_expert(f"dm_control/{name}"), [30_000], record=False):
         assert episode.score >= least
 
 
@@ -120,3 +123,10 @@ def test_a_plan_is_followed_until_the_world_goes_another_way() -> None:
     act(0.5 if planner.plan[planner.at, 0] < 0 else -0.5)
     act()
     assert made[-2:] == [False, True]
+
+
+def test_manipulation_resets_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    env = make("dm_control/manipulation-reach_site_features")
+    for seed in range(20_000, 20_004):                   # two of them place the hand at the second attempt
+        env.reset(seed=seed)
+    assert not caplog.records
