@@ -1,0 +1,461 @@
+"""data2vec's encoders: bidirectional transformers for pictures, speech and text (arXiv:2202.03555, section 3).
+
+    VisionEncoder   BEiT (2106.08254): patches, a class token, pre-norm, relative position bias, scaled residuals
+    SpeechEncoder   wav2vec 2.0 (2006.11477) with five small position convolutions: waveform to 50 vectors a second, post-norm
+    TextEncoder     RoBERTa (1907.11692): learned positions, post-norm
+
+All three work in two steps, because the objective masks between them: `features` turns inputs into one local vector per
+place, `encode` mixes the places. What differs from the published code: query, key and value are one matrix, and BEiT's
+missing key bias is there and zero (a bias of the keys adds one constant to a query's scores; the softmax takes it out again).
+
+Legend: B batch, T places, S places with the class token, H heads.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+RelativePositions = Literal["none", "shared", "per-layer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """The part that the three have in common; base size by default."""
+
+    width: int = 768            # divisible by heads
+    depth: int = 12             # blocks
+    heads: int = 12
+    feedforward: int = 3072     # hidden width of the feed-forward
+    epsilon: float = 1e-5       # of the layer norms
+    dropout: float = 0.0        # of each sublayer's output
+    drop_path: float = 0.0      # chance that the last block is skipped for a sample, in training; grows linearly from 0
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width={self.width} is not divisible by heads={self.heads}")
+        if not (0 <= self.dropout < 1 and 0 <= self.drop_path < 1):
+            raise ValueError(f"dropout={self.dropout} and drop_path={self.drop_path} must be in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig(TransformerConfig):
+    """BEiT as data2vec uses it."""
+
+    epsilon: float = 1e-6
+    image_size: int = 224                           # pixels a side that positions are made for; others interpolate
+    patch_size: int = 16
+    channels: int = 3
+    absolute_positions: bool = False
+    relative_positions: RelativePositions = "shared"
+    layer_scale: float = 1e-4                       # initial factor of each sublayer's output; 0: none
+    final_norm: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size={self.image_size} is not a multiple of patch_size={self.patch_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechConfig(TransformerConfig):
+    """wav2vec 2.0 as data2vec uses it: 16 kHz in, 50 Hz out."""
+
+    conv_channels: tuple[int, ...] = (512,) * 7
+    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_bias: bool = False
+    position_layers: int = 5
+    position_kernel: int = 19
+    position_groups: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not len(self.conv_channels) == len(self.conv_kernels) == len(self.conv_strides) > 0:
+            raise ValueError("conv_channels, conv_kernels and conv_strides must be equally long, not "
+                             f"{len(self.conv_channels)}, {len(self.conv_kernels)} and {len(self.conv_strides)}")
+
+    @property
+    def field(self) -> int:
+        """Samples that one vector sees, which is also the shortest sound: 400 = 25 ms at 16 kHz."""
+        field = 1
+        for kernel, stride in zip(reversed(self.conv_kernels), reversed(self.conv_strides), strict=True):
+            field = (field - 1) * stride + kernel
+        return field
+
+    def lengths(self, samples: Tensor) -> Tensor:
+        """Vectors that come from int64 (B,) samples."""
+        for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
+            samples = (samples - kernel) // stride + 1
+        return samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig(TransformerConfig):
+    """RoBERTa."""
+
+    vocab_size: int = 50_265
+    max_length: int = 512       # tokens
+    pad: int = 1                # id of padding
+    mask: int = 50_264          # id of [MASK]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Local vectors, one per place; nothing has looked at its neighbours yet.
+
+    Attributes:
+        x: float (B, T, width), without positions.
+        real: bool (B, T), False at padding; None: there is none.
+        grid: places along each axis: (rows, columns) of patches, or (T,).
+    """
+
+    x: Tensor
+    real: Tensor | None
+    grid: tuple[int, ...]
+
+    def repeat(self, copies: int) -> "Features":
+        """Each sample `copies` times in a row."""
+        real = None if self.real is None else self.real.repeat_interleave(copies, 0)
+        return replace(self, x=self.x.repeat_interleave(copies, 0), real=real)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a transformer made of S places.
+
+    Attributes:
+        hidden: (B, S, width), the output.
+        states: depth + 1 tensors (B, S, width): what the first block got, then each block's output.
+        feedforwards: depth tensors (B, S, width): each feed-forward's output before it joins the residual stream.
+    """
+
+    hidden: Tensor
+    states: tuple[Tensor, ...]
+    feedforwards: tuple[Tensor, ...]
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, normalised before (BEiT) or after (the others) the residual."""
+
+    def __init__(self, config: TransformerConfig, drop_path: float, layer_scale: float | None) -> None:
+        super().__init__()
+        self.heads, self.dropout, self.drop_path = config.heads, config.dropout, drop_path
+        self.pre_norm = layer_scale is not None
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.norm_attention = nn.LayerNorm(config.width, eps=config.epsilon)
+        self.up = nn.Linear(config.width, config.feedforward)
+        self.down = nn.Linear(config.feedforward, config.width)
+        self.norm_feedforward = nn.LayerNorm(config.width, eps=config.epsilon)
+        self.scales = nn.Parameter(torch.full((2, config.width), layer_scale)) if layer_scale else None
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, S, width), scores' bias (1 or B, 1 or H, 1 or S, S) -> output and the feed-forward's own output."""
+        if self.pre_norm:
+            x = x + self.branch(self.attend(self.norm_attention(x), bias), 0)
+            fed = self.feed(self.norm_feedforward(x))
+            return x + self.branch(fed, 1), fed
+        x = self.norm_attention(x + self.branch(self.attend(x, bias), 0))
+        fed = self.feed(x)
+        return self.norm_feedforward(x + self.branch(fed, 1)), fed
+
+    def attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, dim=-1))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def feed(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x)))
+
+    def branch(self, x: Tensor, sublayer: int) -> Tensor:
+        """A sublayer's output as it joins the residual stream."""
+        x = F.dropout(x, self.dropout, self.training)
+        if self.scales is not None:
+            x = self.scales[sublayer] * x
+        if not (self.training and self.drop_path):
+            return x
+        kept = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.drop_path
+        return x * kept / (1 - self.drop_path)
+
+
+class Transformer(nn.Module):
+    """The blocks, and for pre-norm a norm at the end."""
+
+    def __init__(self, config: TransformerConfig, layer_scale: float | None = None, final_norm: bool = False) -> None:
+        super().__init__()
+        rates = [config.drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
+        # a cast, because ModuleList does not tell type checkers what it holds
+        self.blocks = cast(Sequence[Block], nn.ModuleList(Block(config, rate, layer_scale) for rate in rates))
+        self.norm = nn.LayerNorm(config.width, eps=config.epsilon) if final_norm else nn.Identity()
+
+    def forward(self, x: Tensor, biases: Sequence[Tensor | None]) -> Encoded:
+        """biases: one per block."""
+        states, feedforwards = [x], []
+        for block, bias in zip(self.blocks, biases, strict=True):
+            x, fed = block(x, bias)
+            states.append(x)
+            feedforwards.append(fed)
+        return Encoded(self.norm(x), tuple(states), tuple(feedforwards))
+
+
+class Encoder(nn.Module):
+    """What the objective needs. Any network whose layers have one vector per input place can be one.
+
+    Attributes:
+        width: of features and of hidden states.
+        prefix: extra places that `encode` puts before the first one (the class token).
+        features: inputs (B, ...) to local vectors.
+    """
+
+    width: int
+    prefix = 0
+    features: Callable[..., Features]
+
+    def encode(self, features: Features, masked: Tensor | None = None, kept: Tensor | None = None) -> Encoded:
+        """Mix the places.
+
+        Args:
+            masked: bool (B, T), True where the place's vector is replaced by the mask vector.
+            kept: int64 (B, K) instead: the only places that take part, ascending; -1 fills up shorter rows.
+        """
+        raise NotImplementedError
+
+
+class VisionEncoder(Encoder):
+    """Pictures (B, channels, height, width in pixels) -> (B, 1 + patches, width); the class token comes first."""
+
+    prefix = 1
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config, self.width = config, config.width
+        side = config.image_size // config.patch_size
+        self.patches = nn.Conv2d(config.channels, config.width, config.patch_size, stride=config.patch_size)
+        self.class_token = nn.Parameter(torch.zeros(config.width))
+        self.mask_token = nn.Parameter(torch.zeros(config.width))
+        self.positions = nn.Parameter(torch.zeros(1 + side * side, config.width)) if config.absolute_positions else None
+        tables = {"none": 0, "shared": 1, "per-layer": config.depth}[config.relative_positions]
+        # one bias per head and offset (rows, columns), then class to patch, patch to class, class to class
+        self.tables = nn.ParameterList(torch.zeros((2 * side - 1) ** 2 + 3, config.heads) for _ in range(tables))
+        self.transformer = Transformer(config, config.layer_scale, config.final_norm)
+        initialize(self)
+
+    def forward(self, images: Tensor) -> Encoded:
+        """Nothing masked."""
+        return self.encode(self.features(images))
+
+    def features(self, images: Tensor) -> Features:
+        """Raises ValueError where the picture does not split into patches."""
+        config = self.config
+        if images.ndim != 4 or images.shape[1] != config.channels or any(s % config.patch_size for s in images.shape[2:]):
+            raise ValueError(f"pictures of shape {tuple(images.shape)} do not fit: expected (batch, {config.channels}, height, "
+                             f"width) with sides that are multiples of {config.patch_size}; resize or crop them")
+        x = self.patches(images)                                       # (B, width, rows, columns)
+        return Features(x.flatten(2).transpose(1, 2), None, tuple(x.shape[2:]))
+
+    def encode(self, features: Features, masked: Tensor | None = None, kept: Tensor | None = None) -> Encoded:
+        """See Encoder."""
+        x, rows, columns = features.x, *features.grid
+        if masked is not None:
+            x = torch.where(masked[..., None], self.mask_token.to(x.dtype), x)
+        first: Tensor = self.class_token
+        if self.positions is not None:
+            x, first = x + self.patch_positions(rows, columns), first + self.positions[0]
+        x, real = select(x, None, kept)
+        x = torch.cat([first.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+        padding = None if real is None else padding_bias(F.pad(real, (1, 0), value=True))
+        biases = [self.relative_bias(table, rows, columns, kept) for table in self.tables]
+        summed: list[Tensor | None] = [bias if padding is None else bias + padding for bias in biases]
+        summed = summed or [padding]
+        return self.transformer(x, summed if len(summed) == self.config.depth else summed * self.config.depth)
+
+    def patch_positions(self, rows: int, columns: int) -> Tensor:
+        """(T, width); bicubic for other sizes."""
+        assert self.positions is not None
+        side = self.config.image_size // self.config.patch_size
+        if (rows, columns) == (side, side):
+            return self.positions[1:]
+        grid = self.positions[1:].T.unflatten(1, (side, side))[None]   # (1, width, side, side)
+        return F.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)[0].flatten(1).T
+
+    def relative_bias(self, table: Tensor, rows: int, columns: int, kept: Tensor | None) -> Tensor:
+        """(1 or B, H, S, S); the table is interpolated bilinearly for other sizes."""
+        side = 2 * (self.config.image_size // self.config.patch_size) - 1
+        shape = (2 * rows - 1, 2 * columns - 1)
+        if shape != (side, side):
+            offsets = table[:-3].T.unflatten(1, (side, side))[None]
+            offsets = F.interpolate(offsets, size=shape, mode="bilinear")[0].flatten(1).T
+            table = torch.cat([offsets, table[-3:]])
+        bias = table[relative_index(rows, columns, table.device)].permute(2, 0, 1)[None]   # (1, H, S, S)
+        if kept is None:
+            return bias
+        at = F.pad(kept.clamp(min=0) + 1, (1, 0))                                          # (B, 1 + K), the class token first
+        return bias[0][:, at[:, :, None], at[:, None, :]].transpose(0, 1)
+
+
+class SpeechEncoder(Encoder):
+    """Waveforms (B, samples), zero mean and unit variance (see standardize) -> (B, about 50 a second, width).
+
+    As in the published models, a sound's last vectors depend on how much padding follows: behind the first position
+    convolution padding is no longer zero. So a batch and its rows alone differ a little.
+    """
+
+    def __init__(self, config: SpeechConfig) -> None:
+        super().__init__()
+        self.config, self.width = config, config.width
+        inputs = (1, *config.conv_channels[:-1])
+        sizes = zip(inputs, config.conv_channels, config.conv_kernels, config.conv_strides, strict=True)
+        self.convs = nn.ModuleList(nn.Conv1d(i, o, k, stride=s, bias=config.conv_bias) for i, o, k, s in sizes)
+        self.conv_norms = nn.ModuleList(nn.LayerNorm(o) for o in config.conv_channels)
+        self.projection_norm = nn.LayerNorm(config.conv_channels[-1], eps=config.epsilon)
+        self.projection = nn.Linear(config.conv_channels[-1], config.width)
+        self.mask_token = nn.Parameter(torch.empty(config.width).uniform_())
+        self.position_convs = nn.ModuleList(
+            nn.Conv1d(config.width, config.width, config.position_kernel, padding=config.position_kernel // 2,
+                      groups=config.position_groups) for _ in range(config.position_layers))
+        self.norm = nn.LayerNorm(config.width, eps=config.epsilon)
+        self.transformer = Transformer(config)
+        initialize(self)
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Encoded:
+        """Nothing masked."""
+        return self.encode(self.features(waveforms, lengths))
+
+    def features(self, waveforms: Tensor, lengths: Tensor | None = None) -> Features:
+        """lengths: int64 (B,) real samples per row; None: all. Raises ValueError where a sound is too short."""
+        shortest = waveforms.shape[-1] if lengths is None else int(lengths.min())
+        if waveforms.ndim != 2 or shortest < self.config.field:
+            raise ValueError(f"sounds of shape {tuple(waveforms.shape)}, the shortest of {shortest} samples, do not fit: "
+                             f"expected (batch, samples), at least {self.config.field} each; drop or pad shorter ones")
+        x = waveforms[:, None]
+        for conv, norm in zip(self.convs, self.conv_norms, strict=True):
+            x = F.gelu(norm(conv(x).transpose(1, 2)).transpose(1, 2))             # (B, channels, shorter)
+        x = self.projection(self.projection_norm(x.transpose(1, 2)))              # (B, T, width)
+        places = torch.arange(x.shape[1], device=x.device)
+        real = None if lengths is None else places < self.config.lengths(lengths)[:, None]
+        return Features(x, real, (x.shape[1],))
+
+    def encode(self, features: Features, masked: Tensor | None = None, kept: Tensor | None = None) -> Encoded:
+        """See Encoder. With `kept`, the position convolutions see zeros at the other places (2212.07525, section 3)."""
+        x, real = features.x, features.real
+        if masked is not None:
+            x = torch.where(masked[..., None], self.mask_token.to(x.dtype), x)
+        if real is not None:
+            x = x * real[..., None]
+        if kept is not None:
+            x = x * ~not_kept(kept, x.shape[1])[..., None]
+        x, real = select(x + self.convolve_positions(x), real, kept)
+        bias = None if real is None else padding_bias(real)
+        return self.transformer(F.dropout(self.norm(x), self.config.dropout, self.training), [bias] * self.config.depth)
+
+    def convolve_positions(self, x: Tensor) -> Tensor:
+        """(B, T, width) -> (B, T, width)."""
+        length = x.shape[1]
+        for conv in self.position_convs:
+            x = conv(x.transpose(1, 2))[..., :length].transpose(1, 2)             # an even kernel gives one place too many
+            x = F.gelu(F.layer_norm(x, x.shape[-1:]))
+        return x
+
+
+class TextEncoder(Encoder):
+    """Ids (B, T), padded on the right with `pad` -> (B, T, width)."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config, self.width = config, config.width
+        self.table = nn.Embedding(config.vocab_size, config.width)
+        self.positions = nn.Embedding(config.max_length + config.pad + 1, config.width)   # up to `pad`: padding's own
+        self.norm = nn.LayerNorm(config.width, eps=config.epsilon)
+        self.transformer = Transformer(config)
+        initialize(self)
+
+    def forward(self, ids: Tensor) -> Encoded:
+        """Nothing masked."""
+        return self.encode(self.features(ids))
+
+    def features(self, ids: Tensor) -> Features:
+        """Raises ValueError where a text is too long or an id unknown."""
+        config = self.config
+        low, high = (int(n) for n in ids.aminmax())
+        if ids.ndim != 2 or ids.shape[1] > config.max_length or low < 0 or high >= config.vocab_size:
+            raise ValueError(f"ids of shape {tuple(ids.shape)} from {low} to {high} do not fit: expected (batch, at most "
+                             f"{config.max_length}) in [0, {config.vocab_size}); cut the text or check the tokenizer")
+        real = ids != config.pad
+        return Features(self.table(ids), None if bool(real.all()) else real, (ids.shape[1],))
+
+    def encode(self, features: Features, masked: Tensor | None = None, kept: Tensor | None = None) -> Encoded:
+        """See Encoder. A masked place looks like the token [MASK]."""
+        x, real, pad = features.x, features.real, self.config.pad
+        if masked is not None:
+            x = torch.where(masked[..., None], self.table.weight[self.config.mask].to(x.dtype), x)
+        places = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
+        if real is not None:
+            places = torch.where(real, real.cumsum(1) - 1, -1)                            # padding has a position of its own
+        x, real = select(x + self.positions(places + pad + 1), real, kept)
+        bias = None if real is None else padding_bias(real)
+        return self.transformer(F.dropout(self.norm(x), self.config.dropout, self.training), [bias] * self.config.depth)
+
+
+def initialize(encoder: nn.Module) -> None:
+    """BERT's: matrices N(0, 0.02), biases 0; convolutions as He et al. (1502.01852), which keeps a deep front end alive."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.Conv1d):
+            nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def standardize(waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """(B, samples) to zero mean and unit variance per sound, padding to 0: what the speech encoder was trained on."""
+    real = torch.ones_like(waveforms, dtype=torch.bool)
+    if lengths is not None:
+        real = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
+    count = real.sum(1, keepdim=True)
+    centred = (waveforms - (waveforms * real).sum(1, keepdim=True) / count) * real
+    return centred / (centred.square().sum(1, keepdim=True) / count + 1e-7).sqrt()
+
+
+def relative_index(rows: int, columns: int, device: torch.device) -> Tensor:
+    """int64 (S, S): the table's row for each pair of places, the class token first.
+
+    Patches at (r, c) and (s, d) get the row of their offset, (r - s + rows - 1) * (2 * columns - 1) + c - d + columns - 1.
+    """
+    r, c = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
+    r, c = r.flatten(), c.flatten()
+    offsets = (r[:, None] - r + rows - 1) * (2 * columns - 1) + (c[:, None] - c + columns - 1)
+    extra = (2 * rows - 1) * (2 * columns - 1)
+    index = F.pad(offsets, (1, 0, 1, 0))
+    index[0, :], index[:, 0], index[0, 0] = extra, extra + 1, extra + 2
+    return index
+
+
+def select(x: Tensor, real: Tensor | None, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The kept places (B, K, width) of x (B, T, width), and which of them are real; None: all."""
+    if kept is None:
+        return x, real
+    chosen = x.gather(1, kept.clamp(min=0)[..., None].expand(-1, -1, x.shape[-1]))
+    filled = kept >= 0
+    if real is not None:
+        filled = filled & real.gather(1, kept.clamp(min=0))
+    return chosen, None if bool(filled.all()) else filled
+
+
+def not_kept(kept: Tensor, places: int) -> Tensor:
+    """bool (B, T): True at the places that are not in kept (B, K)."""
+    out = torch.ones(len(kept), places + 1, dtype=torch.bool, device=kept.device)
+    return out.scatter(1, torch.where(kept < 0, places, kept), False)[:, :places]   # fillers land in a column that is cut off
+
+
+def padding_bias(real: Tensor) -> Tensor:
+    """bool (B, S) -> (B, 1, 1, S): nobody looks at padding."""
+    return torch.zeros(real.shape, device=real.device).masked_fill(~real, -math.inf)[:, None, None]
+
