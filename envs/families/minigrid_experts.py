@@ -214,8 +214,8 @@ def put_beside(planner: Planner) -> list[int]:
     (thing,), (other,) = planner.world.instrs.desc_move.obj_set, planner.world.instrs.desc_fixed.obj_set
     if planner.world.carrying is not thing:
         return planner.take(*planner.where(lambda it: it is thing))
-    (target,) = planner.where(lambda it: it is other)
-    return planner.put_down(*around(target, RING[::2]))
+    targets = planner.where(lambda it: it is other)   # none, if it was a box and noise has opened it
+    return planner.put_down(*(cell for target in targets for cell in around(target, RING[::2])))
 
 
 def stop_before(planner: Planner) -> list[int]:

@@ -10,7 +10,7 @@ import pytest
 
 from calico.envs.experts import make_player
 from calico.envs.networks import Network, load_network, save_network
-from calico.envs.registry import get_task, make
+from calico.envs.registry import MissingPackage, get_task, make
 from calico.envs.runner import rollout
 
 BALANCE = np.array([[0.0, 0, 0, 0], [0.3, 0.8, 8, 2.0]], np.float32)   # push right when the pole leans or falls to the right
@@ -111,3 +111,22 @@ def test_a_policy_for_another_task_is_refused(tmp_path: Path, task: str, says: s
 def test_an_unknown_player_names_those_that_exist(spec: str) -> None:
     with pytest.raises(ValueError, match=f"unknown policy '{spec}'.*; there are: expert, random, npz:FILE, sb3:FILE.zip"):
         make_player(get_task("CartPole-v1"), spec)
+
+
+SHARED = Path(os.environ.get("CALICO_SHARED_DATA", "shared/data")) / "experts"
+
+
+@pytest.mark.shared
+def test_published_networks_play_as_well_as_their_source_says() -> None:
+    if not (SHARED / "experts.json").is_file():
+        pytest.skip(f"no {SHARED}/experts.json; set CALICO_SHARED_DATA")
+    for entry in json.loads((SHARED / "experts.json").read_text()):
+        name = "LunarLanderContinuous-v3" if entry["env_kwargs"].get("continuous") else entry["env_id"]
+        player = make_player(get_task(name), f"npz:{SHARED / entry['file']}")
+        try:
+            score = np.mean([episode.score for episode in rollout(name, player, range(4), record=False)])
+        except MissingPackage:
+            continue
+        # four episodes against ten: within three deviations of their mean, and well above random play in any case
+        assert abs(score - entry["score_mean"]) < 3 * entry["score_std"] / 2 + 0.02 * abs(entry["score_mean"]), (name, score)
+        assert score > (entry["random_mean"] + entry["score_mean"]) / 2
