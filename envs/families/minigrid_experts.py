@@ -20,7 +20,7 @@ LEFT, RIGHT, FORWARD, PICKUP, DROP, TOGGLE, DONE = range(7)   # minigrid.core.ac
 AHEAD = ((1, 0), (0, 1), (-1, 0), (0, -1))                    # heading -> (columns, rows)
 RING = ((1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1))   # around a cell; the even ones are beside it
 CARRY_ASIDE, FETCH_KEY = 30, 100   # price in steps of a thing and of a locked door on the way; only the order matters
-DEEPEST = 8                        # obstacles before obstacles; ObstructedMaze needs 3
+DEEPEST = 8                        # obstacles before obstacles; more than one was not seen
 GIVE_UP = 10                       # random actions before the next attempt, where there is no plan
 
 Cell = tuple[int, int]             # (column, row)
