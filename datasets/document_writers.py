@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from .documents import check_messages, require_text
+from .documents import check_messages
 from .images import encode_file
 from .publish import publish, temporary_name, write_error
+from .records import require_text
 
 
 class DocumentWriter:

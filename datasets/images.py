@@ -68,7 +68,7 @@ def encode_file(pixels: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def _nbytes(pixels: np.ndarray) -> int:
+def nbytes(pixels: np.ndarray) -> int:
     return pixels.nbytes
 
 
@@ -86,7 +86,7 @@ class ImageStore:
 
     def __init__(self, path: str | Path, *, max_side: int | None = 64, cache_bytes: int = 1 << 27) -> None:
         self.path, self.max_side = Path(path), max_side
-        self._cache: ByteCache[str, np.ndarray] = ByteCache(cache_bytes, _nbytes)
+        self._cache: ByteCache[str, np.ndarray] = ByteCache(cache_bytes, nbytes)
         self._zip: zipfile.ZipFile | None = None
         self._process = 0
         self._names: frozenset[str] | None = None

@@ -23,7 +23,13 @@ class SourceSettings:
 
     path: str            # a folder or file: episodes, captions, dialogues or text
     weight: float = 1.0  # share of the batches' rows, relative to the other sources
+    images: str = ""     # folder or zip of a manifest's images; empty: beside it
+    max_side: int = 64   # larger images are shrunk to so many pixels: a 64 x 64 one costs 16 tokens
     shuffle_steps: bool = False   # single steps in random order: for tasks whose observation is the whole state
+
+    def __post_init__(self) -> None:
+        if self.max_side < 1:
+            raise ValueError(f"{self.path}: max_side={self.max_side} must be at least 1 pixel")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """From the paths of a config to a mixture of token streams."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,8 @@ from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.text import TextTokenizer
 from calico.tokenizers.vocabulary import Vocabulary
 
-TEXT_LINES = 200_000   # strings that a tokenizer is learnt from
+TEXT_LINES = 200_000       # strings that a tokenizer is learnt from,
+TEXT_CHARACTERS = 1 << 27  # and characters at most: texts may be larger than memory
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def open_sources(settings: RunSettings) -> list[OpenedSource]:
                          "(`calico collect CartPole-v1 --out data` makes that one)")
     opened: list[OpenedSource] = []
     for source in settings.data.sources:
-        data = open_data(source.path)
+        data = open_data(source.path, images=source.images or None, max_side=source.max_side)
         name = data.task["name"] if isinstance(data, EpisodeReader) else Path(source.path).stem
         taken = {o.name for o in opened}
         opened.append(OpenedSource(source.path if name in taken else name, data, source))
@@ -61,11 +62,21 @@ def strings(opened: list[OpenedSource]) -> Iterator[str]:
                 yield from (reader[index] for index in range(len(reader)))
 
 
+def limited(texts: Iterable[str]) -> Iterator[str]:
+    """The first TEXT_LINES texts, or fewer where they are long: TEXT_CHARACTERS are enough to learn a tokenizer from."""
+    characters = 0
+    for text in islice(texts, TEXT_LINES):
+        yield text
+        characters += len(text)
+        if characters >= TEXT_CHARACTERS:
+            return
+
+
 def text_tokenizer(settings: RunSettings, opened: list[OpenedSource]) -> TextTokenizer:
     """The configured SentencePiece model, or one learnt from the sources' own text."""
     if settings.data.tokenizer:
         return TextTokenizer.load(settings.data.tokenizer)
-    found = list(islice(strings(opened), TEXT_LINES))
+    found = list(limited(strings(opened)))
     try:
         return TextTokenizer.train(found or ["calico"], settings.vocabulary.text)
     except ValueError as error:

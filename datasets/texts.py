@@ -1,0 +1,173 @@
+"""Texts: .txt files, JSON Lines {"text": "..."} and Parquet files with a column `text`, also larger than memory.
+
+Opening reads everything once, to check it and to know each document's length; afterwards a piece is read when it is
+asked for, and the latest ones are kept. A .txt file of more than PIECE_BYTES counts as several documents, cut at line
+ends; Parquet is read by row groups, so those should be some megabytes each.
+"""
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .byte_cache import ByteCache
+from .publish import file_sha256
+from .records import JsonLines, require_text
+
+PIECE_BYTES = 1 << 22
+CACHE_BYTES = 1 << 27   # per file
+
+
+class TextReader(Sequence[str]):
+    """Documents of .txt, .jsonl and .parquet files.
+
+    Args:
+        paths: files, or a folder whose files of these kinds are taken in the order of their names.
+    Attributes:
+        characters: int64 (documents,), the length of each.
+        fingerprint: SHA-256 over the files' digests.
+    Raises:
+        ValueError: no such file, not UTF-8, a malformed line or row, no documents.
+    """
+
+    def __init__(self, *paths: str | Path) -> None:
+        files = [file for path in paths for file in text_files(Path(path))]
+        self._files = [KINDS[file.suffix](file) for file in files]
+        self._ends = np.cumsum([len(file) for file in self._files])
+        if not sum(map(len, self._files)):
+            raise ValueError(f"no documents in {', '.join(map(str, paths)) or 'an empty list of paths'}")
+        self.characters = np.concatenate([file.characters for file in self._files])
+        self.fingerprint = hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return len(self.characters)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Document `index`."""
+        index = range(len(self))[index]
+        file = int(np.searchsorted(self._ends, index, side="right"))
+        return self._files[file][index - (int(self._ends[file - 1]) if file else 0)]
+
+
+def text_files(path: Path) -> list[Path]:
+    """The path itself, or the files of a folder that hold text."""
+    if path.is_dir():
+        return sorted(p for p in path.iterdir() if p.suffix in KINDS and not p.name.startswith((".", "_")))
+    if path.suffix not in KINDS or not path.is_file():
+        raise ValueError(f"{path} is not a .txt, .jsonl or .parquet file, nor a folder of them")
+    return [path]
+
+
+class PlainText(Sequence[str]):
+    """A .txt file as it is, line ends included."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        characters, self._places = [], [0]
+        for data in pieces(path):
+            characters.append(len(self._decode(data, self._places[-1])))
+            self._places.append(self._places[-1] + len(data))
+        self.characters = np.array(characters, np.int64)
+        self._cache: ByteCache[int, str] = ByteCache(CACHE_BYTES, sys.getsizeof)
+
+    def __len__(self) -> int:
+        return len(self.characters)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._cache.get(index, lambda: self._piece(index))
+
+    def _piece(self, index: int) -> str:
+        start, stop = self._places[index:index + 2]
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            return self._decode(file.read(stop - start), start)
+
+    def _decode(self, data: bytes, place: int) -> str:
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.path} is not UTF-8: byte {place + error.start} is {data[error.start]:#04x}; convert it "
+                             "first") from error
+
+
+def pieces(path: Path) -> Iterator[bytes]:
+    """A file in pieces of about PIECE_BYTES that end with a line where lines are shorter than that; an empty one is one
+    piece."""
+    with open(path, "rb") as file:
+        data = file.read(PIECE_BYTES) + file.readline(PIECE_BYTES)
+        while True:
+            for _ in range(3):                                       # the rest of a character of up to four bytes
+                if (file.peek(1)[:1] or b"a")[0] & 0xC0 == 0x80:
+                    data += file.read(1)
+            yield data
+            data = file.read(PIECE_BYTES) + file.readline(PIECE_BYTES)
+            if not data:
+                return
+
+
+class LinesOfText(Sequence[str]):
+    """The field `text` of a JSON Lines file."""
+
+    def __init__(self, path: Path) -> None:
+        characters: list[int] = []
+        self._lines = JsonLines(path, lambda value: characters.append(len(require_text(value.get("text"), "text"))))
+        self.characters = np.array(characters, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._lines[index]["text"]
+
+
+class ParquetText(Sequence[str]):
+    """The column `text` of a Parquet file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._cache: ByteCache[int, pa.LargeStringArray] = ByteCache(CACHE_BYTES, lambda texts: texts.nbytes)
+        groups = self._open().metadata.num_row_groups
+        lengths = [pc.utf8_length(self._group(group)).to_numpy() for group in range(groups)]
+        self._ends = np.cumsum([len(rows) for rows in lengths])
+        self.characters = np.concatenate([np.zeros(0, np.int64), *lengths])
+
+    def _open(self) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self.path, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{self.path} is not a readable Parquet file: {error}") from error
+
+    def _group(self, group: int) -> pa.LargeStringArray:
+        """The texts of a row group, checked."""
+        with self._open() as file:
+            if "text" not in file.schema_arrow.names:
+                raise ValueError(f"{self.path} has no column 'text'; it has {', '.join(file.schema_arrow.names)}")
+            try:
+                column = file.read_row_group(group, columns=["text"])["text"]
+                texts = column.cast(pa.large_string()).combine_chunks()
+                texts.validate(full=True)
+            except (pa.ArrowException, OSError) as error:
+                raise ValueError(f"{self.path}, row group {group}: text cannot be read as strings ({error})") from error
+        if texts.null_count:
+            row = pc.index(texts.is_null(), True).as_py()
+            raise ValueError(f"{self.path}, row {row} of row group {group}: text must be a string, got null")
+        return texts
+
+    def __len__(self) -> int:
+        return len(self.characters)
+
+    def __getitem__(self, index: Any) -> Any:
+        group = int(np.searchsorted(self._ends, index, side="right"))
+        texts = self._cache.get(group, lambda: self._group(group))
+        return texts[index - (int(self._ends[group - 1]) if group else 0)].as_py()
+
+
+KINDS: dict[str, type[PlainText] | type[LinesOfText] | type[ParquetText]] = {
+    ".txt": PlainText, ".jsonl": LinesOfText, ".parquet": ParquetText}
