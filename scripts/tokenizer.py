@@ -1,0 +1,54 @@
+"""`calico tokenizer train FILES --vocab N --out FILE`: learn text pieces once, for several runs.
+
+    calico tokenizer train data/minigrid-captions texts/*.txt --vocab 4096 --out words.model      # seconds
+    calico train small data.tokenizer=words.model vocabulary.text=4096 ...
+
+Every Unicode string comes back as it was: characters without a piece of their own are written as their UTF-8 bytes. FILES
+are whatever `calico train` takes: text, captions, questions, dialogues, episodes with missions.
+"""
+
+from pathlib import Path
+
+from calico.datasets.opening import open_data
+from calico.datasets.publish import publish, temporary_name
+from calico.scripts import console
+from calico.scripts.settings import SourceSettings
+from calico.scripts.sources import OpenedSource, limited, strings
+from calico.tokenizers.text import TextTokenizer
+
+
+@console.run_command
+def main(argv: list[str] | None = None) -> int:
+    """Parse, read, learn, write."""
+    parser = console.make_parser("tokenizer", __doc__)
+    parser.add_argument("action", choices=["train"])
+    parser.add_argument("files", nargs="+", metavar="FILES", help="files or folders of text, captions, dialogues or episodes")
+    parser.add_argument("--vocab", type=int, default=4096, metavar="N", help="pieces to aim for, 256 bytes among them "
+                        "(default 4096); a small text gives fewer")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the SentencePiece model to write")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args(argv)
+    opened = [OpenedSource(path, open_data(path), SourceSettings(path=path)) for path in arguments.files]
+    texts = list(limited(strings(opened)))
+    try:
+        text = TextTokenizer.train(texts, arguments.vocab, seed=arguments.seed)
+    except ValueError as error:
+        raise ValueError(f"--vocab {arguments.vocab}: {error}") from error
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(arguments.out)
+    text.save(temporary)
+    publish(temporary, arguments.out)
+    sample = texts[:: len(texts) // 1000 + 1]          # about a thousand of them
+    size, tokens = sum(len(t.encode()) for t in sample), sum(len(text.encode(t)) for t in sample)
+    found = {"out": arguments.out, "pieces": text.size, "texts": len(texts), "bytes_per_token": size / max(tokens, 1)}
+    if arguments.json:
+        console.print_json(found)
+    else:
+        print(f"{text.size} pieces from {len(texts)} texts; {found['bytes_per_token']:.2f} bytes a token")
+    console.wrote(arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
