@@ -1,0 +1,472 @@
+"""`perceiver`: Perceiver IO (arXiv:2107.14795) and the original Perceiver (2103.03206).
+
+A small array of latents reads inputs of any length by cross-attention, works on itself, and is read out by queries of any
+number: the price is linear in inputs and outputs. Pre-norm blocks with biases, feed-forwards as wide as the stream.
+What differs from the releases of DeepMind and Hugging Face, none of it in the numbers:
+- a cross-attention with one head never projects its inputs (`CrossAttend.folded`), a third of the work of reading a picture;
+- latents and learned queries are projected once, not once per sample;
+- attention goes through `scaled_dot_product_attention`, which keeps no matrix of scores;
+- just the outputs that are asked for are decoded, and an input is encoded once for all of them.
+Where the two releases differ in the numbers a field of the configuration chooses; `hf_exact` and `dm_exact` set them all.
+
+perceiver_inputs.py has what comes in, perceiver_sizes.py the published sizes, perceiver_weights.py reads published weights.
+
+Legend: B batch, M input elements, N latents, Q queries, C channels.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .perceiver_inputs import (
+    AudioConfig,
+    LabelConfig,
+    MixtureConfig,
+    PatchesConfig,
+    ReaderConfig,
+    Text,
+    TextConfig,
+    build_reader,
+    fourier_cells,
+    fourier_channels,
+)
+
+Gelu = Literal["none", "tanh"]   # exact, as Hugging Face; tanh approximation, as DeepMind
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentConfig:
+    """The latents, how they read the input, and the layers that work on them."""
+
+    latents: int = 256
+    width: int = 512
+    blocks: int = 1               # the same layers, run so many times over
+    layers: int = 6               # self-attention layers in a block
+    heads: int = 8
+    cross_attends: int = 1        # input read before each of the first blocks; from the second one on with the same weights
+    cross_heads: int = 1
+    qk_channels: int | None = None    # of all attention here; None: the input's in the cross-attention, the width in layers
+    v_channels: int | None = None     # None: as qk_channels
+    cross_shape: Literal["kv", "q"] = "kv"   # what a cross-attention's qk_channels follow where they are not given
+    widening: int = 1             # feed-forward width of the layers, in multiples of the width
+    cross_widening: int = 1
+    query_residual: bool = True
+    gelu: Gelu = "none"
+    wipe_masked: bool = False     # DeepMind: a query that is masked, or may read nothing, attends to zeros
+
+    def __post_init__(self) -> None:
+        for channels in (self.qk_channels or self.width, self.v_channels or self.qk_channels or self.width):
+            if channels % self.heads:
+                raise ValueError(f"{channels} channels do not split into {self.heads} heads; change heads= or the channels")
+        if not 1 <= self.cross_attends <= self.blocks:
+            raise ValueError(f"cross_attends={self.cross_attends} must be between 1 and blocks={self.blocks}")
+
+
+# ---- layers ----------------------------------------------------------------------------------------------------------------
+
+class FeedForward(nn.Module):
+    """norm, up, GELU, down; the residual is the caller's."""
+
+    def __init__(self, width: int, widening: int, gelu: Gelu) -> None:
+        super().__init__()
+        self.gelu = gelu
+        self.norm = nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, widening * width), nn.Linear(widening * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(self.norm(x)), approximate=self.gelu))
+
+
+class SelfAttend(nn.Module):
+    """x + attention(norm(x)), then x + feedforward(x)."""
+
+    def __init__(self, config: LatentConfig) -> None:
+        super().__init__()
+        qk = config.qk_channels or config.width
+        v = config.v_channels or qk
+        self.heads, self.split = config.heads, [qk, qk, v]
+        self.norm = nn.LayerNorm(config.width)
+        self.qkv = nn.Linear(config.width, 2 * qk + v)
+        self.out = nn.Linear(v, config.width)
+        self.feedforward = FeedForward(config.width, config.widening, config.gelu)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(self.norm(x)).split(self.split, dim=-1))
+        mixed = F.scaled_dot_product_attention(q, k, v)                       # (B, heads, N, C / heads)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.feedforward(x)
+
+
+class CrossAttend(nn.Module):
+    """Queries (1 or B, Q, query_channels) read inputs (B, M, input_channels) -> (B, Q, query_channels)."""
+
+    def __init__(self, config: LatentConfig, query_channels: int, input_channels: int, *, heads: int = 1, widening: int = 1,
+                 qk_channels: int | None = None, v_channels: int | None = None, residual: bool = False) -> None:
+        super().__init__()
+        qk = qk_channels or (input_channels if config.cross_shape == "kv" else query_channels)
+        v = v_channels or qk
+        if qk % heads or v % heads:
+            raise ValueError(f"{qk} channels of keys and {v} of values do not split into {heads} heads of a cross-attention; "
+                             "change cross_heads= or give qk_channels= and v_channels=")
+        self.heads, self.residual, self.wipe_masked = heads, residual, config.wipe_masked
+        self.norm_query, self.norm_input = nn.LayerNorm(query_channels), nn.LayerNorm(input_channels)
+        self.query = nn.Linear(query_channels, qk)
+        self.key, self.value = nn.Linear(input_channels, qk), nn.Linear(input_channels, v)
+        self.out = nn.Linear(v, query_channels)
+        self.feedforward = FeedForward(query_channels, widening, config.gelu)
+
+    def forward(self, queries: Tensor, inputs: Tensor, mask: Tensor | None = None, query_mask: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            mask: bool (B, M), True where an input may be read. Where a row has none, all are read alike, as Hugging Face's
+                does, unless `wipe_masked`.
+            query_mask: bool (B, Q), True where the output matters; of effect with `wipe_masked` only.
+        """
+        q = self.query(self.norm_query(queries))
+        bias = None
+        if mask is not None:    # the lowest number and not -inf: a row without inputs stays finite
+            lowest = torch.finfo(inputs.dtype).min
+            bias = torch.zeros(mask.shape, dtype=inputs.dtype, device=inputs.device).masked_fill(~mask, lowest)[:, None, None]
+        folds = self.heads == 1 and q.shape[1] < inputs.shape[1] and inputs.shape[2] <= min(q.shape[2], self.value.out_features)
+        mixed = self.folded(q, inputs, bias) if folds else self.projected(q, inputs, bias)
+        if self.wipe_masked and mask is not None:
+            mixed = mixed * mask.any(dim=1)[:, None, None]
+        if self.wipe_masked and query_mask is not None:
+            mixed = mixed * query_mask[..., None]
+        x = self.out(mixed)
+        if self.residual:
+            x = x + queries
+        return x + self.feedforward(x)
+
+    def projected(self, q: Tensor, inputs: Tensor, bias: Tensor | None) -> Tensor:
+        """As written in the papers: (B, Q, v)."""
+        normed = self.norm_input(inputs)
+        k, v = self.key(normed), self.value(normed)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q.expand(len(inputs), -1, -1), k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+
+    def folded(self, q: Tensor, inputs: Tensor, bias: Tensor | None) -> Tensor:
+        """The same numbers for one head without two projections of every input: 50,176 x 261 x 261 twice for a picture.
+
+        With x normed but not yet scaled by g and shifted by b: the keys' matrix moves to the queries,
+        q . ((x g + b) Wk + bk) = x . (g (Wk^T q)) + a number that is the same for all inputs, which the softmax takes out;
+        and as weights sum to 1, the values' matrix, scale and shift move behind the weighted sum.
+        """
+        norm = self.norm_input
+        bare = F.layer_norm(inputs, norm.normalized_shape, eps=norm.eps)[:, None]                     # (B, 1, M, C)
+        moved = ((q @ self.key.weight) * norm.weight).to(bare.dtype).expand(len(inputs), -1, -1)[:, None]   # (B, 1, Q, C)
+        mixed = F.scaled_dot_product_attention(moved, bare, bare, attn_mask=bias, scale=q.shape[2] ** -0.5)[:, 0]
+        return self.value(mixed * norm.weight + norm.bias)
+
+
+class Encoder(nn.Module):
+    """Inputs (B, M, channels) -> latents (B, N, width)."""
+
+    def __init__(self, config: LatentConfig, channels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.latents = nn.Parameter(torch.empty(config.latents, config.width))
+        self.cross_attend = self.make_cross_attend(channels)
+        self.cross_attend_again = self.make_cross_attend(channels) if config.cross_attends > 1 else None
+        self.layers = nn.ModuleList(SelfAttend(config) for _ in range(config.layers))
+        nn.init.trunc_normal_(self.latents, std=0.02)
+
+    def make_cross_attend(self, channels: int) -> CrossAttend:
+        """One reading of the input."""
+        config = self.config
+        return CrossAttend(config, config.width, channels, heads=config.cross_heads, widening=config.cross_widening,
+                           qk_channels=config.qk_channels, v_channels=config.v_channels, residual=config.query_residual)
+
+    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """mask: bool (B, M), True where an input may be read; None: all."""
+        x = self.cross_attend(self.latents[None], inputs, mask)
+        for block in range(self.config.blocks):
+            if self.cross_attend_again is not None and 0 < block < self.config.cross_attends:
+                x = self.cross_attend_again(x, inputs, mask)
+            for layer in self.layers:
+                x = layer(x)
+        return x
+
+
+# ---- masked language -------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageConfig:
+    """Bytes in, bytes out."""
+
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+
+
+class MaskedLanguage(nn.Module):
+    """Bytes, some of them masked -> scores of the bytes at chosen places."""
+
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.text.width
+        self.reader = Text(config.text)
+        self.encoder = Encoder(config.latent, width)
+        self.queries = nn.Parameter(torch.empty(config.text.positions, width))
+        self.decoder = CrossAttend(config.latent, width, config.latent.width, heads=8, qk_channels=256, v_channels=width)
+        self.bias = nn.Parameter(torch.zeros(config.text.vocab_size))
+        nn.init.trunc_normal_(self.queries, std=0.02)
+        initialise(self)
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None, places: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            ids: int64 (B, M), of bytes (perceiver_inputs.encode_bytes).
+            mask: bool (B, M), True at bytes that are there; None: all.
+            places: int64 (Q,) or (B, Q): where scores are wanted, and nothing else is worked out; None: at 0 ... M - 1.
+        Returns:
+            (B, Q, vocab_size). The output head is the transposed embedding table.
+        """
+        query_mask = None
+        if places is None:
+            places, query_mask = torch.arange(ids.shape[1], device=ids.device), mask
+        latents = self.encoder(self.reader(ids), mask)
+        queries = self.queries[places]
+        decoded = self.decoder(queries if queries.ndim == 3 else queries[None], latents, query_mask=query_mask)
+        return F.linear(decoded, self.reader.table.weight, self.bias)
+
+
+# ---- classification --------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """Anything in, one of `labels` classes out."""
+
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    reader: ReaderConfig = field(default_factory=TextConfig)
+    labels: int = 2
+    decoder: Literal["query", "mean"] = "query"   # Perceiver IO: one learned query; the original: the mean of the latents
+    query_residual: bool = True                   # of the query
+
+
+class Classifier(nn.Module):
+    """Raw inputs of its reader -> scores (B, labels)."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.latent.width
+        self.reader = build_reader(config.reader)
+        self.encoder = Encoder(config.latent, self.reader.channels)
+        self.decoder: CrossAttend | None = None
+        if config.decoder == "query":
+            self.query = nn.Parameter(torch.empty(1, width))
+            self.decoder = CrossAttend(config.latent, width, width, residual=config.query_residual)
+            nn.init.trunc_normal_(self.query, std=0.02)
+        self.head = nn.Linear(width, config.labels)
+        initialise(self)
+
+    def forward(self, inputs: Tensor | Mapping[str, Tensor], mask: Tensor | None = None) -> Tensor:
+        """mask: bool (B, M), True at elements that are there; None: all."""
+        latents = self.encoder(self.reader(inputs), mask)
+        pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(self.query[None], latents)[:, 0]
+        return self.head(pooled)
+
+
+# ---- optical flow ----------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """Two frames in, where each pixel of the first one went out."""
+
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    size: tuple[int, int] = (368, 496)    # rows, columns trained on; it sets the Fourier frequencies, other sizes run too
+    bands: int = 64
+    project: int = 64
+
+
+class Flow(nn.Module):
+    """Frames (B, 2, 3, H, W) in [-1, 1] -> flow (B, H, W, 2); pixels to the right and down are 20 times that."""
+
+    def __init__(self, config: FlowConfig) -> None:
+        super().__init__()
+        self.config = config
+        # a frame's 3 colours in the 3x3 pixels around each pixel make 27 channels, and two frames one element
+        self.reader = build_reader(PatchesConfig(block=(2, 1, 1), channels=27, bands=config.bands, resolution=config.size,
+                                                 project=config.project))
+        channels = self.reader.channels
+        self.encoder = Encoder(config.latent, channels)
+        self.decoder = CrossAttend(config.latent, channels, config.latent.width)
+        self.head = nn.Linear(channels, 2)
+        initialise(self)
+
+    def forward(self, frames: Tensor, chunk: int = 1 << 14) -> Tensor:
+        """
+        Args:
+            frames: (B, 2, 3, H, W), or (B, 2, 27, H, W) with neighbours already gathered (see `neighbours`).
+            chunk: pixels decoded at a time where no gradient is wanted, which bounds the memory.
+        """
+        if frames.ndim != 5 or frames.shape[1] != 2 or frames.shape[2] not in (3, 27):
+            raise ValueError(f"frames of shape {tuple(frames.shape)} came; optical flow reads (batch, 2, 3, rows, columns)")
+        inputs = self.reader(neighbours(frames) if frames.shape[2] == 3 else frames)
+        latents = self.encoder(inputs)
+        size = inputs.shape[1] if torch.is_grad_enabled() else chunk
+        flow = torch.cat([self.head(self.decoder(queries, latents)) for queries in inputs.split(size, dim=1)], dim=1)
+        return (flow / 100).unflatten(1, tuple(frames.shape[3:]))
+
+
+def neighbours(frames: Tensor) -> Tensor:
+    """(B, 2, 3, H, W) -> (B, 2, 27, H, W): row, column, colour of the 3x3 pixels around each; zeros outside."""
+    size = frames.shape[3:]
+    columns = F.unfold(frames.flatten(0, 1), 3, padding=1)                     # (B * 2, colour * 9, H * W)
+    return columns.unflatten(1, (-1, 9)).transpose(1, 2).flatten(1, 2).unflatten(0, frames.shape[:2]).unflatten(-1, size)
+
+
+# ---- video, sound and label ------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """Video, its sound and its label through one set of latents."""
+
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    frames: int = 16
+    size: tuple[int, int] = (224, 224)         # rows, columns of the decoded video
+    resolution: tuple[int, int] = (56, 56)     # rows, columns of 4x4 blocks; it sets the Fourier frequencies
+    samples_per_frame: int = 1920
+    patch: int = 16                            # samples
+    labels: int = 700
+    label_channels: int = 1024                 # of the label's query
+    channels: int = 512                        # decoded, before each modality's own last layer
+    label_mask_prob: float = 0.5               # in training: the label must also be guessed
+
+    @property
+    def samples(self) -> int:
+        """Of a clip's sound."""
+        return self.frames * self.samples_per_frame
+
+    @property
+    def video_grid(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of the decoded video: one query per pixel."""
+        return (self.frames, *self.size)
+
+    @property
+    def audio_grid(self) -> tuple[int]:
+        """Patches of the decoded sound: one query per patch."""
+        return (self.samples // self.patch,)
+
+
+class Autoencoder(nn.Module):
+    """{"image": video, "audio": samples, "label": one-hot} -> latents -> any pixels, any samples, the label."""
+
+    VIDEO_BANDS, AUDIO_BANDS = 32, 192
+    MARGIN = 2     # learned channels of the widest query
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.video_resolution = (config.frames, *config.resolution)
+        self.reader = build_reader(MixtureConfig(
+            modalities={"audio": AudioConfig(patch=config.patch, bands=self.AUDIO_BANDS, resolution=config.samples),
+                        "image": PatchesConfig(block=(1, 4, 4), bands=self.VIDEO_BANDS, resolution=self.video_resolution),
+                        "label": LabelConfig(labels=config.labels)},
+            mask_probs={"audio": 0.0, "image": 0.0, "label": config.label_mask_prob}))
+        self.encoder = Encoder(config.latent, self.reader.channels)
+        widths = {"audio": fourier_channels(1, self.AUDIO_BANDS), "image": fourier_channels(3, self.VIDEO_BANDS),
+                  "label": config.label_channels}
+        width = max(widths.values()) + self.MARGIN
+        self.label_query = nn.Parameter(torch.empty(1, config.label_channels))
+        self.padding = nn.ParameterDict({name: torch.empty(1, width - own) for name, own in widths.items()})
+        self.decoder = CrossAttend(config.latent, width, config.latent.width)
+        self.shared_head = nn.Linear(width, config.channels)
+        self.heads = nn.ModuleDict({"audio": nn.Linear(config.channels, config.patch), "image": nn.Linear(config.channels, 3),
+                                    "label": nn.Linear(config.channels, config.labels)})
+        for vector in (self.label_query, *self.padding.values()):
+            nn.init.trunc_normal_(vector, std=0.02)
+        initialise(self)
+
+    def forward(self, inputs: Mapping[str, Tensor], points: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        """`encode`, then `decode`."""
+        return self.decode(self.encode(inputs), points)
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """
+        Args:
+            inputs: image (B, T, 3, H, W), audio (B, samples), label (B, labels). At evaluation the label is not looked at,
+                zeros do.
+        Returns:
+            latents (B, N, width): encode once, decode as often as needed.
+        """
+        return self.encoder(self.reader(inputs))
+
+    def decode(self, latents: Tensor, points: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        """
+        Args:
+            latents: (B, N, width).
+            points: what is wanted: image: int64 (n,), flat indices into (frames, rows, columns); audio: int64 (n,), indices
+                of patches; label: None. Outputs do not depend on what else is asked for.
+        Returns:
+            Of the asked: image (B, n, 3), audio (B, n * patch), label (B, labels), not normalised.
+        """
+        queries = {name: self.queries(name, points[name], latents) for name in sorted(points)}
+        decoded = self.shared_head(self.decoder(torch.cat(list(queries.values()))[None], latents))
+        parts = dict(zip(queries, decoded.split([len(q) for q in queries.values()], dim=1), strict=True))
+        made = {name: self.heads[name](part) for name, part in parts.items()}
+        return {name: part if name == "image" else part.flatten(1) for name, part in made.items()}
+
+    def queries(self, name: str, cells: Tensor | None, like: Tensor) -> Tensor:
+        """(n, width) of one modality."""
+        config = self.config
+        if name == "label":
+            own: Tensor = self.label_query
+        elif name not in self.padding or cells is None:
+            raise ValueError(f"points for {name!r} are {cells}; give indices for image and audio, None for label, no other key")
+        elif name == "audio":
+            own = fourier_cells(cells.to(like.device), config.audio_grid, self.AUDIO_BANDS, [config.samples])
+        else:
+            own = fourier_cells(cells.to(like.device), config.video_grid, self.VIDEO_BANDS, self.video_resolution)
+        return torch.cat([own.to(like.dtype), self.padding[name].to(like.dtype).expand(len(own), -1)], dim=-1)
+
+    def reconstruct(self, inputs: Mapping[str, Tensor], chunks: int = 128) -> dict[str, Tensor]:
+        """A whole clip, encoded once and decoded in chunks: image (B, T, 3, H, W), audio (B, samples), label (B, labels)."""
+        latents = self.encode(inputs)
+        made = [self.decode(latents, points) for points in self.chunks(chunks)]
+        video = torch.cat([part["image"] for part in made], dim=1)                     # (B, T * H * W, 3)
+        return {"image": video.unflatten(1, self.config.video_grid).movedim(-1, 2),
+                "audio": torch.cat([part["audio"] for part in made], dim=1),
+                "label": self.decode(latents, {"label": None})["label"]}
+
+    def chunks(self, count: int) -> Iterator[dict[str, Tensor | None]]:
+        """Points of a whole clip, in `count` parts of about the same number."""
+        pixels = torch.arange(math.prod(self.config.video_grid)).tensor_split(count)
+        patches = torch.arange(self.config.audio_grid[0]).tensor_split(count)
+        for some_pixels, some_patches in zip(pixels, patches, strict=True):
+            yield {"image": some_pixels, "audio": some_patches}
+
+
+# ---- all of them -----------------------------------------------------------------------------------------------------------
+
+TaskConfig = LanguageConfig | ClassifierConfig | FlowConfig | AutoencoderConfig
+TaskModel = MaskedLanguage | Classifier | Flow | Autoencoder
+
+
+def build(config: TaskConfig) -> TaskModel:
+    """The model that a configuration describes, with first weights."""
+    match config:
+        case LanguageConfig():
+            return MaskedLanguage(config)
+        case ClassifierConfig():
+            return Classifier(config)
+        case FlowConfig():
+            return Flow(config)
+        case AutoencoderConfig():
+            return Autoencoder(config)
+
+
+def initialise(model: nn.Module) -> None:
+    """Matrices: deviation 1 / sqrt(fan-in), tables 0.02, biases zero; DeepMind's, with its truncation left out."""
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,375 @@
+"""What a Perceiver reads: bytes, pixels, patches, sound, points, labels and mixtures of them, as rows of channels.
+
+Perceiver IO (arXiv:2107.14795), appendices; the channel orders are those of DeepMind's release, so that published weights fit.
+Each reader maps its raw input to (B, M, channels). What differs: Fourier features are built once per shape and kept, learned
+positions are projected once and not once per sample, and any picture size is read.
+
+Legend: B batch, M input elements, T frames, H height, W width, P samples per patch of sound.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal, Union, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PAD, BOS, EOS, MASK, CLS, SEP = range(6)   # ids before the 256 bytes
+BYTE_OFFSET = 6
+
+
+# ---- text as bytes ---------------------------------------------------------------------------------------------------------
+
+def encode_bytes(text: str, cls_sep: bool = True) -> list[int]:
+    """UTF-8 bytes + 6; Hugging Face puts them between CLS and SEP, DeepMind does not."""
+    ids = [byte + BYTE_OFFSET for byte in text.encode("utf-8")]
+    return [CLS, *ids, SEP] if cls_sep else ids
+
+
+def decode_bytes(ids: Sequence[int]) -> str:
+    """Ids back to text; special ids are left out, bytes that are no UTF-8 become the replacement character."""
+    return bytes(i - BYTE_OFFSET for i in ids if i >= BYTE_OFFSET).decode("utf-8", errors="replace")
+
+
+def pad_bytes(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Rows of ids -> ids (B, longest) padded on the right, and a mask of the same shape, True at bytes that are there."""
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = torch.full((len(rows), int(lengths.max())), PAD)
+    for row, given in zip(ids, rows, strict=True):
+        row[:len(given)] = torch.tensor(given)
+    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
+
+
+# ---- positions -------------------------------------------------------------------------------------------------------------
+
+def fourier(positions: Tensor, bands: int, resolution: Sequence[int]) -> Tensor:
+    """positions (..., dims) in [-1, 1] -> (..., dims * (2 * bands + 1)): positions, all sines, all cosines.
+
+    The frequencies of a dimension run evenly from 1 to half its resolution, its Nyquist frequency. The order of operations is
+    the one of the released models: their highest frequencies turn single precision's rounding into visible differences.
+    """
+    frequencies = torch.stack([torch.linspace(1.0, size / 2, bands, device=positions.device) for size in resolution])
+    angles = math.pi * (positions[..., None] * frequencies).flatten(-2)      # (..., dims * bands)
+    return torch.cat([positions, angles.sin(), angles.cos()], dim=-1)
+
+
+@lru_cache(maxsize=8)   # a whole flow model's features take 190 MB: keep those in use, no more
+def fourier_grid(shape: tuple[int, ...], bands: int, resolution: tuple[int, ...], device: torch.device) -> Tensor:
+    """Fourier features of every cell of a grid, both ends of [-1, 1] included: (cells, channels). Do not write into it."""
+    with torch.inference_mode(False), torch.no_grad():    # it may be asked for in inference and then used in training
+        axes = [torch.linspace(-1.0, 1.0, size, device=device) for size in shape]
+        cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+        return fourier(cells.flatten(0, -2), bands, resolution)
+
+
+def fourier_cells(cells: Tensor, shape: Sequence[int], bands: int, resolution: Sequence[int]) -> Tensor:
+    """Fourier features of some cells of a grid, given by flat index (n,) -> (n, channels).
+
+    -1 + 2 i / n is not the grid of `fourier_grid`, and stays: the released models were trained with it.
+    """
+    indices = torch.stack(torch.unravel_index(cells, tuple(shape)), dim=1)
+    return fourier(-1 + 2 * indices / torch.tensor(tuple(shape), device=cells.device), bands, resolution)
+
+
+def fourier_channels(dims: int, bands: int) -> int:
+    """Width of `fourier`'s output."""
+    return dims * (2 * bands + 1)
+
+
+def join(values: Tensor, positions: Tensor) -> Tensor:
+    """values (B, M, c) beside positions (M, p), the same for every row -> (B, M, c + p)."""
+    return torch.cat([values, positions.to(values.dtype).expand(len(values), -1, -1)], dim=-1)
+
+
+def space_to_depth(frames: Tensor, block: tuple[int, int, int]) -> Tensor:
+    """Frames (B, T, C, H, W) -> blocks (B, T/t, H/h, W/w, t * h * w * C), channels last within a block."""
+    t, h, w = block
+    time, height, width = frames.shape[1], *frames.shape[3:]
+    if time % t or height % h or width % w:
+        raise ValueError(f"{time} frames of {height}x{width} do not split into blocks of {t} frames of {h}x{w}; "
+                         "crop or pad them first")
+    split = frames.unflatten(4, (-1, w)).unflatten(3, (-1, h)).unflatten(1, (-1, t))   # (B, T/t, t, C, H/h, h, W/w, w)
+    return split.permute(0, 1, 4, 6, 2, 5, 7, 3).flatten(4)
+
+
+# ---- readers ---------------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Bytes: an embedding and a learned position, added."""
+
+    vocab_size: int = 262
+    positions: int = 2048
+    width: int = 768
+
+
+class Text(nn.Module):
+    """ids int64 (B, M) -> (B, M, width)."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config, self.channels = config, config.width
+        self.table = nn.Embedding(config.vocab_size, config.width)
+        self.positions = nn.Embedding(config.positions, config.width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Raises ValueError where the text is longer than the positions."""
+        if ids.shape[1] > self.config.positions:
+            raise ValueError(f"a text of {ids.shape[1]} bytes does not fit the model's {self.config.positions} positions; "
+                             "cut it")
+        return self.table(ids) + self.positions.weight[:ids.shape[1]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """A picture, read in one of three ways.
+
+    `pixels`: the values as they are, beside Fourier features. `conv1x1`: 256 channels mixed from each pixel's, beside learned
+    positions through a linear layer. `conv`: 7x7 convolution of stride 2, batch norm, ReLU and 3x3 pooling of stride 2, beside
+    Fourier features.
+    """
+
+    kind: Literal["pixels", "conv1x1", "conv"] = "pixels"
+    size: tuple[int, int] = (224, 224)        # rows, columns; the highest frequency, or the grid of learned positions
+    channels: int = 3
+    bands: int = 64
+    # of `conv`: DeepMind pads as TensorFlow's SAME does, 224 pixels give 56x56 elements; Hugging Face evenly, which gives 55x55
+    padding: Literal["even", "same"] = "even"
+
+
+class Pixels(nn.Module):
+    """(B, C, H, W) of any size -> (B, H * W, C + Fourier)."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        self.config, self.channels = config, config.channels + fourier_channels(2, config.bands)
+
+    def forward(self, images: Tensor) -> Tensor:
+        grid = fourier_grid(tuple(images.shape[2:]), self.config.bands, self.config.size, images.device)
+        return join(images.flatten(2).mT, grid)
+
+
+class LearnedPixels(nn.Module):
+    """(B, C, H, W) -> (B, H * W, 512); for another size than the trained one the positions are interpolated."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        width = 256   # as published, for both halves
+        self.config, self.channels = config, 2 * width
+        self.mix = nn.Linear(config.channels, width)                      # a 1x1 convolution
+        self.positions = nn.Parameter(torch.empty(math.prod(config.size), width))
+        self.project = nn.Linear(width, width)
+        nn.init.trunc_normal_(self.positions, std=0.02)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return join(self.mix(images.flatten(2).mT), self.project(self.positions_for(tuple(images.shape[2:]))))
+
+    def positions_for(self, size: tuple[int, ...]) -> Tensor:
+        """(H * W, 256)."""
+        if size == self.config.size:
+            return self.positions
+        grid = self.positions.unflatten(0, self.config.size).permute(2, 0, 1)[None]          # (1, 256, rows, columns)
+        return F.interpolate(grid, size=size, mode="bicubic", align_corners=False)[0].flatten(1).mT
+
+
+class Conv(nn.Module):
+    """(B, C, H, W) of any size -> (B, about H/4 * W/4, 64 + Fourier)."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        self.config, self.channels = config, 64 + fourier_channels(2, config.bands)
+        self.conv = nn.Conv2d(config.channels, 64, 7, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(64)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.config.padding == "same":
+            x = F.relu(self.norm(self.conv(pad_same(images, 7, 2))))
+            x = F.max_pool2d(pad_same(x, 3, 2), 3, 2)      # zeros do for padding: nothing is below them after the ReLU
+        else:
+            x = F.relu(self.norm(self.conv(F.pad(images, (3, 3, 3, 3)))))
+            x = F.max_pool2d(x, 3, 2)
+        grid = fourier_grid(tuple(x.shape[2:]), self.config.bands, self.config.size, x.device)
+        return join(x.flatten(2).mT, grid)
+
+
+def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Zeros around (..., H, W) as TensorFlow's SAME: as few as give ceil(size / stride) outputs, the odd one behind."""
+    pads: list[int] = []
+    for size in reversed(x.shape[2:]):
+        total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+        pads += [total // 2, total - total // 2]
+    return F.pad(x, pads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchesConfig:
+    """Blocks of a picture, of a video or of two frames, beside Fourier features; `project` > 0: a linear layer first."""
+
+    block: tuple[int, int, int] = (1, 4, 4)          # frames, rows, columns
+    channels: int = 3
+    bands: int = 32
+    resolution: tuple[int, ...] = (16, 56, 56)       # blocks per dimension; two numbers where the block spans all frames
+    project: int = 0
+
+
+class Patches(nn.Module):
+    """Frames (B, T, C, H, W) -> (B, blocks, values + Fourier)."""
+
+    def __init__(self, config: PatchesConfig) -> None:
+        super().__init__()
+        values = math.prod(config.block) * config.channels
+        self.config = config
+        self.channels = (config.project or values) + fourier_channels(len(config.resolution), config.bands)
+        self.project = nn.Linear(values, config.project) if config.project else nn.Identity()
+
+    def forward(self, frames: Tensor) -> Tensor:
+        blocks = space_to_depth(frames, self.config.block)
+        grid = tuple(blocks.shape[1:4])
+        if len(self.config.resolution) == 2:
+            if grid[0] != 1:
+                raise ValueError(f"{frames.shape[1]} frames came, this model reads {self.config.block[0]} at a time")
+            grid = grid[1:]
+        positions = fourier_grid(grid, self.config.bands, self.config.resolution, frames.device)
+        return join(self.project(blocks.flatten(1, 3)), positions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioConfig:
+    """Raw sound in patches, beside Fourier features in one dimension."""
+
+    patch: int = 16               # samples
+    bands: int = 192
+    resolution: int = 30720       # samples of a whole clip: 16 frames at 25 per second, 48 kHz
+
+
+class Audio(nn.Module):
+    """Samples (B, n) or (B, n, 1) in [-1, 1] -> (B, n / patch, patch + Fourier)."""
+
+    def __init__(self, config: AudioConfig) -> None:
+        super().__init__()
+        self.config, self.channels = config, config.patch + fourier_channels(1, config.bands)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Raises ValueError where the samples do not fill their patches."""
+        samples = samples.flatten(1)
+        if samples.shape[1] % self.config.patch:
+            raise ValueError(f"{samples.shape[1]} samples of sound do not split into patches of {self.config.patch}; "
+                             "cut or pad them")
+        patches = samples.unflatten(1, (-1, self.config.patch))
+        grid = fourier_grid((patches.shape[1],), self.config.bands, (self.config.resolution,), samples.device)
+        return join(patches, grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointsConfig:
+    """A cloud of points: Fourier features of each point's own coordinates, as the original Perceiver on ModelNet40."""
+
+    dims: int = 3
+    bands: int = 64
+    resolution: int = 1120        # cells per dimension that the highest frequency can tell apart
+
+
+class Points(nn.Module):
+    """Coordinates (B, M, dims) in [-1, 1] -> (B, M, Fourier)."""
+
+    def __init__(self, config: PointsConfig) -> None:
+        super().__init__()
+        self.config, self.channels = config, fourier_channels(config.dims, config.bands)
+
+    def forward(self, points: Tensor) -> Tensor:
+        return fourier(points, self.config.bands, [self.config.resolution] * self.config.dims)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """One class, as one element."""
+
+    labels: int = 700
+
+
+class Label(nn.Module):
+    """One-hot or soft labels (B, labels) -> (B, 1, labels)."""
+
+    def __init__(self, config: LabelConfig) -> None:
+        super().__init__()
+        self.channels = config.labels
+
+    def forward(self, label: Tensor) -> Tensor:
+        return label[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureConfig:
+    """Several modalities in one row of elements, in the order of their names.
+
+    Each is filled up to a common width, the widest one's plus `margin`, with a learned vector: that tells them apart too.
+    """
+
+    modalities: Mapping[str, "SingleConfig"]
+    margin: int = 4
+    # chance that an element gives way to its modality's mask token in training. At evaluation it is all or nothing: what is
+    # ever masked is what the model is asked for, and always masked then.
+    mask_probs: Mapping[str, float] = field(default_factory=dict)
+
+
+class Mixture(nn.Module):
+    """{name: raw input} -> (B, sum of M, channels)."""
+
+    def __init__(self, config: MixtureConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.readers = nn.ModuleDict({name: build_reader(config.modalities[name]) for name in sorted(config.modalities)})
+        widths = {name: cast(int, reader.channels) for name, reader in self.readers.items()}
+        self.channels = max(widths.values()) + config.margin
+        self.padding = nn.ParameterDict({name: torch.empty(1, self.channels - width) for name, width in widths.items()})
+        self.masks = nn.ParameterDict({name: torch.empty(1, self.channels) for name in sorted(config.mask_probs)})
+        for vector in (*self.padding.values(), *self.masks.values()):
+            nn.init.trunc_normal_(vector, std=0.02)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Raises ValueError where the modalities are not the model's."""
+        if set(inputs) != set(self.readers):
+            raise ValueError(f"the model reads {', '.join(self.readers)}; {', '.join(sorted(inputs)) or 'nothing'} came")
+        parts = {name: self.widen(name, reader(inputs[name])) for name, reader in self.readers.items()}
+        return torch.cat([self.mask(name, part) for name, part in parts.items()], dim=1)
+
+    def widen(self, name: str, x: Tensor) -> Tensor:
+        """(B, M, own channels) -> (B, M, channels)."""
+        return torch.cat([x, self.padding[name].to(x.dtype).expand(*x.shape[:2], -1)], dim=-1)
+
+    def mask(self, name: str, x: Tensor) -> Tensor:
+        """Some elements (in training) or all of them become the modality's mask token, where there is a chance of it."""
+        chance = self.config.mask_probs.get(name, 0.0)
+        if not chance:
+            return x
+        masked = torch.rand(x.shape[:2], device=x.device) < (chance if self.training else 1.0)
+        return torch.where(masked[..., None], self.masks[name].to(x.dtype), x)
+
+
+SingleConfig = Union[TextConfig, ImageConfig, PatchesConfig, AudioConfig, PointsConfig, LabelConfig]  # noqa: UP007
+ReaderConfig = Union[SingleConfig, MixtureConfig]  # noqa: UP007
+Reader = Union[Text, Pixels, LearnedPixels, Conv, Patches, Audio, Points, Label, Mixture]  # noqa: UP007
+
+
+def build_reader(config: ReaderConfig) -> Reader:
+    """The reader that a configuration describes."""
+    match config:
+        case TextConfig():
+            return Text(config)
+        case ImageConfig():
+            kinds: dict[str, type[Pixels] | type[LearnedPixels] | type[Conv]] = {
+                "pixels": Pixels, "conv1x1": LearnedPixels, "conv": Conv}
+            return kinds[config.kind](config)
+        case PatchesConfig():
+            return Patches(config)
+        case AudioConfig():
+            return Audio(config)
+        case PointsConfig():
+            return Points(config)
+        case LabelConfig():
+            return Label(config)
+        case MixtureConfig():
+            return Mixture(config)

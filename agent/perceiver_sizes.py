@@ -1,0 +1,80 @@
+"""Published sizes of Perceivers, and the details in which the two releases of them differ.
+
+Perceiver IO (arXiv:2107.14795): six released models. Perceiver (2103.03206): the ImageNet model, never released.
+"""
+
+from dataclasses import replace
+
+import torch
+
+from .perceiver import (
+    AutoencoderConfig,
+    ClassifierConfig,
+    FlowConfig,
+    LanguageConfig,
+    LatentConfig,
+    TaskConfig,
+    TaskModel,
+    build,
+)
+from .perceiver_inputs import ImageConfig, TextConfig
+
+_IMAGE = LatentConfig(latents=512, width=1024, blocks=8, layers=6, heads=8)
+
+
+def _image(reader: ImageConfig) -> ClassifierConfig:
+    return ClassifierConfig(latent=_IMAGE, reader=reader, labels=1000)
+
+
+SIZES: dict[str, TaskConfig] = {
+    "language-perceiver": LanguageConfig(
+        latent=LatentConfig(latents=256, width=1280, layers=26, heads=8, cross_heads=8, qk_channels=256, v_channels=1280),
+        text=TextConfig()),
+    "vision-perceiver-learned": _image(ImageConfig(kind="conv1x1")),
+    "vision-perceiver-fourier": _image(ImageConfig(kind="pixels")),
+    "vision-perceiver-conv": _image(ImageConfig(kind="conv", size=(56, 56))),
+    "optical-flow-perceiver": FlowConfig(latent=LatentConfig(latents=2048, width=512, layers=24, heads=16)),
+    "multimodal-perceiver": AutoencoderConfig(latent=LatentConfig(latents=784, width=512, layers=8, heads=8)),
+    # reads the picture before each of its eight blocks, the last seven times with the same weights
+    "perceiver-imagenet": ClassifierConfig(latent=replace(_IMAGE, cross_attends=8), reader=ImageConfig(kind="pixels"),
+                                           labels=1000, decoder="mean"),
+}
+
+
+def named_size(name: str) -> TaskConfig:
+    """One of SIZES.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in SIZES:
+        raise ValueError(f"Perceiver size {name!r} is unknown; choose one of {', '.join(SIZES)}")
+    return SIZES[name]
+
+
+def hf_exact(config: TaskConfig) -> TaskConfig:
+    """As Hugging Face computes it: exact GELU, even padding of the convolution, query residual in each classifier, masked
+    queries answered like others, the label always masked in training."""
+    return _exact(config, dm=False)
+
+
+def dm_exact(config: TaskConfig) -> TaskConfig:
+    """As DeepMind computes it: GELU's tanh approximation, SAME padding, no query residual behind learned positions, masked
+    queries wiped, the label masked in half of the training."""
+    return _exact(config, dm=True)
+
+
+def _exact(config: TaskConfig, dm: bool) -> TaskConfig:
+    config = replace(config, latent=replace(config.latent, gelu="tanh" if dm else "none", wipe_masked=dm))
+    if isinstance(config, AutoencoderConfig):
+        return replace(config, label_mask_prob=0.5 if dm else 1.0)
+    if isinstance(config, ClassifierConfig) and isinstance(config.reader, ImageConfig):
+        return replace(config, reader=replace(config.reader, padding="same" if dm else "even"),
+                       query_residual=not (dm and config.reader.kind == "conv1x1"))
+    return config
+
+
+def on_meta(config: TaskConfig) -> TaskModel:
+    """The model without memory for its weights, to count parameters and to load weights into."""
+    with torch.device("meta"):
+        return build(config)
