@@ -4,6 +4,10 @@ None keeps a plan: which cube to move, whether it is held, whether the fingers a
 observation. So a cube that slips is grasped again, an action that the runner replaced is made up for, and a student that
 sees one observation has what the expert had (but for the joints' angles, which the Joints tasks do not show). Lengths are
 in metres.
+
+Successes in 50 episodes, seeds from 10000, with the hand's motion / the joints' as actions, and of random play:
+Reach 50 / 50, 11; Push 47 / 47, 5; Slide 46 / 33, 0; PickAndPlace 50 / 50, 0; Stack 50 / 50, 0, and all 50 towers still stood
+2.4 s after the hand had gone up. With 5 % random actions, which drop cubes, Stack is 17 of 20 (seeds from 30000).
 """
 
 from collections.abc import Callable
@@ -156,7 +160,7 @@ def blocked(cube: np.ndarray, other: np.ndarray) -> bool:
 
 
 def free_spot(cube: np.ndarray, *others: np.ndarray) -> np.ndarray:
-    """The nearest place on the table that leaves the others free."""
+    """The nearest place on the table that leaves the others free; two others cannot be near all four corners."""
     grid = [np.array([x, y, EDGE / 2]) for x in np.linspace(-0.12, 0.12, 9) for y in np.linspace(-0.12, 0.12, 9)]
     free = [spot for spot in grid if all(flat(spot - other) > 0.11 for other in others)]
     return min(free, key=lambda spot: flat(spot - cube))

@@ -165,11 +165,10 @@ class PandaWorld(gym.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 25}
 
-    def __init__(self, task: str, reward_type: str, control_type: str, height: int, width: int,
-                 render_mode: str | None = None) -> None:
+    def __init__(self, task: str, reward_type: str, control_type: str, render_mode: str | None = None) -> None:
         self.make_task, self.blocked = TASKS[task]
         self.reward_type, self.control_type = reward_type, control_type
-        self.height, self.width, self.render_mode = height, width, render_mode
+        self.render_mode = render_mode
         with _silence():
             self.sim = _Physics()
         self._build()
@@ -213,13 +212,14 @@ class PandaWorld(gym.Env):
                 "observation": np.concatenate([self.robot.get_obs(), self.task.get_obs()]).astype(np.float32)}
 
     def render(self) -> np.ndarray:
-        """The scene from its front right, uint8 (height, width, 3)."""
+        """The scene from its front right, uint8 (240, 320, 3); 50 ms."""
+        height, width = 240, 320
         client = self.sim.physics_client
         view = client.computeViewMatrixFromYawPitchRoll(
             cameraTargetPosition=(-0.1, 0, 0.05), distance=0.8, yaw=50, pitch=-30, roll=0, upAxisIndex=2)
-        projection = client.computeProjectionMatrixFOV(fov=60, aspect=self.width / self.height, nearVal=0.1, farVal=10)
-        rgba = client.getCameraImage(self.width, self.height, view, projection, renderer=client.ER_TINY_RENDERER)[2]
-        return np.array(rgba, np.uint8).reshape(self.height, self.width, 4)[..., :3]
+        projection = client.computeProjectionMatrixFOV(fov=60, aspect=width / height, nearVal=0.1, farVal=10)
+        rgba = client.getCameraImage(width, height, view, projection, renderer=client.ER_TINY_RENDERER)[2]
+        return np.array(rgba, np.uint8).reshape(height, width, 4)[..., :3]
 
     def close(self) -> None:
         """Disconnect from Bullet."""
