@@ -19,6 +19,7 @@ from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
 
 EXAMPLES = {
     "CoinrunEasy-v0", "MazeMemory-v0", "MiniWorld-FourRooms-v0", "MiniWorld-Sign-v0",
+    "VizdoomBasic-v1", "VizdoomMyWayHome-MultiBinary-v1",
     "CartPole-v1", "Pendulum-v1", "LunarLander-v3", "CarRacing-v3", "ALE/Freeway-v5", "ALE/Pong-v5",
     "BabyAI-GoToLocal-v0", "MiniGrid-DoorKey-5x5-v0", "PandaReach-v3", "PandaStack-v3", "Sokoban-6x6-1",
     "Meta-World/reach-v3", "FetchReach-v4", "PointMaze_UMaze-v3",

@@ -7,7 +7,6 @@ import pytest
 
 from calico.envs.experts import make_expert
 from calico.envs.families.miniworld import WORLDS
-from calico.envs.families.miniworld_experts import Floor, Way
 from calico.envs.registry import get_task, make, tasks
 from calico.envs.runner import rollout
 
@@ -63,17 +62,6 @@ def test_the_view_can_be_larger() -> None:
     assert observation["obs"].shape == (80, 96, 3) and env.observation_space.contains(observation)
     frame: Any = env.render()
     assert frame.shape == (256, 256, 3)
-    env.close()
-
-
-def test_a_way_leads_through_a_door() -> None:
-    env: Any = make("MiniWorld-FourRooms-v0")
-    env.reset(seed=0)
-    floor = Floor(env.unwrapped, [])
-    way = Way(floor, np.linalg.norm(floor.cells - [5.0, 6.3], axis=-1) < 0.2, radius=0.4)
-    x, z = way.aim(np.array([-5.0, 6.3]), sight=30)
-    assert -1.6 < x < 1.6 and 4 < z < 4.6                        # the near post of the door, which is at z = 3 to 5
-    np.testing.assert_allclose(way.aim(np.array([1.6, 4.2]), sight=30), [5, 6.3], atol=0.25)
     env.close()
 
 
