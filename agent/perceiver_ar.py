@@ -1,0 +1,203 @@
+"""`perceiver-ar`: Perceiver AR (arXiv:2202.07765), the causal Perceiver that acts with a long context at a low price.
+
+The last tokens are the latents: each reads the whole context up to itself by one causal cross-attention, and only they go
+through the layers, which attend among latents. Training one window of N latents behind a prefix of any length costs N tokens
+in every layer but the first. What differs from the paper:
+- a layer sees the last `window` latents, not those of one fixed window, so that acting token by token with ring caches equals
+  an uncached pass over the whole history for ever; in training the first latents of a window see fewer than N;
+- the layers are the decoder's: GEGLU, no biases, rotary positions on whole heads (the paper: on a fraction of each).
+
+Only the latents get a gradient: draw where the window ends anew for each batch (`draw_end`), or early tokens never get one.
+
+Legend: B batch, S seq, L latents, H heads, D head dim, C cache slots.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .decoder import QUERY_CHUNK, Block, Cache, DecoderConfig, FeedForward, ResidualLinear, Rotations, biased_attention, rotate
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerceiverARConfig:
+    """One cross-attention over `context` tokens, then `depth` layers over the last `window` of them."""
+
+    width: int = 128          # divisible by heads, and into even heads for rotary positions
+    depth: int = 4            # layers over latents
+    heads: int = 1
+    feedforward: int = 4      # GEGLU width before the split, in multiples of width
+    context: int = 4096       # tokens that the cross-attention sees
+    window: int = 512         # latents: tokens that a layer sees, and how many are trained on at a time
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(f"backbone.width={self.width} does not split into {self.heads} heads of an even size")
+        if not 1 <= self.window <= self.context:
+            raise ValueError(f"backbone.window={self.window} must be between 1 and context={self.context}")
+
+    @property
+    def layer(self) -> DecoderConfig:
+        """Of the layers over latents."""
+        return DecoderConfig(width=self.width, depth=self.depth, heads=self.heads, feedforward=self.feedforward,
+                             context=max(2, self.window), window=self.window)
+
+
+class CausalCrossAttend(nn.Module):
+    """The last tokens read all tokens up to themselves, `context` of them at most; then a feed-forward."""
+
+    def __init__(self, config: PerceiverARConfig) -> None:
+        super().__init__()
+        self.heads, self.context = config.heads, config.context
+        self.norm_query, self.norm_input, self.norm_feedforward = (nn.LayerNorm(config.width, bias=False) for _ in range(3))
+        self.query = nn.Linear(config.width, config.width, bias=False)
+        self.key_value = nn.Linear(config.width, 2 * config.width, bias=False)
+        self.out = ResidualLinear(config.width, config.width, bias=False)
+        self.feedforward = FeedForward(config.layer)
+
+    def project_query(self, latents: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        """(B, L, width) -> (B, H, L, D), rotated."""
+        return rotate(self.query(self.norm_query(latents)).unflatten(-1, (self.heads, -1)).transpose(1, 2), rotation)
+
+    def project_inputs(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """(B, S, width) -> rotated keys and values, (B, H, S, D) each."""
+        pair = self.key_value(self.norm_input(x)).chunk(2, dim=-1)
+        k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in pair)
+        return rotate(k, rotation), v
+
+    def forward(self, x: Tensor, count: int, rotations: Rotations) -> Tensor:
+        """Tokens (B, S, width) -> their last `count` as latents (B, count, width)."""
+        positions = torch.arange(x.shape[1], device=x.device)
+        latents, first = x[:, x.shape[1] - count:], x.shape[1] - count
+        cos, sin = rotations(positions)
+        q = self.project_query(latents, (cos[first:], sin[first:]))
+        return self.finish(latents, suffix_attention(q, *self.project_inputs(x, (cos, sin)), self.context))
+
+    def extend(self, x: Tensor, rotation: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, slots: Tensor, bias: Tensor,
+               filled: int) -> Tensor:
+        """New tokens, all of them latents, against the cache; arguments as in decoder.Attention.extend."""
+        k, v = self.project_inputs(x, rotation)
+        rows = torch.arange(x.shape[0], device=x.device)[:, None]
+        keys.transpose(1, 2)[rows, slots] = k.transpose(1, 2).to(keys.dtype)       # (B, S, H, D)
+        values.transpose(1, 2)[rows, slots] = v.transpose(1, 2).to(values.dtype)
+        q = self.project_query(x, rotation).to(keys.dtype)
+        return self.finish(x, biased_attention(q, keys[:, :, :filled], values[:, :, :filled], bias))
+
+    def finish(self, latents: Tensor, mixed: Tensor) -> Tensor:
+        """Residual and feed-forward behind the mixed values (B, H, L, D)."""
+        x = latents + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.feedforward(self.norm_feedforward(x))
+
+
+class PerceiverAR(nn.Module):
+    """Embedded tokens in, hidden states of the last of them out."""
+
+    def __init__(self, config: PerceiverARConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.cross_attend = CausalCrossAttend(config)
+        # a cast, because ModuleList does not tell type checkers what it holds
+        self.blocks = cast(Sequence[Block], nn.ModuleList(Block(config.layer) for _ in range(config.depth)))
+        self.norm = nn.LayerNorm(config.width, bias=False)
+        self.rotations = Rotations(config.width // config.heads)
+        for module in self.modules():
+            if isinstance(module, ResidualLinear):      # GPT-2's residual scaling, the cross-attention counted
+                module.residual_scale = 1 / math.sqrt(2 * (config.depth + 1))
+
+    def draw_end(self, seq: int, generator: torch.Generator | None = None) -> int:
+        """Where a training window ends: uniform in [window, seq], so that each place is a latent in some batch.
+
+        Cut the batch there: what comes after is seen by nobody.
+        """
+        shortest = min(self.config.window, seq)
+        return int(torch.randint(shortest, seq + 1, (), generator=generator))
+
+    def forward(self, x: Tensor, count: int | None = None) -> Tensor:
+        """One pass, as in training; position 0 is the first token of each row.
+
+        Args:
+            x: (B, S, width).
+            count: how many of the last tokens are latents, 1 ... S; in training the window's size. None: all, which gives
+                what `extend` gives token by token.
+        Returns:
+            (B, count, width).
+        """
+        count = x.shape[1] if count is None else count
+        if not 1 <= count <= x.shape[1]:
+            raise ValueError(f"{count} latents were asked for in a sequence of {x.shape[1]} tokens; ask for 1 to {x.shape[1]}")
+        latents = self.cross_attend(x, count, self.rotations)
+        cos, sin = self.rotations(torch.arange(x.shape[1], device=x.device))
+        rotation = cos[-count:], sin[-count:]
+        for block in self.blocks:
+            latents = block(latents, rotation)
+        return self.norm(latents)
+
+    def new_cache(self, batch: int, chunk: int, dtype: torch.dtype = torch.float32) -> Cache:
+        """An empty cache for `batch` rows that are extended by at most `chunk` tokens at a time: a ring of context + chunk - 1
+        slots for the cross-attention and one of window + chunk - 1 for each layer."""
+        config, device = self.config, self.norm.weight.device
+        slots = [config.context + chunk - 1] + [config.window + chunk - 1] * config.depth
+        shapes = [(batch, config.heads, size, config.width // config.heads) for size in slots]
+        keys, values = ([torch.zeros(shape, dtype=dtype, device=device) for shape in shapes] for _ in range(2))
+        return Cache(tuple(keys), tuple(values), torch.zeros(batch, dtype=torch.int64, device=device))
+
+    def extend(self, x: Tensor, cache: Cache, counts: Tensor | None = None) -> tuple[Tensor, Cache]:
+        """Append tokens to each row's history; the same hidden states as `forward` over the row's whole history.
+
+        Args:
+            x: (B, S, width), padded on the right where rows differ.
+            cache: consumed; S must fit the `chunk` that it was made for.
+            counts: int64 (B,), how many of the S tokens are real per row; None: all.
+        Returns:
+            hidden (B, S, width), meaningless at padding, and the cache with lengths + counts.
+        """
+        seq, config = x.shape[1], self.config
+        assert seq <= cache.slots - config.context + 1, (seq, cache.slots, config.context)
+        positions = cache.lengths[:, None] + torch.arange(seq, device=x.device)   # (B, S)
+        rotation = self.rotations(positions)
+        bias, filled = ring_bias(positions, cache.keys[0], config.context)
+        x = self.cross_attend.extend(x, rotation, cache.keys[0], cache.values[0], positions % cache.slots, bias, filled)
+        if self.blocks:
+            slots = cache.keys[1].shape[2]
+            bias, filled = ring_bias(positions, cache.keys[1], config.window)
+            for block, keys, values in zip(self.blocks, cache.keys[1:], cache.values[1:], strict=True):
+                normed = block.norm_attention(x)
+                x = block.feed(x + block.attention.extend(normed, rotation, keys, values, positions % slots, bias, filled))
+        return self.norm(x), Cache(cache.keys, cache.values, cache.lengths + (seq if counts is None else counts))
+
+
+def ring_bias(positions: Tensor, keys: Tensor, window: int) -> tuple[Tensor, int]:
+    """Who sees what once tokens at `positions` (B, S) are written into a ring of keys (B, H, C, D).
+
+    Returns:
+        bias (B, 1, S, filled), 0 for the last `window` tokens up to each and -inf elsewhere; and how many slots are in use.
+    """
+    slots = keys.shape[2]
+    newest = positions[:, -1:]                                                             # (B, 1), padding included
+    filled = min(slots, int(newest.max()) + 1)
+    held = newest - (newest - torch.arange(filled, device=positions.device)) % slots       # (B, filled): position in each slot
+    reach = positions[:, :, None] - held[:, None, :]                                       # (B, S, filled)
+    seen = (reach >= 0) & (reach < window) & (held >= 0)[:, None, :]
+    return torch.zeros(seen.shape, dtype=keys.dtype, device=keys.device).masked_fill_(~seen, -torch.inf)[:, None], filled
+
+
+def suffix_attention(q: Tensor, k: Tensor, v: Tensor, context: int) -> Tensor:
+    """The queries (B, H, L, D) of the last L of S tokens, each to itself and the context - 1 tokens before it.
+
+    In blocks of queries against just the keys (B, H, S, D) that they can see: no (L, S) mask.
+    """
+    count, first = q.shape[2], k.shape[2] - q.shape[2]
+    mixed = []
+    for start in range(0, count, QUERY_CHUNK):
+        at = torch.arange(first + start, first + min(start + QUERY_CHUNK, count), device=q.device)
+        low, high = max(0, first + start - context + 1), int(first + start + len(at))
+        reach = at[:, None] - torch.arange(low, high, device=q.device)
+        mask = (reach >= 0) & (reach < context)
+        mixed.append(F.scaled_dot_product_attention(q[:, :, start:start + len(at)], k[:, :, low:high], v[:, :, low:high],
+                                                    attn_mask=mask))
+    return torch.cat(mixed, dim=2)
