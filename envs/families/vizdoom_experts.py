@@ -96,7 +96,10 @@ class Sideways(Marine):
     """Steps sideways until the monster is straight ahead, and shoots."""
 
     def press(self) -> tuple[str, ...]:
-        off = self.things("Cacodemon")[0].position_y - self.me.position_y
+        monsters = self.things("Cacodemon")
+        if not monsters:
+            return ()
+        off = monsters[0].position_y - self.me.position_y
         return ("ATTACK",) if abs(off) < 24 else ("MOVE_LEFT" if off > 0 else "MOVE_RIGHT",)
 
 
@@ -237,23 +240,30 @@ class Dodger(Marine):
     low, high = 16.0, 752.0   # how far the room lets the body go, y
 
     def press(self) -> tuple[str, ...]:
-        balls = [(ball.position_x, ball.position_y, ball.velocity_x, ball.velocity_y) for ball in self.things("DoomImpBall")
-                 if ball.velocity_x < 0]
-        tries = [(push, tics) for push in (1, -1) for tics in (4, 12, 24, TICS)] + [(0, TICS)]
-        push, _ = max(tries, key=lambda each: self.safety(each[0], each[1], np.array(balls).reshape(-1, 4)))
+        balls = np.array([(ball.position_x, ball.position_y, ball.velocity_x, ball.velocity_y)
+                          for ball in self.things("DoomImpBall") if ball.velocity_x < 0]).reshape(-1, 4, 1)
+        x, y, speed_x, speed_y = balls.swapaxes(0, 1)             # (n, 1) each
+        times = np.arange(1, TICS + 1)
+        beside = np.abs(x + times * speed_x - self.me.position_x) < 32
+        heights = np.where(beside, y + times * speed_y, np.inf)   # (n, TICS): where each is when it is beside the body
+
+        def safety(push: int, tics: int) -> float:
+            """How far they stay away; beyond that, how near the middle of the room the dodge ends."""
+            path = self.path(push, tics)
+            return float(np.abs(heights - path).min(initial=70)) - abs(path[-1] - (self.low + self.high) / 2) / 20
+
+        push, _ = max([(push, tics) for push in (1, -1) for tics in (4, 12, 24, TICS)] + [(0, TICS)],
+                      key=lambda dodge: safety(*dodge))
         return {1: ("MOVE_LEFT",), -1: ("MOVE_RIGHT",), 0: ()}[push]
 
-    def safety(self, push: int, tics: int, balls: np.ndarray) -> float:
-        """How far fireballs, (n, 4) places and velocities, stay away; beyond that, how near the middle of the room is."""
-        y, speed, least = self.me.position_y, self.me.velocity_y, 70.0
-        for tic in range(1, TICS + 1):
-            speed = 0.90625 * speed + 0.65 * push * (tic <= tics)   # the engine's friction, and a walk's measured push
+    def path(self, push: int, tics: int) -> np.ndarray:
+        """Places y of the body in the next tics, (TICS,), if it pushes for some of them."""
+        y, speed, places = self.me.position_y, self.me.velocity_y, []
+        for tic in range(TICS):
+            speed = 0.90625 * speed + 0.65 * push * (tic < tics)   # the engine's friction, and a walk's measured push
             y = min(max(y + speed, self.low), self.high)
-            at = balls[:, :2] + tic * balls[:, 2:]
-            beside = np.abs(at[:, 0] - self.me.position_x) < 32
-            if beside.any():
-                least = min(least, float(np.abs(at[beside, 1] - y).min()))
-        return least - abs(y - (self.low + self.high) / 2) / 20
+            places.append(y)
+        return np.array(places)
 
 
 EXPERTS = {   # scenario's file -> its expert
