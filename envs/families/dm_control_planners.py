@@ -66,8 +66,40 @@ def finger_spin(env: gym.Env, seed: int) -> Controller:
     return plans(env.unwrapped, value, seed, steps=50, knots=10, samples=40, follow=6)
 
 
+def two_poles(env: gym.Env, seed: int) -> Controller:
+    """Swings that raise both poles of the cart, and a regulator near the balance."""
+    world: Any = env.unwrapped
+    gain = regulator(world.model, np.zeros(6), 1, np.array([1.0, 10.0, 10.0, 0.1, 0.1, 0.1]), effort=1.0)
+
+    def value(positions: np.ndarray, velocities: np.ndarray) -> np.ndarray:
+        high = (1 + np.cos(np.cumsum(positions[..., 1:], axis=-1)).mean(-1)) / 2
+        central = high * (1 - 0.3 * np.clip(np.abs(positions[..., 0]) / 2, 0, 1))
+        calm = high**4 / (1 + 0.05 * (velocities[..., 1:] ** 2).sum(-1))
+        return central.mean(1) + central[:, -1] + 2 * calm.mean(1) + calm.max(1)
+
+    shooting = Shooting(world, value, seed, steps=120, knots=15, samples=60, follow=6)
+    return _caught(world, gain, [1, 2], shooting, near=0.4)
+
+
+def _caught(world: Any, gain: np.ndarray, hinges: list[int], shooting: Shooting, near: float) -> Controller:
+    """Follow plans until the hinges are so near to upright that the regulator can hold them."""
+
+    def act(observation: Any) -> np.ndarray:
+        positions = world.data.qpos.copy()
+        positions[hinges] = (positions[hinges] + math.pi) % (2 * math.pi) - math.pi
+        balance = -gain @ np.concatenate([positions, world.data.qvel])
+        if np.abs(positions[hinges]).max() < near and abs(balance[0]) < 2.5:
+            return np.clip(balance, -1, 1).astype(np.float32)
+        return shooting().astype(np.float32)
+
+    return act
+
+
 def acrobot(env: gym.Env, seed: int) -> Controller:
-    """Swings towards the upright acrobot's energy and height, and a regulator near the balance."""
+    """Swings towards the upright acrobot's energy and height, and a regulator near the balance.
+
+    The motor is weak: of five episodes on seeds from 10000 it was up for half the time in three, and late or never in two.
+    """
     world: Any = env.unwrapped
     gain = regulator(world.model, np.zeros(4), 1, np.array([10.0, 10.0, 1.0, 1.0]), effort=1.0)
     gravity, inertia = 9.81, 1 / 12   # of two rods of 1 kg and 1 m
@@ -80,18 +112,11 @@ def acrobot(env: gym.Env, seed: int) -> Controller:
         motion = (inertia + 1.25) * speed**2 + (inertia + 0.25) * lower_speed**2 + speed * lower_speed * np.cos(lower - upper)
         lacking = np.abs(motion / 2 + gravity * (1.5 * np.cos(upper) + 0.5 * np.cos(lower) - 2)) / 20
         calm = high / (1 + 0.1 * (velocities**2).sum(-1))
-        return 4 * high.mean(1) + calm.max(1) - 0.3 * lacking[:, -1] - 0.2 * lacking.mean(1)
+        whirl = np.maximum(np.abs(positions[..., 1]) - math.pi, 0)   # energy that goes round in the elbow lifts nothing
+        return 4 * high.mean(1) + calm.max(1) - 0.3 * lacking[:, -1] - 0.2 * lacking.mean(1) - 0.2 * whirl.mean(1)
 
     shooting = Shooting(world, value, seed, steps=150, knots=15, samples=60, follow=8)
-
-    def act(observation: Any) -> np.ndarray:
-        angles = (world.data.qpos + math.pi) % (2 * math.pi) - math.pi
-        balance = -gain @ np.concatenate([angles, world.data.qvel])
-        if np.abs(angles).max() < 0.5 and abs(balance[0]) < 2.5:
-            return np.clip(balance, -1, 1).astype(np.float32)
-        return shooting().astype(np.float32)
-
-    return act
+    return _caught(world, gain, [0, 1], shooting, near=0.5)
 
 
 def fish_upright(env: gym.Env, seed: int) -> Controller:

@@ -90,8 +90,8 @@ def _turn(angle: np.ndarray) -> np.ndarray:
 def half_cheetah(env: gym.Env, seed: int) -> Controller:
     """A gallop: a sine for each motor and a little feedback from the body's pitch and its rate.
 
-    The numbers were found by CMA-ES (arXiv:1604.00772) over episodes on seeds below 5000. One episode in twenty ends on its
-    back.
+    The numbers were found by CMA-ES (arXiv:1604.00772) over episodes on seeds below 5000. Of 20 episodes on seeds
+    from 10000 it runs 17 to their end, at 4800 each, and falls in three.
     """
     world: Any = env.unwrapped
     hertz = 4.3487
