@@ -19,8 +19,14 @@ from .vocabulary import Vocabulary
 SPACE_MARK = "\u2581"        # how SentencePiece writes a space inside a piece
 MINIMUM_PIECES = 258         # 256 bytes, one unknown, the space
 LONGEST_LINE = 2048          # characters; SentencePiece silently skips longer training sentences, so they are split
+ADVICE = "give one with byte pieces, such as `calico tokenizer train` makes"
 # Whatever a model file claims, these must come back unchanged, or it normalises text and is not ours.
 PROBES = (" a  b ", "\n\t\r\x00", "\ufb01\u2460\uff21e\u0301", SPACE_MARK, "\U0001f431", "<unk><0x41></s>")
+
+
+# A ModelProto that holds nothing but a normalizer_spec (field 3): identity, no table of characters, no dummy prefix, spaces
+# kept and escaped. Protocol buffers merge when joined, so appended to a model it switches that model's own rules off.
+KEEP_TEXT = b"\x1a\x12\x0a\x08identity\x12\x00\x18\x00\x20\x00\x28\x01"
 
 
 class TextTokenizer:
@@ -33,29 +39,39 @@ class TextTokenizer:
     def __init__(self, proto: bytes, source: str = "the given bytes") -> None:
         """Load a serialised model; use `train`, `load` or `from_bytes`.
 
+        A model of other making that changes text (Unicode normal forms, spaces, a space before the first word) is used
+        without these rules: its pieces stay, and `to_bytes` gives the model as it is used.
+
         Raises:
-            ValueError: `proto` is not a SentencePiece model, or one without byte pieces, or one that changes text;
-                the message names `source`.
+            ValueError: `proto` is not a SentencePiece model, or one without byte pieces; the message names `source`.
         """
-        advice = "give a model that TextTokenizer.train made"
+        changed = self._load(proto, source)
+        if changed is not None:
+            changed = self._load(bytes(proto) + KEEP_TEXT, source)
+        if changed is not None:
+            raise ValueError(f"{source} is a SentencePiece model that does not keep text as it is: {changed!r} "
+                             f"came back as {self.decode(self.encode(changed))!r}; {ADVICE}")
+
+    def _load(self, proto: bytes, source: str) -> str | None:
+        """Take the model; returns a text that does not come back as it was, or None."""
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
             size = self._processor.get_piece_size()
         except (RuntimeError, TypeError, ValueError, OSError) as error:
-            raise ValueError(f"{source} is not a SentencePiece model ({error}); {advice}") from error
+            raise ValueError(f"{source} is not a SentencePiece model ({error}); {ADVICE}") from error
         if size < MINIMUM_PIECES:
             raise ValueError(f"{source} is not a usable SentencePiece model: it has {size} pieces, not at least "
-                             f"{MINIMUM_PIECES}; {advice}")
+                             f"{MINIMUM_PIECES}; {ADVICE}")
         self.size: int = size
         self._proto = bytes(proto)
         try:
             self._read_pieces()
-            changed = next((probe for probe in PROBES if self.decode(self.encode(probe)) != probe), None)
-        except (RuntimeError, UnicodeError, IndexError, KeyError) as error:
-            raise ValueError(f"{source} is a damaged SentencePiece model ({error}); {advice}") from error
-        if changed is not None:
-            raise ValueError(f"{source} is a SentencePiece model that does not keep text as it is: {changed!r} "
-                             f"came back as {self.decode(self.encode(changed))!r}; {advice}")
+            return next((probe for probe in PROBES if self.decode(self.encode(probe)) != probe), None)
+        except KeyError as error:
+            raise ValueError(f"{source} is a SentencePiece model without a piece for byte {error}, so it cannot write every "
+                             f"text; {ADVICE}") from error
+        except (RuntimeError, UnicodeError, IndexError, ValueError) as error:
+            raise ValueError(f"{source} is a damaged SentencePiece model ({error}); {ADVICE}") from error
 
     def _read_pieces(self) -> None:
         """Fill the id -> bytes table."""

@@ -1,9 +1,12 @@
 import copy
+import io
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -153,23 +156,35 @@ def test_a_broken_file_is_named(text: TextTokenizer, tmp_path: Path) -> None:
             TextTokenizer.load(path)
 
 
-def test_a_model_that_changes_text_is_refused(tmp_path: Path) -> None:
-    import io
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_a_model_of_other_making_keeps_text_as_it_is(tmp_path: Path, kind: str) -> None:
+    model = foreign(kind, byte_fallback=True)
+    (tmp_path / "theirs.model").write_bytes(model)
+    text = TextTokenizer.load(tmp_path / "theirs.model")
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=model)
+    for strange in ("  two  spaces ", "\ufb01\u2460", "\u2581", "caf\u00e9 cafe\u0301"):
+        assert theirs.decode(theirs.encode(strange)) != strange
+        assert text.decode(text.encode(strange)) == strange
+    inside = text.encode(" red ball").tolist()             # after a space the pieces are the model's own
+    assert inside == theirs.encode("red ball")
+    assert [text.piece(i) for i in inside] == [theirs.id_to_piece(i).replace("\u2581", " ") for i in inside]
+    np.testing.assert_array_equal(TextTokenizer.from_bytes(text.to_bytes()).encode("go to"), text.encode("go to"))
 
-    import sentencepiece
 
+def test_a_model_without_bytes_is_refused() -> None:
+    letters = [chr(i) for i in range(0x4e00, 0x4e00 + 300)]
+    with pytest.raises(ValueError, match="without a piece for byte .*calico tokenizer train"):
+        TextTokenizer.from_bytes(foreign("bpe", lines=["".join(letters)] * 3, vocab_size=400))
+
+
+def foreign(kind: str, *, lines: Sequence[str] = ("go to the red ball", "the ball is red") * 9, vocab_size: int = 300,
+            byte_fallback: bool = False) -> bytes:
+    """A model trained with SentencePiece's own defaults: it normalises, joins spaces and puts one first."""
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["go to the red ball"] * 9),
-        model_writer=model,
-        vocab_size=300,
-        model_type="bpe",
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        minloglevel=2,
-    )
-    with pytest.raises(ValueError, match="does not keep text as it is"):
-        TextTokenizer.from_bytes(model.getvalue())
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=model, vocab_size=vocab_size,
+                                             model_type=kind, hard_vocab_limit=False, byte_fallback=byte_fallback,
+                                             minloglevel=2)
+    return model.getvalue()
 
 
 @settings(max_examples=60, deadline=None)
