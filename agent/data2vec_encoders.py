@@ -236,9 +236,10 @@ class VisionEncoder(Encoder):
         self.config, self.width = config, config.width
         side = config.image_size // config.patch_size
         self.patches = nn.Conv2d(config.channels, config.width, config.patch_size, stride=config.patch_size)
-        self.class_token = nn.Parameter(torch.zeros(config.width))
-        self.mask_token = nn.Parameter(torch.zeros(config.width))
-        self.positions = nn.Parameter(torch.zeros(1 + side * side, config.width)) if config.absolute_positions else None
+        self.class_token = nn.Parameter(torch.randn(config.width) * 0.02)
+        self.mask_token = nn.Parameter(torch.randn(config.width) * 0.02)
+        positions = torch.randn(1 + side * side, config.width) * 0.02
+        self.positions = nn.Parameter(positions) if config.absolute_positions else None
         tables = {"none": 0, "shared": 1, "per-layer": config.depth}[config.relative_positions]
         # one bias per head and offset (rows, columns), then class to patch, patch to class, class to class
         self.tables = nn.ParameterList(torch.zeros((2 * side - 1) ** 2 + 3, config.heads) for _ in range(tables))

@@ -1,0 +1,234 @@
+"""data2vec's objective: teacher, targets, losses, and that it learns, on tiny encoders."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from calico.agent.data2vec import (
+    OBJECTIVES,
+    CollapseError,
+    CollapseGuard,
+    Data2Vec,
+    Data2VecConfig,
+    Outcome,
+    average_layers,
+    deviation,
+    momentum,
+    normalize,
+    regression_loss,
+)
+from calico.agent.data2vec_encoders import (
+    Encoded,
+    Encoder,
+    SpeechConfig,
+    SpeechEncoder,
+    TextConfig,
+    TextEncoder,
+    VisionConfig,
+    VisionEncoder,
+)
+
+SMALL: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4, "feedforward": 48}
+
+
+def vision() -> tuple[Encoder, tuple[Tensor, ...]]:
+    config = VisionConfig(**SMALL, image_size=32, patch_size=8, layer_scale=1.0, absolute_positions=True)
+    return VisionEncoder(config), (torch.randn(2, 3, 32, 32),)
+
+
+def speech() -> tuple[Encoder, tuple[Tensor, ...]]:
+    encoder = SpeechEncoder(SpeechConfig(**SMALL, conv_channels=(8,) * 7, position_layers=2, position_groups=4))
+    return encoder, (torch.randn(4, 6400), torch.tensor([6400, 6400, 4000, 1200]))
+
+
+def text() -> tuple[Encoder, tuple[Tensor, ...]]:
+    ids = torch.randint(3, 39, (4, 24))
+    ids[2, 15:], ids[3, 4:] = 1, 1
+    return TextEncoder(TextConfig(**SMALL, vocab_size=40, max_length=24, mask=39)), (ids,)
+
+
+MAKERS: dict[str, Callable[[], tuple[Encoder, tuple[Tensor, ...]]]] = {"vision": vision, "speech": speech, "text": text}
+
+
+def make(name: str, **changes: Any) -> tuple[Data2Vec, tuple[Tensor, ...]]:
+    """A tiny objective with the published settings and a batch."""
+    torch.manual_seed(0)
+    encoder, inputs = MAKERS[name.split("-")[0]]()
+    return Data2Vec(encoder, replace(OBJECTIVES[name], top_layers=2, **changes)), inputs
+
+
+def train(objective: Data2Vec, inputs: tuple[Tensor, ...], steps: int, rate: float, guard: CollapseGuard | None = None,
+          teach: bool = True) -> list[float]:
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=rate)
+    losses = []
+    for _ in range(steps):
+        outcome = objective(*inputs)
+        optimizer.zero_grad()
+        outcome.loss.backward()
+        optimizer.step()
+        if teach:
+            objective.update_teacher()
+        if guard is not None:
+            guard.check(outcome)
+        losses.append(outcome.loss.item())
+    return losses
+
+
+@pytest.mark.parametrize(("name", "step", "tau"), [
+    ("vision-v1", 1, 0.9998), ("vision-v1", 10**6, 0.9998),
+    ("speech-v1", 0, 0.999), ("speech-v1", 15_000, 0.99945), ("speech-v1", 30_000, 0.9999), ("speech-v1", 10**6, 0.9999),
+    ("text-v1", 25_000, 0.999225), ("text-v1", 100_000, 0.9999),
+])
+def test_the_teachers_momentum_rises_linearly_and_stays(name: str, step: int, tau: float) -> None:
+    assert momentum(OBJECTIVES[name], step) == pytest.approx(tau, abs=1e-12)
+
+
+def test_the_teacher_follows_by_its_momentum_in_float32() -> None:
+    objective, inputs = make("vision-v1", tau_start=0.5, tau_end=0.9, tau_steps=4)
+    objective.encoder.to(torch.bfloat16)
+    old = [p.clone() for p in objective.teacher.parameters()]
+    with torch.no_grad():
+        for parameter in objective.encoder.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    objective.update_teacher()
+    for before, mine, student in zip(old, objective.teacher.parameters(), objective.encoder.parameters(), strict=True):
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(mine, 0.6 * before + 0.4 * student.float())   # tau(1) = 0.5 + 0.4 / 4
+
+
+def test_the_teacher_sees_everything_learns_nothing_and_stays_in_eval_mode() -> None:
+    objective, (images,) = make("vision-v1")
+    objective.train()
+    assert objective.encoder.training
+    assert not objective.teacher.training
+    objective(images).loss.backward()
+    assert all(p.grad is None for p in objective.teacher.parameters())
+    whole = objective.teacher.encode(objective.teacher.features(images))
+    expected = average_layers(whole, objective.config, None, prefix=1)
+    torch.testing.assert_close(objective.make_targets(objective.encoder.features(images), images), expected)
+
+
+def test_only_shared_features_come_from_the_student() -> None:
+    for name, shared in (("speech-v1", True), ("text-v1", False)):
+        objective, inputs = make(name)
+        before = objective.make_targets(objective.encoder.features(*inputs), *inputs)
+        with torch.no_grad():
+            for parameter in objective.encoder.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        after = objective.make_targets(objective.encoder.features(*inputs), *inputs)
+        assert torch.equal(before, after) != shared
+        assert not after.requires_grad
+
+
+def test_targets_are_the_mean_of_the_normalised_top_layers() -> None:
+    states = tuple(torch.randn(2, 5, 4) for _ in range(4))
+    fed = tuple(torch.randn(2, 5, 4) for _ in range(3))
+    encoded = Encoded(states[-1], states, fed)
+
+    def layer(x: Tensor) -> Tensor:
+        return (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+
+    config = replace(OBJECTIVES["vision-v1"], top_layers=2)
+    by_hand = layer((layer(states[2][:, 1:]) + layer(states[3][:, 1:])) / 2)
+    torch.testing.assert_close(average_layers(encoded, config, None, prefix=1), by_hand)
+    config = replace(OBJECTIVES["text-v1"], top_layers=2)
+    torch.testing.assert_close(average_layers(encoded, config, None), (layer(fed[1]) + layer(fed[2])) / 2)
+    config = replace(OBJECTIVES["speech-v1"], top_layers=3)
+    by_hand = sum(F.instance_norm(f.transpose(1, 2)).transpose(1, 2) for f in fed) / 3   # type: ignore[assignment]
+    torch.testing.assert_close(average_layers(encoded, config, None), by_hand)
+    with pytest.raises(ValueError, match="top_layers=4 of an encoder with 3"):
+        average_layers(encoded, replace(config, top_layers=4), None)
+
+
+def test_statistics_over_time_leave_padding_out() -> None:
+    x = torch.tensor([[1.0, 3.0, 500.0]])[..., None]
+    normed = normalize(x, "instance", torch.tensor([[True, True, False]]))
+    torch.testing.assert_close(normed[0, :2, 0], torch.tensor([-1.0, 1.0]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("vision-v1", (0.5 * 1**2 / 2 + (3 - 0.5 * 2)) / 2),      # smooth L1: x^2 / (2 beta) below beta, |x| - beta / 2 above
+    ("speech-v1", (1 + 9) / math.sqrt(2)),
+    ("text-v1", 0.5 * 1 / 4 + 0.5 * 9 / 4),
+])
+def test_losses_by_hand(name: str, expected: float) -> None:
+    loss = regression_loss(torch.tensor([[1.0, 3.0]]), torch.zeros(1, 2), OBJECTIVES[name])
+    assert loss.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["vision-v1", "speech-v1", "text-v1"])
+def test_targets_are_counted_at_masked_places_that_are_real(name: str) -> None:
+    objective, inputs = make(name)
+    features = objective.encoder.features(*inputs)
+    masked = objective.draw_masks(features, None)
+    outcome = objective(*inputs)
+    assert outcome.targets == int(masked.sum()) > 0
+    assert features.real is None or not (masked & ~features.real).any()
+    again = objective(*inputs, samples=range(len(features.x)))
+    torch.testing.assert_close(again.loss, outcome.loss, atol=0, rtol=0)
+    objective.update_teacher()
+    assert not torch.equal(masked, objective.draw_masks(features, None))
+
+
+@pytest.mark.parametrize("name", ["vision-v1", "speech-v1", "text-v1"])
+def test_one_batch_is_memorised(name: str) -> None:
+    objective, inputs = make(name)
+    losses = train(objective, inputs, 40, 1e-2, teach=False)    # the same masks and the same teacher each time
+    assert losses[-1] < 0.25 * losses[0]
+
+
+def test_a_learning_rate_that_is_absurd_is_stopped_within_200_steps() -> None:
+    objective, inputs = make("vision-v1")
+    with pytest.raises(CollapseError, match="(targets|predictions) have collapsed.* for 20 steps; lower the learning rate"):
+        train(objective, inputs, 200, 10.0, CollapseGuard())
+
+
+def outcome(**changes: float) -> Outcome:
+    values: dict[str, Any] = {"target_deviation": 1.0, "prediction_deviation": 0.5, "feature_deviation": 1.0, **changes}
+    return Outcome(torch.tensor(values.pop("loss", 1.0)), 10, tau=0.999, **values)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"target_deviation": 0.09}, "step 8: the targets have collapsed, their standard deviation 0.09 has been below 0.1 for 5"),
+    ({"prediction_deviation": 0.009}, "step 10: the predictions have collapsed"),
+    ({"feature_deviation": 0.001}, "step 8: the features have collapsed"),
+])
+def test_the_guard_waits_out_the_start_and_short_dips(changes: dict[str, float], message: str) -> None:
+    guard = CollapseGuard(grace=3, prediction_grace=5, patience=5)
+    with pytest.raises(CollapseError, match=message):
+        for _ in range(20):
+            guard.check(outcome(**changes))
+    guard = CollapseGuard(grace=1, prediction_grace=9**9, patience=5)
+    for _ in range(20):
+        for _ in range(4):
+            guard.check(outcome(**changes))
+        guard.check(outcome())
+    with pytest.raises(CollapseError):   # predictions that once were large do not wait
+        for _ in range(5):
+            guard.check(outcome(**changes))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_the_guard_stops_at_once_when_a_number_is_not_finite(value: float) -> None:
+    with pytest.raises(CollapseError, match="step 1: the loss is (nan|inf): the run diverged"):
+        CollapseGuard().check(outcome(loss=value))
+
+
+def test_a_deviation_is_zero_when_all_rows_are_equal() -> None:
+    assert deviation(torch.ones(5, 3)) == 0
+    assert deviation(torch.tensor([[0.0, 1.0], [2.0, 1.0]])) == 0.5
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"tau_start": 0.99, "tau_end": 0.9}, "tau must rise"), ({"top_layers": 0}, "top_layers=0"), ({"beta": -1.0}, "beta=-1.0"),
+])
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+    config: Data2VecConfig = OBJECTIVES["vision-v1"]
+    with pytest.raises(ValueError, match=message):
+        replace(config, **changes)
