@@ -12,6 +12,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,6 @@ def encode_file(pixels: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def nbytes(pixels: np.ndarray) -> int:
-    return pixels.nbytes
-
-
 class ImageStore:
     """Named images; the latest ones are kept decoded.
 
@@ -86,7 +83,7 @@ class ImageStore:
 
     def __init__(self, path: str | Path, *, max_side: int | None = 64, cache_bytes: int = 1 << 27) -> None:
         self.path, self.max_side = Path(path), max_side
-        self._cache: ByteCache[str, np.ndarray] = ByteCache(cache_bytes, nbytes)
+        self._cache: ByteCache[str, np.ndarray] = ByteCache(cache_bytes, attrgetter("nbytes"))
         self._zip: zipfile.ZipFile | None = None
         self._process = 0
         self._names: frozenset[str] | None = None

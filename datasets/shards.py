@@ -12,11 +12,12 @@ import hashlib
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from .byte_cache import ByteCache
-from .images import MAX_FILE_BYTES, MAX_MEMBERS, ImageStore, nbytes
+from .images import MAX_FILE_BYTES, MAX_MEMBERS, ImageStore
 from .publish import file_sha256
 from .records import MAX_LINE_BYTES, Check, check_record, parse
 
@@ -91,7 +92,7 @@ class ShardImages(ImageStore):
 
     def __init__(self, records: ShardRecords, *, max_side: int | None = 64, cache_bytes: int = 1 << 27) -> None:
         self.path, self.max_side = records.path, max_side
-        self._cache = ByteCache(cache_bytes, nbytes)
+        self._cache = ByteCache(cache_bytes, attrgetter("nbytes"))
         self._samples = {image_name(sample): sample for sample in records.samples if sample.picture}
         self._fingerprint = records.fingerprint
 

@@ -8,6 +8,7 @@ ends; Parquet is read by row groups, so those should be some megabytes each.
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ class ParquetText(Sequence[str]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._cache: ByteCache[int, pa.LargeStringArray] = ByteCache(CACHE_BYTES, lambda texts: texts.nbytes)
+        self._cache: ByteCache[int, pa.LargeStringArray] = ByteCache(CACHE_BYTES, attrgetter("nbytes"))
         groups = self._open().metadata.num_row_groups
         lengths = [pc.utf8_length(self._group(group)).to_numpy() for group in range(groups)]
         self._ends = np.cumsum([len(rows) for rows in lengths])

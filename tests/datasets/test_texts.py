@@ -1,6 +1,7 @@
 """Text of any size comes back as it was written; what is broken is named."""
 
 import json
+import pickle
 import tracemalloc
 from pathlib import Path
 
@@ -128,3 +129,12 @@ def test_only_what_is_asked_for_is_in_memory(tmp_path: Path) -> None:
     assert sum(reader.characters) == 1500 * len(line)
     assert len(reader) == 17
     assert opened < 5 * texts.PIECE_BYTES
+
+
+def test_readers_travel_to_workers(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("plain")
+    lines(tmp_path / "b.jsonl", {"text": "line"})
+    parquet(tmp_path / "c.parquet", pa.array(["row"]))
+    reader = TextReader(tmp_path)
+    assert list(reader) == ["plain", "line", "row"]         # what was read lies in the caches
+    assert list(pickle.loads(pickle.dumps(reader))) == ["plain", "line", "row"]
