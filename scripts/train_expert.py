@@ -51,6 +51,7 @@ def train_expert(task: Task, out: Path, steps: int = TRAIN_STEPS) -> str:
 def _train(task: Task, steps: int) -> Any:
     try:
         import stable_baselines3 as sb3
+        import torch
         from stable_baselines3.common.callbacks import BaseCallback
     except ImportError as error:
         raise MissingPackage('--train-expert needs stable_baselines3; run: pip install "calico-agent[experts]"') from error
@@ -59,6 +60,8 @@ def _train(task: Task, steps: int) -> Any:
     observed, continuous = env.observation_space, isinstance(env.action_space, gym.spaces.Box)
     env.close()
     policy = _policy(task, observed)
+    if policy == "MlpPolicy":
+        torch.set_num_threads(1)   # so small a network gains nothing from more, and loses where others work
     rows = 1 if continuous else PPO_ROWS
     world = sb3.common.vec_env.DummyVecEnv([lambda: sb3.common.monitor.Monitor(make(task)) for _ in range(rows)])
     world.seed(FIRST_SEED)
@@ -66,7 +69,8 @@ def _train(task: Task, steps: int) -> Any:
     if continuous:
         model = sb3.SAC(policy, world, buffer_size=min(steps, 1_000_000), seed=0, device="cpu")
     else:
-        model = sb3.PPO(policy, world, n_steps=2048 // rows, batch_size=256, seed=0, device="cpu")
+        n_steps = max(2, min(2048, steps) // rows)
+        model = sb3.PPO(policy, world, n_steps=n_steps, batch_size=min(256, n_steps * rows), seed=0, device="cpu")
 
     class Progress(BaseCallback):
         """Draws the bar; the note is the mean return of the last hundred episodes."""
@@ -77,7 +81,7 @@ def _train(task: Task, steps: int) -> Any:
 
         def _on_step(self) -> bool:
             finished = [episode["r"] for episode in self.model.ep_info_buffer or ()]
-            self.bar.update(self.num_timesteps, note=f"return {np.mean(finished):.4g}" if finished else "")
+            self.bar.update(min(self.num_timesteps, steps), note=f"return {np.mean(finished):.4g}" if finished else "")
             return True
 
     with console.progress(f"train {type(model).__name__} on {task.name}", total=steps, unit="steps") as bar:
