@@ -28,6 +28,9 @@ SCENARIOS = {
     "PredictPosition": ("predict_position", 300), "TakeCover": ("take_cover", 2100),
 }   # DefendLine and TakeCover have no limit of their own
 
+# ViZDoom's own code, Freedoom's pictures and sounds, and the engine, whose parts have several (zdoom.org/wiki/license)
+LICENCE = "MIT AND BSD-3-Clause AND LicenseRef-ZDoom"
+
 VIEW = {"height": 64, "width": 64, "frame_skip": 4}   # frame_skip: game tics per agent step
 
 
@@ -142,7 +145,7 @@ def _task(scenario: str, together: bool) -> Task:
     return Task(name=f"Vizdoom{scenario}{'-MultiBinary' * together}-v1", family="vizdoom",
                 kwargs={"scenario": file, "limit": limit, "together": together}, view=VIEW,
                 episode_limit=limit // VIEW["frame_skip"],
-                expert=file, packages=("vizdoom",), licence="MIT")
+                expert=file, packages=("vizdoom",), licence=LICENCE)
 
 
 FAMILY = Family(
