@@ -12,12 +12,15 @@ speech, text and any other Encoder (data2vec_encoders.py): only the numbers in O
 
 What differs from the published code: statistics over time leave padding out; text is masked with [MASK] in spans only, as
 the released text model was (the paper's 80/10/10 gives 82.7 on GLUE, spans 82.9).
+
+Version 2.0 (arXiv:2212.07525) is the same with `decoder` set: each sample is masked `copies` times for one pass of the
+teacher, the student sees only the places that are left, and a small convolutional decoder fills in the rest.
 """
 
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -25,9 +28,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data2vec_encoders import Encoded, Encoder, Features
-from .data2vec_masks import BlockMask, Mask, SpanMask, draw_masks
+from .data2vec_masks import BlockMask, ExactBlockMask, Mask, RandomMask, SpanMask, draw_masks, kept_places
 
 Norm = Literal["none", "layer", "instance"]
+NOISE = 0.01   # standard deviation of what the decoder gets at masked places
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Version 2.0's convolutions over the places."""
+
+    axes: Literal[1, 2] = 1         # of the grid: 1 for speech and text, 2 for pictures
+    channels: int = 384
+    depth: int = 4
+    kernel: int = 7                 # odd
+    groups: int = 16
+    residual: bool = True           # where widths agree
+    head_layers: Literal[1, 2] = 1
+
+    def __post_init__(self) -> None:
+        if self.kernel % 2 == 0 or self.depth < 1 or self.channels % self.groups:
+            raise ValueError(f"decoder: kernel={self.kernel} must be odd, depth={self.depth} at least 1 and channels="
+                             f"{self.channels} divisible by groups={self.groups}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +67,20 @@ class Data2VecConfig:
     tau_end: float                                  # after tau_steps, and from then on;
     tau_steps: int                                  # linear in between
     shares_features: bool = False                   # the teacher uses the student's local features
-    head_layers: Literal[1, 2] = 1
+    head_layers: Literal[1, 2] = 1                  # without a decoder
+    decoder: DecoderConfig | None = None            # version 2.0
+    copies: int = 1                                 # masks per sample and pass of the teacher, with a decoder
+    summary_weight: float = 0.0                     # loss of the class token's prediction of the mean target, with a decoder
     seed: int = 0                                   # of the masks
 
     def __post_init__(self) -> None:
         if not 0 <= self.tau_start <= self.tau_end <= 1 or self.tau_steps < 1:
             raise ValueError(f"tau must rise within [0, 1] in at least one step, not from {self.tau_start} to {self.tau_end} "
                              f"in {self.tau_steps}")
+        if self.decoder is None and (self.copies != 1 or self.summary_weight):
+            raise ValueError(f"copies={self.copies} and summary_weight={self.summary_weight} need a decoder (version 2.0)")
+        if self.copies < 1:
+            raise ValueError(f"copies={self.copies} must be at least 1")
         if self.top_layers < 1 or self.beta < 0:
             raise ValueError(f"top_layers={self.top_layers} must be at least 1 and beta={self.beta} at least 0")
 
@@ -67,6 +96,20 @@ OBJECTIVES: dict[str, Data2VecConfig] = {
     "text-v1": Data2VecConfig(
         mask=SpanMask(share=0.35, span=4), top_layers=10, targets="feedforward", layer_norm="layer", beta=4.0, loss_scale="sum",
         tau_start=0.999, tau_end=0.9999, tau_steps=100_000, head_layers=2),
+    "vision-v2": Data2VecConfig(
+        mask=ExactBlockMask(share=0.8, block=3, adjust=0.07), copies=16, decoder=DecoderConfig(
+            axes=2, channels=768, depth=6, kernel=3), summary_weight=0.01,
+        top_layers=10, targets="feedforward", layer_norm="instance", mean_norm="layer", loss_scale="root",
+        tau_start=0.9998, tau_end=0.99999, tau_steps=100_000),
+    "speech-v2": Data2VecConfig(
+        mask=ExactBlockMask(share=0.5, block=5, adjust=0.05, inverse=False), copies=8, decoder=DecoderConfig(),
+        top_layers=8, targets="feedforward", layer_norm="instance", loss_scale="root",
+        tau_start=0.999, tau_end=0.99999, tau_steps=75_000, shares_features=True),
+    "text-v2": Data2VecConfig(
+        mask=RandomMask(share=0.48), copies=8, decoder=DecoderConfig(
+            channels=768, depth=5, kernel=9, groups=1, residual=False, head_layers=2),
+        top_layers=12, targets="feedforward", layer_norm="instance", loss_scale="sum",
+        tau_start=0.9999, tau_end=0.99999, tau_steps=100_000, shares_features=True),
 }
 
 
@@ -90,17 +133,58 @@ class Outcome:
     tau: float
 
 
+class ConvDecoder(nn.Module):
+    """Fills in the masked places: convolutions, each with a norm without parameters and GELU, then a head."""
+
+    def __init__(self, config: DecoderConfig, width: int) -> None:
+        super().__init__()
+        self.config = config
+        conv = {1: nn.Conv1d, 2: nn.Conv2d}[config.axes]
+        widths = [width] + [config.channels] * config.depth
+        if width % config.groups:
+            raise ValueError(f"decoder.groups={config.groups} does not divide the encoder's width={width}")
+        self.convs = nn.ModuleList(conv(i, o, config.kernel, padding=config.kernel // 2, groups=config.groups)
+                                   for i, o in zip(widths, widths[1:], strict=False))
+        self.head = make_head(config.channels, width, config.head_layers)
+
+    def forward(self, hidden: Tensor, kept: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """Student's hidden states (n, K, width) at kept int64 (n, K) -> predictions (n, T, width) for the whole grid.
+
+        Raises:
+            ValueError: the grid has another number of axes.
+        """
+        if len(grid) != self.config.axes:
+            raise ValueError(f"decoder.axes={self.config.axes}, but the encoder's places form a grid of {len(grid)}; "
+                             "set them alike")
+        places = math.prod(grid)
+        full = torch.randn(len(hidden), places + 1, hidden.shape[-1], device=hidden.device, dtype=hidden.dtype) * NOISE
+        at = torch.where(kept < 0, places, kept)[..., None].expand_as(hidden)      # fillers go to a place that is cut off
+        x = full.scatter(1, at, hidden)[:, :places].transpose(1, 2).unflatten(2, grid)
+        for conv in self.convs:
+            made = conv(x).movedim(1, -1)
+            made = F.gelu(F.layer_norm(made, made.shape[-1:])).movedim(-1, 1)
+            x = x + made if self.config.residual and x.shape == made.shape else made
+        return self.head(x.flatten(2).transpose(1, 2))
+
+
+def make_head(inputs: int, width: int, layers: int) -> nn.Module:
+    """One linear layer, or two with GELU and twice the inputs between."""
+    if layers == 1:
+        return nn.Linear(inputs, width)
+    return nn.Sequential(nn.Linear(inputs, 2 * inputs), nn.GELU(), nn.Linear(2 * inputs, width))
+
+
 class Data2Vec(nn.Module):
-    """Student (`encoder`), its head, and teacher."""
+    """Student (`encoder`), its head or decoder, and teacher."""
 
     def __init__(self, encoder: Encoder, config: Data2VecConfig) -> None:
         super().__init__()
         self.config, self.encoder = config, encoder
+        if config.summary_weight and encoder.prefix != 1:
+            raise ValueError(f"summary_weight={config.summary_weight} needs an encoder with a class token; set it to 0")
         width = encoder.width
-        if config.head_layers == 1:
-            self.head: nn.Module = nn.Linear(width, width)
-        else:
-            self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.head = make_head(width, width, config.head_layers) if config.decoder is None else None
+        self.decoder = None if config.decoder is None else ConvDecoder(config.decoder, width)
         self.teacher = copy.deepcopy(encoder).float().requires_grad_(False).eval()
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))   # of the teacher, so far
         self.updates: Tensor
@@ -120,15 +204,33 @@ class Data2Vec(nn.Module):
         """
         features = self.encoder.features(*inputs)
         targets = self.make_targets(features, *inputs)                                # (B, T, width)
-        masked = self.draw_masks(features, samples)                                   # (B, T)
-        predictions = self.head(self.encoder.encode(features, masked).hidden[:, self.encoder.prefix:][masked])
-        return self.score(features, predictions, targets[masked])
+        masked = self.draw_masks(features, samples)                                   # (B * copies, T)
+        if self.head is not None:
+            hidden = self.encoder.encode(features, masked).hidden[:, self.encoder.prefix:]
+            return self.score(features, self.head(hidden[masked]), targets[masked])
+        return self.predict_copies(features, targets, masked)
+
+    def predict_copies(self, features: Features, targets: Tensor, masked: Tensor) -> Outcome:
+        """Version 2.0."""
+        assert self.decoder is not None
+        copies, prefix = self.config.copies, self.encoder.prefix
+        repeated = features.repeat(copies)
+        kept = kept_places(masked, repeated.real)                                     # (B * copies, K)
+        hidden = self.encoder.encode(repeated, kept=kept).hidden
+        predictions = self.decoder(hidden[:, prefix:], kept, features.grid)           # (B * copies, T, width)
+        outcome = self.score(features, predictions[masked], targets.repeat_interleave(copies, 0)[masked])
+        if not self.config.summary_weight:
+            return outcome
+        means = targets.mean(1).repeat_interleave(copies, 0)
+        summary = regression_loss(hidden[:, 0], means, self.config)
+        return replace(outcome, loss=outcome.loss + self.config.summary_weight * summary)
 
     def draw_masks(self, features: Features, samples: Sequence[int] | None) -> Tensor:
-        """bool (B, T) of this step."""
+        """bool (B * copies, T) of this step."""
         samples = range(len(features.x)) if samples is None else samples
         key = (self.config.seed, int(self.updates))
-        return draw_masks(self.config.mask, features.grid, features.real, samples, key).to(features.x.device)
+        drawn = draw_masks(self.config.mask, features.grid, features.real, samples, key, self.config.copies)
+        return drawn.to(features.x.device)
 
     @torch.no_grad()
     def make_targets(self, features: Features, *inputs: Any) -> Tensor:

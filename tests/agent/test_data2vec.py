@@ -14,8 +14,10 @@ from calico.agent.data2vec import (
     OBJECTIVES,
     CollapseError,
     CollapseGuard,
+    ConvDecoder,
     Data2Vec,
     Data2VecConfig,
+    DecoderConfig,
     Outcome,
     average_layers,
     deviation,
@@ -33,6 +35,7 @@ from calico.agent.data2vec_encoders import (
     VisionConfig,
     VisionEncoder,
 )
+from calico.agent.data2vec_masks import kept_places
 
 SMALL: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4, "feedforward": 48}
 
@@ -60,7 +63,10 @@ def make(name: str, **changes: Any) -> tuple[Data2Vec, tuple[Tensor, ...]]:
     """A tiny objective with the published settings and a batch."""
     torch.manual_seed(0)
     encoder, inputs = MAKERS[name.split("-")[0]]()
-    return Data2Vec(encoder, replace(OBJECTIVES[name], top_layers=2, **changes)), inputs
+    config = OBJECTIVES[name]
+    if config.decoder is not None:
+        config = replace(config, copies=3, decoder=replace(config.decoder, channels=32, groups=4, depth=2))
+    return Data2Vec(encoder, replace(config, top_layers=2, **changes)), inputs
 
 
 def train(objective: Data2Vec, inputs: tuple[Tensor, ...], steps: int, rate: float, guard: CollapseGuard | None = None,
@@ -162,21 +168,24 @@ def test_losses_by_hand(name: str, expected: float) -> None:
     assert loss.item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", ["vision-v1", "speech-v1", "text-v1"])
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_targets_are_counted_at_masked_places_that_are_real(name: str) -> None:
     objective, inputs = make(name)
     features = objective.encoder.features(*inputs)
-    masked = objective.draw_masks(features, None)
+    masked, copies = objective.draw_masks(features, None), objective.config.copies
+    torch.manual_seed(1)
     outcome = objective(*inputs)
     assert outcome.targets == int(masked.sum()) > 0
-    assert features.real is None or not (masked & ~features.real).any()
+    assert len(masked) == len(features.x) * copies
+    assert features.real is None or not (masked & ~features.real.repeat_interleave(copies, 0)).any()
+    torch.manual_seed(1)   # the decoder's noise
     again = objective(*inputs, samples=range(len(features.x)))
     torch.testing.assert_close(again.loss, outcome.loss, atol=0, rtol=0)
     objective.update_teacher()
     assert not torch.equal(masked, objective.draw_masks(features, None))
 
 
-@pytest.mark.parametrize("name", ["vision-v1", "speech-v1", "text-v1"])
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_one_batch_is_memorised(name: str) -> None:
     objective, inputs = make(name)
     losses = train(objective, inputs, 40, 1e-2, teach=False)    # the same masks and the same teacher each time
@@ -232,3 +241,71 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], messag
     config: Data2VecConfig = OBJECTIVES["vision-v1"]
     with pytest.raises(ValueError, match=message):
         replace(config, **changes)
+
+
+def test_the_student_of_version_2_sees_kept_places_only_and_the_teacher_works_once() -> None:
+    objective, (images,) = make("vision-v2")
+    seen: list[tuple[int, ...]] = []
+    for who in (objective.encoder, objective.teacher):
+        who.get_submodule("transformer").register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    objective(images)
+    # teacher: 2 pictures, class token and 16 patches; student: 3 copies of each, class token and 3 of 16 patches
+    assert seen == [(2, 17, 32), (6, 4, 32)]
+
+
+@pytest.mark.parametrize("name", ["vision-v2", "speech-v2", "text-v2"])
+def test_masked_places_do_not_leak_into_predictions(name: str) -> None:
+    objective, inputs = make(name)
+    objective.eval()
+    features = objective.encoder.features(*inputs)
+    masked = objective.draw_masks(features, None)[::3]                                # the first copy of each
+    changed = replace(features, x=torch.where(masked[..., None], 1000.0, features.x))
+    kept = kept_places(masked, features.real)
+    one, other = (objective.encoder.encode(f, kept=kept).hidden[:, objective.encoder.prefix:] for f in (features, changed))
+    torch.testing.assert_close(one[kept >= 0], other[kept >= 0])
+
+
+def test_the_decoder_puts_each_vector_in_its_place() -> None:
+    torch.manual_seed(0)
+    decoder = ConvDecoder(DecoderConfig(axes=2, channels=8, depth=1, kernel=3, groups=1), 8)
+    hidden = torch.randn(1, 2, 8, requires_grad=True)
+    out = decoder(hidden, torch.tensor([[5, -1]]), (4, 4))
+    assert out.shape == (1, 16, 8)
+    for place in range(16):
+        (gradient,) = torch.autograd.grad(out[0, place].square().sum(), hidden, retain_graph=True)
+        row, column = divmod(place, 4)
+        assert bool(gradient[0, 0].any()) == (abs(row - 1) <= 1 and abs(column - 1) <= 1)   # place 5 is (1, 1), kernel 3
+        assert not gradient[0, 1].any()                                                     # a filler goes nowhere
+
+
+def test_the_class_token_learns_the_mean_target() -> None:
+    objective, (images,) = make("vision-v2", summary_weight=0.0)
+    torch.manual_seed(1)
+    plain = objective(images).loss
+    features = objective.encoder.features(images)
+    kept = torch.where(objective.draw_masks(features, None), 99, torch.arange(16)).sort()[0][:, :3]
+    token = objective.encoder.encode(features.repeat(3), kept=kept).hidden[:, 0]
+    means = objective.make_targets(features, images).mean(1).repeat_interleave(3, 0)
+    objective.config = replace(objective.config, summary_weight=0.5)
+    torch.manual_seed(1)
+    summary = (token - means).square().sum(1).mean() / 32**0.5
+    torch.testing.assert_close(objective(images).loss, plain + 0.5 * summary)
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), [
+    ("vision-v1", {"copies": 2}, "copies=2 and summary_weight=0.0 need a decoder"),
+    ("vision-v2", {"copies": 0}, "copies=0 must be at least 1"),
+    ("text-v2", {"summary_weight": 0.1}, "needs an encoder with a class token"),
+    ("text-v2", {"decoder": DecoderConfig(channels=48, groups=48)}, "groups=48 does not divide the encoder's width=32"),
+])
+def test_settings_of_version_2_that_do_not_fit_are_refused(name: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(name, **changes)
+
+
+def test_a_decoder_for_another_grid_is_refused() -> None:
+    with pytest.raises(ValueError, match="kernel=4 must be odd"):
+        DecoderConfig(kernel=4)
+    objective, inputs = make("text-v2", decoder=DecoderConfig(axes=2, channels=32, groups=1))
+    with pytest.raises(ValueError, match="decoder.axes=2, but the encoder's places form a grid of 1"):
+        objective(*inputs)
