@@ -70,7 +70,7 @@ def _train(task: Task, steps: int) -> Any:
         model = sb3.SAC(policy, world, buffer_size=min(steps, 1_000_000), seed=0, device="cpu")
     else:
         n_steps = max(2, min(2048, steps) // rows)
-        model = sb3.PPO(policy, world, n_steps=n_steps, batch_size=min(256, n_steps * rows), seed=0, device="cpu")
+        model = sb3.PPO(policy, world, n_steps=n_steps, batch_size=n_steps, seed=0, device="cpu")
 
     class Progress(BaseCallback):
         """Draws the bar; the note is the mean return of the last hundred episodes."""
