@@ -129,8 +129,9 @@ class CrossAttend(nn.Module):
         """
         q = self.query(self.norm_query(queries))
         bias = None
-        if mask is not None:    # the lowest number and not -inf: a row without inputs stays finite
-            lowest = torch.finfo(inputs.dtype).min
+        if mask is not None:
+            # a finite number, also once autocast has rounded it to bf16: a row without inputs must not become NaN
+            lowest = torch.finfo(inputs.dtype).min / 2
             bias = torch.zeros(mask.shape, dtype=inputs.dtype, device=inputs.device).masked_fill(~mask, lowest)[:, None, None]
         folds = self.heads == 1 and q.shape[1] < inputs.shape[1] and inputs.shape[2] <= min(q.shape[2], self.value.out_features)
         mixed = self.folded(q, inputs, bias) if folds else self.projected(q, inputs, bias)

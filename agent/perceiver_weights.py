@@ -75,6 +75,22 @@ def load_hf(source: Path | str | Mapping[str, Tensor], config: Mapping[str, Any]
     return model.eval()
 
 
+def copy_trunk(source: TaskModel, target: TaskModel) -> None:
+    """Give `target` the reader and the encoder of `source`, to fine-tune them under a new head of any kind.
+
+    Raises:
+        ValueError: they are of other sizes; nothing is copied then.
+    """
+    trunk = {name: tensor for name, tensor in source.state_dict().items() if name.startswith(("reader.", "encoder."))}
+    wanted = {name: tensor for name, tensor in target.state_dict().items() if name.startswith(("reader.", "encoder."))}
+    for name in sorted(trunk.keys() | wanted.keys()):
+        came, expected = (tuple(t[name].shape) if name in t else "absent" for t in (trunk, wanted))
+        if came != expected:
+            raise ValueError(f"{name} is {came} in the source and {expected} in the target; "
+                             "build the target with the source's config.latent and its reader's config")
+    target.load_state_dict(trunk, strict=False)
+
+
 def translate_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TaskConfig:
     """config.json of a checkpoint with these tensors -> our configuration, with Hugging Face's details."""
     if config.get("model_type", "perceiver") != "perceiver":

@@ -23,7 +23,7 @@ from calico.agent.perceiver import (
     build,
     neighbours,
 )
-from calico.agent.perceiver_inputs import ImageConfig, PointsConfig, TextConfig
+from calico.agent.perceiver_inputs import ImageConfig, MixtureConfig, PointsConfig, TextConfig
 
 LATENT = LatentConfig(latents=5, width=16, blocks=2, layers=2, heads=2)
 LANGUAGE = LanguageConfig(latent=LATENT, text=TextConfig(positions=20, width=16))
@@ -102,6 +102,43 @@ def test_a_row_that_may_read_nothing_reads_zeros_or_all_alike(wipe: bool) -> Non
     x = layer.out(torch.zeros_like(values) if wipe else values).expand(5, -1)
     torch.testing.assert_close(made[1], x + layer.feedforward(x))
     torch.testing.assert_close(made[:1], layer(queries, inputs[:1]))
+
+
+@torch.no_grad()
+def test_bf16_stays_near_and_finite() -> None:
+    """As autocast and as the format of the weights; the second row may read nothing."""
+    mask = torch.tensor([[True] * 12, [False] * 12])
+    for model in (shaken(MaskedLanguage(LANGUAGE)), shaken(Classifier(ClassifierConfig(latent=LATENT, reader=LANGUAGE.text)))):
+        ids = torch.randint(262, (2, 12))
+        exact = model(ids, mask)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = model(ids, mask)
+        for made in (rounded, model.bfloat16()(ids, mask)):
+            assert made.dtype == torch.bfloat16
+            assert (made - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@torch.no_grad()
+def test_flow_and_clips_run_in_bf16() -> None:
+    flow, frames = shaken(Flow(FlowConfig(latent=LATENT, size=(6, 8)))), torch.randn(1, 2, 3, 6, 8)
+    exact = flow(frames)
+    assert (flow.bfloat16()(frames.bfloat16()) - exact).abs().max() < 0.1 * exact.abs().max()
+    model, inputs = shaken(Autoencoder(VIDEO)), clip()
+    whole = model.reconstruct(inputs, chunks=2)
+    half = model.bfloat16().reconstruct({name: part.bfloat16() for name, part in inputs.items()}, chunks=2)
+    for name, part in half.items():
+        assert (part - whole[name]).abs().max() < 0.1 * whole[name].abs().max(), name
+
+
+def test_a_mixture_of_modalities_is_read_where_its_mask_allows() -> None:
+    """Elements stand in the order of the names: six points, then eight bytes, the last three of which are padding."""
+    reader = MixtureConfig(modalities={"text": LANGUAGE.text, "points": PointsConfig(bands=2, resolution=4)})
+    model = shaken(Classifier(ClassifierConfig(latent=LATENT, reader=reader, labels=4)))
+    inputs = {"text": torch.randint(262, (2, 8)), "points": torch.rand(2, 6, 3)}
+    mask = torch.arange(14).expand(2, -1) < 11
+    changed = inputs | {"text": torch.cat([inputs["text"][:, :5], torch.full((2, 3), 9)], dim=1)}
+    torch.testing.assert_close(model(inputs, mask), model(changed, mask))
+    assert not torch.allclose(model(inputs), model(changed))
 
 
 def test_the_original_reads_the_input_again_with_shared_weights() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from calico.agent.perceiver import Autoencoder, Classifier, Flow, MaskedLanguage
+from calico.agent.perceiver import Autoencoder, Classifier, ClassifierConfig, Flow, MaskedLanguage
 from calico.agent.perceiver_sizes import SIZES, on_meta
-from calico.agent.perceiver_weights import hf_parts, load_hf
+from calico.agent.perceiver_weights import copy_trunk, hf_parts, load_hf
 
 ORACLES = Path(__file__).parents[3] / "shared" / "oracles"   # ../shared, beside the checkout
 SMALL = dict(num_latents=6, d_latents=16, num_self_attends_per_block=2, num_self_attention_heads=2, num_cross_attention_heads=1)
@@ -163,6 +164,20 @@ def test_a_state_dict_needs_its_config_and_a_known_activation() -> None:
         load_hf(tensors)
     with pytest.raises(ValueError, match="hidden_act='relu' is not supported"):
         load_hf(tensors, {"hidden_act": "relu"})
+
+
+def test_a_classifier_takes_over_the_trunk_of_a_language_model() -> None:
+    theirs = reference("MaskedLM", **TEXT | {"d_model": 16})
+    source = ours(theirs)
+    latent, text = source.config.latent, source.config.text
+    target = Classifier(ClassifierConfig(latent=latent, reader=text, labels=3))
+    copy_trunk(source, target)
+    ids = torch.randint(262, (1, 9))
+    torch.testing.assert_close(target.encoder(target.reader(ids)), source.encoder(source.reader(ids)))
+    with pytest.raises(ValueError, match=r"reader.positions.weight is \(20, 16\) in the source and \(8, 16\) in the target"):
+        copy_trunk(source, Classifier(ClassifierConfig(latent=latent, reader=replace(text, positions=8))))
+    with pytest.raises(ValueError, match=r"encoder.layers.2.\S+ is absent in the source"):
+        copy_trunk(source, Classifier(ClassifierConfig(latent=replace(latent, layers=3), reader=text)))
 
 
 def fixture(name: str) -> dict[str, Any]:
