@@ -83,7 +83,7 @@ def open_keyed(path: Path, images: str | Path | None, max_side: int | None) -> C
 def first_keys(path: Path) -> set[str]:
     """The keys of the first record."""
     if path.suffix != ".jsonl":
-        records = open_records(path, "", lambda value: None)
+        records = open_records(shards_of(path)[0], "", lambda value: None)   # of a folder of shards the first one tells
         return set(records[0]) if len(records) else set()
     with path.open("rb") as file:
         line = next((line for line in iter(lambda: file.readline(MAX_LINE_BYTES), b"") if line.strip()), b"")
