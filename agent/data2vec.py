@@ -85,7 +85,8 @@ class Data2VecConfig:
             raise ValueError(f"top_layers={self.top_layers} must be at least 1 and beta={self.beta} at least 0")
 
 
-# The published settings of the base models. Short runs want fewer tau_steps.
+# The published settings of the base models. Short runs want fewer tau_steps. For pictures under version 2.0 absolute
+# positions are the fast ones: relative ones need a table per mask.
 OBJECTIVES: dict[str, Data2VecConfig] = {
     "vision-v1": Data2VecConfig(
         mask=BlockMask(), top_layers=6, targets="block", layer_norm="layer", mean_norm="layer", beta=2.0, loss_scale="mean",
@@ -255,8 +256,8 @@ class Data2Vec(nn.Module):
         """After each optimiser step: teacher <- tau * teacher + (1 - tau) * student, in float32."""
         self.updates += 1
         tau = momentum(self.config, int(self.updates))
-        students = [parameter.float() for parameter in self.encoder.parameters()]
-        torch._foreach_lerp_(list(self.teacher.parameters()), students, 1 - tau)
+        for teacher, student in zip(self.teacher.parameters(), self.encoder.parameters(), strict=True):
+            teacher.lerp_(student.float(), 1 - tau)
         for mine, theirs in zip(self.teacher.buffers(), self.encoder.buffers(), strict=True):
             mine.copy_(theirs)
 

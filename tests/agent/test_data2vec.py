@@ -192,6 +192,34 @@ def test_one_batch_is_memorised(name: str) -> None:
     assert losses[-1] < 0.25 * losses[0]
 
 
+@pytest.mark.parametrize("name", ["vision-v1", "speech-v2"])
+def test_a_saved_objective_goes_on_as_if_it_had_not_stopped(name: str) -> None:
+    objective, inputs = make(name)
+    train(objective, inputs, 3, 1e-3)
+    saved, config = objective.state_dict(), objective.config
+    torch.manual_seed(7)
+    fresh = Data2Vec(MAKERS[name.split("-")[0]]()[0], config)
+    fresh.load_state_dict(saved)
+    losses = []
+    for one in (objective, fresh):
+        torch.manual_seed(1)
+        losses.append([one(*inputs).loss.item(), one(*inputs).targets, int(one.updates)])
+    assert losses[0] == losses[1]
+    assert losses[0][2] == 3
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_bf16_autocast_changes_little(name: str) -> None:
+    objective, inputs = make(name)
+    torch.manual_seed(1)
+    exact = objective(*inputs).loss
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = objective(*inputs).loss
+    rounded.backward()
+    assert rounded.item() == pytest.approx(exact.item(), rel=0.05)
+
+
 def test_a_learning_rate_that_is_absurd_is_stopped_within_200_steps() -> None:
     objective, inputs = make("vision-v1")
     with pytest.raises(CollapseError, match="(targets|predictions) have collapsed.* for 20 steps; lower the learning rate"):
