@@ -39,6 +39,12 @@ def use_gymnasium() -> None:
         env.close()
 
 
+def use_farama_notifications() -> None:
+    from farama_notifications import notifications
+
+    assert isinstance(notifications, dict)
+
+
 def use_ale_py() -> None:
     import ale_py
     import gymnasium

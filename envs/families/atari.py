@@ -68,13 +68,14 @@ class AtariGame(gym.Env):
         self.frames, self.frame_skip, self.noop_max, self.noop_starts = frames, frame_skip, noop_max, noop_starts
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)   # it greets on every start otherwise
         self.ale = ale_py.ALEInterface()
-        self.ale.setFloat("repeat_action_probability", repeat_action_probability)
+        self.ale.setFloat("repeat_action_probability", 0.0)   # drawn in `step`: the emulator takes a seed only with a new ROM
+        self.stickiness = repeat_action_probability
+        self.held: Any = 0   # the button that the console saw last
         self.ale.setInt("max_num_frames_per_episode", max_frames)
         rom = roms.get_rom_path(game)
         if rom is None:
             raise ValueError(f"ale-py {ale_py.__version__} holds no game {game!r}")
-        self.rom = rom
-        self.ale.loadROM(self.rom)
+        self.ale.loadROM(rom)
         self.meanings = [action.name for action in self.ale.getMinimalActionSet()]
         self.actions = self.ale.getMinimalActionSet()
         self.action_space = gym.spaces.Discrete(len(self.actions))
@@ -88,10 +89,8 @@ class AtariGame(gym.Env):
         super().reset(seed=seed)
         if self.noop_starts and (seed is None or seed >= len(self.noop_starts)):
             raise ValueError(f"seed {seed}: there are {len(self.noop_starts)} recorded episodes, with seeds from 0")
-        if seed is not None:
-            self.ale.setInt("random_seed", int(self.np_random.integers(2**31)))
-            self.ale.loadROM(self.rom)   # the emulator reads its seed only here
         self.ale.reset_game()
+        self.held = 0
         noops = int(self.np_random.integers(self.noop_max + 1))
         if self.noop_starts and seed is not None:
             noops = self.noop_starts[seed]
@@ -107,8 +106,10 @@ class AtariGame(gym.Env):
         """Hold `action` for `frame_skip` raw frames."""
         button = self.actions[int(action)]
         reward = 0.0
+        repeats = self.np_random.random(self.frame_skip) < self.stickiness
         for left in range(self.frame_skip - 1, -1, -1):
-            reward += self.ale.act(button)
+            self.held = self.held if repeats[left] else button
+            reward += self.ale.act(self.held)
             if left < 2:
                 self.ale.getScreenGrayscale(self.screens[1 - left])
             if self.ale.game_over():
