@@ -12,7 +12,7 @@ def test_the_interquartile_mean_drops_a_quarter_on_either_side() -> None:
 
 
 def test_tasks_without_spread_have_no_interval() -> None:
-    estimate = stratified_bootstrap([[50, 50, 50], [100], [0, 0]], np.mean)  # type: ignore[arg-type]
+    estimate = stratified_bootstrap([[50, 50, 50], [100], [0, 0]], np.mean)
     assert (estimate.value, estimate.low, estimate.high) != (0, 0, 0)
     assert estimate.value == estimate.low == estimate.high == 50
 
