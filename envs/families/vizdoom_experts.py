@@ -2,6 +2,10 @@
 
 Lengths are the engine's units, of which a body is 32 wide and 56 high; angles are degrees, counter-clockwise. One button a step
 is enough for all of them; where several may be pressed at once, those who walk turn while walking.
+
+scores.json has their means over seeds 10000 to 10019, some of which they were adjusted on. On seeds 20000 and following, of
+which none was looked at before: basic 81 (30 episodes), predict_position 0.46 (30: about half of the rockets hit),
+deadly_corridor 2126 (10, one of them stuck on its way), defend_the_center 24.9 (10), defend_the_line 24 (10; 30 on the others).
 """
 
 import itertools
