@@ -16,8 +16,8 @@ from typing import Any
 import gymnasium as gym
 
 FAMILIES = (   # files of families/; listing order of `calico tasks`
-    "classic", "box2d", "atari", "minigrid", "sokoban", "mujoco", "dm_control", "metaworld", "robotics", "miniworld", "vizdoom",
-    "panda", "procgen",
+    "classic", "box2d", "atari", "minigrid", "sokoban", "mujoco", "dm_control", "metaworld", "robotics", "panda", "miniworld",
+    "vizdoom", "procgen",
 )
 
 Controller = Callable[[Any], Any]                # observation -> action, for one episode
