@@ -28,6 +28,7 @@ from calico.agent.data2vec import (
 from calico.agent.data2vec_encoders import (
     Encoded,
     Encoder,
+    Features,
     SpeechConfig,
     SpeechEncoder,
     TextConfig,
@@ -304,6 +305,23 @@ def test_the_decoder_puts_each_vector_in_its_place() -> None:
         row, column = divmod(place, 4)
         assert bool(gradient[0, 0].any()) == (abs(row - 1) <= 1 and abs(column - 1) <= 1)   # place 5 is (1, 1), kernel 3
         assert not gradient[0, 1].any()                                                     # a filler goes nowhere
+
+
+def test_each_copy_is_compared_with_its_own_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, (images,) = make("vision-v2")
+    compared: list[Tensor] = []
+    score = objective.score
+
+    def spy(features: Features, predictions: Tensor, targets: Tensor) -> Outcome:
+        compared.extend(targets)
+        return score(features, predictions, targets)
+
+    monkeypatch.setattr(objective, "score", spy)
+    objective(images)
+    features = objective.encoder.features(images)
+    targets, masked = objective.make_targets(features, images), objective.draw_masks(features, None)
+    expected = torch.cat([targets[row // 3][masked[row]] for row in range(6)])        # 2 pictures, 3 copies of each in a row
+    torch.testing.assert_close(torch.stack(compared), expected)
 
 
 def test_the_class_token_learns_the_mean_target() -> None:
