@@ -7,9 +7,12 @@ and back, some 0.1 ms.
 """
 
 import multiprocessing as mp
+import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import gymnasium as gym
@@ -62,8 +65,7 @@ class Isolated(gym.Env):
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
-        self.process.kill()
-        self.process.join()
+        end(self.process)
         self.connection.close()
 
     def _ask(self, method: str, *arguments: Any, **named: Any) -> Any:
@@ -91,9 +93,25 @@ class Isolated(gym.Env):
         return f"its process died of {signal.Signals(-code).name}" if code < 0 else f"its process exited with {code}"
 
 
+def stand_alone() -> None:
+    """Lead a process group: Ctrl-C is for the process that started this one, and engines that an environment starts, as
+    ViZDoom does, end with it."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+
+
+def end(process: BaseProcess) -> None:
+    """Kill a process that stands alone, with all that it has started."""
+    if process.pid and hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):   # it died before it led a group
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+
+
 def _serve(connection: Connection, task: Task, render: bool) -> None:
     """The life of the other process: (method, arguments) in, (whether it raised, value or message) out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is for the process that started this one
+    stand_alone()
 
     def answer(call: Callable[[], Any]) -> None:
         try:

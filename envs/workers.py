@@ -20,6 +20,7 @@ import gymnasium as gym
 
 from ..tokenizers.episode import Episode
 from .experts import make_player
+from .isolated import end, stand_alone
 from .registry import Task
 from .runner import EnvironmentFault, rollout
 
@@ -138,15 +139,14 @@ class _Worker:
                 self.take(share)
 
     def stop(self) -> None:
-        self.process.kill()
-        self.process.join()
+        end(self.process)
         self.connection.close()
 
 
 def _work(connection: Connection, steps: "Synchronized[int]", alive: "Synchronized[float]", task: Task, player: str,
           settings: dict[str, Any]) -> None:
     """The life of a worker process: seeds in, episodes and faults out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is for the process that started this one
+    stand_alone()
 
     def moved(row: int, seed: int, done: int, env: gym.Env) -> None:
         steps.value, alive.value = done, time.monotonic()

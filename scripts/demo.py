@@ -34,10 +34,10 @@ NOISE_STEPS = 8
 STATE_TASKS: dict[str, tuple[int, float, float]] = {   # the observation is the whole state: single steps, shuffled
     "CartPole-v1": (40, 0.2, 0.5),
     "Acrobot-v1": (60, 0.2, 0.4),
-    "Pendulum-v1": (150, 0.3, 0.9),
+    "Pendulum-v1": (150, 0.3, 1.2),
     "MountainCar-v0": (80, 0.3, 0.6),
     "MountainCarContinuous-v0": (50, 0.2, 0.4),
-    "LunarLanderContinuous-v3": (200, 0.3, 1.4),
+    "LunarLanderContinuous-v3": (200, 0.3, 1.6),
 }
 PIXEL_TASKS: dict[str, tuple[int, float, float]] = {
     "BabyAI-GoToRedBallNoDists-v0": (1000, 0.1, 0.7),
