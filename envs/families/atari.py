@@ -68,14 +68,15 @@ class AtariGame(gym.Env):
         self.frames, self.frame_skip, self.noop_max, self.noop_starts = frames, frame_skip, noop_max, noop_starts
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)   # it greets on every start otherwise
         self.ale = ale_py.ALEInterface()
-        self.ale.setFloat("repeat_action_probability", 0.0)   # drawn in `step`: the emulator takes a seed only with a new ROM
+        self.ale.setFloat("repeat_action_probability", 0.0)   # drawn in `step`
         self.stickiness = repeat_action_probability
         self.held: Any = 0   # the button that the console saw last
         self.ale.setInt("max_num_frames_per_episode", max_frames)
         rom = roms.get_rom_path(game)
         if rom is None:
             raise ValueError(f"ale-py {ale_py.__version__} holds no game {game!r}")
-        self.ale.loadROM(rom)
+        self.rom = rom
+        self.ale.loadROM(self.rom)
         self.meanings = [action.name for action in self.ale.getMinimalActionSet()]
         self.actions = self.ale.getMinimalActionSet()
         self.action_space = gym.spaces.Discrete(len(self.actions))
@@ -89,6 +90,7 @@ class AtariGame(gym.Env):
         super().reset(seed=seed)
         if self.noop_starts and (seed is None or seed >= len(self.noop_starts)):
             raise ValueError(f"seed {seed}: there are {len(self.noop_starts)} recorded episodes, with seeds from 0")
+        self.ale.loadROM(self.rom)   # a new console: in some games `reset_game` alone lets the last episode shine through
         self.ale.reset_game()
         self.held = 0
         noops = int(self.np_random.integers(self.noop_max + 1))

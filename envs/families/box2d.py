@@ -15,8 +15,22 @@ import numpy as np
 from ..registry import Controller, Family, Task
 
 
+class NewWorld(gym.Wrapper):
+    """Builds the walker's world anew for each episode: contacts of the last one would push the first steps of the next."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """See gym.Env."""
+        import Box2D
+
+        walker: Any = self.env.unwrapped
+        walker._destroy()
+        walker.world = Box2D.b2World()
+        return super().reset(seed=seed, options=options)
+
+
 def _make(task: Task, render: bool) -> gym.Env:
-    return gym.make(task.name, render_mode="rgb_array" if render else None, disable_env_checker=True, **task.kwargs)
+    env = gym.make(task.name, render_mode="rgb_array" if render else None, disable_env_checker=True, **task.kwargs)
+    return NewWorld(env) if task.name.startswith("BipedalWalker") else env
 
 
 def lander(env: gym.Env, seed: int) -> Controller:
