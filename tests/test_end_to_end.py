@@ -53,7 +53,7 @@ def test_an_agent_learns_to_count_and_acts_legally(counting: None, tmp_path: Pat
     """Its actions have a digit and two real numbers; the runner refuses any that lies outside their space."""
     config, run = tmp_path / "counting.yaml", tmp_path / "run"
     config.write_text(CONFIG)
-    assert main(["collect", "Counting-v0", "--episodes", "60", "--out", str(tmp_path)]) == 0
+    assert main(["collect", "Counting-v0", "--episodes", "60", "--workers", "0", "--out", str(tmp_path)]) == 0
     assert main(["train", str(config), f"data.sources=[{{path: {tmp_path / 'Counting-v0'}}}]", "data.batch_size=8",
                  "backbone.context=64", "backbone.window=16", "training.steps=400", "training.save_every=400",
                  f"out={run}"]) == 0

@@ -148,7 +148,9 @@ def start(tmp_path: Path, body: str, **options: Any) -> subprocess.Popen[str]:
 
 
 def test_ctrl_c_from_outside(tmp_path: Path) -> None:
-    process = start(tmp_path, "print('ready', flush=True)\ntime.sleep(60)")
+    # Where the tests themselves run in the background of a shell, Ctrl-C is ignored, and children inherit that.
+    process = start(tmp_path, "print('ready', flush=True)\ntime.sleep(60)",
+                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     assert process.stdout and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
