@@ -1,4 +1,4 @@
-"""`calico demo`: from nothing to a small generalist and its report, in about a quarter of an hour on two CPU cores.
+"""`calico demo`: from nothing to a small generalist and its report, in 15 to 20 minutes on two CPU cores.
 
     calico demo                  # what `make demo` runs; writes runs/demo/report.html and runs/demo/report.json
     calico demo --steps 400      # a quick look at the whole path; the scores will be poor
