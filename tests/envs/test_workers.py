@@ -76,9 +76,9 @@ def test_the_same_episodes_whatever_the_number_of_processes() -> None:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_what_raises_hangs_or_dies_costs_one_episode(processes: int) -> None:
     task = Here(name="Treacherous", family="treacherous")
-    found = summary(workers.play(task, "random", range(9), workers=processes, time_limit=4))
+    found = summary(workers.play(task, "random", range(9), workers=processes, time_limit=8))
     assert found == [
-        (0, 3), (1, "step raised RuntimeError: the wheel came off"), (2, 3), (3, "it hung for more than 4 s and was killed"),
+        (0, 3), (1, "step raised RuntimeError: the wheel came off"), (2, 3), (3, "it hung for more than 8 s and was killed"),
         (4, 3), (5, "its process died of SIGKILL"), (6, 3), (7, "its process exited with 3"), (8, 3),
     ]
 
