@@ -248,22 +248,32 @@ class Decoder(nn.Module):
         Returns:
             hidden (B, S, width), meaningless at padding, and the cache with lengths + counts.
         """
-        batch, seq = x.shape[:2]
+        seq = x.shape[1]
         slots, window = cache.slots, self.config.attention_window
         assert seq <= slots - window + 1, (seq, slots, window)
         positions = cache.lengths[:, None] + torch.arange(seq, device=x.device)   # (B, S)
-        filled = min(slots, int(cache.lengths.max()) + seq)
-        newest = cache.lengths[:, None] + seq - 1                                 # (B, 1), padding included
-        held = newest - (newest - torch.arange(filled, device=x.device)) % slots  # (B, filled): position in each slot
-        reach = positions[:, :, None] - held[:, None, :]                          # (B, S, filled)
-        seen = (reach >= 0) & (reach < window) & (held >= 0)[:, None, :]
-        bias = torch.zeros(seen.shape, dtype=cache.keys[0].dtype, device=x.device).masked_fill_(~seen, -torch.inf)[:, None]
+        bias, filled = ring_bias(positions, cache.keys[0], window)
         rotation = self.rotations(positions)
         for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
             normed = block.norm_attention(x)
             x = block.feed(x + block.attention.extend(normed, rotation, keys, values, positions % slots, bias, filled))
         lengths = cache.lengths + (seq if counts is None else counts)
         return self.norm(x), Cache(cache.keys, cache.values, lengths)
+
+
+def ring_bias(positions: Tensor, keys: Tensor, window: int) -> tuple[Tensor, int]:
+    """Who sees what once tokens at `positions` (B, S) are written into a ring of keys (B, H, C, D).
+
+    Returns:
+        bias (B, 1, S, filled), 0 for the last `window` tokens up to each and -inf elsewhere; and how many slots are in use.
+    """
+    slots = keys.shape[2]
+    newest = positions[:, -1:]                                                             # (B, 1), padding included
+    filled = min(slots, int(newest.max()) + 1)
+    held = newest - (newest - torch.arange(filled, device=positions.device)) % slots       # (B, filled): position in each slot
+    reach = positions[:, :, None] - held[:, None, :]                                       # (B, S, filled)
+    seen = (reach >= 0) & (reach < window) & (held >= 0)[:, None, :]
+    return torch.zeros(seen.shape, dtype=keys.dtype, device=keys.device).masked_fill_(~seen, -torch.inf)[:, None], filled
 
 
 class Rotations(nn.Module):

@@ -21,7 +21,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .decoder import QUERY_CHUNK, Block, Cache, DecoderConfig, FeedForward, ResidualLinear, Rotations, biased_attention, rotate
+from .decoder import (
+    QUERY_CHUNK,
+    Block,
+    Cache,
+    DecoderConfig,
+    FeedForward,
+    ResidualLinear,
+    Rotations,
+    biased_attention,
+    ring_bias,
+    rotate,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,21 +180,6 @@ class PerceiverAR(nn.Module):
                 normed = block.norm_attention(x)
                 x = block.feed(x + block.attention.extend(normed, rotation, keys, values, positions % slots, bias, filled))
         return self.norm(x), Cache(cache.keys, cache.values, cache.lengths + (seq if counts is None else counts))
-
-
-def ring_bias(positions: Tensor, keys: Tensor, window: int) -> tuple[Tensor, int]:
-    """Who sees what once tokens at `positions` (B, S) are written into a ring of keys (B, H, C, D).
-
-    Returns:
-        bias (B, 1, S, filled), 0 for the last `window` tokens up to each and -inf elsewhere; and how many slots are in use.
-    """
-    slots = keys.shape[2]
-    newest = positions[:, -1:]                                                             # (B, 1), padding included
-    filled = min(slots, int(newest.max()) + 1)
-    held = newest - (newest - torch.arange(filled, device=positions.device)) % slots       # (B, filled): position in each slot
-    reach = positions[:, :, None] - held[:, None, :]                                       # (B, S, filled)
-    seen = (reach >= 0) & (reach < window) & (held >= 0)[:, None, :]
-    return torch.zeros(seen.shape, dtype=keys.dtype, device=keys.device).masked_fill_(~seen, -torch.inf)[:, None], filled
 
 
 def suffix_attention(q: Tensor, k: Tensor, v: Tensor, context: int) -> Tensor:

@@ -72,7 +72,7 @@ class Isolated(gym.Env):
         try:
             self.connection.send((method, arguments, named))
         except OSError:
-            raise RuntimeError(self._end()) from None
+            raise RuntimeError(how_it_ended(self.process)) from None
         return self._answer()
 
     def _answer(self) -> Any:
@@ -82,15 +82,10 @@ class Isolated(gym.Env):
         try:
             raised, value = self.connection.recv()
         except (EOFError, OSError):
-            raise RuntimeError(self._end()) from None
+            raise RuntimeError(how_it_ended(self.process)) from None
         if raised:
             raise RuntimeError(value)
         return value
-
-    def _end(self) -> str:
-        self.process.join(timeout=5)
-        code = self.process.exitcode or 0
-        return f"its process died of {signal.Signals(-code).name}" if code < 0 else f"its process exited with {code}"
 
 
 def stand_alone() -> None:
@@ -107,6 +102,13 @@ def end(process: BaseProcess) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.join()
+
+
+def how_it_ended(process: BaseProcess) -> str:
+    """For messages: the signal or the exit code of a process whose pipe has closed."""
+    process.join(timeout=5)
+    code = process.exitcode or 0
+    return f"its process died of {signal.Signals(-code).name}" if code < 0 else f"its process exited with {code}"
 
 
 def _serve(connection: Connection, task: Task, render: bool) -> None:

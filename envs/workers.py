@@ -6,7 +6,6 @@ replaced, and the other seeds go on. (Learned policies act for many environments
 """
 
 import multiprocessing as mp
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ import gymnasium as gym
 
 from ..tokenizers.episode import Episode
 from .experts import make_player
-from .isolated import end, stand_alone
+from .isolated import end, how_it_ended, stand_alone
 from .registry import Task
 from .runner import EnvironmentFault, rollout
 
@@ -120,9 +119,7 @@ class _Worker:
                 if not self.share.seeds:
                     self.share = None
         except (EOFError, OSError):
-            self.process.join()
-            code = self.process.exitcode or 0
-            self.replace(f"its process died of {signal.Signals(-code).name}" if code < 0 else f"its process exited with {code}")
+            self.replace(how_it_ended(self.process))
             return
         if self.share and time.monotonic() - self.alive.value > self.time_limit:
             self.replace(f"it hung for more than {self.time_limit:g} s and was killed")

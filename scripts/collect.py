@@ -32,7 +32,7 @@ from calico.envs.runner import EnvironmentFault
 from calico.envs.sb3 import RUNS_CODE, runs_code
 from calico.envs.scenes import WORLDS, scenes
 from calico.scripts import console
-from calico.scripts.ranks import share
+from calico.scripts.ranks import folder_name, share
 from calico.scripts.train_expert import TRAIN_STEPS, train_expert
 from calico.tokenizers.spaces import space_to_json
 
@@ -83,11 +83,6 @@ def main(argv: list[str] | None = None) -> int:
         written += collect_scenes(world, seeds, arguments.out)
     console.wrote(*written)
     return 0
-
-
-def folder_name(task: str) -> str:
-    """"ALE/Pong-v5" -> "ALE-Pong-v5"."""
-    return task.replace("/", "-")
 
 
 def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_steps: int = 1, policy: str = "expert",

@@ -77,8 +77,10 @@ def main(argv: list[str] | None = None) -> int:
     suites = arguments.suite or SUITES
     sampling, seeds = SamplingConfig(temperature=arguments.temperature), range(UNSEEN, UNSEEN + arguments.episodes)
     names = sorted(agent.tasks) if "control" in suites else []
+    # Other weights, sampling or packages do not match what was kept.
+    kept, about = results_folder(Path(arguments.run)), {"network": agent.fingerprint(), "sampling": asdict(sampling)}
     results = [play(agent, task, seeds, sampling, num_envs=arguments.episodes, isolate=arguments.isolate,
-                    results=results_of(agent, task, sampling, Path(arguments.run))) for task in names]
+                    results=Results(kept, task, "agent", about | {"versions": get_task(task).versions()})) for task in names]
     rank, ranks = rank_and_size()
     if rank or any(len(result.returns) < len(seeds) for result in results):
         console.note(f"rank {rank} of {ranks} has played its share; run the command once more for the report")
@@ -110,11 +112,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def results_of(agent: Agent, task: str, sampling: SamplingConfig, run: Path) -> Results:
-    """Where the episodes of this network, task and sampling are kept; other weights or packages do not match them."""
-    folder = next((path for path in (run, *run.parents) if (path / "checkpoints").is_dir()), run)
-    return Results(folder / "evaluation", task, "agent", {
-        "network": agent.fingerprint(), "sampling": asdict(sampling), "versions": get_task(task).versions()})
+def results_folder(run: Path) -> Path:
+    """Where the episodes of a run, or of one of its checkpoints, are kept."""
+    return next((path for path in (run, *run.parents) if (path / "checkpoints").is_dir()), run) / "evaluation"
 
 
 def unseen(world: str, count: int) -> list[Scene]:

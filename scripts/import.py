@@ -18,7 +18,7 @@ from calico.datasets.jat import read_jat
 from calico.datasets.minari_data import read_minari
 from calico.envs.registry import make, tasks
 from calico.scripts import console
-from calico.scripts.collect import folder_name
+from calico.scripts.ranks import folder_name
 
 FORMATS = {"minari": read_minari, "jat": read_jat, "d4rl": read_d4rl}
 

@@ -33,6 +33,11 @@ def share(items: Sequence[Item]) -> list[Item]:
     return list(items[rank::size])
 
 
+def folder_name(task: str) -> str:
+    """"ALE/Pong-v5" -> "ALE-Pong-v5"."""
+    return task.replace("/", "-")
+
+
 class Results:
     """One small JSON file per episode: `<folder>/<task>/<who>-<seed>.json`.
 
@@ -43,7 +48,7 @@ class Results:
     """
 
     def __init__(self, folder: Path, task: str, who: str, about: dict[str, Any]) -> None:
-        self.folder, self.who = folder / task.replace("/", "-"), who
+        self.folder, self.who = folder / folder_name(task), who
         self.about = json.loads(json.dumps(about))
 
     def path(self, seed: int) -> Path:

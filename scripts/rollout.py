@@ -25,10 +25,9 @@ from calico.envs.runner import EnvironmentFault, Film, rollout
 from calico.envs.scores import normalise, share_at
 from calico.envs.statistics import interquartile_mean, stratified_bootstrap
 from calico.scripts import console
-from calico.scripts.collect import folder_name
 from calico.scripts.film import MAX_FILM_SIDE, REEL_ROWS, encode_mp4, film_episodes, fit, import_av, reel_gif
 from calico.scripts.film import Film as Filmed
-from calico.scripts.ranks import Results, share
+from calico.scripts.ranks import Results, folder_name, share
 from calico.scripts.report import TaskScore
 from calico.tokenizers.spaces import space_to_json
 from calico.tokenizers.tokens import Tokens

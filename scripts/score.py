@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(task: Task, policy: str, seeds: range, results: Results, processes: int, time_limit: float) -> None:
     """Play this rank's episodes that have no result yet. One that its environment did not survive is a result, too."""
-    missing = [seed for seed in results.missing(seeds) if seed in set(share(seeds))]
+    missing = results.missing(share(seeds))
     if not missing:
         return
     with console.progress(f"{task.name} {policy}", total=len(seeds), unit="episodes", start=len(seeds) - len(missing)) as bar:
