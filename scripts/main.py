@@ -32,6 +32,7 @@ VERBS = {
     "vqa": "answer a question about a picture",
     "chat": "talk to a run",
     "inspect": "a task's episode, a dataset or a document as coloured tokens",
+    "perceive": "the Perceiver's tasks: classify text, pictures, sounds, points; fill in text; flow; video",
     "bench": "speed and memory, ratios side by side",
 }
 
