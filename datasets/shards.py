@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from .byte_cache import ByteCache
-from .images import MAX_FILE_BYTES, MAX_MEMBERS, ImageStore
+from .file_store import MAX_FILE_BYTES, MAX_MEMBERS
+from .images import ImageStore
 from .publish import file_sha256
 from .records import MAX_LINE_BYTES, Check, check_record, parse
 

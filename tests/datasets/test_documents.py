@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from calico.datasets import images
+from calico.datasets import file_store
 from calico.datasets.document_writers import CaptionWriter, DialogueWriter
 from calico.datasets.documents import Caption, CaptionReader, DialogueReader
 from calico.datasets.images import ImageStore, decode_file, encode_file
@@ -157,10 +157,10 @@ def test_damaged_and_oversized_zips_are_named(tmp_path: Path, monkeypatch: pytes
     path.write_bytes(data)
     with pytest.raises(ValueError, match="image 'a.png' in .*p.zip: Bad CRC-32"):
         ImageStore(path)["a.png"]
-    monkeypatch.setattr(images, "MAX_FILE_BYTES", 1_000_000)
+    monkeypatch.setattr(file_store, "MAX_FILE_BYTES", 1_000_000)
     with pytest.raises(ValueError, match="image 'huge.png' in .*p.zip: more than 1000000 bytes"):
         ImageStore(path)["huge.png"]
-    monkeypatch.setattr(images, "MAX_MEMBERS", 1)
+    monkeypatch.setattr(file_store, "MAX_MEMBERS", 1)
     with pytest.raises(ValueError, match="p.zip has 2 members, the limit is 1"):
         ImageStore(path)
     with pytest.raises(ValueError, match="neither a folder nor a .zip"):

@@ -1,0 +1,120 @@
+"""Named files in a folder or a zip, decoded with limits: what comes from outside may be broken or hostile.
+
+Members of a zip are read as a stream and never extracted; their names are keys, so "../x.png" names a file of the zip and no
+place on the disk.
+"""
+
+import contextlib
+import hashlib
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .byte_cache import ByteCache
+from .publish import file_sha256
+
+MAX_FILE_BYTES = 1 << 26       # one compressed file
+MAX_MEMBERS = 1_000_000        # in a zip; its list of members is held in memory
+
+
+class FileStore:
+    """Named files, each decoded to an array; the latest ones are kept decoded.
+
+    Args:
+        path: a folder or a .zip file.
+        cache_bytes: memory for decoded files.
+    Raises:
+        ValueError: the path is neither; the zip is broken or has more than MAX_MEMBERS members.
+    """
+
+    what = "file"    # what a file is called in errors
+
+    def __init__(self, path: str | Path, *, cache_bytes: int = 1 << 27) -> None:
+        self.path = Path(path)
+        self._cache: ByteCache[str, np.ndarray] = ByteCache(cache_bytes, attrgetter("nbytes"))
+        self._zip: zipfile.ZipFile | None = None
+        self._process = 0
+        self._names: frozenset[str] | None = None
+        if self.path.is_file():
+            self._names = frozenset(self._open().namelist())
+        elif not self.path.is_dir():
+            raise ValueError(f"{self.path} is neither a folder nor a .zip file of {self.what}s")
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """The array that a file holds; ValueError says what is wrong with it."""
+        raise NotImplementedError
+
+    def names(self) -> list[str]:
+        """All files in alphabetical order, hidden ones left out; a folder's with the folders below it."""
+        names = self._names if self._names is not None else [
+            file.relative_to(self.path).as_posix() for file in self.path.rglob("*") if file.is_file()]
+        return sorted(name for name in names if not name.endswith("/")
+                      and not any(part.startswith((".", "__MACOSX")) for part in name.split("/")))
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is such a file; it may still turn out to be broken."""
+        return name in self._names if self._names is not None else self._file(name).is_file()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The decoded file, read-only.
+
+        Raises:
+            ValueError: missing, unreadable, too large: names the place and the file.
+        """
+        return self._cache.get(name, lambda: self._decoded(name))
+
+    def _decoded(self, name: str) -> np.ndarray:
+        try:
+            values = self.decode(self._read(name))
+        # RuntimeError: an encrypted member; KeyError: no such member; the others: a damaged one.
+        except (OSError, ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{self.what} {name!r} in {self.path}: {error or type(error).__name__}") from error
+        values.flags.writeable = False       # shared through the cache
+        return values
+
+    def fingerprint(self, names: Sequence[str]) -> str:
+        """Identifies the files: a zip by its SHA-256, a folder by the names and sizes of the files that are used."""
+        if self._names is not None:
+            return file_sha256(self.path)
+        sizes = sorted((name, self._file(name).stat().st_size) for name in set(names))
+        return hashlib.sha256(repr(sizes).encode()).hexdigest()
+
+    def _read(self, name: str) -> bytes:
+        with self._stream(name) as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise ValueError(f"more than {MAX_FILE_BYTES} bytes")
+        return data
+
+    @contextlib.contextmanager
+    def _stream(self, name: str) -> Iterator[Any]:
+        with self._open().open(name) if self._names is not None else open(self._file(name), "rb") as stream:
+            yield stream
+
+    def _file(self, name: str) -> Path:
+        file = (self.path / name).resolve()
+        if not file.is_relative_to(self.path.resolve()):
+            raise ValueError(f"{self.what} {name!r} lies outside {self.path}; give names inside the folder")
+        return file
+
+    def _open(self) -> zipfile.ZipFile:
+        # Forked workers would share the file's position, so each process opens the zip for itself.
+        if self._zip is None or self._process != os.getpid():
+            try:
+                self._zip = zipfile.ZipFile(self.path)
+            except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+                raise ValueError(f"{self.path} is not a readable zip file: {error}") from error
+            self._process = os.getpid()
+            if len(self._zip.filelist) > MAX_MEMBERS:
+                raise ValueError(f"{self.path} has {len(self._zip.filelist)} members, the limit is {MAX_MEMBERS}; "
+                                 f"use a folder")
+        return self._zip
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_zip": None}
