@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .hardware import has_amx
+from .hardware import has_amx, recurring
 
 QUERY_CHUNK = 128   # queries per block of training attention; 128 and 256 are equally fast, 512 slower (2-core CPU, bf16)
 
@@ -265,11 +265,12 @@ def ring_bias(positions: Tensor, keys: Tensor, window: int) -> tuple[Tensor, int
     """Who sees what once tokens at `positions` (B, S) are written into a ring of keys (B, H, C, D).
 
     Returns:
-        bias (B, 1, S, filled), 0 for the last `window` tokens up to each and -inf elsewhere; and how many slots are in use.
+        bias (B, 1, S, filled), 0 for the last `window` tokens up to each and -inf elsewhere; and how many slots to look at:
+        all that are in use, and a few more, so that attention's shapes recur while the ring fills.
     """
     slots = keys.shape[2]
     newest = positions[:, -1:]                                                             # (B, 1), padding included
-    filled = min(slots, int(newest.max()) + 1)
+    filled = min(slots, recurring(int(newest.max()) + 1))
     held = newest - (newest - torch.arange(filled, device=positions.device)) % slots       # (B, filled): position in each slot
     reach = positions[:, :, None] - held[:, None, :]                                       # (B, S, filled)
     seen = (reach >= 0) & (reach < window) & (held >= 0)[:, None, :]

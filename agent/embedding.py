@@ -4,31 +4,60 @@ Text, discrete, continuous and special tokens are looked up in one table. An ima
 ResNet block (GroupNorm, GELU) and gets a learned row and a learned column position, drawn uniformly from the patch's interval
 in training and taken at the interval's rounded mean at evaluation. Observation tokens get their place inside the timestep,
 all action tokens one shared position. What differs from the paper: the patch block works at half resolution (a stride-2
-stem), which costs a quarter on a CPU; its width is configurable.
+stem), which costs a quarter on a CPU; its width is configurable. A stretch of sound goes through a block of its own
+(sound_block.py) and gets a learned place in its sound. Pre-trained encoders can take the blocks' places (front_end.py).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tokenizers.tokens import MAX_CHANNELS, NO_POSITION, PATCH_SIZE, POSITION_BINS, Tokens
+from ..tokenizers.tokens import MAX_CHANNELS, NO_POSITION, PATCH_SIZE, POSITION_BINS, Kind, Tokens
+from ..tokenizers.vocabulary import Vocabulary
+from .data2vec_encoders import Encoder
+from .front_end import FRONT_ENDS, FrontEndConfig
+from .hardware import recurring
+from .sound_block import SoundBlock
 
-GROUPS = 32   # GroupNorm groups of the patch block, as in the paper's appendix; fewer where the block is narrower
+GROUPS = 32     # GroupNorm groups of the patch block, as in the paper's appendix; fewer where the block is narrower
+MOMENTS = 256   # places of a stretch in its sound that are told apart: ten seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingConfig:
-    """Tables and patch block."""
+    """Tables, and what reads pictures, sounds and words."""
 
     observation_positions: int = 512   # tokens of one timestep's observation; Gato has about 512
     patch_channels: int = 32           # width of the patch block's convolutions
+    sounds: bool = False               # there is a block for sounds; `calico train` sees to it where a source holds some
+    vision: FrontEndConfig | None = None   # a pre-trained encoder in place of the patch block
+    audio: FrontEndConfig | None = None    # one in place of the sound block
+    text: FrontEndConfig | None = None     # one whose output is added to the words that are read
 
     def __post_init__(self) -> None:
         if self.observation_positions < 1 or self.patch_channels < 1:
             raise ValueError(f"embedding.observation_positions={self.observation_positions} and "
                              f"patch_channels={self.patch_channels} must be positive")
+
+    @property
+    def hears(self) -> bool:
+        """Whether sounds can stand in the stream."""
+        return self.sounds or self.audio is not None
+
+    @property
+    def front_ends(self) -> dict[str, FrontEndConfig]:
+        """The encoders that are asked for, by "vision", "audio" and "text"."""
+        return {name: wanted for name in FRONT_ENDS if (wanted := getattr(self, name)) is not None}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> "EmbeddingConfig":
+        """Rebuild from what dataclasses.asdict gave; fields that are newer take their defaults."""
+        return EmbeddingConfig(**{name: FrontEndConfig(**value) if isinstance(value, Mapping) else value
+                                  for name, value in values.items()})
 
 
 class PatchBlock(nn.Module):
@@ -57,13 +86,30 @@ class PatchBlock(nn.Module):
 class Embedding(nn.Module):
     """Tokens (B, S) with tensors -> (B, S, width). `table` is also the output head: logits = hidden @ table.T."""
 
-    def __init__(self, config: EmbeddingConfig, width: int, vocab_size: int, patch_id: int) -> None:
+    def __init__(self, config: EmbeddingConfig, width: int, vocabulary: Vocabulary) -> None:
         super().__init__()
-        self.config, self.patch_id = config, patch_id
-        self.table = nn.Embedding(vocab_size, width)
-        self.patch_block = PatchBlock(config, width)
+        self.config, self.width, self.text_start = config, width, vocabulary.text_start
+        self.table = nn.Embedding(vocabulary.size, width)
+        self.patch_block = PatchBlock(config, width) if config.vision is None else None
         self.rows, self.columns = nn.Embedding(POSITION_BINS, width), nn.Embedding(POSITION_BINS, width)
         self.positions = nn.Embedding(config.observation_positions - NO_POSITION, width)   # [none, action, 0, 1, ...]
+        self.sound_block = SoundBlock(width) if config.sounds and config.audio is None else None
+        self.moments = nn.Embedding(MOMENTS, width) if config.hears else None
+        self.front_ends = nn.ModuleDict()
+
+    def attach(self, encoders: Mapping[str, Encoder]) -> None:
+        """Put pre-trained encoders in front of the stream.
+
+        Args:
+            encoders: by "vision", "audio" and "text"; those that the config asks for.
+        Raises:
+            ValueError: one does not fit the stream.
+        """
+        wanted = self.config.front_ends
+        assert encoders.keys() == wanted.keys(), (encoders.keys(), wanted.keys())
+        for name, encoder in encoders.items():
+            _, front_end = FRONT_ENDS[name]
+            self.front_ends[name] = front_end(encoder, wanted[name], self.width)
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Raises ValueError where an observation is longer than the table of local positions."""
@@ -73,16 +119,44 @@ class Embedding(nn.Module):
                              "positions for them; raise embedding.observation_positions or choose a smaller view")
         place = self.positions(tokens.position.long() - NO_POSITION)
         x = self.table(tokens.ids.long()) + place * (tokens.position != NO_POSITION)[..., None]   # (B, S, width)
-        if not len(tokens.patches):
-            return x
-        is_patch = (tokens.ids == self.patch_id)[..., None]
-        return x.masked_scatter(is_patch, (self.embed_patches(tokens) + place[is_patch[..., 0]]).to(x.dtype))
+        if len(tokens.patches):
+            is_patch = tokens.kind == Kind.PATCH
+            x = x.masked_scatter(is_patch[..., None], (self.embed_patches(tokens) + place[is_patch]).to(x.dtype))
+        if len(tokens.sounds):
+            is_sound = tokens.kind == Kind.AUDIO
+            x = x.masked_scatter(is_sound[..., None], (self.embed_sounds(tokens) + place[is_sound]).to(x.dtype))
+        return x + self.front_ends["text"](tokens, self.text_start) if "text" in self.front_ends else x
 
     def embed_patches(self, tokens: Tokens) -> Tensor:
-        """(n_patches, width): the patch block's output plus row and column positions."""
+        """(n_patches, width): what the patch block or the vision encoder sees, plus row and column positions."""
         starts, stops = tokens.intervals[:, 0::2].long(), tokens.intervals[:, 1::2].long()   # (n, 2): row, column
         if self.training:
             at = starts + (torch.rand(starts.shape, device=starts.device) * (stops - starts)).long()
         else:
             at = (starts + stops - 1) // 2
-        return self.patch_block(tokens.patches, tokens.channels) + self.rows(at[:, 0]) + self.columns(at[:, 1])
+        return self.see(tokens) + self.rows(at[:, 0]) + self.columns(at[:, 1])
+
+    def see(self, tokens: Tokens) -> Tensor:
+        """(n_patches, width), without positions."""
+        if self.patch_block is None:
+            return self.front_ends["vision"](tokens)
+        count = len(tokens.patches)
+        spare = recurring(count) - count                         # blank patches, cut off again
+        patches, channels = F.pad(tokens.patches, (0, 0) * 3 + (0, spare)), F.pad(tokens.channels, (0, spare))
+        return self.patch_block(patches, channels)[:count]
+
+    def embed_sounds(self, tokens: Tokens) -> Tensor:
+        """(n_sounds, width): what the sound block or the audio encoder hears, plus places in the sound.
+
+        Raises:
+            ValueError: the model was made without ears.
+        """
+        if self.moments is None:
+            raise ValueError("there is a sound in the stream, and this model was trained without any; train one on a source of "
+                             "sounds, or set embedding.sounds=true")
+        places = self.moments(tokens.moments.clamp(max=MOMENTS - 1).long())
+        if self.sound_block is None:
+            return self.front_ends["audio"](tokens) + places
+        count = len(tokens.sounds)
+        sounds = F.pad(tokens.sounds, (0, 0, 0, recurring(count) - count))
+        return self.sound_block(sounds)[:count] + places

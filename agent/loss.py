@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tokenizers.tokens import Tokens
+from .hardware import recurring
 from .model import Model
 
 
@@ -32,6 +33,8 @@ def target_losses(model: Model, tokens: Tokens) -> tuple[Tensor, Tensor]:
         losses float (n_targets,), and the row of the batch that each belongs to, int64 (n_targets,).
     """
     rows, places = target_mask(tokens).nonzero(as_tuple=True)
-    hidden = model(tokens, where=(rows, places))                 # (n_targets, width)
-    logits = model.logits(hidden)                                # (n_targets, vocab_size)
+    count = len(rows)
+    spare = recurring(count) - count                             # places that are computed and cut off again
+    padded = F.pad(rows, (0, spare)), F.pad(places, (0, spare))
+    logits = model.logits(model(tokens, where=padded))[:count]   # (n_targets, vocab_size)
     return F.cross_entropy(logits.float(), tokens.ids[rows, places + 1].long(), reduction="none"), rows

@@ -171,12 +171,12 @@ class Trainer:
                     report = self.report(sums, counts, row_tokens, (self.tokens - tokens_before) / (now - started), norm)
                     log(writer, report)
                     on_report(report)
-                    return_freed_memory()
                     for total in (sums, counts, row_tokens):
                         total.zero_()
                     started, tokens_before = time.perf_counter(), self.tokens
                 if self.step % config.save_every == 0 or last or interrupted.is_set():
                     self.save(run, documents, files)
+                    return_freed_memory()
                 if interrupted.is_set() and not last:
                     raise KeyboardInterrupt
 
