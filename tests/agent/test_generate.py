@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from calico.agent.generate import PIECE, generate
+from calico.agent.generate import PIECE, begin, generate, read, write
 from calico.agent.model import Model
 from calico.agent.sampling import SamplingConfig
 from calico.tokenizers.tokens import NO_POSITION, Kind, Tokens
@@ -69,6 +69,25 @@ def test_a_sampled_answer_depends_on_its_seed_and_not_on_the_batch(model: Model)
         assert answers(model, [prompt], sampling=SAMPLED, seeds=[seed]) == [answer]
     assert answers(model, PROMPTS[:1], sampling=SAMPLED, seeds=[9]) != together[:1]
     assert all(token in LEGAL for answer in together for token in answer)
+
+
+def test_several_samples_of_a_prompt_are_those_of_its_seeds(model: Model) -> None:
+    """A prompt is read once for all of them; by default sample i of any prompt has seed i."""
+    together = answers(model, PROMPTS[1:4], sampling=SAMPLED, samples=3)
+    assert len(together) == 9
+    for prompt, group in zip(PROMPTS[1:4], (together[0:3], together[3:6], together[6:9]), strict=True):
+        assert group == [answers(model, [prompt], sampling=SAMPLED, seeds=[seed])[0] for seed in range(3)]
+        assert len({tuple(answer) for answer in group}) == 3
+
+
+def test_a_text_may_be_read_in_parts_and_continued_twice(model: Model, expected: list[list[int]]) -> None:
+    prompt = PROMPTS[3]
+    reading = read(model, [prompt[:100]], VOCABULARY.pad, begin(model, 1))
+    reading = read(model, [prompt[100:]], VOCABULARY.pad, reading)
+    reading = read(model, [prompt[:0]], VOCABULARY.pad, reading)        # nothing more
+    for _ in range(2):
+        (answer,) = write(model, reading.select([0]), legal=LEGAL, stop=NEVER, max_tokens=20, seeds=[0])
+        assert answer.tolist() == expected[3]
 
 
 def test_no_prompts_and_no_room(model: Model) -> None:
