@@ -231,7 +231,7 @@ class MaskedLanguage(nn.Module):
         query_mask = None
         if places is None:
             places, query_mask = torch.arange(ids.shape[1], device=ids.device), mask
-        latents = self.encoder(self.reader(ids), mask)
+        latents = self.encoder(self.reader(ids), self.reader.elements(mask))
         queries = self.queries[places]
         decoded = self.decoder(queries if queries.ndim == 3 else queries[None], latents, query_mask=query_mask)
         return F.linear(decoded, self.reader.table.weight, self.bias)
@@ -268,7 +268,9 @@ class Classifier(nn.Module):
         initialise(self)
 
     def forward(self, inputs: Tensor | Mapping[str, Tensor], mask: Tensor | None = None) -> Tensor:
-        """mask: bool (B, M), True at elements that are there; None: all."""
+        """mask: bool (B, M), True at elements (of text: bytes) that are there; None: all."""
+        if isinstance(self.reader, Text):
+            mask = self.reader.elements(mask)
         latents = self.encoder(self.reader(inputs), mask)
         pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(self.query[None], latents)[:, 0]
         return self.head(pooled)

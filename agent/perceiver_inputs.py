@@ -99,28 +99,51 @@ def space_to_depth(frames: Tensor, block: tuple[int, int, int]) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """Bytes: an embedding and a learned position, added."""
+    """Bytes: an embedding and a learned position, added.
+
+    Not in the paper: with a `window` a convolution mixes so many neighbouring bytes, and of each `stride` of them the largest
+    values become one element. A small model with little text learns words that way, which single bytes do not tell it.
+    """
 
     vocab_size: int = 262
     positions: int = 2048
     width: int = 768
+    window: int = 1           # odd; 1: no convolution, as published
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        if self.window % 2 == 0 or not 1 <= self.stride <= self.window:
+            raise ValueError(f"window={self.window} must be odd, and stride={self.stride} between 1 and it")
 
 
 class Text(nn.Module):
-    """ids int64 (B, M) -> (B, M, width)."""
+    """ids int64 (B, M) -> (B, M / stride, width)."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config, self.channels = config, config.width
         self.table = nn.Embedding(config.vocab_size, config.width)
         self.positions = nn.Embedding(config.positions, config.width)
+        self.local: nn.Conv1d | None = None
+        if config.window > 1:
+            self.local = nn.Conv1d(config.width, config.width, config.window, padding=config.window // 2)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Raises ValueError where the text is longer than the positions."""
         if ids.shape[1] > self.config.positions:
             raise ValueError(f"a text of {ids.shape[1]} bytes does not fit the model's {self.config.positions} positions; "
                              "cut it")
-        return self.table(ids) + self.positions.weight[:ids.shape[1]]
+        x = self.table(ids) + self.positions.weight[:ids.shape[1]]
+        if self.local is None:
+            return x
+        x = x + F.gelu(self.local(x.mT).mT)
+        return F.max_pool1d(x.mT, self.config.stride, ceil_mode=True).mT
+
+    def elements(self, mask: Tensor | None) -> Tensor | None:
+        """bool (B, M), True at bytes that are there -> (B, M / stride), True at elements that have one."""
+        if mask is None or self.config.stride == 1:
+            return mask
+        return F.max_pool1d(mask[:, None].float(), self.config.stride, ceil_mode=True)[:, 0] > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +239,7 @@ class PatchesConfig:
 
 
 class Patches(nn.Module):
-    """Frames (B, T, C, H, W) -> (B, blocks, values + Fourier)."""
+    """Frames (B, T, C, H, W), or pictures (B, C, H, W) -> (B, blocks, values + Fourier)."""
 
     def __init__(self, config: PatchesConfig) -> None:
         super().__init__()
@@ -226,7 +249,7 @@ class Patches(nn.Module):
         self.project = nn.Linear(values, config.project) if config.project else nn.Identity()
 
     def forward(self, frames: Tensor) -> Tensor:
-        blocks = space_to_depth(frames, self.config.block)
+        blocks = space_to_depth(frames if frames.ndim == 5 else frames[:, None], self.config.block)
         grid = tuple(blocks.shape[1:4])
         if len(self.config.resolution) == 2:
             if grid[0] != 1:
@@ -264,23 +287,70 @@ class Audio(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MelConfig:
+    """Sound as a spectrogram, as the papers read AudioSet besides raw samples: energies in bands that widen with the pitch."""
+
+    rate: int = 16000             # samples per second
+    window: int = 512             # samples of a frame
+    hop: int = 160                # samples from frame to frame
+    mels: int = 64                # bands of a frame
+    stack: int = 2                # frames of an element
+    bands: int = 16               # of the Fourier features of time
+    resolution: int = 50          # elements of a clip
+
+
+class Mel(nn.Module):
+    """Samples (B, n) -> (B, n / hop / stack, stack * mels + Fourier): logarithms, of each clip mean 0 and deviation 1."""
+
+    def __init__(self, config: MelConfig) -> None:
+        super().__init__()
+        self.config, self.channels = config, config.stack * config.mels + fourier_channels(1, config.bands)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        config = self.config
+        with torch.autocast(samples.device.type, enabled=False):    # squares of 16-bit sound do not fit bf16's eight bits
+            window = torch.hann_window(config.window, device=samples.device)
+            waves = torch.stft(samples.float(), config.window, config.hop, window=window, return_complex=True)
+            energy = waves.abs().square().mT @ mel_filters(config.rate, config.window, config.mels, samples.device)
+            loud = F.layer_norm(energy.add(1e-6).log(), energy.shape[1:])                    # (B, frames, mels)
+        elements = loud[:, :loud.shape[1] // config.stack * config.stack].unflatten(1, (-1, config.stack)).flatten(2)
+        grid = fourier_grid((elements.shape[1],), config.bands, (config.resolution,), samples.device)
+        return join(elements, grid)
+
+
+@lru_cache(maxsize=8)
+def mel_filters(rate: int, window: int, mels: int, device: torch.device) -> Tensor:
+    """(window / 2 + 1, mels): triangles, evenly wide on the mel scale, 2595 log10(1 + f / 700). Do not write into it."""
+    with torch.inference_mode(False), torch.no_grad():
+        top = 2595 * math.log10(1 + rate / 2 / 700)
+        corners = 700 * (10 ** (torch.linspace(0, top, mels + 2, device=device) / 2595) - 1)     # Hz
+        pitch = torch.linspace(0, rate / 2, window // 2 + 1, device=device)[:, None]
+        rise = (pitch - corners[:-2]) / (corners[1:-1] - corners[:-2])
+        fall = (corners[2:] - pitch) / (corners[2:] - corners[1:-1])
+        return torch.minimum(rise, fall).clamp(min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PointsConfig:
     """A cloud of points: Fourier features of each point's own coordinates, as the original Perceiver on ModelNet40."""
 
     dims: int = 3
+    extra: int = 0                # numbers behind the coordinates that are read as they are, such as a normal's three
     bands: int = 64
     resolution: int = 1120        # cells per dimension that the highest frequency can tell apart
 
 
 class Points(nn.Module):
-    """Coordinates (B, M, dims) in [-1, 1] -> (B, M, Fourier)."""
+    """Coordinates (B, M, dims + extra), in [-1, 1] -> (B, M, Fourier + extra)."""
 
     def __init__(self, config: PointsConfig) -> None:
         super().__init__()
-        self.config, self.channels = config, fourier_channels(config.dims, config.bands)
+        self.config, self.channels = config, fourier_channels(config.dims, config.bands) + config.extra
 
     def forward(self, points: Tensor) -> Tensor:
-        return fourier(points, self.config.bands, [self.config.resolution] * self.config.dims)
+        config = self.config
+        places = fourier(points[..., :config.dims], config.bands, [config.resolution] * config.dims)
+        return torch.cat([places, points[..., config.dims:]], dim=-1) if config.extra else places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,9 +419,9 @@ class Mixture(nn.Module):
         return torch.where(masked[..., None], self.masks[name].to(x.dtype), x)
 
 
-SingleConfig = Union[TextConfig, ImageConfig, PatchesConfig, AudioConfig, PointsConfig, LabelConfig]  # noqa: UP007
+SingleConfig = Union[TextConfig, ImageConfig, PatchesConfig, AudioConfig, MelConfig, PointsConfig, LabelConfig]  # noqa: UP007
 ReaderConfig = Union[SingleConfig, MixtureConfig]  # noqa: UP007
-Reader = Union[Text, Pixels, LearnedPixels, Conv, Patches, Audio, Points, Label, Mixture]  # noqa: UP007
+Reader = Union[Text, Pixels, LearnedPixels, Conv, Patches, Audio, Mel, Points, Label, Mixture]  # noqa: UP007
 
 
 def build_reader(config: ReaderConfig) -> Reader:
@@ -367,6 +437,8 @@ def build_reader(config: ReaderConfig) -> Reader:
             return Patches(config)
         case AudioConfig():
             return Audio(config)
+        case MelConfig():
+            return Mel(config)
         case PointsConfig():
             return Points(config)
         case LabelConfig():

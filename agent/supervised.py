@@ -4,8 +4,9 @@
         logits = model(batch["images"])
         return F.cross_entropy(logits.float(), batch["labels"]), {"accuracy": ...}
 
-    def batch_of(step):                                   # a pure function of the step: NumPy's default_rng((seed, step)) helps
-        return {"images": ..., "labels": ...}             # CPU tensors; the loop moves them to the model's device
+    def batch_of(step):                                   # a pure function of the step; CPU tensors, the loop moves them
+        rows, rng = shuffled(len(images), 64, step, seed), np.random.default_rng((seed, step))
+        return {"images": ..., "labels": ...}
 
     with run_lock(run):
         trainer = Supervised(model, loss, OptimizerConfig(learning_rate=1e-3), SupervisedConfig(steps=2000, ema=0.999))
@@ -23,9 +24,11 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
@@ -137,16 +140,17 @@ class Supervised(Generic[Net]):
             loss, numbers = self.loss(self.model, {name: tensor.to(self.device) for name, tensor in batch.items()})
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.optimizer_config.clip or math.inf))
-        if not math.isfinite(norm) or not math.isfinite(float(loss)):
+        value = float(loss.detach())
+        if not math.isfinite(norm) or not math.isfinite(value):
             self.optimizer.zero_grad(set_to_none=True)
-            raise FloatingPointError(f"loss {float(loss)} and gradient {norm} of step {self.step} are not both finite; the "
+            raise FloatingPointError(f"loss {value} and gradient {norm} of step {self.step} are not both finite; the "
                                      "weights are untouched. Lower the learning rate or look at the data of this step")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.average()
         self.after_step()
-        return float(loss), {name: float(number) for name, number in numbers.items()}, norm
+        return value, {name: float(number) for name, number in numbers.items()}, norm
 
     @torch.no_grad()
     def average(self) -> None:
@@ -236,3 +240,14 @@ def log(writer: SummaryWriter, progress: Progress) -> None:
     for name, value in scalars.items():
         writer.add_scalar(name, value, progress.step)
     writer.flush()
+
+
+def shuffled(count: int, size: int, step: int, seed: int) -> np.ndarray:
+    """Rows of a step's batch, int64 (size,): every row once per epoch, in another order each time; a pure function."""
+    places = np.arange(step * size, (step + 1) * size)
+    return np.array([_order(count, int(place) // count, seed)[place % count] for place in places])
+
+
+@lru_cache(maxsize=2)
+def _order(count: int, epoch: int, seed: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)

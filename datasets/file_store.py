@@ -34,6 +34,7 @@ class FileStore:
     """
 
     what = "file"    # what a file is called in errors
+    suffixes: tuple[str, ...] = ()
 
     def __init__(self, path: str | Path, *, cache_bytes: int = 1 << 27) -> None:
         self.path = Path(path)
@@ -46,8 +47,8 @@ class FileStore:
         elif not self.path.is_dir():
             raise ValueError(f"{self.path} is neither a folder nor a .zip file of {self.what}s")
 
-    def decode(self, data: bytes) -> np.ndarray:
-        """The array that a file holds; ValueError says what is wrong with it."""
+    def decode(self, data: bytes, name: str) -> np.ndarray:
+        """The array that a file of this name holds; ValueError says what is wrong with it."""
         raise NotImplementedError
 
     def names(self) -> list[str]:
@@ -71,7 +72,7 @@ class FileStore:
 
     def _decoded(self, name: str) -> np.ndarray:
         try:
-            values = self.decode(self._read(name))
+            values = self.decode(self.read(name), name)
         # RuntimeError: an encrypted member; KeyError: no such member; the others: a damaged one.
         except (OSError, ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{self.what} {name!r} in {self.path}: {error or type(error).__name__}") from error
@@ -85,7 +86,8 @@ class FileStore:
         sizes = sorted((name, self._file(name).stat().st_size) for name in set(names))
         return hashlib.sha256(repr(sizes).encode()).hexdigest()
 
-    def _read(self, name: str) -> bytes:
+    def read(self, name: str) -> bytes:
+        """The file's bytes; errors of the system and of zip files come as they are."""
         with self._stream(name) as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:

@@ -68,11 +68,12 @@ class ImageStore(FileStore):
     """
 
     what = "image"
+    suffixes = (".png", ".jpg", ".jpeg", ".webp")
 
     def __init__(self, path: str | Path, *, max_side: int | None = 64, cache_bytes: int = 1 << 27) -> None:
         super().__init__(path, cache_bytes=cache_bytes)
         self.max_side = max_side
 
-    def decode(self, data: bytes) -> np.ndarray:
+    def decode(self, data: bytes, name: str) -> np.ndarray:
         """uint8 (height, width, 3)."""
         return decode_file(data, self.max_side)

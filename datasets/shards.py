@@ -100,7 +100,8 @@ class ShardImages(ImageStore):
     def __contains__(self, name: str) -> bool:
         return name in self._samples
 
-    def _read(self, name: str) -> bytes:
+    def read(self, name: str) -> bytes:
+        """The picture's bytes."""
         sample = self._samples[name]
         return read_span(sample, str(sample.picture), MAX_FILE_BYTES)
 

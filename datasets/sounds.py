@@ -67,13 +67,14 @@ class SoundStore(FileStore):
     """
 
     what = "sound"
+    suffixes = SUFFIXES
 
     def __init__(self, path: str | Path, *, rate: int, cache_bytes: int = 1 << 29) -> None:
         super().__init__(path, cache_bytes=cache_bytes)
         self.rate = rate
         self.own_rates: dict[int, int] = {}
 
-    def decode(self, data: bytes) -> np.ndarray:
+    def decode(self, data: bytes, name: str) -> np.ndarray:
         """float32 (samples,)."""
         samples, own = decode_sound(data, self.rate)
         self.own_rates[own] = self.own_rates.get(own, 0) + 1
