@@ -22,13 +22,16 @@ from .records import require_text
 class DocumentWriter:
     """A manifest and a zip of PNG files that appear together when the writer is closed, or not at all after an error.
 
-    The parent of CaptionWriter and DialogueWriter; use those as context managers.
+    The parent of CaptionWriter and DialogueWriter; use those as context managers. Without images there is no zip.
+
+    Args:
+        path: a folder, or the manifest itself, a .jsonl file.
     """
 
     manifest_name = ""
 
-    def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / self.manifest_name
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path) if Path(path).suffix == ".jsonl" else Path(path) / self.manifest_name
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._zip_path = self.path.with_suffix(".zip")
         self._temporary = temporary_name(self._zip_path), temporary_name(self.path)
@@ -68,7 +71,10 @@ class DocumentWriter:
             self._lines.close()
             if kind is None:
                 self.path.unlink(missing_ok=True)   # never an old manifest beside new images
-                publish(self._temporary[0], self._zip_path)
+                if self._digests:
+                    publish(self._temporary[0], self._zip_path)
+                else:
+                    self._zip_path.unlink(missing_ok=True)
                 publish(self._temporary[1], self.path)
         except OSError as failure:
             raise write_error(self.path, failure) from failure
@@ -122,6 +128,7 @@ class DialogueWriter(DocumentWriter):
         """
         images = images or {}
         shown = check_messages([dict(message) for message in messages])
-        if set(shown) != set(images):
-            raise ValueError(f"the messages show {sorted(set(shown))} but the images given are {sorted(images)}")
+        if set(shown.images) != set(images) or shown.sounds:
+            wanted = sorted({*shown.images, *shown.sounds})
+            raise ValueError(f"the messages show {wanted} but the images given are {sorted(images)}")
         self._append({"messages": list(messages), **extra}, images)

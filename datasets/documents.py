@@ -2,27 +2,32 @@
 
     captions    JSON Lines {"image": "0001.png", "caption": "..."} or {"image": ..., "captions": ["...", ...]}
     dialogues   JSON Lines {"messages": [{"role": "user", "content": "..."}, ...]}; content may be a list of
-                {"type": "text", "text": "..."} and {"type": "image", "image": "0001.png"}; turns.py knows other shapes,
-                questions about a picture among them
+                {"type": "text", "text": "..."}, {"type": "image", "image": "0001.png"} and {"type": "audio", "audio":
+                "0001.flac"}; turns.py knows other shapes, questions about a picture or a sound among them
 
 The same objects may stand in a .json list or in WebDataset shards; COCO captions and VQAv2 questions are read as well
 (records.py, coco.py, shards.py). Images lie beside `name.jsonl` in `name.zip`, `name_images.zip` or in a folder `name/`
-or `images/`. Further keys of a line are kept in `extra`: the facts, for instance, that grounded.py checks a caption
-against. Every record is checked when a file is opened; an error names the file and the line.
+or `images/`; sounds too, or in the manifest's own folder. Further keys of a line are kept in `extra`: the facts, for
+instance, that grounded.py checks a caption against. Every record is checked when a file is opened; an error names the file
+and the line.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ..tokenizers.document import ROLES
+from ..tokenizers.tokens import SOUND_RATE, SOUND_SAMPLES
+from .file_store import FileStore
 from .images import ImageStore
 from .records import Check, JsonDocument, JsonLines, require_text
 from .shards import ShardImages, ShardRecords, shards_of
+from .sounds import SoundStore
 from .turns import extra_of, messages_of
 
 
@@ -45,17 +50,19 @@ class Caption:
 
 @dataclass(frozen=True, kw_only=True)
 class Dialogue:
-    """Messages and the pictures that they show.
+    """Messages, the pictures that they show and the sounds that they play.
 
     Attributes:
         messages: as in the file: role and content.
         images: name -> uint8 (height, width, 3) of each image that the messages name.
+        sounds: name -> float32 (samples,) at SOUND_RATE, likewise.
         extra: what else stood in the line.
     """
 
     messages: list[dict[str, Any]]
     images: dict[str, np.ndarray] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    sounds: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 Document: TypeAlias = str | Caption | Dialogue
@@ -80,7 +87,7 @@ class CaptionReader(Sequence[Caption]):
         if not self._names:
             raise ValueError(f"{self._records.path} holds no captions")
         self._store = open_images(self._records, images, max_side)
-        check_images(self._records, [[name] for name in self._names], self._store)
+        check_files(self._records, [[name] for name in self._names], self._store)
 
     def _check(self, value: dict[str, Any]) -> None:
         self._names.append(require_text(value.get("image"), "image"))
@@ -100,13 +107,13 @@ class CaptionReader(Sequence[Caption]):
         """Image `index` with its captions."""
         value = self._records[index]
         extra = {k: v for k, v in value.items() if k not in ("image", "caption", "captions")}
-        return Caption(name=value["image"], image=read_image(self._store, value["image"], self._records, index),
+        return Caption(name=value["image"], image=read_file(self._store, value["image"], self._records, index),
                        captions=tuple(captions_of(value)), extra=extra)
 
-    def texts(self) -> Iterator[str]:
-        """Every caption, no image read: what a tokenizer is learnt from."""
-        for value in self._records:
-            yield from captions_of(value)
+    def texts(self, numbers: Iterable[int] | None = None) -> Iterator[str]:
+        """Every caption (of these images), no image read: what a tokenizer is learnt from."""
+        for number in range(len(self)) if numbers is None else numbers:
+            yield from captions_of(self._records[number])
 
     @property
     def fingerprint(self) -> str:
@@ -120,55 +127,101 @@ def captions_of(value: Mapping[str, Any]) -> Any:
 
 
 class DialogueReader(Sequence[Dialogue]):
-    """Dialogues and the images that they show.
+    """Dialogues, the images that they show and the sounds that they play.
 
-    Args and Raises: as CaptionReader; in a folder the file is dialogues.jsonl. Images are needed only where shown.
+    Args:
+        path, images, max_side: as CaptionReader; in a folder the file is dialogues.jsonl. Images are needed only where shown;
+            sounds are looked for in the same place.
+        max_seconds: longer sounds are cut; a second costs 25 tokens.
+    Raises:
+        ValueError: as CaptionReader; sounds in shards. A sound that is broken or too short is an error when it is read.
     """
 
-    def __init__(self, path: str | Path, images: str | Path | None = None, *, max_side: int | None = 64) -> None:
-        self._names: list[list[str]] = []
+    def __init__(self, path: str | Path, images: str | Path | None = None, *, max_side: int | None = 64,
+                 max_seconds: float = 10.0) -> None:
+        self._shown: list[Shown] = []
         self._records = open_records(Path(path), "dialogues.jsonl",
-                                     lambda value: self._names.append(check_messages(messages_of(value))))
-        if not self._names:
+                                     lambda value: self._shown.append(check_messages(messages_of(value))))
+        if not self._shown:
             raise ValueError(f"{self._records.path} holds no dialogues")
         self._store: ImageStore | None = None
-        if images is not None or any(self._names):
+        self._sounds: SoundStore | None = None
+        self._longest = int(max_seconds * SOUND_RATE)
+        if any(shown.sounds for shown in self._shown):
+            self._sounds = open_sounds(self._records, images, next(shown.sounds[0] for shown in self._shown if shown.sounds))
+            check_files(self._records, [shown.sounds for shown in self._shown], self._sounds)
+        if any(shown.images for shown in self._shown) or (images is not None and self._sounds is None):
             self._store = open_images(self._records, images, max_side)
-            check_images(self._records, self._names, self._store)
+            check_files(self._records, [shown.images for shown in self._shown], self._store)
 
     def __len__(self) -> int:
         """Number of dialogues."""
         return len(self._records)
 
     def __getitem__(self, index: Any) -> Any:
-        """Dialogue `index` with its images."""
-        value = self._records[index]
-        images = {name: read_image(self._store, name, self._records, index) for name in self._names[index] if self._store}
-        return Dialogue(messages=messages_of(value), images=images, extra=extra_of(value))
+        """Dialogue `index` with its images and sounds."""
+        value, shown = self._records[index], self._shown[index]
+        images = {name: read_file(self._store, name, self._records, index) for name in shown.images if self._store}
+        return Dialogue(messages=messages_of(value), images=images, extra=extra_of(value),
+                        sounds={name: self._sound(name, index) for name in shown.sounds})
 
-    def texts(self) -> Iterator[str]:
-        """What every message says, no image read: what a tokenizer is learnt from."""
-        for value in self._records:
-            for message in messages_of(value):
+    def _sound(self, name: str, index: int) -> np.ndarray:
+        """float32 (samples,), long enough for a token."""
+        assert self._sounds is not None
+        samples = read_file(self._sounds, name, self._records, index)
+        if len(samples) < SOUND_SAMPLES:
+            raise ValueError(f"{self._records.place(index)}: sound {name!r} of {len(samples)} samples at {SOUND_RATE} Hz is "
+                             f"too short, at least {SOUND_SAMPLES} are needed; leave it out")
+        return samples[:self._longest]
+
+    @property
+    def has_sounds(self) -> bool:
+        """Whether any message plays one."""
+        return self._sounds is not None
+
+    def other_rates(self, probed: int = 100) -> dict[int, int]:
+        """Sample rates other than SOUND_RATE, which are resampled, among so many sounds spread over the dialogues."""
+        names = [name for shown in self._shown for name in shown.sounds]
+        if self._sounds is not None:
+            for place in np.linspace(0, len(names) - 1, min(probed, len(names))).astype(int):
+                with contextlib.suppress(ValueError):            # it is told with its line when it is needed
+                    self._sounds[names[place]]
+        return {} if self._sounds is None else {own: n for own, n in self._sounds.own_rates.items() if own != SOUND_RATE}
+
+    def texts(self, numbers: Iterable[int] | None = None) -> Iterator[str]:
+        """What every message (of these dialogues) says, no image read: what a tokenizer is learnt from."""
+        for number in range(len(self)) if numbers is None else numbers:
+            for message in messages_of(self._records[number]):
                 content = message["content"]
                 entries = [{"type": "text", "text": content}] if isinstance(content, str) else content
                 yield from (entry["text"] for entry in entries if entry["type"] == "text")
 
     @property
     def fingerprint(self) -> str:
-        """Identifies manifest, images and size."""
-        return joint_fingerprint(self._records, self._store, [name for names in self._names for name in names])
+        """Identifies manifest, images and size, sounds and their longest."""
+        found = joint_fingerprint(self._records, self._store, [name for shown in self._shown for name in shown.images])
+        if self._sounds is None:
+            return found
+        sounds = self._sounds.fingerprint([name for shown in self._shown for name in shown.sounds])
+        return hashlib.sha256(f"{found} {sounds} {self._longest}".encode()).hexdigest()
 
 
-def check_messages(messages: Any) -> list[str]:
-    """The names of the images that the messages show.
+class Shown(NamedTuple):
+    """Names of what messages show and play."""
+
+    images: list[str]
+    sounds: list[str]
+
+
+def check_messages(messages: Any) -> Shown:
+    """The names of the images that the messages show and of the sounds that they play.
 
     Raises:
         ValueError: not a list of messages as dialogue_parts takes them.
     """
     if not isinstance(messages, list) or not messages:
         raise ValueError(f"messages must be a list of at least one message, got {type(messages).__name__}")
-    names = []
+    shown = Shown([], [])
     for number, message in enumerate(messages):
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise ValueError(f"message {number} must be an object whose role is one of {', '.join(ROLES)}")
@@ -181,10 +234,12 @@ def check_messages(messages: Any) -> list[str]:
             if kind == "text":
                 require_text(entry.get("text"), f"message {number}: text")
             elif kind == "image":
-                names.append(require_text(entry.get("image"), f"message {number}: image"))
+                shown.images.append(require_text(entry.get("image"), f"message {number}: image"))
+            elif kind == "audio":
+                shown.sounds.append(require_text(entry.get("audio"), f"message {number}: audio"))
             else:
-                raise ValueError(f"message {number}: content entries have the type 'text' or 'image', got {kind!r}")
-    return names
+                raise ValueError(f"message {number}: content entries have the type 'text', 'image' or 'audio', got {kind!r}")
+    return shown
 
 
 def open_records(path: Path, name: str, check: Check) -> Records:
@@ -210,16 +265,32 @@ def open_images(records: Records, images: str | Path | None, max_side: int | Non
 
 def images_beside(manifest: Path) -> Path:
     """Where the images of `name.jsonl` lie: name.zip, name_images.zip, name/ or images/."""
-    places = [manifest.with_suffix(".zip"), manifest.with_name(f"{manifest.stem}_images.zip"), manifest.with_suffix(""),
-              manifest.parent / "images"]
+    places = places_beside(manifest)
     found = [place for place in places if place.exists()]
     if not found:
         raise ValueError(f"{manifest} names images, but there is none of {', '.join(p.name for p in places)} beside it")
     return found[0]
 
 
-def check_images(records: Records, names: Sequence[Sequence[str]], store: ImageStore) -> None:
-    """Each named image is there."""
+def places_beside(manifest: Path) -> list[Path]:
+    """Where the files that `name.jsonl` names may lie."""
+    return [manifest.with_suffix(".zip"), manifest.with_name(f"{manifest.stem}_images.zip"), manifest.with_suffix(""),
+            manifest.parent / "images"]
+
+
+def open_sounds(records: Records, place: str | Path | None, name: str) -> SoundStore:
+    """Where the sounds of the records are: in `place`, or where the one called `name` lies."""
+    if isinstance(records, ShardRecords):
+        raise ValueError(f"{records.path} plays sounds, which are not read from shards; give a .jsonl file and the sounds "
+                         "beside it")
+    manifest = records.path
+    places = [Path(place)] if place else [place for place in (*places_beside(manifest), manifest.parent) if place.exists()]
+    stores = [SoundStore(place, rate=SOUND_RATE) for place in places]
+    return next((store for store in stores if name in store), stores[-1])   # where it is in none, check_files says so
+
+
+def check_files(records: Records, names: Sequence[Sequence[str]], store: FileStore) -> None:
+    """Each named file is there."""
     for index, wanted in enumerate(names):
         for name in wanted:
             try:
@@ -227,11 +298,11 @@ def check_images(records: Records, names: Sequence[Sequence[str]], store: ImageS
             except ValueError as error:
                 raise ValueError(f"{records.place(index)}: {error}") from None
             if missing:
-                raise ValueError(f"{records.place(index)}: image {name!r} is not in {store.path}")
+                raise ValueError(f"{records.place(index)}: {store.what} {name!r} is not in {store.path}")
 
 
-def read_image(store: ImageStore, name: str, records: Records, index: int) -> np.ndarray:
-    """The pixels; an error also names the record's place."""
+def read_file(store: FileStore, name: str, records: Records, index: int) -> np.ndarray:
+    """The pixels or samples; an error also names the record's place."""
     try:
         return store[name]
     except ValueError as error:

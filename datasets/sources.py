@@ -84,7 +84,7 @@ class EpisodeSource:
     """
 
     def __init__(self, name: str, episodes: Sequence[Episode], codec: TaskCodec, *, prompt: PromptConfig | None = None,
-                 select: Sequence[int] | None = None, shuffle_steps: bool = False) -> None:
+                 select: Sequence[int] | np.ndarray | None = None, shuffle_steps: bool = False) -> None:
         self.name, self.codec, self.prompt = name, codec, prompt or PromptConfig()
         self.shuffle_steps = shuffle_steps
         self._episodes = episodes
@@ -218,7 +218,7 @@ class DocumentSource:
     """
 
     def __init__(self, name: str, documents: Sequence[Document], vocabulary: Vocabulary, text: TextTokenizer, *,
-                 select: Sequence[int] | None = None, cache_bytes: int = 1 << 27) -> None:
+                 select: Sequence[int] | np.ndarray | None = None, cache_bytes: int = 1 << 27) -> None:
         self.name, self.vocabulary, self.text = name, vocabulary, text
         self._documents = documents
         self._cache: ByteCache[tuple[int, int], Tokens] = ByteCache(cache_bytes, _nbytes)   # (document, caption)
@@ -265,8 +265,8 @@ def document_parts(document: Document, choice: int = 0) -> list[Part]:
             return text_parts(document)
         case Caption(image=image, captions=captions):
             return caption_parts(image, captions[choice])
-        case Dialogue(messages=messages, images=images):
-            return dialogue_parts(messages, images)
+        case Dialogue(messages=messages, images=images, sounds=sounds):
+            return dialogue_parts(messages, images, sounds=sounds)
     raise TypeError(f"documents are str, Caption or Dialogue, got {type(document).__name__}")
 
 
@@ -284,7 +284,7 @@ class TextSource:
     """
 
     def __init__(self, name: str, texts: Sequence[str], vocabulary: Vocabulary, text: TextTokenizer, *,
-                 select: Sequence[int] | None = None) -> None:
+                 select: Sequence[int] | np.ndarray | None = None) -> None:
         self.name, self.vocabulary, self.text = name, vocabulary, text
         self._texts = texts
         characters = getattr(texts, "characters", None)

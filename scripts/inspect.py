@@ -177,7 +177,7 @@ def _inspect_document(document: Document, scheme: Scheme, details: list[str]) ->
         case Caption():
             title, parts = "caption", caption_parts(document.image, document.captions[0])
         case Dialogue():
-            title, parts = "dialogue", dialogue_parts(document.messages, document.images)
+            title, parts = "dialogue", dialogue_parts(document.messages, document.images, sounds=document.sounds)
         case _:
             title, parts = "text", text_parts(document)
     vocabulary, text = scheme.ids(part.text for part in parts if isinstance(part, Text))

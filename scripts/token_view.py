@@ -20,7 +20,7 @@ from calico.scripts.console import printable
 from calico.tokenizers.meaning import meanings
 from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.text import TextTokenizer
-from calico.tokenizers.tokens import ACTION, NO_POSITION, PATCH_SIZE, Kind, Tokens
+from calico.tokenizers.tokens import ACTION, CONTENTS, NO_POSITION, PATCH_SIZE, Kind, Tokens
 from calico.tokenizers.vocabulary import Vocabulary
 
 KIND_STYLES = {
@@ -28,13 +28,15 @@ KIND_STYLES = {
     Kind.DISCRETE: Style(color="#1b1a18", bgcolor="#7fb2cc"),
     Kind.CONTINUOUS: Style(color="#1b1a18", bgcolor="#a3bd84"),
     Kind.SPECIAL: Style(color="#f4f1ec", bgcolor="#6b6660"),
+    Kind.AUDIO: Style(color="#1b1a18", bgcolor="#d8c36a"),
     Kind.PAD: Style(color="#8d877e"),
 }
 KIND_WORDS = {Kind.TEXT: "text", Kind.PATCH: "image patch", Kind.DISCRETE: "integer", Kind.CONTINUOUS: "real value",
-              Kind.SPECIAL: "special", Kind.PAD: "padding"}
+              Kind.SPECIAL: "special", Kind.PAD: "padding", Kind.AUDIO: "sound"}
 DIM, TARGET = Style(dim=True), Style(bold=True, underline=True)
 LABEL = 9         # columns of "step 12" at the left
 LONGEST_WORD = 20
+LOUDNESS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +75,15 @@ def legend(shown: Inspected) -> Text:
         count = int((shown.tokens.kind == kind).sum())
         if count:
             line.append(f" {KIND_WORDS[kind]} ", KIND_STYLES.get(kind, Style(color="#1b1a18", bgcolor="#c9b7d8")))
-            line.append(f" {count}   " if kind != Kind.PATCH else f" {count} (id {shown.vocabulary.patch})   ")
+            beside = f" (id {shown.vocabulary.patch})" if kind in CONTENTS else ""
+            line.append(f" {count}{beside}   ")
     line.append("id", TARGET)
     line.append(f" target of the loss: {int(shown.tokens.loss_mask.sum())} of {len(shown.tokens)}")
     return line
 
 
 def stream(shown: Inspected, width: int) -> Iterator[Text]:
-    """The tokens as cards of two lines and images as pictures, wrapped to `width` columns; one block per timestep."""
+    """The tokens as cards of two lines, images as pictures, sounds as bars; `width` columns, one block per timestep."""
     for start, stop in _blocks(shown.tokens):
         step, reward = _labels(shown, start)
         labels = [Text.assemble((step, "bold")), Text.assemble((reward, "dim"))]
@@ -92,14 +95,17 @@ def stream(shown: Inspected, width: int) -> Iterator[Text]:
 
 
 def _block_lines(shown: Inspected, start: int, stop: int, width: int) -> Iterator[Text]:
-    """The lines of one timestep: images as grids of their patches, everything else as wrapped cards."""
+    """The lines of one timestep: images as grids of their patches, sounds as bars, everything else as wrapped cards."""
     tokens, words = shown.tokens, shown.words
-    is_patch = tokens.kind[start:stop] == Kind.PATCH
-    edges = [0, *(np.flatnonzero(np.diff(is_patch)) + 1).tolist(), stop - start]
+    kinds = tokens.kind[start:stop]
+    drawn = np.where(np.isin(kinds, list(CONTENTS)), kinds, Kind.PAD)
+    edges = [0, *(np.flatnonzero(np.diff(drawn)) + 1).tolist(), stop - start]
     for first, last in zip(edges, edges[1:], strict=False):
-        if is_patch[first]:
+        if drawn[first] == Kind.PATCH:
             for image in _images(tokens[start + first: start + last]):
                 yield from _picture(image, width)
+        elif drawn[first] == Kind.AUDIO:
+            yield from _bars(tokens[start + first: start + last], width)
         else:
             cards = [_card(words[i], Kind(tokens.kind[i]), int(tokens.ids[i]), bool(tokens.loss_mask[i]))
                      for i in range(start + first, start + last)]
@@ -149,8 +155,8 @@ def _short(word: str, kind: Kind) -> str:
     """A meaning that fits a card; spaces of text pieces become visible."""
     if kind == Kind.TEXT and word[:1] in ("'", '"') and len(word) > 1:
         word = word[1:-1].replace(" ", "·")
-    if kind == Kind.PATCH:
-        word = "patch"
+    if kind in CONTENTS:
+        word = kind.name.lower()
     return word if cell_len(word) <= LONGEST_WORD else set_cell_size(word, LONGEST_WORD - 1) + "…"
 
 
@@ -176,6 +182,18 @@ def _picture(image: Tokens, width: int) -> Iterator[Text]:
                 line.append(" " if patch and not x else "")
                 line.append("▀", Style(color=row[patch][y][x], bgcolor=row[patch][y + 1][x]))
             yield line
+    yield Text()
+
+
+def _bars(sounds: Tokens, width: int) -> Iterator[Text]:
+    """One bar per stretch of sound, as high as it is loud (over 60 dB); a blank before each new sound."""
+    power = (sounds.sounds.astype(np.float64) / 2**15) ** 2
+    decibels = 10 * np.log10(power.mean(1) + 1e-6)                          # -60 (silence) to 0
+    bars = [LOUDNESS[int(level)] for level in np.clip((decibels + 60) / 60 * len(LOUDNESS), 0, len(LOUDNESS) - 1)]
+    pieces = [" " + bar if moment == 0 and i else bar for i, (bar, moment) in enumerate(zip(bars, sounds.moments, strict=True))]
+    drawn = "".join(pieces)
+    for start in range(0, len(drawn), width):
+        yield Text(drawn[start:start + width], KIND_STYLES[Kind.AUDIO])
     yield Text()
 
 

@@ -1,6 +1,6 @@
 """Documents -> Tokens: text, captions and dialogues, as lists of parts.
 
-A document is a list of images, strings and special tokens. Special ids lie outside the text range, so user text can
+A document is a list of images, sounds, strings and special tokens. Special ids lie outside the text range, so user text can
 never produce one: the string "<end>" stays five characters. The paper (Gato, arXiv:2205.06175) does not say how text
 ends or how turns are marked; the markers are ours.
 """
@@ -12,8 +12,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .patches import encode_image
+from .sounds import encode_sound
 from .text import TextTokenizer, check_fits
-from .tokens import DTYPES, NO_POSITION, Kind, Tokens
+from .tokens import BESIDE, DTYPES, NO_POSITION, Kind, Tokens
 from .vocabulary import SPECIALS, Vocabulary
 
 ROLES = ("user", "assistant", "system")
@@ -24,6 +25,13 @@ class Image:
     """An image: uint8 (H, W, C) with 1 to 4 channels, or (H, W). Never a target."""
 
     pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound: float (samples,) at SOUND_RATE, one channel, see sounds.py. Never a target."""
+
+    samples: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -46,51 +54,55 @@ class Special:
             raise ValueError(f"special token {self.name!r} is unknown; there are {', '.join(SPECIALS)}")
 
 
-Part: TypeAlias = Image | Text | Special
+Part: TypeAlias = Image | Sound | Text | Special
+Given: TypeAlias = Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
 
 def encode_document(parts: Sequence[Part], vocabulary: Vocabulary, text: TextTokenizer | None) -> Tokens:
     """Join the parts' tokens: timestep 0, segment 0, NO_POSITION.
 
     Raises:
-        ValueError: a Text part without a TextTokenizer, or one with more pieces than the vocabulary; a wrong image.
+        ValueError: a Text part without a TextTokenizer, or one with more pieces than the vocabulary; a wrong image or sound.
     """
     check_fits(text, vocabulary)
     pieces = [_encode_part(part, vocabulary, text) for part in parts]
     lengths = [len(ids) for ids, _ in pieces]
     ids = np.concatenate([np.zeros(0, DTYPES["ids"]), *(ids for ids, _ in pieces)], dtype=DTYPES["ids"])
-    images = [image for _, image in pieces if image is not None] or [_NO_IMAGE]
-    patches, channels, intervals = (np.concatenate(arrays) for arrays in zip(*images, strict=True))
+    beside = {name: [content[name] for _, content in pieces if name in content] for name in BESIDE}
     return Tokens(ids=ids, kind=np.repeat(np.array([_kind(part) for part in parts], DTYPES["kind"]), lengths),
                   position=np.full(len(ids), NO_POSITION, DTYPES["position"]), timestep=np.zeros(len(ids), DTYPES["timestep"]),
-                  loss_mask=np.repeat(np.array([not isinstance(p, Image) and p.loss for p in parts], np.bool_), lengths),
-                  segment=np.zeros(len(ids), DTYPES["segment"]), patches=patches, channels=channels, intervals=intervals)
+                  loss_mask=np.repeat(np.array([isinstance(p, Text | Special) and p.loss for p in parts], np.bool_), lengths),
+                  segment=np.zeros(len(ids), DTYPES["segment"]),
+                  **{name: np.concatenate([getattr(_EMPTY, name), *arrays]) for name, arrays in beside.items()})
 
 
-_Patches: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]   # patches, channels, intervals: see Tokens
-_NO_IMAGE: _Patches = (Tokens.empty().patches, Tokens.empty().channels, Tokens.empty().intervals)
+_EMPTY = Tokens.empty()
 
 
 def _kind(part: Part) -> Kind:
-    return Kind.PATCH if isinstance(part, Image) else Kind.TEXT if isinstance(part, Text) else Kind.SPECIAL
+    return {Image: Kind.PATCH, Sound: Kind.AUDIO, Text: Kind.TEXT}.get(type(part), Kind.SPECIAL)
 
 
-def _encode_part(part: Part, vocabulary: Vocabulary, text: TextTokenizer | None) -> tuple[np.ndarray, _Patches | None]:
-    """The ids of a part, and its patches."""
+def _encode_part(part: Part, vocabulary: Vocabulary, text: TextTokenizer | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The ids of a part, and what travels beside them."""
     match part:
         case Image():
             pixels = np.asarray(part.pixels)
             pixels = pixels[..., None] if pixels.ndim == 2 else pixels
             patches, intervals = encode_image(pixels[None])
             n = len(intervals)
-            return np.full(n, vocabulary.patch), (patches[0], np.full(n, pixels.shape[-1], np.uint8), intervals)
+            return np.full(n, vocabulary.patch), {"patches": patches[0], "intervals": intervals,
+                                                  "channels": np.full(n, pixels.shape[-1], np.uint8)}
+        case Sound():
+            sounds, moments = encode_sound(np.asarray(part.samples))
+            return np.full(len(sounds), vocabulary.patch), {"sounds": sounds, "moments": moments}
         case Text():
             if text is None:
                 raise ValueError("the document holds text but there is no TextTokenizer; train or load one")
-            return text.encode(part.text) + vocabulary.text_start, None
+            return text.encode(part.text) + vocabulary.text_start, {}
         case Special():
-            return np.array([getattr(vocabulary, part.name)]), None
-    raise TypeError(f"a document's parts are Image, Text or Special, got {type(part).__name__}")
+            return np.array([getattr(vocabulary, part.name)]), {}
+    raise TypeError(f"a document's parts are Image, Sound, Text or Special, got {type(part).__name__}")
 
 
 def text_parts(text: str) -> list[Part]:
@@ -108,20 +120,22 @@ def caption_parts(image: np.ndarray, caption: str | None) -> list[Part]:
     return prompt if caption is None else [*prompt, *text_parts(caption)]
 
 
-def dialogue_parts(messages: Sequence[Mapping[str, Any]], images: Sequence[np.ndarray] | Mapping[str, np.ndarray] = (),
-                   generate: bool = False) -> list[Part]:
+def dialogue_parts(messages: Sequence[Mapping[str, Any]], images: Given = (), generate: bool = False, *,
+                   sounds: Given = ()) -> list[Part]:
     """A dialogue: for each message its role, its content and an end; targets are what the assistant says and its ends.
 
     Args:
         messages: `{"role": "user" | "assistant" | "system", "content": ...}`; content is a string or a list of
-            `{"type": "text", "text": str}` and `{"type": "image"}`. An image entry holds its pixels under "image", or
-            there the index or name of one in `images`, or nothing: then it takes the next one of `images`.
+            `{"type": "text", "text": str}`, `{"type": "image"}` and `{"type": "audio"}`. An image entry holds its pixels
+            under "image", or there the index or name of one in `images`, or nothing: then it takes the next one of
+            `images`. An audio entry finds its samples under "audio" and in `sounds` in the same way.
         images: uint8 (H, W, C) each.
         generate: end with the assistant's role marker, for the model to go on from.
+        sounds: float (samples,) each, at SOUND_RATE.
     Raises:
-        ValueError: an unknown role or content type, or an image that is not given.
+        ValueError: an unknown role or content type, or an image or sound that is not given.
     """
-    waiting = iter(images.values() if isinstance(images, Mapping) else images)
+    shown, heard = _Finder("image", "images", images), _Finder("audio", "sounds", sounds)
     parts: list[Part] = []
     for number, message in enumerate(messages):
         role, content = message.get("role"), message.get("content")
@@ -137,23 +151,32 @@ def dialogue_parts(messages: Sequence[Mapping[str, Any]], images: Sequence[np.nd
                 case "text" if isinstance(entry.get("text"), str):
                     parts.append(Text(entry["text"], loss))
                 case "image":
-                    parts.append(Image(_find_image(entry.get("image"), images, waiting, number)))
+                    parts.append(Image(shown.find(entry, number)))
+                case "audio":
+                    parts.append(Sound(heard.find(entry, number)))
                 case _:
                     raise ValueError(f"message {number} holds {entry!r}; content is a string, or a list of "
-                                     '{"type": "text", "text": ...} and {"type": "image"}')
+                                     '{"type": "text", "text": ...}, {"type": "image"} and {"type": "audio"}')
         parts.append(Special("end", loss))
     if generate:
         parts.append(Special("assistant"))
     return parts
 
 
-def _find_image(wanted: Any, images: Sequence[np.ndarray] | Mapping[str, np.ndarray], waiting: Any,
-                number: int) -> np.ndarray:
-    """The pixels that an image entry of message `number` means."""
-    if isinstance(wanted, np.ndarray):
-        return wanted
-    try:
-        return next(waiting) if wanted is None else images[wanted]
-    except (StopIteration, LookupError, TypeError):
-        raise ValueError(f"message {number} shows the image {wanted!r}, which is not among the {len(images)} images "
-                         "that are given") from None
+class _Finder:
+    """Finds what the entries of one type mean among the arrays that are given."""
+
+    def __init__(self, what: str, many: str, given: Given) -> None:
+        self.what, self.many, self.given = what, many, given
+        self.waiting = iter(given.values() if isinstance(given, Mapping) else given)
+
+    def find(self, entry: Mapping[str, Any], number: int) -> np.ndarray:
+        """The array of an entry in message `number`."""
+        wanted = entry.get(self.what)
+        if isinstance(wanted, np.ndarray):
+            return wanted
+        try:
+            return next(self.waiting) if wanted is None else self.given[wanted]
+        except (StopIteration, LookupError, TypeError):
+            raise ValueError(f"message {number} shows the {self.what} {wanted!r}, which is not among the {len(self.given)} "
+                             f"{self.many} that are given") from None

@@ -7,13 +7,15 @@ import numpy as np
 from .continuous import decode_bins, inverse_mu_law
 from .task import TaskCodec
 from .text import TextTokenizer
-from .tokens import ACTION, POSITION_BINS, Kind, Tokens
+from .tokens import ACTION, POSITION_BINS, SOUND_RATE, SOUND_SAMPLES, Kind, Tokens
 from .vocabulary import Vocabulary
+
+SECONDS = SOUND_SAMPLES / SOUND_RATE   # of a token of sound
 
 
 def meaning(token: int, kind: Kind, vocabulary: Vocabulary, text: TextTokenizer | None, codec: TaskCodec | None = None,
             place: int | None = None, action: bool = False) -> str:
-    """Meaning of one token: a piece of text in quotes, an integer, a real value, "patch", or a special token's name.
+    """Meaning of one token: a piece of text in quotes, an integer, a real value, "patch", "audio", or a special token's name.
 
     Args:
         codec, place: with them a number reads as the task's own value (start of a Discrete space, bounds of a Box):
@@ -41,7 +43,7 @@ def meaning(token: int, kind: Kind, vocabulary: Vocabulary, text: TextTokenizer 
             return str(token - start)
         case Kind.CONTINUOUS:
             return f"{inverse_mu_law(decode_bins(np.array(token - start), stop - start)):.4g}"
-        case Kind.PATCH | Kind.PAD:
+        case Kind.PATCH | Kind.PAD | Kind.AUDIO:
             return kind.name.lower()
         case _:
             return vocabulary.special_name(token)
@@ -49,7 +51,7 @@ def meaning(token: int, kind: Kind, vocabulary: Vocabulary, text: TextTokenizer 
 
 def meanings(tokens: Tokens, vocabulary: Vocabulary, text: TextTokenizer | None,
              codec: TaskCodec | None = None) -> list[str]:
-    """Meaning of each token of one sequence, patches with their place in the image.
+    """Meaning of each token of one sequence, patches with their place in the image, sounds with their time.
 
     The place of a number is found from the separators: an observation's numbers end at one, an action begins after it.
 
@@ -58,7 +60,7 @@ def meanings(tokens: Tokens, vocabulary: Vocabulary, text: TextTokenizer | None,
     """
     if tokens.ids.ndim != 1:
         raise ValueError(f"meanings are given for one sequence, got a batch of shape {tokens.ids.shape}")
-    patches = iter(tokens.intervals.tolist())
+    patches, moments = iter(tokens.intervals.tolist()), iter(tokens.moments.tolist())
     out = []
     for token, kind, place, action in zip(tokens.ids.tolist(), tokens.kind.tolist(), _places(tokens, vocabulary, codec),
                                           (tokens.position == ACTION).tolist(), strict=True):
@@ -66,6 +68,9 @@ def meanings(tokens: Tokens, vocabulary: Vocabulary, text: TextTokenizer | None,
         if kind == Kind.PATCH:
             top, bottom, left, right = next(patches)
             words = f"patch rows {top}-{bottom} columns {left}-{right} of {POSITION_BINS}"
+        elif kind == Kind.AUDIO:
+            moment = next(moments)
+            words = f"audio {moment * SECONDS:.2f}-{(moment + 1) * SECONDS:.2f} s"
         out.append(words)
     return out
 

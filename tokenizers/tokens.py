@@ -1,12 +1,12 @@
 """Tokens: the one record that travels between the folders.
 
-Text, image patches, discrete values and continuous values all become rows of the same few arrays
-(Gato, arXiv:2205.06175, section 2.1). tokenizers/ and datasets/ fill them with NumPy arrays; `to_torch` gives the
-same record with tensors, which is what agent/ reads.
+Text, image patches, stretches of sound, discrete and continuous values all become rows of the same few arrays
+(Gato, arXiv:2205.06175, section 2.1; sound is ours). tokenizers/ and datasets/ fill them with NumPy arrays; `to_torch` gives
+the same record with tensors, which is what agent/ reads.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from typing import Any, TypeAlias
 
@@ -17,6 +17,8 @@ Array: TypeAlias = Any   # np.ndarray in tokenizers/ and datasets/, torch.Tensor
 PATCH_SIZE = 16          # pixels: Gato, section 2.1
 MAX_CHANNELS = 4         # RGBA, or up to four stacked grey frames
 POSITION_BINS = 128      # patch rows and columns are quantised to 128 intervals: Gato, appendix
+SOUND_RATE = 16_000      # samples per second of every sound in the stream
+SOUND_SAMPLES = 640      # of one token: 40 ms, so a second of sound costs 25 tokens
 
 # Values of Tokens.position below zero; from zero on it is the token's place inside its timestep's observation.
 ACTION = -1              # all action tokens of a timestep share one position embedding
@@ -32,6 +34,7 @@ class Kind(IntEnum):
     DISCRETE = 3
     CONTINUOUS = 4
     SPECIAL = 5          # separator, end of document, role markers
+    AUDIO = 6
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,19 @@ class Tokens:
     """One token sequence (seq,) or a padded batch of them (batch, seq).
 
     Attributes:
-        ids: int32 (..., seq), vocabulary ids; patches carry `Vocabulary.patch`, padding `Vocabulary.pad`.
+        ids: int32 (..., seq), vocabulary ids; patches and sounds carry `Vocabulary.patch`, padding `Vocabulary.pad`.
         kind: uint8 (..., seq), a Kind.
         position: int16 (..., seq), place inside the timestep's observation (0, 1, ...), or ACTION, or NO_POSITION.
         timestep: int32 (..., seq), environment step inside the segment; 0 in documents.
         loss_mask: bool (..., seq), True where this token is something to predict.
         segment: int32 (..., seq), which episode or document of the sequence (0, 1, ...); -1 for padding.
-        patches: uint8 (n_patches, MAX_CHANNELS, 16, 16), in the order in which `ids` names them, row by row of a batch;
+        patches: uint8 (n_patches, MAX_CHANNELS, 16, 16), in the order in which `kind` names them, row by row of a batch;
             channels beyond `channels` are zero.
         channels: uint8 (n_patches,), how many of the MAX_CHANNELS are real.
         intervals: uint8 (n_patches, 4), row start, row stop, column start, column stop of the patch inside its image,
             in [0, POSITION_BINS], stop exclusive.
+        sounds: int16 (n_sounds, SOUND_SAMPLES), stretches of waveform in the order in which `kind` names them.
+        moments: int32 (n_sounds,), place of the stretch in its sound; 0 begins one.
     """
 
     ids: Array
@@ -61,6 +66,8 @@ class Tokens:
     patches: Array
     channels: Array
     intervals: Array
+    sounds: Array = field(default_factory=lambda: NO_SOUNDS)
+    moments: Array = field(default_factory=lambda: NO_MOMENTS)
 
     def __len__(self) -> int:
         """Sequence length: the last axis of `ids`."""
@@ -82,7 +89,7 @@ class Tokens:
         return self.map(lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device))
 
     def __getitem__(self, window: slice) -> "Tokens":
-        """Cut a window out of one sequence, its patches with it.
+        """Cut a window out of one sequence, its patches and sounds with it.
 
         Args:
             window: a slice with step 1 over the seq axis.
@@ -93,11 +100,15 @@ class Tokens:
             raise ValueError(f"windows are cut from one sequence, got a batch of shape {self.ids.shape}")
         start, stop, step = window.indices(len(self))
         assert step == 1, step
-        is_patch = self.kind == Kind.PATCH
-        first = int(is_patch[:start].sum())
-        last = first + int(is_patch[start:stop].sum())
-        cut = {f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name not in PATCH_FIELDS}
-        return Tokens(**cut, **{name: getattr(self, name)[first:last] for name in PATCH_FIELDS})
+        cut = {f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name not in BESIDE}
+        for kind, names in CONTENTS.items():
+            if len(getattr(self, names[0])):
+                first = int((self.kind[:start] == kind).sum())
+                last = first + int((self.kind[start:stop] == kind).sum())
+                cut |= {name: getattr(self, name)[first:last] for name in names}
+            else:
+                cut |= {name: getattr(self, name) for name in names}
+        return Tokens(**cut)
 
     @staticmethod
     def concatenate(parts: Sequence["Tokens"], renumber: bool = False) -> "Tokens":
@@ -127,21 +138,25 @@ class Tokens:
                 out[i, : len(row)] = getattr(row, name)
             batch[name] = out
         empty = Tokens.empty()
-        joined = {name: np.concatenate([getattr(row, name) for row in (*rows, empty)]) for name in PATCH_FIELDS}
+        joined = {name: np.concatenate([getattr(row, name) for row in (*rows, empty)]) for name in BESIDE}
         return Tokens(**batch, **joined)
 
     @staticmethod
     def empty() -> "Tokens":
         """A sequence of length 0."""
         return Tokens(
-            **{name: np.zeros(0, DTYPES[name]) for name in DTYPES if name not in PATCH_FIELDS},
+            **{name: np.zeros(0, DTYPES[name]) for name in DTYPES if name not in BESIDE},
             patches=np.zeros((0, MAX_CHANNELS, PATCH_SIZE, PATCH_SIZE), np.uint8),
             channels=np.zeros(0, np.uint8),
             intervals=np.zeros((0, 4), np.uint8),
         )
 
 
-PATCH_FIELDS = ("patches", "channels", "intervals")
+PATCH_FIELDS, SOUND_FIELDS = ("patches", "channels", "intervals"), ("sounds", "moments")
+CONTENTS = {Kind.PATCH: PATCH_FIELDS, Kind.AUDIO: SOUND_FIELDS}   # what travels beside the ids: one row per token of the kind
+BESIDE = (*PATCH_FIELDS, *SOUND_FIELDS)
 DTYPES: dict[str, Any] = {"ids": np.int32, "kind": np.uint8, "position": np.int16, "timestep": np.int32,
                           "loss_mask": np.bool_, "segment": np.int32,
-                          "patches": np.uint8, "channels": np.uint8, "intervals": np.uint8}
+                          "patches": np.uint8, "channels": np.uint8, "intervals": np.uint8,
+                          "sounds": np.int16, "moments": np.int32}
+NO_SOUNDS, NO_MOMENTS = np.zeros((0, SOUND_SAMPLES), np.int16), np.zeros(0, np.int32)

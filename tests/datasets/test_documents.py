@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from calico.datasets.documents import Caption, CaptionReader, DialogueReader
 from calico.datasets.images import ImageStore, decode_file, encode_file
 from calico.datasets.records import JsonLines
 from calico.datasets.texts import TextReader
+
+from ..tones import write_tones, write_wav
 
 RNG = np.random.default_rng(0)
 PICTURES = {f"{i}.png": RNG.integers(0, 256, (8 + i, 20, 3), dtype=np.uint8) for i in range(4)}
@@ -291,6 +294,53 @@ def test_wrong_dialogues_are_named(tmp_path: Path, messages: object, message: st
     with pytest.raises(ValueError, match=message) as caught:
         DialogueReader(lines(tmp_path / "d.jsonl", {"messages": MESSAGES[:1]}, {"messages": messages}))
     assert "d.jsonl" in str(caught.value)
+
+
+# ---- sounds
+
+@pytest.mark.parametrize("place", ["zip", "folder", "beside", "named"])
+def test_sounds_are_found_and_resampled(tmp_path: Path, place: str) -> None:
+    """In a zip, in a folder of the manifest's name, by a path from the manifest on, or where the caller says."""
+    pytest.importorskip("av")
+    manifest = write_tones(tmp_path, {"low": 200.0, "high": 2000.0}, rate=8000)
+    where = None
+    if place == "zip":
+        with zipfile.ZipFile(tmp_path / "tones.zip", "w") as archive:
+            for file in (tmp_path / "tones").iterdir():
+                archive.write(file, file.name)
+        shutil.rmtree(tmp_path / "tones")
+    elif place == "beside":
+        lines(manifest, {"file": "tones/low.wav", "label": "low"}, {"file": "tones/high.wav", "label": "high"})
+    elif place == "named":
+        where = (tmp_path / "tones").rename(tmp_path / "elsewhere")
+    reader = DialogueReader(manifest, where)
+    assert reader.has_sounds and reader.other_rates() == {8000: 2} and list(reader.texts())[1] == "low"
+    for index, hertz in enumerate((200, 2000)):
+        (samples,) = reader[index].sounds.values()
+        assert samples.shape == (3200,) and samples.dtype == np.float32
+        spectrum = np.abs(np.fft.rfft(samples))
+        assert abs(int(spectrum.argmax()) * 16_000 / 3200 - hertz) < 10
+    assert DialogueReader(manifest, where, max_seconds=0.1)[0].sounds.popitem()[1].shape == (1600,)
+    assert DialogueReader(manifest, where, max_seconds=0.1).fingerprint != reader.fingerprint
+
+
+def test_a_sound_that_can_not_be_used_is_named_with_its_line(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    write_tones(tmp_path, {"good": 300.0})
+    write_wav(tmp_path / "tones" / "short.wav", np.ones(600))
+    (tmp_path / "tones" / "words.wav").write_text("these are words")
+    names = ("good.wav", "short.wav", "words.wav")
+    manifest = lines(tmp_path / "tones.jsonl", *({"file": name, "label": "x"} for name in names))
+    reader = DialogueReader(manifest)
+    assert reader.other_rates() == {} and len(reader[0].sounds) == 1
+    with pytest.raises(ValueError, match="tones.jsonl, line 2: sound 'short.wav' of 600 samples at 16000 Hz is too short"):
+        reader[1]
+    with pytest.raises(ValueError, match="tones.jsonl, line 3: sound 'words.wav' in .*tones: not a readable sound"):
+        reader[2]
+    with pytest.raises(ValueError, match="line 1: sound 'nothing.wav' is not in"):
+        DialogueReader(lines(tmp_path / "tones.jsonl", {"file": "nothing.wav", "label": "x"}))
+    with pytest.raises(ValueError, match=r"the messages show \['a.wav'\]"), DialogueWriter(tmp_path / "written") as writer:
+        writer.append([{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}]}])
 
 
 def test_writers_refuse_what_could_not_be_read(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from calico.tokenizers.vocabulary import SPECIALS, Vocabulary
 
 
 def said(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Role and words of each message; a picture reads as <its name>."""
+    """Role and words of each message; a picture or sound reads as <its name>."""
     def words(content: Any) -> str:
         entries = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        return "".join(e["text"] if e["type"] == "text" else f"<{e['image']}>" for e in entries)
+        return "".join(e["text"] if e["type"] == "text" else f"<{e[e['type']]}>" for e in entries)
     return [(message["role"], words(message["content"])) for message in messages]
 
 
@@ -37,6 +37,12 @@ def said(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
     ({"question": "why?", "answer": "so"}, [("user", "why?"), ("assistant", "so")]),
     ({"image": "a.png", "question": "who?", "answers": ["x", "cat", "cat"]}, [("user", "<a.png>who?"), ("assistant", "cat")]),
     ({"image": "a.png", "statement": "it is red", "answer": "true"}, [("user", "<a.png>it is red"), ("assistant", "true")]),
+    ({"file": "7.flac", "digit": 7, "speaker": "theo"}, [("user", "<7.flac>which digit is spoken?"), ("assistant", "seven")]),
+    ({"file": "a.ogg", "label": "Dog_bark", "fold": 1}, [("user", "<a.ogg>what do you hear?"), ("assistant", "dog bark")]),
+    ({"audio": "a", "text": "DROP IT"}, [("user", "<a>what is said?"), ("assistant", "DROP IT")]),
+    ({"audio": "a.wav", "caption": "a Bell", "text": "x"}, [("user", "<a.wav>what do you hear?"), ("assistant", "a Bell")]),
+    ({"file": "a.WAV", "question": "who?", "answer": "a man"}, [("user", "<a.WAV>who?"), ("assistant", "a man")]),
+    ({"file": "a.png", "question": "who?", "answer": "a man"}, [("user", "who?"), ("assistant", "a man")]),
 ])
 def test_each_shape_becomes_messages(value: dict[str, Any], expected: list[tuple[str, str]]) -> None:
     assert said(messages_of(value)) == expected
@@ -44,6 +50,7 @@ def test_each_shape_becomes_messages(value: dict[str, Any], expected: list[tuple
 
 def test_what_else_stands_there_is_kept() -> None:
     assert extra_of({"image": "a", "question": "?", "answers": ["x"], "id": 3}) == {"answers": ["x"], "id": 3}
+    assert extra_of({"file": "a.wav", "digit": 3, "speaker": "theo"}) == {"digit": 3, "speaker": "theo"}
     assert extra_of({"turns": ["a"], "image": "kept", "services": []}) == {"image": "kept", "services": []}
     assert extra_of({"instruction": "a", "input": "b", "output": "c", "id": 1}) == {"id": 1}
 
@@ -56,6 +63,10 @@ def test_what_else_stands_there_is_kept() -> None:
     ({"turns": [{"role": "user"}]}, "line 2: message 0: content must be a string"),
     ({"instruction": "a"}, "line 2: message 1: content must be a string"),
     ({"instruction": None, "output": "a"}, "line 2: message 0: text must be a string"),
+    ({"file": "a.mp4", "label": "dog"}, "line 2: a dialogue needs one of .*; this has file, label"),
+    ({"audio": "a.wav", "fold": 1}, "line 2: a sound needs a question, or what is heard .* caption, digit, label, text; this"),
+    ({"audio": 3, "label": "dog"}, "line 2: message 0: audio must be a string"),
+    ({"audio": "a.wav", "text": 3}, "line 2: message 1: content must be a string"),
     ({"question": "a"}, "line 2: give either 'answer' or 'answers'"),
     ({"question": "a", "answers": [1]}, "line 2: answers must be a list of at least one string"),
     ({"question": "a", "answer": 5}, "line 2: message 1: content must be a string"),

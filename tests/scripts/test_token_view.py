@@ -13,6 +13,8 @@ from calico.scripts.token_view import Inspected, render, token_rows
 from calico.tokenizers.document import Image, encode_document
 from calico.tokenizers.vocabulary import Vocabulary
 
+from ..tones import write_tones
+
 
 def page(target: str, width: int = 100, colour: bool = True, table: bool = False, **options: object) -> str:
     """What would be printed, without escape codes."""
@@ -37,6 +39,15 @@ def test_pictures_are_drawn_patch_by_patch() -> None:
     lines = [line for line in page("ALE/Pong-v5", steps=1).splitlines() if "▀" in line]
     assert len(lines) == 4 * 8 // 2                       # four rows of patches, eight pixels each, two per character
     assert all(line.count("▀") == 4 * 8 for line in lines)
+
+
+def test_sounds_are_drawn_as_bars(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    manifest = write_tones(tmp_path, {"low": 200.0}, seconds=4.0)
+    lines = [line for line in page(str(manifest), width=60).splitlines() if "█" in line]   # a sine is 3 dB below the loudest
+    assert sum(line.count("█") for line in lines) == 100 and max(map(len, lines)) <= 60
+    assert "sound  100 (id" in page(str(manifest)) and "audio/" in page(str(manifest), colour=False)
+    assert token_rows(inspect_target(str(manifest)))[2]["meaning"] == "audio 0.04-0.08 s"
 
 
 def test_without_colours_everything_is_in_the_words() -> None:

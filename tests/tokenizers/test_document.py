@@ -5,6 +5,7 @@ import pytest
 
 from calico.tokenizers.document import (
     Image,
+    Sound,
     Special,
     Text,
     caption_parts,
@@ -13,6 +14,7 @@ from calico.tokenizers.document import (
     text_parts,
 )
 from calico.tokenizers.patches import decode_image
+from calico.tokenizers.sounds import decode_sound, encode_sound
 from calico.tokenizers.text import TextTokenizer
 from calico.tokenizers.tokens import NO_POSITION, Kind
 from calico.tokenizers.vocabulary import Vocabulary
@@ -69,6 +71,24 @@ def test_a_dialogue_teaches_what_the_assistant_says(text: TextTokenizer, vocabul
     assert tokens.loss_mask.tolist() == [False] * silent + [True] * (len(answer) + 1)
     prompt = encode_document(dialogue_parts(messages[:2], [PIXELS], generate=True), vocabulary, text)
     np.testing.assert_array_equal(prompt.ids, tokens.ids[:silent])
+
+
+def test_a_sound_in_a_dialogue_is_no_target(text: TextTokenizer, vocabulary: Vocabulary) -> None:
+    entries = [{"type": "audio"}, {"type": "image"}, {"type": "text", "text": "what do you hear?"}, {"type": "audio"}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": entries}, {"role": "assistant", "content": "a bell"}]
+    sounds = [np.sin(np.arange(n) * 0.3) for n in (1500, 700)]
+    tokens = encode_document(dialogue_parts(messages, [PIXELS], sounds=sounds), vocabulary, text)
+    ask = text.encode("what do you hear?").tolist()
+    p = vocabulary.patch
+    assert tokens.ids[:12 + len(ask)].tolist() == [vocabulary.user, p, p, p, *[p] * 6, *ask, p, p]
+    assert tokens.kind[:10].tolist() == [Kind.SPECIAL, *[Kind.AUDIO] * 3, *[Kind.PATCH] * 6]
+    assert tokens.moments.tolist() == [0, 1, 2, 0, 1] and len(tokens.sounds) == 5 and len(tokens.patches) == 6
+    assert not tokens.loss_mask[tokens.kind == Kind.AUDIO].any() and tokens.loss_mask.any()
+    np.testing.assert_array_equal(decode_sound(tokens.sounds[:3])[:1500], decode_sound(encode_sound(sounds[0])[0])[:1500])
+    named = dialogue_parts([{"role": "user", "content": [{"type": "audio", "audio": "b"}]}], sounds={"b": sounds[1]})
+    assert any(isinstance(part, Sound) and part.samples is sounds[1] for part in named)
+    with pytest.raises(ValueError, match="message 0 shows the audio None, which is not among the 1 sounds"):
+        dialogue_parts(messages, [PIXELS], sounds=sounds[:1])
 
 
 def test_user_text_never_becomes_a_special_token(text: TextTokenizer, vocabulary: Vocabulary) -> None:

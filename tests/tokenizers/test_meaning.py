@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from calico.tokenizers.document import caption_parts, encode_document
+from calico.tokenizers.document import Sound, Special, caption_parts, encode_document
 from calico.tokenizers.episode import Episode
 from calico.tokenizers.meaning import meaning, meanings
 from calico.tokenizers.spaces import AnyText
@@ -24,6 +24,11 @@ def test_each_kind_reads_as_words(text: TextTokenizer, vocabulary: Vocabulary) -
     assert meaning(vocabulary.user, Kind.SPECIAL, vocabulary, text) == "user"
     with pytest.raises(ValueError, match="is not of kind CONTINUOUS"):
         meaning(0, Kind.CONTINUOUS, vocabulary, text)
+
+
+def test_a_sound_says_when_it_is_heard(vocabulary: Vocabulary) -> None:
+    tokens = encode_document([Sound(np.ones(700)), Special("end")], vocabulary, None)
+    assert meanings(tokens, vocabulary, None) == ["audio 0.00-0.04 s", "audio 0.04-0.08 s", "end"]
 
 
 def episode_and_codec(vocabulary: Vocabulary, text: TextTokenizer) -> tuple[Episode, TaskCodec]:

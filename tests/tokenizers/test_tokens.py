@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from calico.tokenizers.tokens import DTYPES, NO_POSITION, PATCH_FIELDS, Kind, Tokens
+from calico.tokenizers.tokens import BESIDE, DTYPES, NO_POSITION, SOUND_SAMPLES, Kind, Tokens
 
 
 def sequence(kinds: list[Kind], first: int = 0) -> Tokens:
-    """Tokens of the given kinds; ids count from `first`, and a patch is filled with its own id."""
+    """Tokens of the given kinds; ids count from `first`, and a patch or a sound is filled with its own id."""
     n = len(kinds)
     ids = np.arange(first, first + n, dtype=np.int32)
     kind = np.array(kinds, np.uint8).reshape(n)
-    own = ids[kind == Kind.PATCH].astype(np.uint8)
+    own, heard = ids[kind == Kind.PATCH].astype(np.uint8), ids[kind == Kind.AUDIO]
     return Tokens(
         ids=ids,
         kind=kind,
@@ -21,6 +21,8 @@ def sequence(kinds: list[Kind], first: int = 0) -> Tokens:
         patches=np.broadcast_to(own[:, None, None, None], (len(own), 4, 16, 16)).copy(),
         channels=np.full(len(own), 3, np.uint8),
         intervals=np.tile(own[:, None], (1, 4)),
+        sounds=np.tile(heard.astype(np.int16)[:, None], (1, SOUND_SAMPLES)),
+        moments=heard.astype(np.int32),
     )
 
 
@@ -29,7 +31,7 @@ def owners(tokens: Tokens) -> list[int]:
     return [int(patch[0, 0, 0]) for patch in tokens.patches]
 
 
-P, T = Kind.PATCH, Kind.TEXT
+P, T, A = Kind.PATCH, Kind.TEXT, Kind.AUDIO
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,19 @@ def test_patches_travel_with_their_tokens(start: int, stop: int | None, expected
     assert owners(window) == expected
     assert window.ids[window.kind == P].tolist() == expected
     assert len(window) == len(range(6)[start:stop])
+
+
+@pytest.mark.parametrize("start, stop, heard, seen", [(0, 6, [1, 2, 5], [3]), (2, 5, [2], [3]), (4, 5, [], [])])
+def test_sounds_travel_with_their_tokens(start: int, stop: int, heard: list[int], seen: list[int]) -> None:
+    """Through windows, joining and batches, patches between them or not."""
+    tokens = sequence([T, A, A, P, T, A])
+    window = tokens[start:stop]
+    joined = Tokens.concatenate([window, sequence([A, T], first=20)])
+    batch = Tokens.stack([window, sequence([A, T], first=20)], pad=99)
+    for found, more in ((window, []), (joined, [20]), (batch, [20])):
+        assert found.sounds[:, 0].tolist() == found.sounds[:, -1].tolist() == found.moments.tolist() == [*heard, *more]
+        assert found.ids[found.kind == A].tolist() == [*heard, *more] and owners(found) == seen
+    assert batch.to_torch().sounds.dtype == torch.int16 and batch.nbytes > window.nbytes
 
 
 def test_concatenate_keeps_patches_in_order_and_renumbers_segments() -> None:
@@ -78,6 +93,6 @@ def test_tensors_have_the_same_values() -> None:
     tokens = sequence([T, P, T])
     tensors = tokens.to_torch()
     assert tensors.ids.dtype == torch.int32 and tensors.loss_mask.dtype == torch.bool
-    for name in (*DTYPES, *PATCH_FIELDS):
+    for name in (*DTYPES, *BESIDE):
         np.testing.assert_array_equal(getattr(tensors, name).numpy(), getattr(tokens, name))
     assert len(tensors) == 3
