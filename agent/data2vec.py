@@ -312,7 +312,7 @@ def deviation(x: Tensor) -> float:
     return float(x.float().std(0, correction=0).mean())
 
 
-class CollapseError(RuntimeError):
+class CollapseError(FloatingPointError):
     """The run learns nothing any more."""
 
 
@@ -332,6 +332,8 @@ class CollapseGuard:
             prediction_grace: the same for predictions, which are small at first and grow with the warm-up; they count
                 earlier once they have been twice their limit.
             patience: steps in a row below a limit that end the run.
+
+        `steps` counts what was checked; a run that is resumed sets it.
         """
         self.limits = {"target": targets, "prediction": predictions, "feature": features}
         self.grace = {"target": grace, "prediction": prediction_grace, "feature": grace}

@@ -65,6 +65,7 @@ class VisionConfig(TransformerConfig):
 class SpeechConfig(TransformerConfig):
     """wav2vec 2.0 as data2vec uses it: 16 kHz in, 50 Hz out."""
 
+    sample_rate: int = 16_000   # of the sounds that it reads; nothing in the network depends on it
     conv_channels: tuple[int, ...] = (512,) * 7
     conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
@@ -82,10 +83,13 @@ class SpeechConfig(TransformerConfig):
     @property
     def field(self) -> int:
         """Samples that one vector sees, which is also the shortest sound: 400 = 25 ms at 16 kHz."""
-        field = 1
+        return self.samples(1)
+
+    def samples(self, vectors: int) -> int:
+        """The shortest sound that gives so many vectors."""
         for kernel, stride in zip(reversed(self.conv_kernels), reversed(self.conv_strides), strict=True):
-            field = (field - 1) * stride + kernel
-        return field
+            vectors = (vectors - 1) * stride + kernel
+        return vectors
 
     def lengths(self, samples: Tensor) -> Tensor:
         """Vectors that come from int64 (B,) samples."""

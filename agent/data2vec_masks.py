@@ -116,7 +116,8 @@ class RandomMask:
         return masked.reshape(grid)
 
 
-Mask = BlockMask | SpanMask | ExactBlockMask | RandomMask
+# told apart in configs by their fields: the first one that has all that are given
+Mask = RandomMask | SpanMask | ExactBlockMask | BlockMask
 
 
 def draw_masks(mask: Mask, grid: tuple[int, ...], real: Tensor | None, samples: Sequence[int], key: tuple[int, int],

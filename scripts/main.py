@@ -32,6 +32,9 @@ VERBS = {
     "vqa": "answer a question about a picture",
     "chat": "talk to a run",
     "inspect": "a task's episode, a dataset or a document as coloured tokens",
+    "pretrain": "data2vec: an encoder from pictures, sounds or texts without labels",
+    "finetune": "classes on top of a pre-trained encoder",
+    "probe": "how good a pre-trained encoder's vectors are, beside an untrained one's",
     "perceive": "the Perceiver's tasks: classify text, pictures, sounds, points; fill in text; flow; video",
     "bench": "speed and memory, ratios side by side",
 }

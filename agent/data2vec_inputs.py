@@ -1,0 +1,125 @@
+"""From what a file holds to what an encoder reads: pictures, sounds and texts as batches of tensors, and one vector for each.
+
+    pictures   uint8 (height, width, 3), any size -> float (B, 3, side, side) in [-1, 1]
+    sounds     float32 (samples,) at the encoder's sample rate -> (B, longest), zero mean, unit variance; lengths (B,)
+    texts      str -> ids (B, longest): SentencePiece's + 1, after them padding, which is 0
+
+In training each sample is a view: a crop of the picture, perhaps mirrored, a stretch of the sound or of the text. Which one is
+drawn from the generator that is given, so a batch is a pure function of the step. Without one, the whole sample is used:
+the middle square of a picture, the beginning of a sound or text that is too long.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..tokenizers.text import TextTokenizer
+from .data2vec_encoders import Encoder, SpeechEncoder, TextConfig, TextEncoder, VisionEncoder, standardize
+
+PAD, OFFSET = 0, 1   # ids of our own text encoders: SentencePiece's pieces begin after the padding
+CROP = (0.35, 1.0)   # area of a training crop as a share of the picture
+ASPECT = 4 / 3       # its largest width / height, and its inverse the smallest
+
+
+def text_vocabulary(text: TextTokenizer) -> dict[str, int]:
+    """Fields of a TextConfig that follow from the tokenizer: room for padding in front and [MASK] behind."""
+    return {"vocab_size": text.size + OFFSET + 1, "pad": PAD, "mask": text.size + OFFSET}
+
+
+class Inputs:
+    """Makes an encoder's batches."""
+
+    def __init__(self, encoder: Encoder, text: TextTokenizer | None = None, seconds: float = 10.0) -> None:
+        """
+        Args:
+            text: for a text encoder.
+            seconds: longest stretch of a sound.
+        Raises:
+            ValueError: a text encoder without a tokenizer whose pieces fit.
+        """
+        self.encoder, self.text, self.seconds = encoder, text, seconds
+        if isinstance(encoder, TextEncoder):
+            config: TextConfig = encoder.config
+            if text is None or text_vocabulary(text) != {name: getattr(config, name) for name in ("vocab_size", "pad", "mask")}:
+                raise ValueError("this text encoder was not pre-trained here, so its tokenizer is not known; give a run of "
+                                 "`calico pretrain`")
+
+    def __call__(self, items: Sequence[Any], rng: np.random.Generator | None = None) -> tuple[Tensor, ...]:
+        """A batch for `encoder.features`; rng: draws views for training."""
+        match self.encoder:
+            case VisionEncoder():
+                side = self.encoder.config.image_size
+                return (torch.stack([picture(item, side, rng) for item in items]),)
+            case SpeechEncoder():
+                return sounds(items, int(self.seconds * self.encoder.config.sample_rate), rng)
+            case TextEncoder():
+                return (self.texts(items, self.encoder.config.max_length, rng),)
+        raise TypeError(f"no inputs are known for {type(self.encoder).__name__}")
+
+    def texts(self, items: Sequence[str], longest: int, rng: np.random.Generator | None) -> Tensor:
+        """int64 (B, at most `longest`)."""
+        assert self.text is not None
+        rows = [stretch(self.text.encode(item) + OFFSET, longest, rng) for item in items]
+        ids = torch.full((len(rows), max(1, *map(len, rows))), PAD)
+        for row, given in zip(ids, rows, strict=True):
+            row[:len(given)] = torch.from_numpy(given)
+        return ids
+
+    def problem(self, item: Any) -> str | None:
+        """Why a sample cannot be masked and predicted; None where it can."""
+        match self.encoder:
+            case SpeechEncoder() if len(item) < (needed := self.encoder.config.samples(2)):
+                return f"{len(item)} samples of sound are too short, at least {needed} are needed"
+            case TextEncoder() if self.text is not None and len(self.text.encode(item[:64])) < 2:
+                return f"the text {item!r} is too short"
+        return None
+
+
+def picture(pixels: np.ndarray, side: int, rng: np.random.Generator | None) -> Tensor:
+    """uint8 (height, width, 3) -> float (3, side, side) in [-1, 1]."""
+    height, width = pixels.shape[:2]
+    if rng is None:
+        top, left, rows, columns = (height - min(height, width)) // 2, (width - min(height, width)) // 2, *[min(height, width)] * 2
+    else:
+        area = height * width * rng.uniform(*CROP)
+        aspect = math.exp(rng.uniform(-1, 1) * math.log(ASPECT))
+        rows, columns = min(height, max(1, round(math.sqrt(area / aspect)))), min(width, max(1, round(math.sqrt(area * aspect))))
+        top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+    chosen = pixels[top:top + rows, left:left + columns]
+    if rng is not None and rng.random() < 0.5:
+        chosen = chosen[:, ::-1]
+    x = torch.from_numpy(np.array(chosen, np.float32)).permute(2, 0, 1) / 127.5 - 1
+    if x.shape[1:] == (side, side):
+        return x
+    return F.interpolate(x[None], (side, side), mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+def sounds(items: Sequence[np.ndarray], longest: int, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
+    """Waveforms (B, samples), standardised, and lengths (B,)."""
+    rows = [stretch(item, longest, rng) for item in items]
+    lengths = torch.tensor([len(row) for row in rows])
+    waveforms = torch.zeros(len(rows), int(lengths.max()))
+    for row, given in zip(waveforms, rows, strict=True):
+        row[:len(given)] = torch.from_numpy(np.asarray(given, np.float32))
+    return standardize(waveforms, lengths), lengths
+
+
+def stretch(values: np.ndarray, longest: int, rng: np.random.Generator | None) -> np.ndarray:
+    """At most `longest` of the values: anywhere, or from the beginning."""
+    first = 0 if rng is None or len(values) <= longest else int(rng.integers(len(values) - longest + 1))
+    return values[first:first + longest]
+
+
+def pooled(encoder: Encoder, inputs: tuple[Tensor, ...]) -> Tensor:
+    """One vector per sample: the mean of the encoder's output over its real places, (B, width); with gradient."""
+    features = encoder.features(*inputs)
+    hidden = encoder.encode(features).hidden[:, encoder.prefix:]
+    if features.real is None:
+        return hidden.mean(1)
+    weight = features.real.to(hidden.dtype)
+    return (hidden * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
