@@ -14,15 +14,18 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
-from calico.agent.talk import Speaker
 from calico.envs.registry import get_task
 from calico.scripts import console
 from calico.scripts.collect import collect, collect_scenes
-from calico.scripts.evaluate import judge_captions, judge_questions, report_of
+from calico.scripts.evaluate import report_of, results_folder
 from calico.scripts.film import FILM_FPS, encode_gif, side_by_side
+from calico.scripts.held_out import drawn_captions, drawn_questions
+from calico.scripts.judge import Judge, Judged
+from calico.scripts.judge_pictures import judge_captions, judge_questions
 from calico.scripts.report import write_report
 from calico.scripts.rollout import UNSEEN, play
 from calico.scripts.settings import DataSettings, RunSettings, SourceSettings, load_settings
@@ -75,10 +78,11 @@ def main(argv: list[str] | None = None) -> int:
     agent = Agent.load(arguments.out)
     seeds = range(UNSEEN, UNSEEN + arguments.episodes)
     tasks = [play(agent, name, seeds, SAMPLING, num_envs=arguments.episodes, max_steps=LONGEST) for name in TASKS]
-    speaker = Speaker(agent)
-    captions = judge_captions(speaker, list(WORLDS), PICTURES)
-    questions = judge_questions(speaker, list(WORLDS), PICTURES)
-    report = report_of(agent, arguments.out, tasks, captions, questions, SAMPLING, title=TITLE)
+    judge = Judge(agent, results_folder(arguments.out))
+    pictures: dict[str, list[Judged[Any]]] = {
+        "captions": [judge_captions(judge, drawn_captions(world, PICTURES), ablate=False) for world in WORLDS],
+        "vqa": [judge_questions(judge, drawn_questions(world, PICTURES), ablate=False) for world in WORLDS]}
+    report = report_of(agent, arguments.out, tasks, pictures, SAMPLING, title=TITLE)
     judged = time.perf_counter()
     phases = {"collecting": collected - started, "training": trained - collected, "judging": judged - trained}
     facts = {**report.facts, **{f"{phase} took": f"{seconds:.0f} s" for phase, seconds in phases.items()}}

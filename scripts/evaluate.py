@@ -1,59 +1,63 @@
 """`calico evaluate RUN`: every ability of one checkpoint.
 
-    calico evaluate runs/demo --episodes 20          # scores of all its tasks, captions and questions; minutes
-    calico evaluate runs/demo --suite captions --json
+    calico evaluate runs/demo --episodes 20                       # all that the run can do; minutes
+    calico evaluate runs/demo --suite captions --suite vqa --json
+    calico evaluate runs/joint --suite chat --against runs/words  # another run beside it
+    calico evaluate runs/joint --suite text --data book.txt       # data of your own
     torchrun --nproc-per-node 4 -m calico.scripts.evaluate runs/demo     # each rank its share of the control episodes
 
-Each control episode leaves a small file under <run>/evaluation, so that a stopped evaluation goes on where it was.
-Pictures are drawn with seeds that no demonstration used; a caption counts as right when it names every object with its
-colour and place, and nothing else.
+Suites: `control` plays the run's tasks; `captions`, `vqa`, `chat` and `text` judge what its config held out
+(`data.sources[].held_out: 0.2`), or --data, and pictures of the worlds that it was trained on, drawn with seeds that no data
+set holds. Beside the run's own figure (`model`) stand the same with pictures `blanked` to grey or left out (`question_only`),
+baselines from the training data (`nearest` by pixels, `most_frequent`, `unigram`), and --against.
+
+Results are kept in small files under <run>/evaluation, so that a stopped evaluation goes on where it was.
 """
 
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from calico.agent import checkpoint
 from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
 from calico.agent.talk import Speaker, user_message
-from calico.datasets.grounded import answer_is_right, ask, caption, caption_is_right
 from calico.datasets.parts import versions
 from calico.envs import scores
 from calico.envs.registry import get_task
-from calico.envs.scenes import WORLDS, Scene, scenes
+from calico.envs.scenes import WORLDS, scenes
 from calico.envs.statistics import Estimate
 from calico.scripts import console
+from calico.scripts.config import config_from_json
+from calico.scripts.held_out import (
+    SUITES,
+    UNSEEN_SCENES,
+    HeldOut,
+    drawn_captions,
+    drawn_questions,
+    held_out_sets,
+    named_sets,
+    open_here,
+    trained_worlds,
+)
+from calico.scripts.judge import Example, Judge, Judged
+from calico.scripts.judge_pictures import judge_captions, judge_questions
+from calico.scripts.judge_words import judge_chat, judge_text
 from calico.scripts.ranks import Results, rank_and_size
-from calico.scripts.report import Captioned, Question, Report, TaskScore, write_report
+from calico.scripts.report import Report, TaskScore, format_number, write_report
 from calico.scripts.rollout import UNSEEN, aggregates, film_of, play, report_scores
+from calico.scripts.settings import RunSettings
 
-SUITES = ("control", "captions", "questions")
-UNSEEN_SCENES = 10_000_000   # first seed of evaluation pictures
-BATCH = 64
+JUDGES: dict[str, Callable[[Judge, HeldOut, Judge | None], Judged[Any]]] = {
+    "captions": judge_captions, "vqa": judge_questions, "chat": judge_chat, "text": judge_text}
+DRAWN = {"captions": drawn_captions, "vqa": drawn_questions}
 CHAT = ("hello", "who are you?", "what is lunar lander?", "thank you")
-
-Example = TypeVar("Example", Captioned, Question)
-
-
-@dataclass(frozen=True)
-class Pictures(Generic[Example]):
-    """How well pictures were described, or questions about them answered.
-
-    Attributes:
-        examples: every one that was judged.
-        accuracy: share that was right, over all worlds.
-        by_world: the same per world.
-    """
-
-    examples: list[Example]
-    accuracy: float
-    by_world: dict[str, float]
 
 
 @console.run_command
@@ -61,102 +65,127 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, evaluate, report."""
     parser = console.make_parser("evaluate", __doc__)
     parser.add_argument("run")
-    parser.add_argument("--suite", choices=SUITES, action="append", help="may be given more than once (default: all)")
+    parser.add_argument("--suite", choices=("control", *SUITES), action="append",
+                        help="may be given more than once (default: all that there is something for)")
     parser.add_argument("--episodes", type=int, default=20, help="per control task (default 20)")
-    parser.add_argument("--pictures", type=int, default=100, help="per world (default 100)")
-    parser.add_argument("--worlds", nargs="+", default=list(WORLDS), choices=list(WORLDS))
+    parser.add_argument("--pictures", type=int, default=100, help="per drawn world (default 100)")
+    parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), help="(default: those that the run was trained on)")
+    parser.add_argument("--data", nargs="+", default=[], metavar="PATH", help="judge these in place of what the run held out")
+    parser.add_argument("--limit", type=int, metavar="N", help="judge the first N documents of each data set (default: all)")
+    parser.add_argument("--against", metavar="RUN", help="another run, such as one of the same size without pictures")
     parser.add_argument("--temperature", type=float, default=1.0, help="of actions (default 1); text is greedy")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html and report.json, with films and a chat")
     parser.add_argument("--isolate", action="store_true", help="each environment in a process of its own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
-    if arguments.episodes < 1 or arguments.pictures < 1:
-        raise ValueError(f"--episodes {arguments.episodes} and --pictures {arguments.pictures} must be at least 1")
-    agent = Agent.load(Path(arguments.run), arguments.device)
-    suites = arguments.suite or SUITES
-    sampling, seeds = SamplingConfig(temperature=arguments.temperature), range(UNSEEN, UNSEEN + arguments.episodes)
+    if min(arguments.episodes, arguments.pictures, arguments.limit or 1) < 1 or arguments.limit == 0:
+        raise ValueError(f"--episodes {arguments.episodes}, --pictures {arguments.pictures} and --limit {arguments.limit} must "
+                         "be at least 1")
+    run, suites = Path(arguments.run), arguments.suite or ("control", *SUITES)
+    sampling = SamplingConfig(temperature=arguments.temperature)
+    agent, settings = open_run(run, arguments.device)
+    against = open_run(Path(arguments.against), arguments.device) if arguments.against else None
+    if against:
+        check_held_out(settings, against[1], arguments.against)
+    sets = material(settings, [suite for suite in suites if suite in SUITES], arguments.data, arguments.limit, arguments.worlds,
+                    arguments.pictures)
+    for suite in arguments.suite or ():
+        if suite in SUITES and not sets[suite]:
+            raise ValueError(f"{run} has nothing for --suite {suite}: its config holds nothing of that kind out "
+                             "(data.sources[].held_out). Name some with --data PATH")
+    kept = results_folder(run)
     names = sorted(agent.tasks) if "control" in suites else []
+    if not names and not any(sets.values()):
+        raise ValueError(f"{run} has nothing to be judged on: no tasks, and no data held out. Name some with --data PATH")
+    seeds = range(UNSEEN, UNSEEN + arguments.episodes)
     # Other weights, sampling or packages do not match what was kept.
-    kept, about = results_folder(Path(arguments.run)), {"network": agent.fingerprint(), "sampling": asdict(sampling)}
+    about = {"network": agent.fingerprint(), "sampling": asdict(sampling)}
     results = [play(agent, task, seeds, sampling, num_envs=arguments.episodes, isolate=arguments.isolate,
                     results=Results(kept, task, "agent", about | {"versions": get_task(task).versions()})) for task in names]
     rank, ranks = rank_and_size()
     if rank or any(len(result.returns) < len(seeds) for result in results):
         console.note(f"rank {rank} of {ranks} has played its share; run the command once more for the report")
         return 0
-    speaker = Speaker(agent)
-    captions = judge_captions(speaker, arguments.worlds, arguments.pictures) if "captions" in suites else None
-    questions = judge_questions(speaker, arguments.worlds, arguments.pictures) if "questions" in suites else None
+    judge = Judge(agent, kept)
+    other = Judge(against[0], results_folder(Path(arguments.against))) if against else None
+    judged = {suite: [JUDGES[suite](judge, one, other) for one in found] for suite, found in sets.items() if found}
+    found = summary(results, judged)
+    if arguments.json:
+        console.print_json(found)
+    else:
+        print_summary(results, judged, found)
+    if arguments.out:
+        console.wrote(write_report(report_of(agent, run, results, judged, sampling), arguments.out))
+    return 0
+
+
+def open_run(run: Path, device: str) -> tuple[Agent, RunSettings]:
+    """A run's agent and its config; defaults where the checkpoint has none."""
+    saved = checkpoint.load(run, only=("model",))
+    config = saved.documents.get("config")
+    return Agent.from_checkpoint(saved, device), config_from_json(RunSettings, config) if config else RunSettings()
+
+
+def check_held_out(settings: RunSettings, other: RunSettings, name: str) -> None:
+    """Raise ValueError where the other run was trained on what this one holds out."""
+    theirs = {source.path: source for source in other.data.sources if source.weight}
+    for source in settings.data.sources:
+        their = theirs.get(source.path)
+        if source.held_out and their and (their.held_out, their.max_side) != (source.held_out, source.max_side):
+            raise ValueError(f"--against {name} was trained on part of what is held out of {source.path} here: it has "
+                             f"held_out={their.held_out}, max_side={their.max_side}, this run held_out={source.held_out}, "
+                             f"max_side={source.max_side}; train it with the same")
+
+
+def material(settings: RunSettings, suites: Sequence[str], data: Sequence[str], limit: int | None, worlds: Sequence[str] | None,
+             pictures: int) -> dict[str, list[HeldOut]]:
+    """What each suite judges."""
+    opened = open_here(settings) if suites else []
+    sets = list(named_sets(data, opened, limit) if data else held_out_sets(opened, limit)) if suites else []
+    found = {suite: [part for one in sets if (part := one.part(suite)).documents] for suite in suites}
+    for suite in DRAWN.keys() & found.keys():
+        # what is named with --data is judged alone, unless worlds are named, too
+        found[suite] += [DRAWN[suite](world, pictures, opened)
+                         for world in worlds or ([] if data else trained_worlds(opened))]
+    return found
+
+
+def results_folder(run: Path) -> Path:
+    """Where the results of a run, or of one of its checkpoints, are kept."""
+    return next((path for path in (run, *run.parents) if (path / "checkpoints").is_dir()), run) / "evaluation"
+
+
+def summary(results: Sequence[TaskScore], judged: Mapping[str, Sequence[Judged[Any]]]) -> dict[str, Any]:
+    """Everything as plain values."""
     found: dict[str, Any] = {}
     if results:
         found["share_at_50"] = scores.share_at([r.normalised for r in results], 50)
         found["aggregates"] = aggregates(results)
         found["tasks"] = {r.task: {"score": r.score, "normalised": r.normalised} for r in results}
-    for suite, judged in (("caption", captions), ("question", questions)):
-        if judged is not None:
-            found |= {f"{suite}_accuracy": judged.accuracy, f"{suite}s_by_world": judged.by_world}
-    if arguments.json:
-        console.print_json(found)
-    else:
-        if results:
-            report_scores(results, as_json=False)
-            console.print_table(("normalised", "tasks", "mean", "interquartile mean", "share at 50 %"), [
-                (name, group["tasks"], Estimate(**group["mean"]), Estimate(**group["interquartile_mean"]), group["share_at_50"])
-                for name, group in found["aggregates"].items()])
-        console.print_table(("ability", "result"), [(key, str(value)) for key, value in found.items()
-                                                    if key not in ("tasks", "aggregates")])
-    if arguments.out:
-        report = report_of(agent, Path(arguments.run), results, captions, questions, sampling)
-        console.wrote(write_report(report, arguments.out))
-    return 0
+    for suite, ones in judged.items():
+        found[suite] = {one.name: one.figures for one in ones}
+    for name, suite in (("caption_accuracy", "captions"), ("question_accuracy", "vqa")):
+        if (accuracy := share_right(examples_of(judged, suite))) is not None:
+            found[name] = accuracy
+    return found
 
 
-def results_folder(run: Path) -> Path:
-    """Where the episodes of a run, or of one of its checkpoints, are kept."""
-    return next((path for path in (run, *run.parents) if (path / "checkpoints").is_dir()), run) / "evaluation"
+def print_summary(results: list[TaskScore], judged: Mapping[str, Sequence[Judged[Any]]], found: Mapping[str, Any]) -> None:
+    """Tables for people."""
+    if results:
+        report_scores(results, as_json=False)
+        console.print_table(("normalised", "tasks", "mean", "interquartile mean", "share at 50 %"), [
+            (name, group["tasks"], Estimate(**group["mean"]), Estimate(**group["interquartile_mean"]), group["share_at_50"])
+            for name, group in found["aggregates"].items()])
+    for suite, ones in judged.items():
+        who = list(dict.fromkeys(name for one in ones for figures in one.figures.values() for name in figures))
+        console.print_table((suite, "measure", *who), [(one.name, measure, *(figures.get(name) for name in who))
+                                                       for one in ones for measure, figures in one.figures.items()])
 
 
-def unseen(world: str, count: int) -> list[Scene]:
-    """Pictures that no data set holds."""
-    return list(scenes(world, range(UNSEEN_SCENES, UNSEEN_SCENES + count)))
-
-
-def judge_captions(speaker: Speaker, worlds: list[str], count: int) -> Pictures[Captioned]:
-    """Caption `count` unseen pictures of each world and check every word."""
-    examples, by_world = [], {}
-    for world in worlds:
-        shown = unseen(world, count)
-        said = [text for start in range(0, count, BATCH) for text in
-                speaker.captions([scene.image for scene in shown[start : start + BATCH]])]
-        judged = [Captioned(image=scene.image, caption=text, truth=caption(scene.facts),
-                            right=caption_is_right(text, scene.facts)) for scene, text in zip(shown, said, strict=True)]
-        by_world[world] = float(np.mean([example.right for example in judged]))
-        examples += judged
-    return Pictures(examples, float(np.mean([example.right for example in examples])), by_world)
-
-
-def judge_questions(speaker: Speaker, worlds: list[str], count: int) -> Pictures[Question]:
-    """Ask one question about each of `count` unseen pictures of each world."""
-    examples, by_world = [], {}
-    for world in worlds:
-        shown = unseen(world, count)
-        rng = np.random.default_rng(UNSEEN_SCENES)
-        asked = [ask(scene.facts, rng)[0] for scene in shown]
-        said = []
-        for start in range(0, count, BATCH):
-            part = slice(start, start + BATCH)
-            said += speaker.answers([scene.image for scene in shown[part]], [question for question, _ in asked[part]])
-        judged = [Question(image=scene.image, question=question, answer=text, truth=truth,
-                           right=answer_is_right(text, question, scene.facts))
-                  for scene, (question, truth), text in zip(shown, asked, said, strict=True)]
-        by_world[world] = float(np.mean([example.right for example in judged]))
-        examples += judged
-    return Pictures(examples, float(np.mean([example.right for example in examples])), by_world)
-
-
-def report_of(agent: Agent, run: Path, tasks: Sequence[TaskScore], captions: Pictures[Captioned] | None,
-              questions: Pictures[Question] | None, sampling: SamplingConfig, title: str = "Calico") -> Report:
+def report_of(agent: Agent, run: Path, tasks: Sequence[TaskScore], judged: Mapping[str, Sequence[Judged[Any]]],
+              sampling: SamplingConfig, title: str = "Calico") -> Report:
     """What was judged, with films of the tasks, the training's curves and a chat."""
     films = []
     with console.progress("film", total=len(tasks), unit="tasks") as bar:
@@ -167,32 +196,52 @@ def report_of(agent: Agent, run: Path, tasks: Sequence[TaskScore], captions: Pic
     facts = {"backbone": f"decoder, width {backbone.width}, depth {backbone.depth}, context {backbone.context}"}
     for name, group in aggregates(tasks).items():
         facts[f"interquartile mean, {name}"] = f"{Estimate(**group['interquartile_mean'])} % of expert ({group['tasks']} tasks)"
-    for what, judged in (("captions", captions), ("answers", questions)):
-        if judged is not None:
-            facts |= {f"{what} right, {world}": f"{share:.0%}" for world, share in judged.by_world.items()}
+    for suite, ones in judged.items():
+        facts |= {f"{suite}, {one.name}: {measure.replace('_', ' ')}": told(figures)
+                  for one in ones for measure, figures in one.figures.items()}
+    captions, questions = examples_of(judged, "captions"), examples_of(judged, "vqa")
     return Report(
         title=title, parameters=agent.model.parameter_count(), tokens=int(agent.about.get("tokens", 0)),
         machine=f"{torch.get_num_threads()} threads, {platform.machine()}", tasks=tasks, curves=curves(run), films=films,
-        captions=sample(captions), caption_accuracy=captions.accuracy if captions else None,
-        captions_judged=len(captions.examples) if captions else 0,
-        questions=sample(questions), question_accuracy=questions.accuracy if questions else None,
-        questions_judged=len(questions.examples) if questions else 0,
+        captions=sample(captions), caption_accuracy=share_right(captions), captions_judged=len(checked(captions)),
+        questions=sample(questions), question_accuracy=share_right(questions), questions_judged=len(checked(questions)),
         chats=[chat(Speaker(agent))], versions=versions(), facts=facts)
 
 
-def sample(judged: Pictures[Example] | None, count: int = 8) -> list[Example]:
-    """A few examples from end to end, so that every world is among them; not chosen by whether they are right."""
-    if judged is None:
+def told(figures: Mapping[str, float]) -> str:
+    """The run's own figure, and in brackets those to compare it with."""
+    others = ", ".join(f"{who.replace('_', ' ')} {format_number(value)}" for who, value in figures.items() if who != "model")
+    return format_number(figures.get("model")) + (f" ({others})" if others else "")
+
+
+def examples_of(judged: Mapping[str, Sequence[Judged[Any]]], suite: str) -> list[Any]:
+    """The pictures of all data sets."""
+    return [example for one in judged.get(suite, ()) for example in one.examples]
+
+
+def checked(examples: Iterable[Any]) -> list[Any]:
+    """Those of which it is known whether they are right."""
+    return [example for example in examples if example.right is not None]
+
+
+def share_right(examples: Sequence[Any]) -> float | None:
+    """Of those that were checked; None where none was."""
+    found = checked(examples)
+    return float(np.mean([example.right for example in found])) if found else None
+
+
+def sample(examples: Sequence[Example], count: int = 8) -> list[Example]:
+    """A few from end to end, so that every data set is among them; not chosen by whether they are right."""
+    if not examples:
         return []
-    places = np.linspace(0, len(judged.examples) - 1, min(count, len(judged.examples))).astype(int)
-    return [judged.examples[place] for place in places]
+    return [examples[place] for place in np.linspace(0, len(examples) - 1, min(count, len(examples))).astype(int)]
 
 
 def chat(speaker: Speaker) -> list[dict[str, str]]:
     """A short conversation, the last turn about a picture."""
     messages: list[dict[str, Any]] = []
-    picture = unseen("minigrid", 1)[0].image
-    turns = [*(user_message(None, line) for line in CHAT), user_message(picture, "what do you see?")]
+    (scene,) = scenes("minigrid", [UNSEEN_SCENES])
+    turns = [*(user_message(None, line) for line in CHAT), user_message(scene.image, "what do you see?")]
     for turn in turns:
         messages.append(turn)
         messages.append({"role": "assistant", "content": speaker.replies([messages])[0]})

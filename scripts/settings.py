@@ -26,10 +26,13 @@ class SourceSettings:
     images: str = ""     # folder or zip of a manifest's images; empty: beside it
     max_side: int = 64   # larger images are shrunk to so many pixels: a 64 x 64 one costs 16 tokens
     shuffle_steps: bool = False   # single steps in random order: for tasks whose observation is the whole state
+    held_out: float = 0.0         # share that is not trained on, by picture, dialogue or episode; `calico evaluate` judges it
 
     def __post_init__(self) -> None:
         if self.max_side < 1:
             raise ValueError(f"{self.path}: max_side={self.max_side} must be at least 1 pixel")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"{self.path}: held_out={self.held_out} must be a share: at least 0, less than 1")
 
 
 @dataclass(frozen=True, kw_only=True)

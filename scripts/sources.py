@@ -1,16 +1,21 @@
 """From the paths of a config to a mixture of token streams."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from calico.datasets.documents import CaptionReader, DialogueReader
 from calico.datasets.episodes import EpisodeReader
 from calico.datasets.mixture import Mixture, first_difference
 from calico.datasets.opening import Data, open_data
 from calico.datasets.sources import DocumentSource, EpisodeSource, PromptConfig, Source, TextSource
+from calico.datasets.splits import Excerpts, document_key, split, split_texts
+from calico.datasets.texts import TextReader
 from calico.scripts.settings import RunSettings, SourceSettings
 from calico.tokenizers.spaces import space_from_json
 from calico.tokenizers.task import TaskCodec
@@ -22,12 +27,52 @@ TEXT_CHARACTERS = 1 << 27  # and characters at most: texts may be larger than me
 
 
 @dataclass(frozen=True)
+class Side:
+    """What is trained on, or what is held out, of one data set: episodes or documents and the numbers of those that count."""
+
+    data: Data | Excerpts
+    numbers: np.ndarray
+
+    def documents(self, limit: int | None = None) -> Iterator[Any]:
+        """The documents, or the first `limit` of them."""
+        return (self.data[int(number)] for number in self.numbers[:limit])
+
+
+@dataclass(frozen=True)
 class OpenedSource:
     """One source of the config and the reader of its data."""
 
     name: str
     data: Data
     settings: SourceSettings
+
+    @cached_property
+    def sides(self) -> tuple[Side, Side]:
+        """What is trained on and what is held out; see splits.py.
+
+        Raises:
+            ValueError: the data are too few to be divided.
+        """
+        held_out = self.settings.held_out
+        if not held_out:
+            return whole(self.data), Side(self.data, np.zeros(0, np.int64))
+        try:
+            match self.data:
+                case TextReader() as texts:
+                    train, held = split_texts(texts, held_out)
+                    return whole(train), whole(held)
+                case EpisodeReader() as reader:
+                    sides = split(reader.seeds, held_out)
+                case reader:
+                    sides = split([document_key(document) for document in reader], held_out)
+        except ValueError as error:
+            raise ValueError(f"{self.settings.path}: {error}") from error
+        return Side(self.data, sides[0]), Side(self.data, sides[1])
+
+
+def whole(data: Data | Excerpts) -> Side:
+    """All of it."""
+    return Side(data, np.arange(len(data)))
 
 
 def open_sources(settings: RunSettings) -> list[OpenedSource]:
@@ -41,25 +86,31 @@ def open_sources(settings: RunSettings) -> list[OpenedSource]:
                          "(`calico collect CartPole-v1 --out data` makes that one)")
     opened: list[OpenedSource] = []
     for source in settings.data.sources:
-        data = open_data(source.path, images=source.images or None, max_side=source.max_side)
-        name = data.task["name"] if isinstance(data, EpisodeReader) else Path(source.path).stem
-        taken = {o.name for o in opened}
-        opened.append(OpenedSource(source.path if name in taken else name, data, source))
+        opened.append(open_source(source, {o.name for o in opened}))
     return opened
 
 
+def open_source(source: SourceSettings, taken: Set[str]) -> OpenedSource:
+    """Open one source; `taken` are names that others have."""
+    data = open_data(source.path, images=source.images or None, max_side=source.max_side)
+    name = data.task["name"] if isinstance(data, EpisodeReader) else Path(source.path).stem
+    return OpenedSource(source.path if name in taken else name, data, source)
+
+
 def strings(opened: list[OpenedSource]) -> Iterator[str]:
-    """All text of the sources, for learning a tokenizer."""
+    """All text that is trained on, for learning a tokenizer."""
     for source in opened:
-        match source.data:
+        side, _ = source.sides
+        numbers = side.numbers.tolist()
+        match side.data:
             case EpisodeReader() as reader:
-                for index in range(len(reader)):
+                for index in numbers:
                     first = reader.window(index, 0, 0).observations      # missions stay the same in an episode
                     yield from (str(leaf[0]) for leaf in first.values() if leaf.dtype == object and len(leaf))
             case CaptionReader() | DialogueReader() as reader:
-                yield from reader.texts()
-            case reader:
-                yield from (reader[index] for index in range(len(reader)))
+                yield from reader.texts(numbers)
+            case texts:
+                yield from (texts[index] for index in numbers)
 
 
 def limited(texts: Iterable[str]) -> Iterator[str]:
@@ -124,14 +175,15 @@ def build_mixture(opened: list[OpenedSource], settings: RunSettings, vocabulary:
     prompt = PromptConfig(probability=settings.data.prompt_probability)
     sources: list[Source] = []
     for source in opened:
-        match source.data:
+        side, _ = source.sides
+        match side.data:
             case EpisodeReader() as reader:
                 codec = task_codec(reader, settings, vocabulary, text)
-                sources.append(EpisodeSource(source.name, reader, codec, prompt=prompt,
+                sources.append(EpisodeSource(source.name, reader, codec, prompt=prompt, select=side.numbers,
                                              shuffle_steps=source.settings.shuffle_steps))
             case CaptionReader() | DialogueReader() as reader:
-                sources.append(DocumentSource(source.name, reader, vocabulary, text))
-            case reader:
-                sources.append(TextSource(source.name, reader, vocabulary, text))
+                sources.append(DocumentSource(source.name, reader, vocabulary, text, select=side.numbers))
+            case texts:
+                sources.append(TextSource(source.name, texts, vocabulary, text))
     return Mixture(sources, {s.name: o.settings.weight for s, o in zip(sources, opened, strict=True)}, vocabulary=vocabulary,
                    context=settings.backbone.context, batch_size=settings.data.batch_size, seed=settings.training.seed)

@@ -1,89 +1,117 @@
-"""`calico evaluate`: judges are right about speakers whose answers are known, and every ability is reported."""
+"""`calico evaluate`: every ability is reported with what to compare it with, and wrong words are one line."""
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from calico.agent import checkpoint
 from calico.agent.agent import Agent
-from calico.agent.talk import Speaker
-from calico.datasets import grounded
-from calico.envs.scenes import Scene
-from calico.scripts import evaluate
-from calico.scripts.evaluate import UNSEEN_SCENES, judge_captions, judge_questions, unseen
+from calico.scripts import judge as judging
+from calico.scripts.evaluate import told
+from calico.scripts.held_out import drawn_captions
+from calico.scripts.judge import Judge
+from calico.scripts.judge_pictures import judge_captions
 from calico.scripts.main import main
 
-from ..conftest import SmallRun
+from ..conftest import CONFIG, SmallRun
 
 Refused = Callable[..., str]
 Answered = Callable[..., Any]
 SMALL = ("--episodes", 2, "--pictures", 3, "--worlds", "minigrid")
 
 
-class Oracle(Speaker):
-    """Knows the scenes, and says something else about every n-th picture."""
-
-    def __init__(self, scenes: Sequence[Scene], wrong_every: int) -> None:
-        self.facts = {scene.image.tobytes(): scene.facts for scene in scenes}
-        self.wrong_every, self.said = wrong_every, 0
-
-    def tell(self, truth: str) -> str:
-        self.said += 1
-        return truth if not self.wrong_every or self.said % self.wrong_every else "a purple elephant"
-
-    def captions(self, images: Sequence[np.ndarray]) -> list[str]:
-        return [self.tell(grounded.caption(self.facts[image.tobytes()])) for image in images]
-
-    def answers(self, images: Sequence[np.ndarray | None], questions: Sequence[str]) -> list[str]:
-        told = []
-        for image, question in zip(images, questions, strict=True):
-            assert image is not None
-            sorts = grounded.questions(self.facts[image.tobytes()]).values()
-            told.append(self.tell({asked: answer for sort in sorts for asked, answer in sort.items()}[question]))
-        return told
-
-
-@pytest.mark.parametrize("wrong_every, right", [(0, 1.0), (1, 0.0), (4, 0.75)])
-def test_judges_count_what_is_right(wrong_every: int, right: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "BATCH", 5)   # several batches
-    scenes = unseen("minigrid", 12)
-    captions = judge_captions(Oracle(scenes, wrong_every), ["minigrid"], 12)
-    questions = judge_questions(Oracle(scenes, wrong_every), ["minigrid"], 12)
-    for judged in (captions, questions):
-        assert judged.accuracy == right and judged.by_world == {"minigrid": right} and len(judged.examples) == 12
-        assert sum(bool(example.right) for example in judged.examples) == 12 * right
-    for example, scene in zip(captions.examples, scenes, strict=True):
-        np.testing.assert_array_equal(example.image, scene.image)
-        assert example.truth == grounded.caption(scene.facts)
-    assert all(example.question.endswith("?") for example in questions.examples)
-
-
-def test_worlds_are_judged_one_by_one() -> None:
-    scenes = [*unseen("minigrid", 4), *unseen("lander", 4)]
-    judged = judge_captions(Oracle(scenes, 8), ["minigrid", "lander"], 4)
-    assert judged.by_world == {"minigrid": 1.0, "lander": 0.75} and judged.accuracy == 7 / 8
-
-
-def test_pictures_are_those_that_no_data_holds() -> None:
-    assert [scene.seed for scene in unseen("minigrid", 3)] == [UNSEEN_SCENES, UNSEEN_SCENES + 1, UNSEEN_SCENES + 2]
-
-
-def test_every_ability_in_one_document(small_run: SmallRun, answered: Answered) -> None:
+def test_every_ability_in_one_document(small_run: SmallRun, answered: Answered, tmp_path: Path) -> None:
     found = answered("evaluate", small_run.run, *SMALL)
-    assert found.keys() == {"share_at_50", "tasks", "aggregates", "caption_accuracy", "captions_by_world",
-                            "question_accuracy", "questions_by_world"}
+    assert found.keys() == {"share_at_50", "tasks", "aggregates", "captions", "vqa", "caption_accuracy", "question_accuracy"}
     assert found["tasks"].keys() == {"BabyAI-GoToLocal-v0", "CartPole-v1"}
     normalised = [task["normalised"] for task in found["tasks"].values()]
     assert found["share_at_50"] == sum(value >= 50 for value in normalised) / 2
     (played,) = answered("rollout", small_run.run, "CartPole-v1", "--episodes", 2)
     assert found["tasks"]["CartPole-v1"]["score"] == played["score"]
-    judged = judge_captions(Speaker(Agent.load(small_run.run)), ["minigrid"], 3)
-    assert found["caption_accuracy"] == found["captions_by_world"]["minigrid"] == judged.accuracy
+    judged = judge_captions(Judge(Agent.load(small_run.run), tmp_path), drawn_captions("minigrid", 3), ablate=False)
+    captions = found["captions"]["minigrid"]
+    assert found["caption_accuracy"] == captions["right"]["model"] == judged.figures["right"]["model"]
+    assert captions["cider_d"].keys() == {"model", "blanked", "nearest", "most_frequent"}
+    assert found["vqa"]["minigrid"]["accuracy"].keys() == {"model", "blanked", "question_only", "most_frequent"}
+
+
+@pytest.fixture(scope="module")
+def talking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on files of its own: dialogues and a text, part of each held out."""
+    folder = tmp_path_factory.mktemp("talking")
+    lines = [json.dumps({"turns": [f"is {n} even?", "yes" if n % 2 == 0 else "no", f"and {n} + 1?", f"#### {n + 1}"]})
+             for n in range(40)]
+    (folder / "sums.jsonl").write_text("\n".join(lines))
+    (folder / "book.txt").write_text("".join(f"This is line {n} of a long and tedious book.\n" for n in range(400)))
+    (folder / "small.yaml").write_text(CONFIG)
+    sources = ", ".join(f"{{path: {folder / name}, held_out: 0.2}}" for name in ("sums.jsonl", "book.txt"))
+    for name, seed in (("run", 0), ("other", 1)):
+        assert main(["train", str(folder / "small.yaml"), f"data.sources=[{sources}]", f"training.seed={seed}",
+                     f"out={folder / name}"]) == 0
+    return folder
+
+
+def test_held_out_data_are_judged_beside_baselines_and_another_run(talking: Path, answered: Answered) -> None:
+    found = answered("evaluate", talking / "run", "--against", talking / "other")
+    assert found.keys() == {"chat", "text"}                       # no tasks, no pictures
+    chat, text = found["chat"]["sums"], found["text"]["book"]
+    assert chat["perplexity_per_byte"].keys() == text["bits_per_byte"].keys() == {"model", "against", "unigram"}
+    assert chat["distinct_1"].keys() == {"model", "against", "people"}
+    assert chat["answers_right"].keys() == {"model", "against", "most_frequent"}
+    assert 2 <= chat["answers_checked"]["model"] <= 16            # of 40 dialogues about a fifth
+    alone = answered("evaluate", talking / "other", "--suite", "text")["text"]["book"]
+    assert alone["bits_per_byte"]["model"] == text["bits_per_byte"]["against"]
+
+
+def test_data_of_the_users_own_are_judged_whole(talking: Path, answered: Answered, tmp_path: Path) -> None:
+    lines = (talking / "sums.jsonl").read_text().splitlines()
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    words = ("evaluate", talking / "run", "--data", tmp_path / "mine.jsonl")
+    assert answered(*words).keys() == {"chat"}
+    assert answered(*words)["chat"]["mine"]["answers_checked"]["model"] == 40
+    assert answered(*words, "--limit", 3)["chat"]["mine"]["answers_checked"]["model"] == 3
+
+
+def test_what_was_judged_is_kept(talking: Path, answered: Answered, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Path(shutil.copytree(talking / "run", talking / "copy"))
+    monkeypatch.setattr(judging, "BATCH", 3)
+    first = answered("evaluate", run, "--suite", "chat")
+    kept = sorted(path.name for path in (run / "evaluation" / "chat-sums").iterdir())
+    assert len(kept) >= 2 and kept[0] == "agent-0.json"
+    (run / "evaluation" / "chat-sums" / kept[-1]).unlink()        # stopped before the last batch
+    asked: list[int] = []
+    nats = Judge.nats
+    monkeypatch.setattr(Judge, "nats", lambda self, documents: asked.append(len(documents)) or nats(self, documents))
+    assert answered("evaluate", run, "--suite", "chat") == first
+    assert len(asked) == 1
+
+
+def test_another_run_that_has_seen_what_is_held_out_is_refused(talking: Path, refused: Refused) -> None:
+    assert main(["train", str(talking / "small.yaml"), f"data.sources=[{{path: {talking / 'book.txt'}}}]",
+                 "training.steps=1", f"out={talking / 'seen'}"]) == 0
+    assert "was trained on part of what is held out of" in refused(
+        "evaluate", talking / "run", "--against", talking / "seen")
+
+
+def test_data_that_are_gone_are_named(talking: Path, capsys: pytest.CaptureFixture[str], refused: Refused,
+                                      tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main(["train", str(talking / "small.yaml"), f"data.sources=[{{path: {talking / 'book.txt'}, held_out: 0.2}}]",
+                 "training.steps=1", f"out={run}"]) == 0
+    (talking / "book.txt").rename(talking / "moved.txt")
+    try:
+        assert "nothing to be judged on" in refused("evaluate", run)
+        assert "nothing for --suite text" in refused("evaluate", run, "--suite", "text")
+        capsys.readouterr()
+        assert main(["evaluate", str(run), "--data", str(talking / "moved.txt")]) == 0
+        out, err = capsys.readouterr()
+        assert "not judged:" in err and "book.txt does not exist" in err and "bits_per_byte" in out and "moved" in out
+    finally:
+        (talking / "moved.txt").rename(talking / "book.txt")
 
 
 def test_two_ranks_and_one_that_was_lost_give_what_one_process_gives(own_run: Path, answered: Answered,
@@ -103,28 +131,30 @@ def test_two_ranks_and_one_that_was_lost_give_what_one_process_gives(own_run: Pa
 
 
 def test_suites_can_be_chosen(small_run: SmallRun, answered: Answered) -> None:
-    words = ("evaluate", small_run.run, *SMALL, "--suite")
-    assert answered(*words, "captions").keys() == {"caption_accuracy", "captions_by_world"}
-    both = answered(*words, "captions", "--suite", "questions")
-    assert {"caption_accuracy", "question_accuracy"} < both.keys() and "tasks" not in both
+    words = ("evaluate", small_run.run, "--pictures", 3, "--suite")
+    assert answered(*words, "captions").keys() == {"captions", "caption_accuracy"}     # the worlds are those of the run
+    both = answered(*words, "captions", "--suite", "vqa")
+    assert both.keys() == {"captions", "caption_accuracy", "vqa", "question_accuracy"} and list(both["vqa"]) == ["minigrid"]
 
 
 def test_tables_for_people(small_run: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(small_run.run), *map(str, SMALL)]) == 0
     out = capsys.readouterr().out
-    assert "CartPole-v1" in out and "caption_accuracy" in out and "of expert" in out
+    assert "CartPole-v1" in out and "cider_d" in out and "blanked" in out and "of expert" in out
+    assert told({"model": 0.1234, "blanked": 0.5, "most_frequent": 2}) == "0.12 (blanked 0.5, most frequent 2)"
 
 
 def test_the_report_holds_what_was_judged(small_run: SmallRun, tmp_path: Path, answered: Answered) -> None:
     found = answered("evaluate", small_run.run, *SMALL, "--out", tmp_path / "all")
-    told = json.loads((tmp_path / "all" / "report.json").read_text())
-    assert {task["task"]: task["score"] for task in told["tasks"]} == {
+    report = json.loads((tmp_path / "all" / "report.json").read_text())
+    assert {task["task"]: task["score"] for task in report["tasks"]} == {
         name: task["score"] for name, task in found["tasks"].items()}
-    assert (told["caption_accuracy"], told["question_accuracy"]) == (found["caption_accuracy"], found["question_accuracy"])
-    assert told["tokens"] == 6 * 4 * 128
+    assert (report["caption_accuracy"], report["question_accuracy"]) == (found["caption_accuracy"], found["question_accuracy"])
+    assert report["tokens"] == 6 * 4 * 128 and report["captions_judged"] == 3
+    assert {"captions, minigrid: cider d", "vqa, minigrid: accuracy"} <= report["facts"].keys()
     page = (tmp_path / "all" / "report.html").read_text()
     assert "CartPole-v1" in page and "data:image/" in page
-    assert set(told["curves"]) == {"all", "CartPole-v1", "BabyAI-GoToLocal-v0", "minigrid-captions", "minigrid-dialogues"}
+    assert set(report["curves"]) == {"all", "CartPole-v1", "BabyAI-GoToLocal-v0", "minigrid-captions", "minigrid-dialogues"}
     alone = checkpoint.export(small_run.run, tmp_path / "alone")
     answered("evaluate", alone, *SMALL, "--suite", "captions", "--out", tmp_path / "captions")
     part = json.loads((tmp_path / "captions" / "report.json").read_text())
@@ -133,14 +163,23 @@ def test_the_report_holds_what_was_judged(small_run: SmallRun, tmp_path: Path, a
 
 @pytest.mark.parametrize("words, says", [
     (["--episodes", 0], "--episodes 0"),
-    (["--pictures", 0], "--pictures 0 must be at least 1"),
+    (["--pictures", 0], "--pictures 0 and --limit None must be at least 1"),
+    (["--limit", 0], "--limit 0 must be at least 1"),
     (["--suite", "chess"], "invalid choice: 'chess'"),
+    (["--suite", "text"], "has nothing for --suite text: its config holds nothing of that kind out"),
     (["--worlds", "mars"], "invalid choice: 'mars'"),
     (["--temperature", -1], "temperature=-1"),
     (["--device", "abacus"], "device 'abacus' cannot be used here"),
+    (["--data", "nowhere.txt"], "nowhere.txt does not exist"),
+    (["--against", "nowhere"], "nowhere does not exist"),
 ])
 def test_wrong_words_are_one_line(small_run: SmallRun, refused: Refused, words: list[object], says: str) -> None:
     assert says in refused("evaluate", small_run.run, *words)
+
+
+def test_episodes_are_no_documents(small_run: SmallRun, refused: Refused) -> None:
+    assert "holds episodes; the suite `control` plays tasks itself" in refused(
+        "evaluate", small_run.run, "--data", small_run.data / "CartPole-v1")
 
 
 def test_a_run_that_is_not_there(tmp_path: Path, refused: Refused) -> None:
