@@ -16,7 +16,8 @@ import torch
 from . import checkpoint, perceiver, perceiver_inputs, perceiver_samples
 from .hardware import usable_device
 from .perceiver import Autoencoder, Classifier, Flow, MaskedLanguage, TaskModel
-from .perceiver_inputs import TextConfig
+from .perceiver_inputs import ImageConfig, TextConfig
+from .perceiver_samples import PictureInput, SampleInput, TextInput
 from .perceiver_sizes import on_meta
 from .perceiver_weights import load_hf
 
@@ -112,3 +113,17 @@ def load_foreign(folder: Path) -> Trained:
         case Autoencoder():
             task = "autoencode"
     return Trained(model, task, {"task": task, "model": config_to_json(model.config), "classes": classes})
+
+
+def preparation(trained: Trained) -> SampleInput:
+    """How a classifier's or language model's samples are prepared: from its run, or from what a foreign checkpoint tells."""
+    if "input" in trained.document:
+        prepared: SampleInput = config_from_json(trained.document["input"])
+        return prepared
+    assert isinstance(trained.model, MaskedLanguage | Classifier)
+    reader = trained.model.config.text if isinstance(trained.model, MaskedLanguage) else trained.model.config.reader
+    if isinstance(reader, TextConfig):
+        return TextInput(positions=reader.positions)
+    assert isinstance(reader, ImageConfig)
+    side = 224 if reader.kind == "conv" else reader.size[0]     # of `conv`, size is that of the grid of elements
+    return PictureInput(side=side, shift=side // 8)

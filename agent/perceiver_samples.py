@@ -138,16 +138,16 @@ class TextInput:
 
     def __call__(self, samples: Sequence[str], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
         """A batch: {"inputs": ids (B, longest), "mask": bool (B, longest)}."""
-        rows = [self.cut(encode_bytes(text), rng) for text in samples]
+        rows = [self.cut(text, rng) for text in samples]
         longest = min(-(-max(map(len, rows)) // LENGTHS) * LENGTHS, self.positions)
         ids, mask = pad_bytes([*rows, [0] * longest])
         return {"inputs": ids[:-1], "mask": mask[:-1]}
 
-    def cut(self, ids: list[int], rng: np.random.Generator | None) -> list[int]:
-        """At most `positions` of them."""
-        spare = len(ids) - self.positions
+    def cut(self, text: str, rng: np.random.Generator | None) -> list[int]:
+        """At most `positions` ids."""
+        spare = len(text) + 2 - self.positions
         start = int(rng.integers(spare + 1)) if rng is not None and spare > 0 else 0
-        return ids[start:start + self.positions]
+        return encode_bytes(text[start:start + self.positions])[:self.positions]
 
     def too_long(self, samples: Sequence[str]) -> int:
         """How many texts are cut."""

@@ -55,6 +55,7 @@ def named_size(name: str) -> TaskConfig:
 # Small sizes: trained from nothing on some thousand samples in minutes on a CPU; docs/results/perceiver.md has what they reach.
 # Their layers have feed-forwards twice as wide as the stream; a published one (widening 1) learned a little less per second.
 _SMALL = LatentConfig(latents=64, width=128, layers=4, heads=4, widening=2)
+_BYTES = TextConfig(width=128, window=7, stride=4)
 SMALL: dict[str, dict[str, ClassifierConfig]] = {
     "classify-image": {
         "patches": ClassifierConfig(latent=_SMALL, reader=PatchesConfig(
@@ -67,8 +68,9 @@ SMALL: dict[str, dict[str, ClassifierConfig]] = {
         "raw": ClassifierConfig(latent=_SMALL, reader=AudioConfig(patch=64, bands=64, resolution=512)),
     },
     "classify-points": {"points": ClassifierConfig(latent=_SMALL, reader=PointsConfig(extra=3, bands=16, resolution=32))},
-    "classify-text": {"bytes": ClassifierConfig(latent=_SMALL, reader=TextConfig(width=128, window=7, stride=4))},
+    "classify-text": {"bytes": ClassifierConfig(latent=_SMALL, reader=_BYTES)},
 }
+SMALL_LANGUAGE = LanguageConfig(latent=_SMALL, text=_BYTES)     # of fill-mask, for classify-text to start from
 
 
 def hf_exact(config: TaskConfig) -> TaskConfig:

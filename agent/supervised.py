@@ -105,7 +105,7 @@ class Supervised(Generic[Net]):
         self.device = next(model.parameters()).device
         self.optimizer = build_optimizer(model, optimizer)
         self.mean = copy.deepcopy(model).requires_grad_(False) if config.ema else None
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.core_seconds = 0, 0.0, 0.0    # core_seconds: of work; the clock also counts waiting
         self.evaluation: Mapping[str, float] = {}
 
     @property
@@ -164,7 +164,8 @@ class Supervised(Generic[Net]):
 
     def save(self, run: Path, documents: Mapping[str, Any], files: Mapping[str, bytes]) -> Path:
         """Checkpoint of everything that the next step depends on; "model" has the weights to use."""
-        state = {"step": self.step, "seconds": self.seconds, "evaluation": dict(self.evaluation)}
+        state = {"step": self.step, "seconds": self.seconds, "core_seconds": self.core_seconds,
+                 "evaluation": dict(self.evaluation)}
         tensors = {"model": self.final.state_dict(), "optimizer": flatten_optimizer(self.optimizer, self.model)}
         if self.mean is not None:
             tensors["training"] = self.model.state_dict()
@@ -184,7 +185,8 @@ class Supervised(Generic[Net]):
             self.mean.load_state_dict(saved.tensors["model"])
         restore_optimizer(self.optimizer, self.model, saved.tensors["optimizer"])
         state = saved.documents["state"]
-        self.step, self.seconds, self.evaluation = state["step"], state["seconds"], state["evaluation"]
+        self.step, self.evaluation = state["step"], state["evaluation"]
+        self.seconds, self.core_seconds = state["seconds"], state["core_seconds"]
 
     def run(self, batch_of: Callable[[int], Batch], run: Path, documents: Mapping[str, Any], files: Mapping[str, bytes], *,
             evaluate: Callable[[Net], Mapping[str, float]] = lambda model: {},
@@ -200,14 +202,14 @@ class Supervised(Generic[Net]):
             KeyboardInterrupt: on Ctrl-C or SIGTERM, after the step under way has been finished and saved.
         """
         config = self.config
-        stretch, clock = _Stretch(), time.perf_counter() - self.seconds
+        stretch, clock, work = _Stretch(), time.perf_counter() - self.seconds, time.process_time() - self.core_seconds
         with interruptible() as interrupted, SummaryWriter(str(run / "tensorboard"), purge_step=self.step + 1) as writer:
             while not self.ended:
                 loss, numbers, norm = self.train_step(batch_of(self.step))
                 stretch.losses.append(loss)
                 for name, number in numbers.items():
                     stretch.numbers.setdefault(name, []).append(number)
-                self.seconds = time.perf_counter() - clock
+                self.seconds, self.core_seconds = time.perf_counter() - clock, time.process_time() - work
                 last, stopped = self.ended, interrupted.is_set()
                 if self.step % config.evaluate_every == 0 or last:
                     with torch.inference_mode(), autocast(self.device, config.precision):

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from calico.agent.hardware import autocast, usable_device
 from calico.agent.perceiver import Classifier, ClassifierConfig, MaskedLanguage
-from calico.agent.perceiver_inputs import AudioConfig, ImageConfig, MelConfig, PointsConfig, TextConfig
-from calico.agent.perceiver_run import Trained, config_from_json, config_to_json, load_trained
+from calico.agent.perceiver_inputs import AudioConfig, ImageConfig, MelConfig, PointsConfig
+from calico.agent.perceiver_run import Trained, config_to_json, load_trained, preparation
 from calico.agent.perceiver_samples import CloudInput, PictureInput, SampleInput, SoundInput, TextInput
 from calico.agent.perceiver_sizes import SMALL
 from calico.agent.perceiver_weights import copy_trunk
@@ -302,7 +302,7 @@ def fit(task: str, options: argparse.Namespace) -> dict[str, Any]:
         chances = probabilities(trainer.final, fit_in, kept)
     report = held_out_report(chances, data.labels[held_out], data.classes) | {
         "task": task, "train": len(training), "steps": trainer.step, "minutes": round(trainer.seconds / 60, 2),
-        "threads": torch.get_num_threads(), "parameters": sum(p.numel() for p in model.parameters())}
+        "core_minutes": round(trainer.core_seconds / 60, 2), "parameters": sum(p.numel() for p in model.parameters())}
     (run / "held_out.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     draw_confusion(report, run / "confusion.png")
     return report
@@ -313,20 +313,6 @@ def cut_texts(samples: Sequence[Any], fit_in: SampleInput) -> list[str]:
     number = fit_in.too_long(samples) if isinstance(fit_in, TextInput) else 0
     return [f"{number} of {len(samples)} texts are longer than {fit_in.positions} bytes and are cut: training reads any "  # type: ignore[union-attr]
             "stretch of them, else the beginning is read"] if number else []
-
-
-def preparation(trained: Trained) -> SampleInput:
-    """How a model's samples are prepared: from its run, or from what a foreign checkpoint tells."""
-    if "input" in trained.document:
-        prepared: SampleInput = config_from_json(trained.document["input"])
-        return prepared
-    assert isinstance(trained.model, MaskedLanguage | Classifier)
-    reader = trained.model.config.text if isinstance(trained.model, MaskedLanguage) else trained.model.config.reader
-    if isinstance(reader, TextConfig):
-        return TextInput(positions=reader.positions)
-    assert isinstance(reader, ImageConfig)
-    side = 224 if reader.kind == "conv" else reader.size[0]     # of `conv`, size is that of the grid of elements
-    return PictureInput(side=side, shift=side // 8)
 
 
 def build(config: ClassifierConfig, kind: Kind, fit_in: SampleInput, labels: int, start: Trained | None) -> Classifier:
@@ -385,7 +371,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     top = f", top-5 {report['top_5']:.1%}" if "top_5" in report else ""
     console.print_table(("class", "held out", "right", "most often taken for"), rows)
     print(f"accuracy {report['accuracy']:.1%}{top} of {report['held_out']} held-out samples, trained on {report['train']} in "
-          f"{report['steps']} steps, {report['minutes']:.1f} minutes")
+          f"{report['steps']} steps, {report['minutes']:.1f} minutes, {report['core_minutes']:.1f} of one core's work")
 
 
 def draw_confusion(report: Mapping[str, Any], path: Path) -> None:
