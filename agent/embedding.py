@@ -21,6 +21,7 @@ from ..tokenizers.vocabulary import Vocabulary
 from .data2vec_encoders import Encoder
 from .front_end import FRONT_ENDS, FrontEndConfig
 from .hardware import recurring
+from .pretrained import encoder_document
 from .sound_block import SoundBlock
 
 GROUPS = 32     # GroupNorm groups of the patch block, as in the paper's appendix; fewer where the block is narrower
@@ -108,8 +109,11 @@ class Embedding(nn.Module):
         wanted = self.config.front_ends
         assert encoders.keys() == wanted.keys(), (encoders.keys(), wanted.keys())
         for name, encoder in encoders.items():
-            _, front_end = FRONT_ENDS[name]
-            self.front_ends[name] = front_end(encoder, wanted[name], self.width)
+            self.front_ends[name] = FRONT_ENDS[name](encoder, wanted[name], self.width)
+
+    def encoder_documents(self) -> dict[str, Any]:
+        """What builds the encoders again, as JSON; see pretrained.py."""
+        return {name: encoder_document(front_end.encoder) for name, front_end in self.front_ends.items()}   # type: ignore[arg-type]
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Raises ValueError where an observation is longer than the table of local positions."""

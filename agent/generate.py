@@ -51,11 +51,12 @@ def pieces(model: Model, texts: Sequence[Tokens], reading: Reading, pad: int) ->
         a piece of the batch (rows, n), its hidden states (rows, n, width), meaningless at padding, and the reading after it.
     """
     device, cache, last = reading.last.device, reading.cache, reading.last
+    embedded = model.embedding(Tokens.stack(texts, pad).to_torch(device))   # at once: a piece may end inside a picture
     for start in range(0, max(map(len, texts), default=0), PIECE):
         cut = [text[start : start + PIECE] for text in texts]
         counts = torch.tensor([len(text) for text in cut], device=device)
         batch = Tokens.stack(cut, pad).to_torch(device)
-        hidden, cache = model.extend(batch, cache, counts)
+        hidden, cache = model.extend_embedded(embedded[:, start : start + PIECE], cache, counts)
         ends = hidden[torch.arange(len(cut)), (counts - 1).clamp(min=0)].float()
         last = torch.where(counts[:, None] > 0, ends, last)
         yield batch, hidden, Reading(cache, last)

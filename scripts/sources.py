@@ -1,7 +1,7 @@
 """From the paths of a config to a mixture of token streams."""
 
 from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from calico.agent.model import ModelConfig
+from calico.agent.pretrained import load_pretrained
 from calico.datasets.documents import CaptionReader, DialogueReader
 from calico.datasets.episodes import EpisodeReader
 from calico.datasets.mixture import Mixture, first_difference
@@ -20,6 +22,7 @@ from calico.scripts.settings import RunSettings, SourceSettings
 from calico.tokenizers.spaces import space_from_json
 from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.text import TextTokenizer
+from calico.tokenizers.tokens import SOUND_RATE
 from calico.tokenizers.vocabulary import Vocabulary
 
 TEXT_LINES = 200_000       # strings that a tokenizer is learnt from,
@@ -92,7 +95,8 @@ def open_sources(settings: RunSettings) -> list[OpenedSource]:
 
 def open_source(source: SourceSettings, taken: Set[str]) -> OpenedSource:
     """Open one source; `taken` are names that others have."""
-    data = open_data(source.path, images=source.images or None, max_side=source.max_side)
+    data = open_data(source.path, images=source.images or None, max_side=source.max_side,
+                     max_seconds=source.max_seconds)
     name = data.task["name"] if isinstance(data, EpisodeReader) else Path(source.path).stem
     return OpenedSource(source.path if name in taken else name, data, source)
 
@@ -124,9 +128,12 @@ def limited(texts: Iterable[str]) -> Iterator[str]:
 
 
 def text_tokenizer(settings: RunSettings, opened: list[OpenedSource]) -> TextTokenizer:
-    """The configured SentencePiece model, or one learnt from the sources' own text."""
+    """The configured SentencePiece model, a pre-trained text encoder's, or one learnt from the sources' own text."""
     if settings.data.tokenizer:
         return TextTokenizer.load(settings.data.tokenizer)
+    encoder = settings.embedding.text
+    if encoder is not None and (text := load_pretrained(encoder.encoder, "text").text) is not None:
+        return text
     found = list(limited(strings(opened)))
     try:
         return TextTokenizer.train(found or ["calico"], settings.vocabulary.text)
@@ -167,6 +174,21 @@ def task_specs(opened: list[OpenedSource], settings: RunSettings, vocabulary: Vo
                 raise ValueError(f"{source.data.path} holds {name} with other spaces than a source before it: "
                                  f"{first_difference(codec, specs[name]['codec'])}; keep one of the two")
     return specs
+
+
+def model_config(opened: list[OpenedSource], settings: RunSettings) -> ModelConfig:
+    """The model that the settings ask for, with a block for sounds where a source plays some."""
+    sounds = any(isinstance(source.data, DialogueReader) and source.data.has_sounds for source in opened)
+    embedding = replace(settings.embedding, sounds=settings.embedding.sounds or sounds)
+    return replace(settings.model, embedding=embedding)
+
+
+def resampled(opened: list[OpenedSource]) -> Iterator[str]:
+    """One line for each source whose sounds have other sample rates than the stream."""
+    for source in opened:
+        if isinstance(source.data, DialogueReader) and (rates := source.data.other_rates()):
+            listed = ", ".join(f"{number} of {rate} Hz" for rate, number in sorted(rates.items()))
+            yield f"{source.name}: sounds are resampled to {SOUND_RATE} Hz: {listed} among those looked at"
 
 
 def build_mixture(opened: list[OpenedSource], settings: RunSettings, vocabulary: Vocabulary,

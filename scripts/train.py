@@ -22,7 +22,7 @@ from calico.datasets.mixture import Mixture, first_difference, loader
 from calico.scripts import console
 from calico.scripts.config import config_from_json, config_to_json, save_resolved
 from calico.scripts.settings import RunSettings, load_settings
-from calico.scripts.sources import build_mixture, open_sources, task_specs, text_tokenizer
+from calico.scripts.sources import build_mixture, model_config, open_sources, resampled, task_specs, text_tokenizer
 from calico.tokenizers.vocabulary import Vocabulary
 
 
@@ -50,13 +50,16 @@ def train(settings: RunSettings, device: str = "cpu") -> Path:
     run = Path(settings.out)
     usable_device(device)
     opened = open_sources(settings)
+    for line in resampled(opened):
+        console.note(line)
     with run_lock(run):
         saved = checkpoint.load(run, map_location=device) if checkpoint.checkpoints(run) else None
         if saved is None:
             text = text_tokenizer(settings, opened)
             vocabulary = Vocabulary(settings.vocabulary)
             specs = task_specs(opened, settings, vocabulary, text)
-            agent = Agent.build(settings.model, vocabulary, text, specs, seed=settings.training.seed, device=device)
+            agent = Agent.build(model_config(opened, settings), vocabulary, text, specs, seed=settings.training.seed,
+                                device=device)
         else:
             check_same_run(settings, saved)
             agent = Agent.from_checkpoint(saved, device)

@@ -1,0 +1,223 @@
+"""Pre-trained encoders as front ends of the stream: what they make of pictures, sounds and words is what the agent sees.
+
+    embedding:
+      vision: {encoder: runs/pictures}                    # in place of the patch block
+      audio: {encoder: runs/speech, freeze: false}        # in place of the sound block; trained along
+      text: {encoder: runs/reviews}                       # added to the words that are read, never to those that are written
+
+The patches of one image look at each other before the stream does, so do the stretches of one sound and the words of one
+text. An encoder finer than the stream has several places per token: they are laid side by side and projected to its width.
+Pictures and sounds of one shape go through together and nothing is padded, so a token's vector never depends on what else is
+in the batch. Frozen encoders cost no gradient; their weights go into the agent's checkpoints all the same.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..tokenizers.text import TextTokenizer
+from ..tokenizers.tokens import ACTION, PATCH_SIZE, SOUND_RATE, SOUND_SAMPLES, Kind, Tokens
+from .data2vec_encoders import Encoder, Features, SpeechEncoder, TextEncoder, VisionEncoder, standardize
+from .data2vec_inputs import OFFSET
+from .data2vec_weights import Modality
+from .hardware import recurring
+from .pretrained import load_pretrained
+
+MODALITIES: dict[str, Modality] = {"vision": "vision", "audio": "speech", "text": "text"}   # our field -> the encoder's word
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontEndConfig:
+    """An encoder of the stream."""
+
+    encoder: str          # a run of `calico pretrain` or a Hugging Face Data2Vec folder; read when a run begins
+    freeze: bool = True   # the encoder stays as it is, only the projection learns
+
+
+def load_encoders(wanted: Mapping[str, FrontEndConfig], text: TextTokenizer) -> dict[str, Encoder]:
+    """The encoders of a new run, by "vision", "audio" and "text".
+
+    Args:
+        text: the run's tokenizer, which a text encoder must share.
+    Raises:
+        ValueError: no such encoder, one of another modality, or one for other words.
+    """
+    encoders = {}
+    for name, config in wanted.items():
+        found = load_pretrained(config.encoder, MODALITIES[name])
+        if name == "text" and (found.text is None or found.text.to_bytes() != text.to_bytes()):
+            raise ValueError(f"embedding.text: {config.encoder} was pre-trained with other text pieces than this run's; leave "
+                             "data.tokenizer empty, and the run takes over those of an encoder that has some")
+        encoders[name] = found.encoder
+    return encoders
+
+
+class FrontEnd(nn.Module):
+    """An encoder and the projection of its output into the stream."""
+
+    def __init__(self, encoder: Encoder, config: FrontEndConfig, places: int, width: int) -> None:
+        """places: of the encoder per token of the stream."""
+        super().__init__()
+        self.frozen, self.places = config.freeze, places
+        self.encoder = encoder.requires_grad_(not config.freeze)
+        self.project = nn.Linear(places * encoder.width, width)
+        nn.init.normal_(self.project.weight, std=self.project.in_features**-0.5)
+        nn.init.zeros_(self.project.bias)
+
+    def train(self, mode: bool = True) -> "FrontEnd":
+        """A frozen encoder drops nothing in training either."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+    def encode(self, *inputs: Tensor) -> tuple[Tensor, Features]:
+        """Hidden states (B, T, width of the encoder) of its own places, and the grid that they lie in."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features = self.encoder.features(*inputs)
+            return self.encoder.encode(features).hidden[:, self.encoder.prefix:], features
+
+
+class VisionFrontEnd(FrontEnd):
+    """Image patches (n, MAX_CHANNELS, 16, 16) of a stream -> (n, width).
+
+    An encoder for fewer channels sees an image's last ones (of stacked frames the newest), one for more sees the last repeated.
+    """
+
+    def __init__(self, encoder: VisionEncoder, config: FrontEndConfig, width: int) -> None:
+        side, left = divmod(PATCH_SIZE, encoder.config.patch_size)
+        if left or not side:
+            raise ValueError(f"embedding.vision: {config.encoder} has patches of {encoder.config.patch_size} pixels, which do "
+                             f"not divide the stream's {PATCH_SIZE}; choose an encoder with patches of 2, 4, 8 or 16")
+        super().__init__(encoder, config, side**2, width)
+        self.side, self.channels = side, encoder.config.channels
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """(n, width)."""
+        top, left = tokens.intervals[:, 0] == 0, tokens.intervals[:, 2] == 0
+        columns = in_runs(top & left, top).clamp(min=1)                                  # 0: the first row was cut away
+        return in_groups(top & left, lambda index, columns: self.pictures(tokens, index, columns), columns)
+
+    def pictures(self, tokens: Tokens, index: Tensor, columns: int) -> Tensor:
+        """Patches int64 (B, n) of B images with so many columns -> (B, n, width)."""
+        rows = -(-index.shape[1] // columns)
+        patches = tokens.patches[index]                                                  # (B, n, MAX_CHANNELS, 16, 16)
+        patches = F.pad(patches, (0, 0) * 3 + (0, rows * columns - index.shape[1]))      # an image that is cut off
+        x = patches.unflatten(1, (rows, columns)).permute(0, 3, 1, 4, 2, 5).flatten(2, 3).flatten(3)
+        real = tokens.channels[index[:, 0]].long()[:, None]                              # (B, 1)
+        wanted = (real - self.channels).clamp(min=0) + torch.arange(self.channels, device=x.device).minimum(real - 1)
+        x = x.gather(1, wanted[:, :, None, None].expand(-1, -1, *x.shape[2:]))           # (B, channels, height, width)
+        hidden, _ = self.encode(x.to(self.project.weight.dtype) / 127.5 - 1)
+        x = hidden.unflatten(1, (rows, self.side, columns, self.side)).transpose(2, 3)   # (B, rows, columns, side, side, ...)
+        return self.project(x.flatten(3).flatten(1, 2)[:, :index.shape[1]])
+
+
+class AudioFrontEnd(FrontEnd):
+    """Stretches of sound (n, SOUND_SAMPLES) of a stream -> (n, width)."""
+
+    def __init__(self, encoder: SpeechEncoder, config: FrontEndConfig, width: int) -> None:
+        stride = encoder.config.samples(2) - encoder.config.samples(1)
+        samples, left = divmod(SOUND_SAMPLES * encoder.config.sample_rate, SOUND_RATE)
+        if left or samples % stride:
+            raise ValueError(f"embedding.audio: {config.encoder} makes a vector of {stride} samples at "
+                             f"{encoder.config.sample_rate} Hz, which does not divide a token's "
+                             f"{1000 * SOUND_SAMPLES // SOUND_RATE} ms; choose an encoder with a vector every 10, 20 or 40 ms")
+        super().__init__(encoder, config, samples // stride, width)
+        self.samples, self.needed = samples, encoder.config.samples
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """(n, width)."""
+        return in_groups(tokens.moments == 0, lambda index, _: self.waveforms(tokens.sounds[index]))
+
+    def waveforms(self, stretches: Tensor) -> Tensor:
+        """int16 (B, n, SOUND_SAMPLES) of B sounds -> (B, n, width)."""
+        count = stretches.shape[1]
+        x = stretches.flatten(1).float()
+        if self.samples != SOUND_SAMPLES:
+            x = F.interpolate(x[:, None, None], (1, count * self.samples), mode="bilinear", antialias=True)[:, 0, 0]
+        x = standardize(x)
+        x = F.pad(x, (0, self.needed(count * self.places) - x.shape[1]))                 # what the last vector still looks at
+        hidden, _ = self.encode(x.to(self.project.weight.dtype))
+        return self.project(hidden.unflatten(1, (count, self.places)).flatten(2))
+
+
+class TextFrontEnd(FrontEnd):
+    """Words that the agent reads -> what is added to their embeddings, (B, S, width).
+
+    The encoder looks in both directions, so words that are targets stay out: nothing may tell them their successors.
+    """
+
+    def __init__(self, encoder: TextEncoder, config: FrontEndConfig, width: int) -> None:
+        super().__init__(encoder, config, 1, width)
+        self.longest = encoder.config.max_length
+
+    def forward(self, tokens: Tokens, text_start: int) -> Tensor:
+        """Raises ValueError where words of an observation are targets."""
+        is_text = (tokens.kind == Kind.TEXT) & (tokens.position != ACTION)
+        if bool((is_text & tokens.loss_mask & (tokens.position >= 0)).any()):
+            raise ValueError("embedding.text reads the words of observations, which are targets in this run; set "
+                             "data.observation_text_loss=false")
+        read = (is_text & ~tokens.loss_mask).flatten()
+        added = torch.zeros(len(read), self.project.out_features, device=read.device, dtype=self.project.weight.dtype)
+        places = read.nonzero()[:, 0]
+        if not len(places):
+            return added.unflatten(0, tokens.ids.shape)
+        seq = tokens.ids.shape[-1]
+        begins = torch.ones_like(places, dtype=torch.bool)                              # of a run: after a gap, or in a new row
+        begins[1:] = (places.diff() > 1) | (places[1:] % seq == 0)
+        begins = self.cut(begins)
+        ids = tokens.ids.flatten()[places] - text_start + OFFSET
+        found = in_groups(begins, lambda index, _: self.words(ids[index].long()))
+        return added.index_put((places,), found.to(added.dtype)).unflatten(0, tokens.ids.shape)
+
+    def cut(self, begins: Tensor) -> Tensor:
+        """Texts longer than the encoder's places are read in pieces."""
+        at = torch.arange(len(begins), device=begins.device)
+        first = torch.where(begins, at, 0).cummax(0).values
+        return (at - first) % self.longest == 0
+
+    def words(self, ids: Tensor) -> Tensor:
+        """int64 (B, n) -> (B, n, width); a mission that stands in every observation is encoded once."""
+        unique, which = ids.unique(dim=0, return_inverse=True)
+        return self.project(self.encode(unique)[0])[which]
+
+
+FRONT_ENDS: dict[str, type[Any]] = {"vision": VisionFrontEnd, "audio": AudioFrontEnd, "text": TextFrontEnd}
+
+
+def in_runs(begins: Tensor, counted: Tensor) -> Tensor:
+    """How many of `counted` (n,) each run has; True in `begins` (n,) begins one, and the first place always does."""
+    run = begins.clone()
+    run[0] = True
+    number = run.cumsum(0) - 1
+    return torch.bincount(number[counted], minlength=int(number[-1]) + 1)
+
+
+def in_groups(begins: Tensor, embed: Callable[[Tensor, int], Tensor], keys: Tensor | None = None) -> Tensor:
+    """Give runs of equal length and key to `embed` together, and bring what it returns back into order.
+
+    Args:
+        begins: bool (n,), True where a run begins.
+        embed: (places int64 (B, length), key) -> (B, length, width).
+        keys: integers (runs,); None: 0 for all.
+    Returns:
+        (n, width).
+    """
+    begins = begins.clone()
+    begins[0] = True
+    starts = begins.nonzero()[:, 0]
+    lengths = F.pad(starts, (0, 1), value=len(begins)).diff()
+    keys = torch.zeros_like(lengths) if keys is None else keys
+    pieces, places = [], []
+    for length, key in torch.stack([lengths, keys], 1).unique(dim=0).tolist():
+        first = starts[(lengths == length) & (keys == key)]
+        index = first[:, None] + torch.arange(length, device=first.device)               # (B, length)
+        spare = recurring(len(index)) - len(index)
+        made = embed(torch.cat([index, index[:1].expand(spare, -1)]), key)[:len(index)]  # see recurring
+        pieces.append(made.flatten(0, 1))
+        places.append(index.flatten())
+    return torch.cat(pieces)[torch.cat(places).argsort()]
