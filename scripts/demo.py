@@ -27,7 +27,7 @@ from calico.scripts.held_out import drawn_captions, drawn_questions
 from calico.scripts.judge import Judge, Judged
 from calico.scripts.judge_pictures import judge_captions, judge_questions
 from calico.scripts.report import write_report
-from calico.scripts.rollout import UNSEEN, play
+from calico.scripts.rollout import UNSEEN, play_side_by_side
 from calico.scripts.settings import DataSettings, RunSettings, SourceSettings, load_settings
 from calico.scripts.train import train
 
@@ -46,13 +46,13 @@ PIXEL_TASKS: dict[str, tuple[int, float, float]] = {
     "BabyAI-GoToRedBallNoDists-v0": (1000, 0.1, 0.7),
     "BabyAI-GoToObj-v0": (1000, 0.1, 0.8),
     "ALE/Freeway-v5": (3, 0.02, 0.8),
-    "ALE/Breakout-v5": (6, 0.1, 0.6),
+    "ALE/Breakout-v5": (6, 0.1, 0.3),
 }
 TASKS = STATE_TASKS | PIXEL_TASKS
 # world -> pictures, weight of their captions, weight of the dialogues about them
 WORLDS: dict[str, tuple[int, float, float]] = {
-    "minigrid": (10_000, 2.8, 4.8),
-    "freeway": (400, 0.6, 0.6),
+    "minigrid": (10_000, 2.2, 6.2),
+    "freeway": (400, 0.6, 1.2),
 }
 EPISODES = 20          # of each task, on seeds that no demonstration used
 LONGEST = 2100         # steps of a judged episode: Breakout without a ball would go on for 27,000
@@ -77,7 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     trained = time.perf_counter()
     agent = Agent.load(arguments.out)
     seeds = range(UNSEEN, UNSEEN + arguments.episodes)
-    tasks = [play(agent, name, seeds, SAMPLING, num_envs=arguments.episodes, max_steps=LONGEST) for name in TASKS]
+    tasks = play_side_by_side(arguments.out, list(TASKS), seeds, SAMPLING, processes=os.cpu_count() or 1,
+                              num_envs=arguments.episodes, max_steps=LONGEST)
     judge = Judge(agent, results_folder(arguments.out))
     pictures: dict[str, list[Judged[Any]]] = {
         "captions": [judge_captions(judge, drawn_captions(world, PICTURES), ablate=False) for world in WORLDS],
