@@ -1,27 +1,78 @@
 """What the agent says: captions of pictures, answers about them, replies in a dialogue."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from ..tokenizers.document import Part, caption_parts, dialogue_parts, encode_document
+from ..tokenizers.document import Part, Special, caption_parts, dialogue_parts, encode_document
+from ..tokenizers.tokens import Tokens
 from .agent import Agent
-from .generate import generate
+from .beam import beam_search
+from .generate import Reading, begin, generate, read, text_tokens, write
 from .hardware import Precision
+from .likelihood import likelihoods
 from .policy import for_acting
 from .sampling import SamplingConfig
 
 GREEDY = SamplingConfig(temperature=0)
 
 
+@dataclass(frozen=True)
+class Said:
+    """A text, and its log-likelihood per token in nats; the end of the document counts as one."""
+
+    text: str
+    log_likelihood: float
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What did not fit the model's window.
+
+    Attributes:
+        turns: whole turns left out, the oldest.
+        tokens: tokens left out at the beginning of the message itself, where it alone is too long.
+    """
+
+    turns: int = 0
+    tokens: int = 0
+
+    def __bool__(self) -> bool:
+        return self.turns > 0 or self.tokens > 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The assistant's next turn.
+
+    Attributes:
+        tokens: how many were written.
+        read: how many were read for it; what the cache held from earlier turns is not counted.
+        cut: what the model did not see.
+    """
+
+    text: str
+    tokens: int
+    read: int
+    cut: Cut
+
+
 class Speaker:
-    """An agent that writes text; it keeps a copy of the weights in the acting format."""
+    """An agent that writes text; it keeps a copy of the weights in the acting format.
+
+    Attributes:
+        max_tokens: of an answer.
+        room: tokens that a prompt may have, so that prompt and answer stay within the model's context.
+    """
 
     def __init__(self, agent: Agent, sampling: SamplingConfig = GREEDY, *, max_tokens: int = 64,
                  precision: Precision = "auto") -> None:
-        """max_tokens: longest answer, in tokens."""
-        self.agent, self.sampling, self.max_tokens = agent, sampling, max_tokens
+        """max_tokens: longest answer, in tokens; at most half of the model's context."""
+        context = agent.model.config.backbone.context
+        self.agent, self.sampling, self.max_tokens = agent, sampling, min(max_tokens, context // 2)
+        self.room = context - self.max_tokens
         self.model = for_acting(agent.model, precision)
         vocabulary = agent.vocabulary
         pieces = np.arange(vocabulary.text_start, vocabulary.text_start + agent.text.size)
@@ -31,37 +82,143 @@ class Speaker:
         """One caption per image; images are uint8 (H, W, C)."""
         return self.complete([caption_parts(image, None) for image in images])
 
+    def draw_captions(self, images: Sequence[np.ndarray], drawn: int) -> list[list[Said]]:
+        """`drawn` captions of each image by sampling, the likeliest first; it is drawn independently of the other images."""
+        prompts = [self.prompt(caption_parts(image, None)) for image in images]
+        answers = self._generate(prompts, samples=drawn)
+        groups = [answers[start : start + drawn] for start in range(0, len(answers), drawn)]
+        scored = likelihoods(self.model, [(prompt, [self._ended(answer) for answer in group])
+                                          for prompt, group in zip(prompts, groups, strict=True)], self.agent.vocabulary.pad)
+        found = [[Said(self.decode(answer), one.mean) for answer, one in zip(group, ones, strict=True)]
+                 for group, ones in zip(groups, scored, strict=True)]
+        return [sorted(group, key=lambda said: -said.log_likelihood) for group in found]
+
+    def search_captions(self, images: Sequence[np.ndarray], beams: int) -> list[list[Said]]:
+        """The likeliest captions of each image that a beam search finds, at most `beams`, the likeliest first."""
+        prompts = [self.prompt(caption_parts(image, None)) for image in images]
+        found = beam_search(self.model, prompts, legal=self.legal, stop=self.agent.vocabulary.end,
+                            pad=self.agent.vocabulary.pad, max_tokens=self.max_tokens, beams=beams)
+        return [[Said(self.decode(ids), score) for ids, score in group] for group in found]
+
     def answers(self, images: Sequence[np.ndarray | None], questions: Sequence[str]) -> list[str]:
         """One answer per (image, question); without an image it is a question in words alone."""
-        return self.replies([[user_message(image, question)] for image, question in zip(images, questions, strict=True)])
+        return self.complete([dialogue_parts([user_message(image, question)], generate=True)
+                              for image, question in zip(images, questions, strict=True)])
 
-    def replies(self, dialogues: Sequence[Sequence[Mapping[str, Any]]],
-                on_text: Callable[[str], None] | None = None) -> list[str]:
-        """The assistant's next turn in each dialogue.
+    def replies(self, dialogues: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
+        """The assistant's next turn in each dialogue; what does not fit is left out, see `fit`.
 
         Args:
             dialogues: messages as in `dialogue_parts`, the last one by the user; images stand in the messages.
-            on_text: called with the first dialogue's reply so far, as it grows.
         """
-        return self.complete([dialogue_parts(messages, generate=True) for messages in dialogues], on_text)
+        return [self.decode(answer) for answer in self._generate([self.fit(messages)[0] for messages in dialogues])]
 
-    def complete(self, documents: Sequence[Sequence[Part]], on_text: Callable[[str], None] | None = None) -> list[str]:
-        """Continue documents until their end."""
-        agent, written = self.agent, []
+    def complete(self, documents: Sequence[Sequence[Part]]) -> list[str]:
+        """Continue documents until their end.
 
-        def stream(tokens: list[int]) -> None:
-            if on_text is not None and tokens[0] >= 0:
-                written.append(tokens[0])
-                on_text(self.decode(np.array(written)))
+        Raises:
+            ValueError: one does not fit the model's context.
+        """
+        return [self.decode(answer) for answer in self._generate([self.prompt(parts) for parts in documents])]
 
-        prompts = [encode_document(parts, agent.vocabulary, agent.text) for parts in documents]
-        answers = generate(self.model, prompts, legal=self.legal, stop=agent.vocabulary.end, pad=agent.vocabulary.pad,
-                           max_tokens=self.max_tokens, sampling=self.sampling, on_tokens=stream)
-        return [self.decode(answer) for answer in answers]
+    def prompt(self, parts: Sequence[Part]) -> Tokens:
+        """A document's tokens (seq,).
+
+        Raises:
+            ValueError: it does not fit the model's context.
+        """
+        tokens = self._encode(parts)
+        if len(tokens) > self.room:
+            raise ValueError(f"picture and words have {len(tokens)} tokens, the model reads {self.room} beside an answer of "
+                             f"{self.max_tokens}; give a smaller picture or fewer words")
+        return tokens
+
+    def fit(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Tokens, Cut]:
+        """The prompt (seq,) of a dialogue's next reply, as much of the dialogue as fits beside the reply.
+
+        Whole turns (a user's message and what follows) are left out, the oldest first, then what stands before the first
+        turn, such as a system message. A message that alone is too long loses its beginning.
+
+        Raises:
+            ValueError: messages that `dialogue_parts` does not take.
+        """
+        turns: list[list[Part]] = [[]]                                           # before them, what stands before the first
+        for part in dialogue_parts(messages):
+            if part == Special("user"):
+                turns.append([])
+            turns[-1].append(part)
+        before, *encoded = (self._encode(turn) for turn in turns)
+        asked, left_out = self._encode([Special("assistant")]), 0
+        while len(before) + sum(map(len, encoded)) + len(asked) > self.room and (len(encoded) > 1 or (encoded and len(before))):
+            before, encoded = (before, encoded[1:]) if len(encoded) > 1 else (Tokens.empty(), encoded)
+            left_out += 1
+        tokens = Tokens.concatenate([before, *encoded, asked])
+        over = max(0, len(tokens) - self.room)
+        if over:
+            tokens = Tokens.concatenate([tokens[:1], tokens[1 + over :]])        # the role marker stays
+        return tokens, Cut(left_out, over)
 
     def decode(self, ids: np.ndarray) -> str:
         """Text ids of the vocabulary -> string."""
         return self.agent.text.decode(ids - self.agent.vocabulary.text_start)
+
+    def _encode(self, parts: Sequence[Part]) -> Tokens:
+        return encode_document(parts, self.agent.vocabulary, self.agent.text)
+
+    def _ended(self, answer: np.ndarray) -> Tokens:
+        """An answer with the end that it was given, unless it was cut off."""
+        return text_tokens(np.append(answer, self.agent.vocabulary.end)[: self.max_tokens])
+
+    def _generate(self, prompts: Sequence[Tokens], samples: int = 1) -> list[np.ndarray]:
+        return generate(self.model, prompts, legal=self.legal, stop=self.agent.vocabulary.end, pad=self.agent.vocabulary.pad,
+                        max_tokens=self.max_tokens, sampling=self.sampling, samples=samples)
+
+
+class Conversation:
+    """A dialogue that goes on. What was read stays in the cache, so a turn costs its own tokens.
+
+    Attributes:
+        messages: all that was said, as in `dialogue_parts`, images inside; append the user's next one.
+    """
+
+    def __init__(self, speaker: Speaker, messages: Sequence[Mapping[str, Any]] = ()) -> None:
+        self.speaker, self.messages = speaker, list(messages)
+        self._seen = Tokens.empty()                  # what the reading has read
+        self._reading: Reading | None = None
+
+    def reply(self, on_text: Callable[[str], None] | None = None) -> Reply:
+        """The assistant's next turn, which is appended to `messages`; greedily, the same as `Speaker.replies` gives.
+
+        Args:
+            on_text: called with the reply so far, as it grows. Whatever it raises ends the reply; the conversation can go on.
+        Raises:
+            ValueError: the last message is none that `dialogue_parts` takes.
+        """
+        speaker, end, pad = self.speaker, self.speaker.agent.vocabulary.end, self.speaker.agent.vocabulary.pad
+        prompt, cut = speaker.fit(self.messages)
+        known = self._reading is not None and begins_with(prompt, self._seen)
+        new = prompt[len(self._seen) :] if known else prompt
+        reading, self._reading = self._reading if known else begin(speaker.model, 1), None   # half read, it would be wrong
+        self._seen, self._reading = prompt, read(speaker.model, [new], pad, reading)
+        written: list[int] = []
+
+        def stream(tokens: list[int]) -> None:
+            if on_text is not None and tokens[0] >= 0:
+                written.append(tokens[0])
+                on_text(speaker.decode(np.array(written)))
+
+        # The reply itself is read with the next turn: its text may have a shorter spelling than the one that was written.
+        (answer,) = write(speaker.model, self._reading.select([0]), legal=speaker.legal, stop=end, sampling=speaker.sampling,
+                          max_tokens=speaker.max_tokens, seeds=[len(self.messages)], on_tokens=stream)
+        text = speaker.decode(answer)
+        self.messages.append({"role": "assistant", "content": text})
+        return Reply(text, len(answer), len(new), cut)
+
+
+def begins_with(tokens: Tokens, start: Tokens) -> bool:
+    """Whether a sequence begins with another one, pictures and sounds included."""
+    opening = tokens[: len(start)]
+    return all(np.array_equal(getattr(opening, field.name), getattr(start, field.name)) for field in fields(Tokens))
 
 
 def user_message(image: np.ndarray | None, question: str) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""`calico bench acting|training|tokenizers|runner`: speed, as ratios measured side by side in one run.
+"""`calico bench acting|training|tokenizers|runner|text`: speed, as ratios measured side by side in one run.
 
     calico bench acting --json           # cached against uncached, many rows against one; about a minute
     calico bench training                # against Hugging Face's GPT-2 of the same shape, and against the matmul peak
     calico bench training --compile      # the same with torch.compile; two minutes more
     calico bench tokenizers              # tokens per second, vectorised, one core
     calico bench runner                  # environments: the runner beside bare loops, Gymnasium's vector and rendering
+    calico bench text --turns 2 --json   # writing, cached against the whole prefix again for each token; two minutes
 
 Both sides of a ratio run in turns, and the median turn counts, so that a drifting machine moves both. Run it on a quiet
 machine: another busy process on the same cores slows two-threaded work several times over.
@@ -34,6 +35,7 @@ from calico.datasets.mixture import Batch
 from calico.envs.registry import get_task
 from calico.scripts import console
 from calico.scripts.bench_runner import bench_runner
+from calico.scripts.bench_text import bench_text
 from calico.scripts.collect import collect, collect_scenes
 from calico.scripts.settings import SourceSettings, load_settings
 from calico.scripts.sources import build_mixture, open_sources, text_tokenizer
@@ -264,4 +266,5 @@ def bench_tokenizers(arguments: Any) -> dict[str, Any]:
 
 BENCHES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "acting": bench_acting, "training": bench_training, "tokenizers": bench_tokenizers,
-    "runner": lambda arguments: bench_runner(arguments.turns)}
+    "runner": lambda arguments: bench_runner(arguments.turns),
+    "text": lambda arguments: bench_text(lambda *sides: seconds(arguments.turns, *sides, warm_up=0))}

@@ -1,20 +1,31 @@
 """`calico caption RUN IMAGE...`: describe pictures.
 
     calico caption runs/demo room.png other.jpg
-    calico caption runs/demo *.png --json
+    calico caption runs/demo *.png --samples 3                  # three captions of each, drawn at temperature 0.9
+    calico caption runs/demo room.png --best-of 20 --json       # the likeliest of twenty
+    calico caption runs/demo room.png --beams 5                 # beam search
 
-Larger pictures are reduced to `--max-side` pixels: an image costs one token per 16x16 pixels.
+Larger pictures are reduced to `--max-side` pixels: an image costs one token per 16x16 pixels. Several captions come with
+the likeliest first, by the model's own log-likelihood per token.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
+from calico.agent import checkpoint
 from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
-from calico.agent.talk import Speaker
+from calico.agent.talk import Said, Speaker
 from calico.datasets.images import decode_file
 from calico.scripts import console
+
+ROWS = 32                  # answers that are written at once
+SAMPLED = 0.9              # temperature where several are drawn: Gato, appendix
+
+Found = TypeVar("Found")
 
 
 @console.run_command
@@ -23,22 +34,73 @@ def main(argv: list[str] | None = None) -> int:
     parser = console.make_parser("caption", __doc__)
     parser.add_argument("run")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="captions of each picture (default 1)")
+    parser.add_argument("--best-of", type=int, metavar="N", help="draw so many and keep the likeliest")
+    parser.add_argument("--beams", type=int, metavar="N", help="beam search in place of drawing")
+    parser.add_argument("--temperature", type=float, help=f"0 is greedy (default 0; {SAMPLED} where several are drawn)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-side", type=int, default=64, help="pixels (default 64)")
+    parser.add_argument("--max-side", type=int, metavar="PIXELS", help="default: what the run was trained with")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
-    pictures = [read_picture(path, arguments.max_side) for path in arguments.images]
-    sampling = SamplingConfig(temperature=arguments.temperature, seed=arguments.seed)
-    captions = Speaker(Agent.load(arguments.run, arguments.device), sampling).captions(pictures)
+    drawn, temperature = check_options(arguments)
+    agent, pictures = load(arguments.run, arguments.images, arguments.max_side, arguments.device)
+    speaker = Speaker(agent, SamplingConfig(temperature=temperature, seed=arguments.seed))
+
+    def describe(part: Sequence[np.ndarray]) -> list[list[Said]]:
+        return speaker.search_captions(part, drawn) if arguments.beams else speaker.draw_captions(part, drawn)
+
+    captions = [group[: arguments.samples] for group in in_batches(describe, pictures, drawn)]
     described = list(zip(arguments.images, captions, strict=True))
     if arguments.json:
-        console.print_json([{"image": str(path), "caption": text} for path, text in described])
+        console.print_json([{"image": path, "caption": group[0].text,
+                             "captions": [{"caption": said.text, "log_likelihood": said.log_likelihood} for said in group]}
+                            for path, group in described])
         return 0
-    for path, text in described:
-        print(console.printable(f"{path}: {text}"))
+    for path, group in described:
+        for said in group:
+            print(console.printable(f"{path}: {said.text}"))
     return 0
+
+
+def check_options(arguments: Any) -> tuple[int, float]:
+    """How many captions are made of each picture, and the temperature.
+
+    Raises:
+        ValueError: options that contradict each other.
+    """
+    for name in ("samples", "best_of", "beams"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(arguments, name)} must be at least 1")
+    if arguments.beams is not None and (arguments.best_of is not None or arguments.temperature is not None):
+        raise ValueError("--beams searches and draws nothing; leave --best-of and --temperature away")
+    drawn = arguments.beams or arguments.best_of or arguments.samples
+    if drawn < arguments.samples:
+        raise ValueError(f"--samples {arguments.samples} are more than the {drawn} that are made of each picture; raise "
+                         f"{'--beams' if arguments.beams else '--best-of'}")
+    temperature = arguments.temperature
+    if temperature is None:
+        temperature = SAMPLED if drawn > 1 else 0.0
+    if temperature == 0 and drawn > 1 and not arguments.beams:
+        raise ValueError(f"at --temperature 0 all {drawn} captions are the same; give a higher one, such as {SAMPLED}")
+    return drawn, temperature
+
+
+def load(run: str, images: Sequence[Path], max_side: int | None, device: str) -> tuple[Agent, list[np.ndarray]]:
+    """A run's agent, and pictures as large as it is used to, or `max_side`.
+
+    Raises:
+        ValueError: see `Agent.load` and `read_picture`.
+    """
+    agent, side = load_agent(run, device)
+    return agent, [read_picture(path, side if max_side is None else max_side) for path in images]
+
+
+def load_agent(run: str, device: str) -> tuple[Agent, int]:
+    """A run's agent, and the pixels on the longer side of the largest pictures that it was trained on."""
+    saved = checkpoint.load(Path(run), only=("model",))
+    sources = saved.documents.get("config", {}).get("data", {}).get("sources", [])
+    return Agent.from_checkpoint(saved, device), max((source.get("max_side", 64) for source in sources), default=64)
 
 
 def read_picture(path: Path, max_side: int = 64) -> np.ndarray:
@@ -55,3 +117,17 @@ def read_picture(path: Path, max_side: int = 64) -> np.ndarray:
         return decode_file(path.read_bytes(), max_side)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def in_batches(answer: Callable[[Sequence[np.ndarray]], list[Found]], pictures: Sequence[np.ndarray],
+               each: int = 1) -> list[Found]:
+    """What `answer` finds for the pictures, `each` rows per picture; with a progress bar where there are several batches."""
+    size = max(1, ROWS // each)
+    if len(pictures) <= size:
+        return answer(pictures)
+    found: list[Found] = []
+    with console.progress("look", total=len(pictures), unit="pictures") as bar:
+        for start in range(0, len(pictures), size):
+            found += answer(pictures[start : start + size])
+            bar.update(len(found))
+    return found

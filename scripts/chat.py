@@ -1,20 +1,34 @@
 """`calico chat RUN`: talk to a run, with pictures.
 
-    calico chat runs/demo                                  # /image FILE shows a picture, /reset forgets, /quit ends
+    calico chat runs/demo                                  # /help lists what else can be typed than words
     calico chat runs/demo --message "who are you?" --json  # one turn, for programs
+    calico chat runs/demo --history talk.jsonl             # go on with what /save talk.jsonl has kept
+
+What was said stays in the model's window; once that is full, the oldest turns are left out, and you are told.
 """
 
+import contextlib
 import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
-from calico.agent.talk import Speaker, user_message
+from calico.agent.talk import Conversation, Cut, Speaker, user_message
+from calico.datasets.document_writers import DialogueWriter
+from calico.datasets.documents import DialogueReader
 from calico.scripts import console
-from calico.scripts.caption import read_picture
+from calico.scripts.caption import load_agent, read_picture
+
+HELP = """/image FILE  show a picture with your next message
+/reset       forget everything
+/save FILE   keep the conversation as JSON Lines; pictures go into a zip file beside it
+/quit        end, as Ctrl-D does
+Ctrl-C stops a reply and keeps what there is of it."""
 
 
 @console.run_command
@@ -24,82 +38,188 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run")
     parser.add_argument("--message", help="say this, print the reply and end")
     parser.add_argument("--image", type=Path, help="a picture to show with the first message")
+    parser.add_argument("--history", type=Path, metavar="FILE", help="what was said before: a file with one dialogue")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max-side", type=int, metavar="PIXELS", help="of pictures; default: what the run was trained with")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="with --message: also tokens, seconds and what was left out")
     arguments = parser.parse_args(argv)
     if arguments.json and arguments.message is None:
         raise ValueError("--json prints the reply to one --message; give that too")
     if arguments.message is not None and not arguments.message.strip():
         raise ValueError('--message is empty; say something, such as "who are you?"')
-    picture = read_picture(arguments.image) if arguments.image else None
     sampling = SamplingConfig(temperature=arguments.temperature, seed=arguments.seed)
-    speaker = Speaker(Agent.load(arguments.run, arguments.device), sampling, max_tokens=128)
+    agent, side = load_agent(arguments.run, arguments.device)
+    side = side if arguments.max_side is None else arguments.max_side
+    picture = read_picture(arguments.image, side) if arguments.image else None
+    history = load_history(arguments.history, side) if arguments.history else []
+    chat = Chat(Conversation(Speaker(agent, sampling, max_tokens=128), history), picture, side)
     if arguments.message is None:
-        return converse(speaker, picture)
-    messages = [user_message(picture, arguments.message)]
-    (reply,) = speaker.replies([messages])
+        return chat.converse()
+    chat.conversation.messages.append(user_message(picture, arguments.message))
+    began, stream = time.perf_counter(), Stream(silent=arguments.json)
+    reply = chat.conversation.reply(stream.show)
+    stream.end(reply.text)
     if arguments.json:
-        console.print_json({"message": arguments.message, "reply": reply})
-    else:
-        print(console.printable(reply))
+        console.print_json({"message": arguments.message, "reply": reply.text, "tokens": reply.tokens, "read": reply.read,
+                            "seconds": time.perf_counter() - began, "cut": asdict(reply.cut)})
+    if reply.cut:
+        console.note(told(reply.cut))
     return 0
 
 
-def converse(speaker: Speaker, picture: np.ndarray | None) -> int:
-    """The loop at the terminal; ends with /quit, Ctrl-D or Ctrl-C at the prompt."""
-    messages: list[dict[str, Any]] = []
-    print("Say something. /image FILE shows a picture, /reset forgets everything, /quit ends.")
-    while True:
-        try:
-            line = input("you> ").strip()
-        except (EOFError, KeyboardInterrupt):
-            print()
-            return 0
-        command, _, rest = line.partition(" ")
-        match command:
-            case "":
-                continue
-            case "/quit":
+class Chat:
+    """The loop at the terminal."""
+
+    def __init__(self, conversation: Conversation, picture: np.ndarray | None, side: int) -> None:
+        """picture: goes with the first message; side: pixels to which pictures are reduced."""
+        self.conversation, self.picture, self.side = conversation, picture, side
+        self.saved: set[Path] = set()                    # files that may be written again
+        self.cut = Cut()                                 # as last told
+
+    def converse(self) -> int:
+        """Ends with /quit, Ctrl-D or Ctrl-C at the prompt."""
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - from now on the arrow keys edit lines and bring earlier ones back
+        print("Say something; /help lists what else can be typed.")
+        while True:
+            try:
+                line = input("you> ").strip()
+            except (EOFError, KeyboardInterrupt):
+                print()
                 return 0
+            if line == "/quit":
+                return 0
+            try:
+                if line.startswith("/"):
+                    print(self.obey(*line.partition(" ")[::2]))
+                elif line:
+                    self.say(line)
+            except (ValueError, OSError) as error:       # a picture that is none, bytes that are no text, a full disk
+                print(f"({console.one_line(error)})")
+
+    def obey(self, command: str, rest: str) -> str:
+        """Do what a line that begins with a slash asks for; returns what to tell."""
+        path = Path(rest.strip()).expanduser()
+        match command:
+            case "/help":
+                return HELP
             case "/reset":
-                messages, picture = [], None
-                print("(forgotten)")
-                continue
+                self.conversation, self.picture, self.cut = Conversation(self.conversation.speaker), None, Cut()
+                return "(forgotten)"
+            case "/image" | "/save" if not rest.strip():
+                raise ValueError(f"name a file: {command} FILE")
             case "/image":
-                try:
-                    picture = read_picture(Path(rest.strip()))
-                    print(f"({picture.shape[1]}x{picture.shape[0]} pixels go with your next message)")
-                except (ValueError, OSError) as error:
-                    print(f"({console.one_line(error)})")
-                continue
-        messages.append(user_message(picture, line))
-        picture = None
+                self.picture = read_picture(path, self.side)
+                return f"({self.picture.shape[1]}x{self.picture.shape[0]} pixels go with your next message)"
+            case "/save":
+                for place in (path, path.with_suffix(".zip")):
+                    if place.exists() and path not in self.saved:
+                        raise ValueError(f"{place} is there already; give another name")
+                save_history(self.conversation.messages, path)
+                self.saved.add(path)
+                return f"(wrote {console.printable(str(path))}: {len(self.conversation.messages)} messages)"
+        raise ValueError(f"there is no {command}; /help lists what there is")
+
+    def say(self, line: str) -> None:
+        """One turn. Ctrl-C stops the reply and keeps what is there."""
+        messages, stream = self.conversation.messages, Stream()
+        messages.append(user_message(self.picture, line))
+        sys.stdout.write("calico> ")
         try:
-            reply = stream_reply(speaker, messages)
-        except ValueError as error:   # bytes that are no text
+            reply = self.conversation.reply(stream.show)
+        except KeyboardInterrupt:
+            messages.append({"role": "assistant", "content": stream.shown})
+            stream.end(stream.shown + " (stopped)")
+        except ValueError:
             messages.pop()
-            print(f"({console.one_line(error)})")
-            continue
-        messages.append({"role": "assistant", "content": reply})
+            print()
+            raise
+        else:
+            stream.end(reply.text)
+            if reply.cut and reply.cut != self.cut:
+                print(f"({told(reply.cut)})")
+            self.cut = reply.cut
+        self.picture = None
 
 
-def stream_reply(speaker: Speaker, messages: list[dict[str, Any]]) -> str:
-    """Print the reply as it is written; Ctrl-C stops it and keeps what is there."""
-    shown = ""
+class Stream:
+    """Shows a reply while it is written.
 
-    def show(text: str) -> None:
-        nonlocal shown
-        if not text.endswith("\ufffd"):            # the bytes of a character that is not complete yet
-            sys.stdout.write(console.printable(text[len(shown) :]))
+    Attributes:
+        shown: what stands there.
+    """
+
+    def __init__(self, silent: bool = False) -> None:
+        self.shown, self.silent = "", silent
+
+    def show(self, text: str) -> None:
+        """The reply so far."""
+        if not text.endswith("\ufffd"):                  # the bytes of a character that is not complete yet
+            self._write(text)
+
+    def end(self, text: str) -> None:
+        """The whole of it."""
+        self._write(text)
+        if not self.silent:
+            print()
+
+    def _write(self, text: str) -> None:
+        if not self.silent:
+            sys.stdout.write(console.printable(text[len(self.shown) :]))
             sys.stdout.flush()
-            shown = text
+        self.shown = text
 
-    sys.stdout.write("calico> ")
-    try:
-        (shown,) = speaker.replies([messages], on_text=show)
-    except KeyboardInterrupt:
-        sys.stdout.write(" (stopped)")
-    print()
-    return shown
+
+def told(cut: Cut) -> str:
+    """What was left out, in words."""
+    parts = []
+    if cut.turns:
+        parts.append(f"the {cut.turns} oldest turns" if cut.turns > 1 else "the oldest turn")
+    if cut.tokens:
+        parts.append(f"the first {cut.tokens} tokens of your message")
+    return f"{' and '.join(parts)} did not fit the model's window and {'were' if cut != Cut(1) else 'was'} left out"
+
+
+def save_history(messages: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write messages, pictures inside, as a dialogue that `load_history` and every reader of dialogues takes.
+
+    Raises:
+        ValueError: another kind of file name, or nothing to write.
+    """
+    if path.suffix != ".jsonl":
+        raise ValueError(f"{path} does not end in .jsonl; give a name such as talk.jsonl")
+    if not messages:
+        raise ValueError("nothing was said yet")
+    images: dict[str, np.ndarray] = {}
+
+    def named(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+        if entry["type"] != "image":
+            return entry
+        name = f"{len(images)}.png"
+        images[name] = entry["image"]
+        return {"type": "image", "image": name}
+
+    plain = [{**message, "content": content if isinstance(content, str) else [named(entry) for entry in content]}
+             for message in messages for content in [message["content"]]]
+    with DialogueWriter(path) as writer:
+        writer.append(plain, images)
+
+
+def load_history(path: Path, side: int) -> list[dict[str, Any]]:
+    """The messages of a file with one dialogue, in any shape that can be trained on, pictures inside.
+
+    Raises:
+        ValueError: not such a file, or several dialogues; names file and line.
+    """
+    reader = DialogueReader(path, max_side=side)
+    if len(reader) != 1:
+        raise ValueError(f"{path} holds {len(reader)} dialogues; give a file with one, such as /save writes")
+    dialogue = reader[0]
+
+    def shown(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"type": "image", "image": dialogue.images[entry["image"]]} if entry["type"] == "image" else entry
+
+    return [{**message, "content": content if isinstance(content, str) else [shown(entry) for entry in content]}
+            for message in dialogue.messages for content in [message["content"]]]
