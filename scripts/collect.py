@@ -9,8 +9,9 @@
     torchrun --nproc-per-node 4 -m calico.scripts.collect CartPole-v1 --episodes 9999 --out data   # each rank its share
 
 Episode i is always played with seed `--seed` + i. A folder that already holds some of the episodes is completed, so a
-collection that was stopped goes on where it was. Episodes that are left out, because of their return or because their
-environment failed, are listed with the reason in `left-out.jsonl` beside the data.
+collection that was stopped goes on where it was. Episodes that are left out, because of their return, because the expert
+found no plan in them (an accident of `--noise` can make a task impossible) or because their environment failed, are listed
+with the reason in `left-out.jsonl` beside the data.
 """
 
 import contextlib
@@ -138,16 +139,20 @@ def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_st
             worth = known.normalise(episode.score)
             if keep is not None and worth is not None and worth < keep:
                 leave_out(left_out, seed=episode.seed, score=episode.score, percent=worth)
+            elif guesses := episode.info.get("guesses"):   # no demonstration: the expert itself did not know what to do
+                leave_out(left_out, seed=episode.seed, score=episode.score, guesses=guesses)
             else:
                 writer.append(episode)
             bar.advance(note=f"return {episode.score:g}")
+    if dropped := len(read_left_out(left_out) & set(missing)):
+        console.note(f"{task.name}: {dropped} of {len(missing)} episodes are left out, see {left_out}")
     if faults and len(faults) == len(missing):
         raise faults[0]
     return folder
 
 
 def read_left_out(path: Path) -> set[int]:
-    """Seeds whose return was too low: not to be played again, unlike those whose environment failed."""
+    """Seeds of played episodes: not to be played again, unlike those whose environment failed."""
     seeds = set()
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):   # a last line that a kill cut off
@@ -177,9 +182,17 @@ def collect_scenes(world: str, seeds: range, out: Path, questions: int = 3) -> l
             if number % 10 == 0:
                 dialogue_writer.append(told_dialogue(scene.facts, rng))
             bar.advance()
-        for messages in small_talk():
-            dialogue_writer.append(messages)
     return [captions, dialogues]
+
+
+def collect_small_talk(out: Path) -> Path:
+    """Who the agent is and what its games are: a few dialogues, a data set of their own, because among thousands about
+    pictures they would not be learnt."""
+    path = out / "small-talk"
+    with DialogueWriter(path) as writer:
+        for messages in small_talk():
+            writer.append(messages)
+    return path
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
 from calico.envs.registry import get_task
 from calico.scripts import console
-from calico.scripts.collect import collect, collect_scenes
+from calico.scripts.collect import collect, collect_scenes, collect_small_talk
 from calico.scripts.evaluate import report_of, results_folder
 from calico.scripts.film import FILM_FPS, encode_gif, side_by_side
 from calico.scripts.held_out import drawn_captions, drawn_questions
@@ -54,6 +54,7 @@ WORLDS: dict[str, tuple[int, float, float]] = {
     "minigrid": (10_000, 2.2, 6.2),
     "freeway": (400, 0.6, 1.2),
 }
+SMALL_TALK_WEIGHT = 0.15
 EPISODES = 20          # of each task, on seeds that no demonstration used
 LONGEST = 2100         # steps of a judged episode: Breakout without a ball would go on for 27,000
 PICTURES = 100         # judged of each world
@@ -111,7 +112,10 @@ def make_data(folder: Path) -> list[SourceSettings]:
             collect_scenes(world, range(pictures), folder)
         sources += [SourceSettings(path=str(path), weight=weight)
                     for path, weight in zip(paths, (caption_weight, dialogue_weight), strict=True)]
-    return sources
+    talk = folder / "small-talk"
+    if not any(talk.glob("*.jsonl")):
+        collect_small_talk(folder)
+    return [*sources, SourceSettings(path=str(talk), weight=SMALL_TALK_WEIGHT)]
 
 
 def with_sources(settings: RunSettings, sources: list[SourceSettings]) -> RunSettings:

@@ -31,7 +31,7 @@ def test_from_nothing_to_a_report_and_not_twice(small: None, tmp_path: Path, cap
     assert {task["task"] for task in told["tasks"]} == {"CartPole-v1", "Pendulum-v1"}
     assert told["captions_judged"] == told["questions_judged"] == 4 and told["seconds"] > 0
     made = {path.name for path in (tmp_path / "demo" / "data").iterdir()}
-    assert made == {"CartPole-v1", "Pendulum-v1", "minigrid-captions", "minigrid-dialogues"}
+    assert made == {"CartPole-v1", "Pendulum-v1", "minigrid-captions", "minigrid-dialogues", "small-talk"}
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo" / "data").rglob("*") if path.is_file()}
     assert main(words) == 0
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
@@ -50,4 +50,4 @@ def test_its_parts_are_real() -> None:
 def test_its_pictures_are_captions_and_dialogues(small: None, tmp_path: Path) -> None:
     sources = demo.make_data(tmp_path)
     kinds = [type(open_data(source.path)).__name__ for source in sources]
-    assert kinds == ["EpisodeReader", "EpisodeReader", "CaptionReader", "DialogueReader"]
+    assert kinds == ["EpisodeReader", "EpisodeReader", "CaptionReader", "DialogueReader", "DialogueReader"]
