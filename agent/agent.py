@@ -17,11 +17,12 @@ from ..tokenizers.text import TextTokenizer
 from ..tokenizers.tokens import Tokens
 from ..tokenizers.vocabulary import Vocabulary
 from . import checkpoint
-from .decoder import DecoderConfig
 from .embedding import EmbeddingConfig
+from .front_end import load_encoders
 from .hardware import Precision, usable_device
-from .model import Model, ModelConfig
+from .model import Model, ModelConfig, backbone_config
 from .policy import AgentPolicy
+from .pretrained import build_encoder
 from .sampling import SamplingConfig
 
 TOKENIZER_FILE = "tokenizer.model"
@@ -49,10 +50,15 @@ class Agent:
     @staticmethod
     def build(config: ModelConfig, vocabulary: Vocabulary, text: TextTokenizer,
               tasks: Mapping[str, Mapping[str, Any]], *, seed: int = 0, device: str = "cpu") -> "Agent":
-        """A new agent with random weights, drawn from `seed`."""
+        """A new agent with random weights, drawn from `seed`, and those of the encoders that it shall have (front_end.py).
+
+        Raises:
+            ValueError: there is no such device, or an encoder that does not fit.
+        """
         where = usable_device(device)
+        encoders = load_encoders(config.embedding.front_ends, text)
         torch.manual_seed(seed)
-        return Agent(Model(config, vocabulary).to(where), vocabulary, text, tasks)
+        return Agent(Model(config, vocabulary, encoders).to(where), vocabulary, text, tasks)
 
     @staticmethod
     def load(path: Path | str, device: str = "cpu") -> "Agent":
@@ -74,12 +80,14 @@ class Agent:
         where = usable_device(device)
         try:
             shape = saved.documents["model"]
-            config = ModelConfig(embedding=EmbeddingConfig(**shape["embedding"]), backbone=DecoderConfig(**shape["backbone"]))
+            config = ModelConfig(embedding=EmbeddingConfig.from_json(shape["embedding"]),
+                                 backbone=backbone_config(shape["backbone"]))
             vocabulary = Vocabulary.from_json(saved.documents["vocabulary"])
             text = TextTokenizer.from_bytes(saved.files[TOKENIZER_FILE])
             weights, tasks = saved.tensors["model"], saved.documents["tasks"]
             with torch.device("meta"):
-                model = Model(config, vocabulary)
+                encoders = {name: build_encoder(document) for name, document in saved.documents.get("encoders", {}).items()}
+                model = Model(config, vocabulary, encoders)
             model = model.to_empty(device="cpu")
             model.load_state_dict(weights)
         except (KeyError, TypeError, RuntimeError) as error:
@@ -100,7 +108,7 @@ class Agent:
     def documents(self) -> dict[str, Any]:
         """The JSON documents of a checkpoint; see Trainer.save."""
         return {"model": asdict(self.model.config), "vocabulary": self.vocabulary.to_json(), "tasks": dict(self.tasks),
-                "about": dict(self.about)}
+                "about": dict(self.about), "encoders": self.model.embedding.encoder_documents()}
 
     def files(self) -> dict[str, bytes]:
         """The binary files of a checkpoint."""

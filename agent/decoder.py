@@ -13,7 +13,7 @@ Legend: B batch, S seq, H heads, D head dim, C cache slots, W window.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ QUERY_CHUNK = 128   # queries per block of training attention; 128 and 256 are e
 class DecoderConfig:
     """Decoder-only transformer."""
 
+    kind: Literal["decoder"] = "decoder"
     width: int = 128                # divisible by heads, and into even heads for rotary positions
     depth: int = 4                  # blocks
     heads: int = 1                  # head dim 64-128 is fastest
@@ -48,6 +49,12 @@ class DecoderConfig:
     def attention_window(self) -> int:
         """Tokens that one layer sees, the current one included."""
         return self.window or max(1, self.context // 2)
+
+    @property
+    def limit(self) -> int | None:
+        """Longest history that may be read, as training has shown no longer one; None: any, old tokens leave the window as
+        they do in training."""
+        return self.context if self.attention_window >= self.context else None
 
 
 @dataclass(frozen=True)
@@ -132,9 +139,8 @@ class Attention(nn.Module):
             filled: slots in use; the rest of the ring is left out.
         """
         q, k, v = self.project(x, rotation)
-        rows = torch.arange(x.shape[0], device=x.device)[:, None]
-        keys.transpose(1, 2)[rows, slots] = k.transpose(1, 2).to(keys.dtype)       # (B, S, H, D)
-        values.transpose(1, 2)[rows, slots] = v.transpose(1, 2).to(values.dtype)
+        write_ring(keys, slots, k)
+        write_ring(values, slots, v)
         mixed = biased_attention(q.to(keys.dtype), keys[:, :, :filled], values[:, :, :filled], bias)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
@@ -193,6 +199,10 @@ class Decoder(nn.Module):
             for projection in (block.attention.out, block.feedforward.down):
                 projection.residual_scale = 1 / math.sqrt(2 * config.depth)
 
+    def draw(self, targets: Tensor) -> Tensor:
+        """Which of the targets, bool (B, S), a training step learns from: all, one pass gives them all."""
+        return targets
+
     def forward(self, x: Tensor, where: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """One pass over whole sequences, as in training; position 0 is the first token of each row.
 
@@ -238,15 +248,17 @@ class Decoder(nn.Module):
         keys, values = ([torch.zeros(shape, dtype=dtype, device=device) for _ in self.blocks] for _ in range(2))
         return Cache(tuple(keys), tuple(values), torch.zeros(batch, dtype=torch.int64, device=device))
 
-    def extend(self, x: Tensor, cache: Cache, counts: Tensor | None = None) -> tuple[Tensor, Cache]:
+    def extend(self, x: Tensor, cache: Cache, counts: Tensor | None = None,
+               where: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Cache]:
         """Append tokens to each row's history; the same hidden states as `forward` over the row's whole history.
 
         Args:
             x: (B, S, width), padded on the right where rows differ.
             cache: consumed; S must fit the `chunk` that it was made for.
             counts: int64 (B,), how many of the S tokens are real per row; None: all.
+            where: (rows, places), int64 (n,) each, of the new tokens, row by row and rising: these hidden states are wanted.
         Returns:
-            hidden (B, S, width), meaningless at padding, and the cache with lengths + counts.
+            hidden (n, width), or (B, S, width), meaningless at padding; and the cache with lengths + counts.
         """
         seq = x.shape[1]
         slots, window = cache.slots, self.config.attention_window
@@ -256,9 +268,16 @@ class Decoder(nn.Module):
         rotation = self.rotations(positions)
         for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
             normed = block.norm_attention(x)
-            x = block.feed(x + block.attention.extend(normed, rotation, keys, values, positions % slots, bias, filled))
+            x = x + block.attention.extend(normed, rotation, keys, values, positions % slots, bias, filled)
+            x = block.feed(x if where is None or block is not self.blocks[-1] else x[where])
         lengths = cache.lengths + (seq if counts is None else counts)
         return self.norm(x), Cache(cache.keys, cache.values, lengths)
+
+
+def write_ring(ring: Tensor, slots: Tensor, new: Tensor) -> None:
+    """Put new (B, H, S, D) into the slots (B, S) of a ring (B, H, C, D), in place."""
+    rows = torch.arange(len(slots), device=slots.device)[:, None]
+    ring.transpose(1, 2)[rows, slots] = new.transpose(1, 2).to(ring.dtype)        # (B, S, H, D)
 
 
 def ring_bias(positions: Tensor, keys: Tensor, window: int) -> tuple[Tensor, int]:

@@ -5,6 +5,7 @@ target positions are gathered before the output head: logits at the other positi
 small model and be thrown away.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -26,15 +27,21 @@ def target_mask(tokens: Tokens) -> Tensor:
     return F.pad(following, (0, 1))
 
 
-def target_losses(model: Model, tokens: Tokens) -> tuple[Tensor, Tensor]:
+def trained_targets(model: Model, tokens: Tokens) -> Tensor:
+    """Those of `target_mask` that a training step learns from: backbones for which each target costs a pass draw some."""
+    return model.backbone.draw(target_mask(tokens))
+
+
+def target_losses(model: Model, tokens: Tokens, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each target, in nats.
 
+    Args:
+        targets: bool (B, S), some of `target_mask`; None: all.
     Returns:
         losses float (n_targets,), and the row of the batch that each belongs to, int64 (n_targets,).
     """
-    rows, places = target_mask(tokens).nonzero(as_tuple=True)
+    rows, places = (target_mask(tokens) if targets is None else targets).nonzero(as_tuple=True)
     count = len(rows)
-    spare = recurring(count) - count                             # places that are computed and cut off again
-    padded = F.pad(rows, (0, spare)), F.pad(places, (0, spare))
-    logits = model.logits(model(tokens, where=padded))[:count]   # (n_targets, vocab_size)
+    padded = torch.arange(recurring(count), device=rows.device).clamp(max=count - 1)   # the last one again, cut off below
+    logits = model.logits(model(tokens, where=(rows[padded], places[padded])))[:count]   # (n_targets, vocab_size)
     return F.cross_entropy(logits.float(), tokens.ids[rows, places + 1].long(), reduction="none"), rows

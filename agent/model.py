@@ -1,10 +1,17 @@
 """The agent's network: embedding, backbone and tied output head, with the named sizes.
 
+Backbones share one way to be called, and no base class: `forward(x, where)` turns embedded sequences into hidden states,
+`new_cache` and `extend(x, cache, counts, where)` do the same for histories that grow token by token, with the cache as a value
+that the caller holds, and `draw(targets)` says from which targets a training step learns. The state at place t sees tokens up
+to t and predicts token t + 1.
+
 One table serves input and output (`F.linear(x, table.weight)`): a separate head module breaks sharding and saving.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +19,17 @@ from torch import Tensor, nn
 
 from ..tokenizers.tokens import Kind, Tokens
 from ..tokenizers.vocabulary import Vocabulary
+from .data2vec_backbone import MaskedEncoder, MaskedEncoderConfig
+from .data2vec_encoders import Encoder
 from .decoder import Cache, Decoder, DecoderConfig
 from .embedding import Embedding, EmbeddingConfig
+from .perceiver_ar import PerceiverAR, PerceiverARConfig
+from .perceiver_backbone import Perceiver, PerceiverConfig
+
+Backbone = Decoder | Perceiver | PerceiverAR | MaskedEncoder
+BackboneConfig = DecoderConfig | PerceiverConfig | PerceiverARConfig | MaskedEncoderConfig
+KINDS: dict[str, type[BackboneConfig]] = {"decoder": DecoderConfig, "perceiver": PerceiverConfig,
+                                          "perceiver-ar": PerceiverARConfig, "data2vec": MaskedEncoderConfig}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +37,30 @@ class ModelConfig:
     """Everything that shapes the weights, next to the vocabulary."""
 
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
-    backbone: DecoderConfig = field(default_factory=DecoderConfig)
+    backbone: BackboneConfig = field(default_factory=DecoderConfig)
+
+
+def backbone_config(values: Mapping[str, Any]) -> BackboneConfig:
+    """What `dataclasses.asdict` made of one.
+
+    Raises:
+        KeyError: no such kind.
+        TypeError: a field that the kind does not have.
+    """
+    return KINDS[values.get("kind", "decoder")](**values)      # there were none but decoders before kinds were written down
+
+
+def build_backbone(config: BackboneConfig) -> Backbone:
+    """The network that a configuration describes."""
+    match config:
+        case DecoderConfig():
+            return Decoder(config)
+        case PerceiverConfig():
+            return Perceiver(config)
+        case PerceiverARConfig():
+            return PerceiverAR(config)
+        case MaskedEncoderConfig():
+            return MaskedEncoder(config)
 
 
 def _size(width: int, depth: int, heads: int, patch_channels: int, **more: float) -> ModelConfig:
@@ -39,41 +78,60 @@ SIZES: dict[str, ModelConfig] = {
     "gato-364m": _size(1536, 12, 12, 64, context=1024, window=1024, stochastic_depth=0.1),
     "gato-1.18b": _size(2048, 24, 16, 64, context=1024, window=1024, stochastic_depth=0.1),
 }
+LATENTS = {"tiny": 16, "small": 32, "medium": 64, "gato-79m": 64, "gato-364m": 128, "gato-1.18b": 128}   # of `perceiver`
 
 
-def named_size(name: str, context: int | None = None) -> ModelConfig:
-    """One of SIZES, with another context length if given.
+def named_size(name: str, context: int | None = None, kind: str = "decoder") -> ModelConfig:
+    """One of SIZES, with another context length if given, or with a backbone of another kind but the same width and depth.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name or the kind is unknown.
     """
     if name not in SIZES:
         raise ValueError(f"model size {name!r} is unknown; choose one of {', '.join(SIZES)}")
-    config = SIZES[name]
-    return config if context is None else replace(config, backbone=replace(config.backbone, context=context))
+    if kind not in KINDS:
+        raise ValueError(f"backbone {kind!r} is unknown; choose one of {', '.join(KINDS)}")
+    size = SIZES[name].backbone
+    context = context or size.context
+    shape: dict[str, Any] = {"width": size.width, "depth": size.depth, "heads": size.heads, "context": context}
+    backbone: BackboneConfig = replace(size, context=context)     # type: ignore[arg-type]
+    if kind == "perceiver":
+        backbone = PerceiverConfig(**shape, latents=LATENTS[name])
+    elif kind == "perceiver-ar":
+        backbone = PerceiverARConfig(**shape, window=context // 2)
+    elif kind == "data2vec":
+        backbone = MaskedEncoderConfig(**shape, window=context // 4)
+    return replace(SIZES[name], backbone=backbone)
 
 
 class Model(nn.Module):
     """Tokens in, hidden states out; `logits` turns chosen hidden states into scores over the vocabulary."""
 
-    def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary, encoders: Mapping[str, Encoder] | None = None) -> None:
+        """encoders: those that `config.embedding` asks for, see front_end.py; they become part of the model as they are."""
         super().__init__()
         self.config = config
-        self.embedding = Embedding(config.embedding, config.backbone.width, vocabulary.size, vocabulary.patch)
-        self.backbone = Decoder(config.backbone)
+        self.embedding = Embedding(config.embedding, config.backbone.width, vocabulary)
+        self.backbone = build_backbone(config.backbone)
         self.apply(_initialise)
         start, stop = vocabulary.range_of(Kind.CONTINUOUS)
         with torch.no_grad():
             self.embedding.table.weight[start:stop] = smooth_rows(stop - start, config.backbone.width)
+        self.embedding.attach(encoders or {})
 
     def forward(self, tokens: Tokens, where: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Whole sequences (B, S) -> hidden states (B, S, width), or (n, width) of the places `where` alone."""
         return self.backbone(self.embedding(tokens), where)
 
-    def extend(self, tokens: Tokens, cache: Cache, counts: Tensor | None = None) -> tuple[Tensor, Cache]:
+    def extend(self, tokens: Tokens, cache: Cache, counts: Tensor | None = None,
+               where: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Cache]:
         """Append tokens (B, S) to the rows of a cache; see Decoder.extend."""
-        x = self.embedding(tokens)
-        return self.backbone.extend(x.to(cache.keys[0].dtype), cache, counts)
+        return self.extend_embedded(self.embedding(tokens), cache, counts, where)
+
+    def extend_embedded(self, x: Tensor, cache: Cache, counts: Tensor | None = None,
+                        where: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Cache]:
+        """The same for what `embedding` made of tokens, (B, S, width)."""
+        return self.backbone.extend(x.to(cache.keys[0].dtype), cache, counts, where)
 
     def logits(self, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
         """hidden (..., width) -> (..., vocab_size), or just the columns `ids` (n,) -> (..., n)."""
@@ -110,12 +168,13 @@ def smooth_rows(count: int, width: int) -> Tensor:
 
 
 def matmul_flops_per_token(config: ModelConfig, vocab_size: int, target_share: float = 1.0) -> float:
-    """Multiply-adds x 2 of a forward pass per token, those that are done: matrices, attention within the window; the
-    head and the last feed-forward at the targets only.
+    """Multiply-adds x 2 of a decoder's forward pass per token, those that are done: matrices, attention within the window;
+    the head and the last feed-forward at the targets only.
 
     Used for the share of the machine's peak that training reaches (three forwards' worth per training step).
     """
     b = config.backbone
+    assert isinstance(b, DecoderConfig), b
     context, window = b.context, min(b.attention_window, b.context)
     seen = (window * (window + 1) / 2 + (context - window) * window) / context      # keys per query, on average
     feedforward = math.ceil(1.5 * b.feedforward) * b.width**2

@@ -7,7 +7,7 @@ in every layer but the first. What differs from the paper:
   an uncached pass over the whole history for ever; in training the first latents of a window see fewer than N;
 - the layers are the decoder's: GEGLU, no biases, rotary positions on whole heads (the paper: on a fraction of each).
 
-Only the latents get a gradient: draw where the window ends anew for each batch (`draw_end`), or early tokens never get one.
+Only the latents of a window get a gradient, so each training step draws where its window lies (`draw`).
 
 Legend: B batch, S seq, L latents, H heads, D head dim, C cache slots.
 """
@@ -15,7 +15,7 @@ Legend: B batch, S seq, L latents, H heads, D head dim, C cache slots.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ from .decoder import (
     biased_attention,
     ring_bias,
     rotate,
+    write_ring,
 )
 
 
@@ -39,11 +40,12 @@ from .decoder import (
 class PerceiverARConfig:
     """One cross-attention over `context` tokens, then `depth` layers over the last `window` of them."""
 
+    kind: Literal["perceiver-ar"] = "perceiver-ar"
     width: int = 128          # divisible by heads, and into even heads for rotary positions
     depth: int = 4            # layers over latents
-    heads: int = 1
+    heads: int = 4
     feedforward: int = 4      # GEGLU width before the split, in multiples of width
-    context: int = 4096       # tokens that the cross-attention sees
+    context: int = 4096       # tokens per training sequence, and those that the cross-attention sees
     window: int = 512         # latents: tokens that a layer sees, and how many are trained on at a time
 
     def __post_init__(self) -> None:
@@ -53,6 +55,16 @@ class PerceiverARConfig:
             raise ValueError(f"backbone.window={self.window} must be between 1 and context={self.context}")
 
     @property
+    def limit(self) -> None:
+        """Longest history: any, see DecoderConfig.limit."""
+        return None
+
+    @property
+    def grain(self) -> int:
+        """Tokens by which training windows move."""
+        return max(1, self.window // 8)
+
+    @property
     def layer(self) -> DecoderConfig:
         """Of the layers over latents."""
         return DecoderConfig(width=self.width, depth=self.depth, heads=self.heads, feedforward=self.feedforward,
@@ -60,16 +72,16 @@ class PerceiverARConfig:
 
 
 class CausalCrossAttend(nn.Module):
-    """The last tokens read all tokens up to themselves, `context` of them at most; then a feed-forward."""
+    """The last tokens, or whatever queries there are, read the tokens up to themselves; then a feed-forward."""
 
-    def __init__(self, config: PerceiverARConfig) -> None:
+    def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.heads, self.context = config.heads, config.context
+        self.heads = config.heads
         self.norm_query, self.norm_input, self.norm_feedforward = (nn.LayerNorm(config.width, bias=False) for _ in range(3))
         self.query = nn.Linear(config.width, config.width, bias=False)
         self.key_value = nn.Linear(config.width, 2 * config.width, bias=False)
         self.out = ResidualLinear(config.width, config.width, bias=False)
-        self.feedforward = FeedForward(config.layer)
+        self.feedforward = FeedForward(config)
 
     def project_query(self, latents: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         """(B, L, width) -> (B, H, L, D), rotated."""
@@ -81,21 +93,20 @@ class CausalCrossAttend(nn.Module):
         k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in pair)
         return rotate(k, rotation), v
 
-    def forward(self, x: Tensor, count: int, rotations: Rotations) -> Tensor:
-        """Tokens (B, S, width) -> their last `count` as latents (B, count, width)."""
+    def forward(self, x: Tensor, count: int, rotations: Rotations, context: int) -> Tensor:
+        """Tokens (B, S, width) -> their last `count` as latents (B, count, width) that see `context` tokens each."""
         positions = torch.arange(x.shape[1], device=x.device)
         latents, first = x[:, x.shape[1] - count:], x.shape[1] - count
         cos, sin = rotations(positions)
         q = self.project_query(latents, (cos[first:], sin[first:]))
-        return self.finish(latents, suffix_attention(q, *self.project_inputs(x, (cos, sin)), self.context))
+        return self.finish(latents, suffix_attention(q, *self.project_inputs(x, (cos, sin)), context))
 
     def extend(self, x: Tensor, rotation: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, slots: Tensor, bias: Tensor,
                filled: int) -> Tensor:
         """New tokens, all of them latents, against the cache; arguments as in decoder.Attention.extend."""
         k, v = self.project_inputs(x, rotation)
-        rows = torch.arange(x.shape[0], device=x.device)[:, None]
-        keys.transpose(1, 2)[rows, slots] = k.transpose(1, 2).to(keys.dtype)       # (B, S, H, D)
-        values.transpose(1, 2)[rows, slots] = v.transpose(1, 2).to(values.dtype)
+        write_ring(keys, slots, k)
+        write_ring(values, slots, v)
         q = self.project_query(x, rotation).to(keys.dtype)
         return self.finish(x, biased_attention(q, keys[:, :, :filled], values[:, :, :filled], bias))
 
@@ -111,7 +122,7 @@ class PerceiverAR(nn.Module):
     def __init__(self, config: PerceiverARConfig) -> None:
         super().__init__()
         self.config = config
-        self.cross_attend = CausalCrossAttend(config)
+        self.cross_attend = CausalCrossAttend(config.layer)
         # a cast, because ModuleList does not tell type checkers what it holds
         self.blocks = cast(Sequence[Block], nn.ModuleList(Block(config.layer) for _ in range(config.depth)))
         self.norm = nn.LayerNorm(config.width, bias=False)
@@ -120,28 +131,40 @@ class PerceiverAR(nn.Module):
             if isinstance(module, ResidualLinear):      # GPT-2's residual scaling, the cross-attention counted
                 module.residual_scale = 1 / math.sqrt(2 * (config.depth + 1))
 
-    def draw_end(self, seq: int, generator: torch.Generator | None = None) -> int:
-        """Where a training window ends: uniform in [window, seq], so that each place is a latent in some batch.
+    def draw(self, targets: Tensor) -> Tensor:
+        """Which of the targets, bool (B, S), a training step learns from: those in one window, which may stick out at either
+        end, so that each place is as likely a latent as any other."""
+        seq, window, grain = targets.shape[1], self.config.window, self.config.grain
+        stop = grain * int(torch.randint(1, -(-(seq + window) // grain), ()))
+        places = torch.arange(seq, device=targets.device)
+        return targets & (places >= stop - window) & (places < stop)
 
-        Cut the batch there: what comes after is seen by nobody.
-        """
-        shortest = min(self.config.window, seq)
-        return int(torch.randint(shortest, seq + 1, (), generator=generator))
-
-    def forward(self, x: Tensor, count: int | None = None) -> Tensor:
-        """One pass, as in training; position 0 is the first token of each row.
+    def forward(self, x: Tensor, where: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Whole sequences; position 0 is the first token of each row.
 
         Args:
             x: (B, S, width).
-            count: how many of the last tokens are latents, 1 ... S; in training the window's size. None: all, which gives
-                what `extend` gives token by token.
+            where: (rows, places), int64 (n,) each: these hidden states are wanted. In training only the tokens from the first
+                to the last of these places are latents, or a window of them. None: all.
         Returns:
-            (B, count, width).
+            (n, width), or (B, S, width).
         """
-        count = x.shape[1] if count is None else count
-        if not 1 <= count <= x.shape[1]:
-            raise ValueError(f"{count} latents were asked for in a sequence of {x.shape[1]} tokens; ask for 1 to {x.shape[1]}")
-        latents = self.cross_attend(x, count, self.rotations)
+        if where is None:
+            return self.last(x, x.shape[1])
+        rows, places = where
+        if not len(rows):
+            return self.norm(x[where])
+        if not self.training:
+            return self.last(x, x.shape[1])[where]
+        grain = self.config.grain                                       # few different shapes: see hardware.recurring
+        stop = min(x.shape[1], (int(places.max()) // grain + 1) * grain)
+        start = max(0, min(int(places.min()), stop - self.config.window) // grain * grain)
+        return self.last(x[:, :stop], stop - start)[rows, places - start]
+
+    def last(self, x: Tensor, count: int) -> Tensor:
+        """(B, S, width) -> hidden states of the last `count` tokens, which are the latents: (B, count, width). All of them give
+        what `extend` gives token by token."""
+        latents = self.cross_attend(x, count, self.rotations, self.config.context)
         cos, sin = self.rotations(torch.arange(x.shape[1], device=x.device))
         rotation = cos[-count:], sin[-count:]
         for block in self.blocks:
@@ -157,15 +180,11 @@ class PerceiverAR(nn.Module):
         keys, values = ([torch.zeros(shape, dtype=dtype, device=device) for shape in shapes] for _ in range(2))
         return Cache(tuple(keys), tuple(values), torch.zeros(batch, dtype=torch.int64, device=device))
 
-    def extend(self, x: Tensor, cache: Cache, counts: Tensor | None = None) -> tuple[Tensor, Cache]:
+    def extend(self, x: Tensor, cache: Cache, counts: Tensor | None = None,
+               where: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Cache]:
         """Append tokens to each row's history; the same hidden states as `forward` over the row's whole history.
 
-        Args:
-            x: (B, S, width), padded on the right where rows differ.
-            cache: consumed; S must fit the `chunk` that it was made for.
-            counts: int64 (B,), how many of the S tokens are real per row; None: all.
-        Returns:
-            hidden (B, S, width), meaningless at padding, and the cache with lengths + counts.
+        Args, returns: as Decoder.extend.
         """
         seq, config = x.shape[1], self.config
         assert seq <= cache.slots - config.context + 1, (seq, cache.slots, config.context)
@@ -179,7 +198,8 @@ class PerceiverAR(nn.Module):
             for block, keys, values in zip(self.blocks, cache.keys[1:], cache.values[1:], strict=True):
                 normed = block.norm_attention(x)
                 x = block.feed(x + block.attention.extend(normed, rotation, keys, values, positions % slots, bias, filled))
-        return self.norm(x), Cache(cache.keys, cache.values, cache.lengths + (seq if counts is None else counts))
+        lengths = cache.lengths + (seq if counts is None else counts)
+        return self.norm(x if where is None else x[where]), Cache(cache.keys, cache.values, lengths)
 
 
 def suffix_attention(q: Tensor, k: Tensor, v: Tensor, context: int) -> Tensor:

@@ -5,7 +5,8 @@ legal ids, decode, step. One forward per environment step: the last action token
 the whole next observation; each further action token costs one small forward. The key cache makes a step's price
 independent of the episode's length, and rows reset without touching each other.
 
-What the model sees once a row's history (prompt, then the episode) is longer than the window:
+What a decoder sees once a row's history (prompt, then the episode) is longer than the window; all other backbones see their
+last `context` or `window` tokens, in training as here:
 - window < context, the default: a layer attends to the last `window` tokens, so the whole network reaches
   depth * (window - 1) + 1 tokens back, at every step the same as one uncached pass over the whole history;
 - window >= context, the paper's sizes: training has never shown more than `context` tokens, so before a step would pass
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..tokenizers.task import TaskCodec
-from ..tokenizers.tokens import ACTION, DTYPES, NO_POSITION, PATCH_FIELDS, Kind, Tokens
+from ..tokenizers.tokens import ACTION, BESIDE, DTYPES, NO_POSITION, Kind, Tokens
 from .decoder import Cache
 from .hardware import Precision, acting_dtype
 from .model import Model
@@ -54,8 +55,7 @@ class AgentPolicy:
         self.last_action: dict[int, int] = {}                            # the token that the model has not seen yet
         self.fresh: set[int] = set()
         self.tokens_read = 0                                             # so far, over all rows; what speed is told in
-        backbone = model.config.backbone
-        self.limit = backbone.context if backbone.attention_window >= backbone.context else None
+        self.limit = model.config.backbone.limit
         self.history: dict[int, list[Tokens]] = {}                       # whole timesteps, kept where there is a limit
 
     def reset(self, row: int, seed: int, env: Any = None) -> None:
@@ -101,8 +101,9 @@ class AgentPolicy:
         """Append a step's tokens to every row; the hidden state at each row's last one, (cache rows, width)."""
         self.tokens_read += int(counts.sum())
         steps = torch.from_numpy(counts).to(self.cache.lengths.device)
-        hidden, self.cache = self.model.extend(tokens.to_torch(self.cache.lengths.device), self.cache, steps)
-        return hidden[torch.arange(len(counts)), (steps - 1).clamp(min=0)]
+        ends = torch.arange(len(counts), device=steps.device), (steps - 1).clamp(min=0)
+        hidden, self.cache = self.model.extend(tokens.to_torch(steps.device), self.cache, steps, ends)
+        return hidden
 
     @torch.inference_mode()
     def arrange(self, rows: Sequence[int]) -> None:
@@ -154,9 +155,9 @@ class AgentPolicy:
     def read_prompt(self, prompt: Tokens) -> Cache:
         """The cache of one row that has seen the prompt; copied into each row that starts."""
         cache = self.model.backbone.new_cache(1, self.chunk, self.model.embedding.table.weight.dtype)
+        embedded = self.model.embedding(Tokens.stack([prompt], self.pad).to_torch(cache.lengths.device))
         for start in range(0, len(prompt), self.chunk):
-            piece = Tokens.stack([prompt[start : start + self.chunk]], self.pad)
-            _, cache = self.model.extend(piece.to_torch(cache.lengths.device), cache)
+            _, cache = self.model.extend_embedded(embedded[:, start : start + self.chunk], cache)
         return cache
 
 
@@ -191,5 +192,5 @@ def step_batch(places: Sequence[Tokens | None], pending: dict[int, int], pad: in
         ids[slot, where], position[slot, where], kind[slot, where] = tokens.ids, tokens.position, tokens.kind
         present.append(tokens)
     unused = {name: np.zeros(shape, DTYPES[name]) for name in ("timestep", "loss_mask", "segment")}
-    joined = {name: np.concatenate([getattr(t, name) for t in [Tokens.empty(), *present]]) for name in PATCH_FIELDS}
+    joined = {name: np.concatenate([getattr(t, name) for t in [Tokens.empty(), *present]]) for name in BESIDE}
     return Tokens(ids=ids, position=position, kind=kind, **unused, **joined), counts

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from . import checkpoint
+from .decoder import Decoder
 from .hardware import Precision, autocast, keep_freed_memory, return_freed_memory
-from .loss import target_losses
+from .loss import target_losses, trained_targets
 from .model import Model
 from .optimizer import OptimizerConfig, build_optimizer, learning_rate
 from .optimizer_state import flatten_optimizer, restore_optimizer
@@ -87,6 +88,8 @@ class Trainer:
         self.optimizer = build_optimizer(model, optimizer)
         self.step, self.tokens = 0, 0
         if config.compile:
+            if not isinstance(model.backbone, Decoder):
+                raise ValueError(f"training.compile=true works with the backbone decoder, not {model.config.backbone.kind}")
             model.backbone.compile_blocks()
 
     def train_step(self, batches: list[Batch]) -> tuple[Tensor, Tensor, float]:
@@ -103,12 +106,14 @@ class Trainer:
             group["lr"] = learning_rate(self.optimizer_config, self.step, config.steps)
         self.model.train()
         sums, counts = torch.zeros(2, len(self.sources), device=device).unbind()
-        targets = max(1, sum(int(b.tokens.loss_mask.sum()) for b in batches))
-        for batch in batches:
-            tokens, source = batch.tokens.to_torch(device), torch.as_tensor(batch.source, device=device)
+        read = [batch.tokens.to_torch(device) for batch in batches]
+        targets = [trained_targets(self.model, tokens) for tokens in read]
+        total = max(1, sum(int(drawn.sum()) for drawn in targets))
+        for batch, tokens, drawn in zip(batches, read, targets, strict=True):
+            source = torch.as_tensor(batch.source, device=device)
             with autocast(device, config.precision):
-                losses, rows = target_losses(self.model, tokens)
-            (losses.sum() / targets).backward()
+                losses, rows = target_losses(self.model, tokens, drawn)
+            (losses.sum() / total).backward()
             sums.index_add_(0, source[rows], losses.detach())
             counts.index_add_(0, source[rows], torch.ones_like(losses))
             self.tokens += tokens.ids.numel()

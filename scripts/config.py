@@ -5,6 +5,9 @@
 A mapping in the file fills in a nested dataclass, but replaces a dict: `mixture: {pong: 1}` is that one task, whatever
 the default was. A dotted override goes into the dict: `mixture.pong=2` changes one entry and keeps the others.
 
+A field may be one of several dataclasses that tell each other apart by a field `kind: Literal["..."]`. `backbone: perceiver`
+is short for `backbone: {kind: perceiver}`; another kind than before keeps the values of the fields that both have.
+
 The object is built here rather than by `OmegaConf.to_object`, which merges dicts, takes `[x]` for text inside
 containers, turns the YAML word `no` into the text "False" and does not say which nested config refused a value. Every
 error is one line that names the key.
@@ -45,13 +48,29 @@ def load_config(schema: type[T] | T, path: Path | str | None = None, overrides: 
         ValueError: an unknown key, a wrong type, a file that is missing or not plain YAML, what the dataclass refuses.
     """
     cls: type[T] = schema if isinstance(schema, type) else type(schema)
-    layers: list[tuple[list[str], Any]] = [] if path is None else [([], _read_file(_locate(path)))]
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ValueError(f"{override!r} is not an override; write key=value, such as seed=1")
-        layers.append((key.split("."), _Unread(text)))
-    return _resolve(cls, _defaults(cls) if isinstance(schema, type) else _plain(schema), layers)
+    return _resolve(cls, _defaults(cls) if isinstance(schema, type) else _plain(schema), _layers(path, overrides))
+
+
+def given(path: Path | str | None, overrides: Sequence[str], key: str) -> Any:
+    """What the file and the overrides say about a dotted key, the last of them that does; None: none.
+
+    `kind` also finds the short form: `backbone: perceiver` says perceiver about "backbone.kind".
+
+    Raises:
+        ValueError: as load_config, for what stands on the way.
+    """
+    found = None
+    for place, value in _layers(path, overrides):
+        names = key.split(".")
+        if place != names[: len(place)]:
+            continue
+        if isinstance(value, _Unread):
+            value = read_yaml(value, ".".join(place))
+        for name in names[len(place):]:
+            short = isinstance(value, str) and name == "kind"
+            value = value if short else value.get(name) if isinstance(value, Mapping) else None
+        found = found if value is None else value
+    return found
 
 
 def config_from_json(schema: type[T], values: Mapping[str, Any]) -> T:
@@ -80,6 +99,17 @@ def shipped_configs() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
+def _layers(path: Path | str | None, overrides: Sequence[str]) -> list[tuple[list[str], Any]]:
+    """(dotted path, value) of the file, then of each override."""
+    layers: list[tuple[list[str], Any]] = [] if path is None else [([], _read_file(_locate(path)))]
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{override!r} is not an override; write key=value, such as seed=1")
+        layers.append((key.split("."), _Unread(text)))
+    return layers
+
+
 class _Unread(str):
     """The right side of `key=value`: read as YAML once the field's type is known, or taken as it is if that is text."""
 
@@ -105,9 +135,15 @@ def _resolve(cls: type[T], tree: Any, layers: Iterable[tuple[list[str], Any]]) -
 
 def _overlay(hint: Any, tree: Any, layer: Any, key: str) -> Any:
     """`tree` with `layer` on top: key by key where the field is a dataclass, as a whole elsewhere."""
-    cls = _dataclass_in(hint)
     if isinstance(layer, _Unread):
         layer = _unquote(layer, key) if hint is str else read_yaml(layer, key)
+    if kinds := _kinds(hint):
+        layer = {"kind": layer} if isinstance(layer, str) else layer
+        if isinstance(layer, Mapping) and "kind" in layer:
+            cls = _checked_kind(kinds, layer["kind"], key)
+            kept = tree if isinstance(tree, dict) else {}
+            tree = _defaults(cls) | {name: kept[name] for name in _hints(cls).keys() & kept.keys() - {"kind"}}
+    cls = _dataclass_of(hint, tree)
     if cls is None or not isinstance(layer, Mapping):
         return layer
     for name, value in layer.items():
@@ -119,7 +155,9 @@ def _assign(hint: Any, tree: Any, path: list[str], value: Any, key: str) -> Any:
     """`tree` with the value that stands at the dotted `path` replaced."""
     if not path:
         return _overlay(hint, tree, value, key)
-    if cls := _dataclass_in(hint):
+    if path == ["kind"] and _kinds(hint):
+        return _overlay(hint, tree, value, key)
+    if cls := _dataclass_of(hint, tree):
         name = path[0]
         inner = _known_field(cls, name, key)
         before: dict[str, Any] = tree if isinstance(tree, dict) else _defaults(cls)
@@ -151,6 +189,29 @@ def _dataclass_in(hint: Any) -> Any:
     return _dataclass_in(members[0]) if len(members) == 1 else None
 
 
+def _kinds(hint: Any) -> dict[str, Any]:
+    """Of a union of dataclasses with a field `kind` each: kind -> dataclass; else nothing."""
+    members = get_args(hint) if _is_union(hint) else ()
+    if not members or not all(is_dataclass(member) and "kind" in _hints(member) for member in members):
+        return {}
+    return {kind: member for member in members for kind in get_args(_hints(member)["kind"])}
+
+
+def _checked_kind(kinds: dict[str, Any], kind: Any, key: str) -> Any:
+    """The dataclass of that kind."""
+    if kind not in kinds:
+        near = difflib.get_close_matches(str(kind), kinds, n=1)
+        raise ValueError(f"{_join(key, 'kind')} must be one of {', '.join(kinds)}, not {kind!r}"
+                         + (f"; did you mean {near[0]}?" if near else ""))
+    return kinds[kind]
+
+
+def _dataclass_of(hint: Any, tree: Any) -> Any:
+    """As `_dataclass_in`, and for one of several kinds the one that `tree` has."""
+    kinds = _kinds(hint)
+    return kinds.get(tree.get("kind")) if kinds and isinstance(tree, dict) else _dataclass_in(hint)
+
+
 def _dict_value(hint: Any) -> Any:
     """The type of the values if `hint` is a dict with text keys, or None."""
     if _is_union(hint):
@@ -164,6 +225,8 @@ def _is_union(hint: Any) -> bool:
 
 def _name(hint: Any) -> str:
     """The type in words."""
+    if kinds := _kinds(hint):
+        return f"one of {', '.join(kinds)}, or a mapping of its keys"
     if _is_union(hint):
         return " or ".join(map(_name, get_args(hint)))
     if get_origin(hint) is Literal:
@@ -193,28 +256,35 @@ def _nearest(root: type, unknown: _UnknownKey) -> str:
     asked = _join(unknown.parent, unknown.name)
     neighbours = {name: _join(unknown.parent, name) for name in _hints(unknown.cls)}
     everywhere = list(_dotted(root))
-    if asked in everywhere:   # `backbone.depth: 4` in a file
+    kinds = get_args(_hints(unknown.cls).get("kind"))
+    kind = f" of kind {kinds[0]}" if len(kinds) == 1 else ""
+    if asked in everywhere and "." in unknown.name:   # `backbone.depth: 4` in a file
         nested = asked.replace(".", ": {") + ": ..." + "}" * asked.count(".")
         return f"key {asked!r} holds a dot; in a file, nest it: {nested}"
+    everywhere = [dotted for dotted in everywhere if dotted != asked]   # it may be a key of another kind
     word = unknown.name.rpartition(".")[2]
     near = ([neighbours[name] for name in difflib.get_close_matches(unknown.name, neighbours, n=1)]
             or [dotted for dotted in everywhere if dotted.rpartition(".")[2] == word]
             or [dotted for dotted in everywhere if difflib.get_close_matches(word, [dotted.rpartition(".")[2]])])
     hint = f"did you mean {' or '.join(near[:2])}?" if near else f"there are: {', '.join(neighbours.values())}"
-    return f"unknown key {asked}; {hint}"
+    return f"unknown key {asked}{kind}; {hint}"
 
 
 def _dotted(cls: type) -> Iterator[str]:
     """Every key of a config, the nested ones with dots."""
     for name, hint in _hints(cls).items():
         yield name
-        if inner := _dataclass_in(hint):
-            yield from (f"{name}.{deeper}" for deeper in _dotted(inner))
+        inner = _dataclass_in(hint)
+        kinds = _kinds(hint).values() if inner is None else [inner]
+        yield from dict.fromkeys(f"{name}.{deeper}" for one in kinds for deeper in _dotted(one))
 
 
 def _build(hint: Any, value: Any, key: str) -> Any:
     """The value as its field's type wants it."""
     origin, args = get_origin(hint), get_args(hint)
+    if kinds := _kinds(hint):
+        _checked(isinstance(value, Mapping), hint, value, key)
+        return _build_dataclass(_checked_kind(kinds, value.get("kind"), key), value, key)
     if _is_union(hint):
         return _build_union(args, value, key)
     if isinstance(hint, type) and is_dataclass(hint):
@@ -336,10 +406,11 @@ def _finite(tree: Any) -> Any:
 
 def _locate(path: Path | str) -> Path:
     """The file itself, or the shipped one of that bare name."""
-    given, shipped = Path(path), SHIPPED / f"{Path(path).stem}.yaml"
+    given = Path(path)
+    shipped = SHIPPED / f"{given.name.removesuffix('.yaml')}.yaml"
     if given.is_file():
         return given
-    if given.name == str(path) and given.suffix in ("", ".yaml") and shipped.is_file():
+    if given.name == str(path) and shipped.is_file():
         return shipped
     near = difflib.get_close_matches(given.stem, shipped_configs(), n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(shipped_configs())}"

@@ -2,6 +2,8 @@
 
     size: small                       # tiny, small, medium, gato-79m, gato-364m, gato-1.18b
     backbone: {context: 1024}         # any field of the size can be changed
+    # backbone: perceiver             # or perceiver-ar, data2vec: another kind of the same width and depth
+    # backbone: {kind: perceiver, latents: 32}
     data: {sources: [{path: data/CartPole-v1}, {path: data/captions, weight: 2.0}]}
 """
 
@@ -10,10 +12,10 @@ from pathlib import Path
 
 from calico.agent.decoder import DecoderConfig
 from calico.agent.embedding import EmbeddingConfig
-from calico.agent.model import SIZES, ModelConfig, named_size
+from calico.agent.model import SIZES, BackboneConfig, ModelConfig, named_size
 from calico.agent.optimizer import OptimizerConfig
 from calico.agent.training import TrainingConfig
-from calico.scripts.config import load_config
+from calico.scripts.config import given, load_config
 from calico.tokenizers.vocabulary import VocabularyConfig
 
 
@@ -23,14 +25,17 @@ class SourceSettings:
 
     path: str            # a folder or file: episodes, captions, dialogues or text
     weight: float = 1.0  # share of the batches' rows, relative to the other sources
-    images: str = ""     # folder or zip of a manifest's images; empty: beside it
+    images: str = ""     # folder or zip of a manifest's images or sounds; empty: beside it
     max_side: int = 64   # larger images are shrunk to so many pixels: a 64 x 64 one costs 16 tokens
+    max_seconds: float = 10.0     # longer sounds are cut: a second costs 25 tokens
     shuffle_steps: bool = False   # single steps in random order: for tasks whose observation is the whole state
     held_out: float = 0.0         # share that is not trained on, by picture, dialogue or episode; `calico evaluate` judges it
 
     def __post_init__(self) -> None:
         if self.max_side < 1:
             raise ValueError(f"{self.path}: max_side={self.max_side} must be at least 1 pixel")
+        if not self.max_seconds >= 0.04:
+            raise ValueError(f"{self.path}: max_seconds={self.max_seconds} must be at least 0.04, which is one token")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"{self.path}: held_out={self.held_out} must be a share: at least 0, less than 1")
 
@@ -63,7 +68,7 @@ class RunSettings:
     size: str = "tiny"                    # where backbone and embedding start from
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
-    backbone: DecoderConfig = field(default_factory=DecoderConfig)
+    backbone: BackboneConfig = field(default_factory=DecoderConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     data: DataSettings = field(default_factory=DataSettings)
@@ -79,11 +84,12 @@ class RunSettings:
 
 
 def load_settings(config: str | Path | None, overrides: list[str]) -> RunSettings:
-    """Field defaults, then those of `size`, then the YAML file, then `key=value`.
+    """Field defaults, then those of `size` for the backbone's kind, then the YAML file, then `key=value`.
 
     Raises:
         ValueError: an unknown key, a wrong value or a file that cannot be read; see load_config.
     """
-    size = load_config(RunSettings, config, overrides).size
-    start = RunSettings(size=size, embedding=SIZES[size].embedding, backbone=SIZES[size].backbone)
+    size, kind = (given(config, overrides, key) for key in ("size", "backbone.kind"))
+    shape = named_size(str(size or RunSettings.size), kind=str(kind or "decoder"))
+    start = RunSettings(embedding=shape.embedding, backbone=shape.backbone)
     return load_config(start, config, overrides)

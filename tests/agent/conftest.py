@@ -4,13 +4,25 @@ import numpy as np
 import pytest
 import torch
 
+from calico.agent.data2vec_backbone import MaskedEncoderConfig
 from calico.agent.decoder import DecoderConfig
 from calico.agent.embedding import EmbeddingConfig
-from calico.agent.model import Model, ModelConfig
+from calico.agent.model import BackboneConfig, Model, ModelConfig
+from calico.agent.perceiver_ar import PerceiverARConfig
+from calico.agent.perceiver_backbone import PerceiverConfig
 from calico.tokenizers.tokens import PATCH_SIZE, Kind, Tokens
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
 
 VOCABULARY = Vocabulary(VocabularyConfig(text=300, discrete=64, continuous=128))
+
+# Each sees 8 tokens at a time, so that windows slide within a few steps; the first is the decoder.
+BACKBONES: tuple[BackboneConfig, ...] = (
+    DecoderConfig(width=32, depth=2, heads=2, context=16, window=8),
+    PerceiverConfig(width=32, depth=2, heads=2, context=8, latents=3, prefixes=4),
+    PerceiverARConfig(width=32, depth=2, heads=2, context=16, window=8),
+    MaskedEncoderConfig(width=32, depth=2, heads=2, context=16, window=8, prefixes=4),
+)
+every_backbone = pytest.mark.parametrize("backbone", BACKBONES, ids=lambda config: config.kind)
 
 
 @pytest.fixture
@@ -23,11 +35,9 @@ def model() -> Model:
     return make_model()
 
 
-def make_model() -> Model:
-    """Two layers that see 8 tokens each, so that windows slide within a few steps."""
+def make_model(backbone: BackboneConfig = BACKBONES[0]) -> Model:
     torch.manual_seed(0)
-    config = ModelConfig(embedding=EmbeddingConfig(observation_positions=48, patch_channels=4),
-                         backbone=DecoderConfig(width=32, depth=2, heads=2, context=16, window=8))
+    config = ModelConfig(embedding=EmbeddingConfig(observation_positions=48, patch_channels=4), backbone=backbone)
     return Model(config, VOCABULARY).eval()
 
 

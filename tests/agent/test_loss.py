@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from calico.agent.decoder import Decoder
 from calico.agent.loss import target_losses, target_mask
 from calico.agent.model import Model
 from calico.agent.optimizer import OptimizerConfig, build_optimizer
@@ -32,6 +33,7 @@ def test_wanted_places_equal_the_full_pass(model: Model) -> None:
     """Also under stochastic depth, where a row's last feed-forward may be skipped."""
     tokens = batch_of(stream(20, 1), stream(20, 2))
     where = (torch.tensor([0, 0, 1]), torch.tensor([3, 19, 7]))
+    assert isinstance(model.backbone, Decoder)
     model.backbone.config = replace(model.backbone.config, stochastic_depth=0.5)
     model.backbone.train()
     for seed in range(5):

@@ -1,9 +1,21 @@
 """Named sizes, and the tied table."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
-from calico.agent.model import SIZES, Model, matmul_flops_per_token, named_size, on_meta, smooth_rows
+from calico.agent.decoder import DecoderConfig
+from calico.agent.model import (
+    KINDS,
+    SIZES,
+    Model,
+    backbone_config,
+    matmul_flops_per_token,
+    named_size,
+    on_meta,
+    smooth_rows,
+)
 from calico.tokenizers.tokens import Kind
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
 
@@ -18,6 +30,33 @@ LAPTOP = Vocabulary(VocabularyConfig(text=2048))
 def test_parameter_counts(size: str, millions: float, vocabulary: Vocabulary) -> None:
     """The paper's sizes stand 3 to 9 % under its own counts: rotary positions need no relative-position matrix."""
     assert on_meta(SIZES[size], vocabulary).parameter_count() / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+@pytest.mark.parametrize("kind, size, millions", [
+    ("perceiver", "tiny", 1.92), ("perceiver", "small", 7.71), ("perceiver", "medium", 34.59),
+    ("perceiver-ar", "tiny", 1.58), ("perceiver-ar", "small", 6.11), ("perceiver-ar", "medium", 27.17),
+    ("data2vec", "tiny", 1.57), ("data2vec", "small", 6.29), ("data2vec", "medium", 28.85),
+])
+def test_parameter_counts_of_other_backbones(kind: str, size: str, millions: float) -> None:
+    """At the same width and depth: the decoder's layers have 10 width^2 each, a feed-forward without a gate makes it 12, the
+    reading of the tokens adds 10 and Perceiver IO's query 12."""
+    config = named_size(size, kind=kind)
+    assert on_meta(config, LAPTOP).parameter_count() / 1e6 == pytest.approx(millions, abs=0.006)
+
+
+def test_sizes_of_every_kind_have_the_decoders_width_depth_and_context() -> None:
+    for name, size in SIZES.items():
+        for kind in KINDS:
+            made = named_size(name, kind=kind).backbone
+            assert (made.kind, made.width, made.depth, made.heads, made.context) == (
+                kind, size.backbone.width, size.backbone.depth, size.backbone.heads, size.backbone.context)
+            assert backbone_config(asdict(made)) == made
+    with pytest.raises(ValueError, match="backbone 'mamba' is unknown; choose one of decoder, perceiver, perceiver-ar"):
+        named_size("tiny", kind="mamba")
+
+
+def test_a_backbone_that_was_saved_without_a_kind_is_a_decoder() -> None:
+    assert backbone_config({"width": 64, "heads": 2}) == DecoderConfig(width=64, heads=2)
 
 
 def test_the_table_is_input_and_output_at_once(model: Model) -> None:

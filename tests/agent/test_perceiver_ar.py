@@ -34,14 +34,14 @@ def test_latents_read_the_prefix_as_far_as_the_context_goes(model: PerceiverAR) 
     for back, is_seen in ((9, True), (10, False)):
         changed = x.clone()
         changed[:, 23 - back] += torch.randn(16)
-        assert torch.allclose(model(x, count=1), model(changed, count=1)) != is_seen
+        assert torch.allclose(model.last(x, 1), model.last(changed, 1)) != is_seen
 
 
 def test_a_layer_sees_a_window_of_latents(model: PerceiverAR) -> None:
     """More latents in front change nothing beyond the reach of two layers with a window of four."""
     x = stream()
-    torch.testing.assert_close(model(x, count=7)[:, -1], model(x)[:, -1])
-    assert not torch.allclose(model(x, count=6)[:, -1], model(x)[:, -1])
+    torch.testing.assert_close(model.last(x, 7)[:, -1], model(x)[:, -1])
+    assert not torch.allclose(model.last(x, 6)[:, -1], model(x)[:, -1])
 
 
 def test_acting_equals_one_pass_long_after_the_rings_have_slid(model: PerceiverAR) -> None:
@@ -74,11 +74,17 @@ def test_queries_in_blocks_equal_one_masked_attention() -> None:
     torch.testing.assert_close(suffix_attention(q, k, v, 200), scores.softmax(dim=-1) @ v)
 
 
-def test_window_ends_cover_every_place(model: PerceiverAR) -> None:
-    generator = torch.Generator().manual_seed(0)
-    ends = {model.draw_end(9, generator) for _ in range(200)}
-    assert ends == set(range(4, 10))
-    assert model.draw_end(3, generator) == 3        # shorter than the window: all of it
+def test_training_windows_cover_every_place_alike(model: PerceiverAR) -> None:
+    torch.manual_seed(0)
+    drawn = torch.stack([model.draw(torch.ones(2, 9, dtype=torch.bool)) for _ in range(4000)])
+    assert torch.equal(drawn[:, 0], drawn[:, 1]) and drawn[:, 0].sum(dim=1).unique().tolist() == [1, 2, 3, 4]
+    torch.testing.assert_close(drawn[:, 0].float().mean(dim=0), torch.full((9,), 4 / 12), atol=0.03, rtol=0)
+
+
+def test_in_training_only_a_window_goes_through_the_layers(model: PerceiverAR) -> None:
+    x, where = stream(), (torch.tensor([0, 1, 1]), torch.tensor([14, 12, 15]))
+    torch.testing.assert_close(model.train()(x, where), model.last(x[:, :16], 4)[where[0], where[1] - 12])
+    assert not torch.allclose(model(x, where), model.eval()(x, where))      # whose first latents see latents before them
 
 
 def test_it_learns_to_copy_from_the_prefix() -> None:
@@ -91,7 +97,7 @@ def test_it_learns_to_copy_from_the_prefix() -> None:
     for _ in range(120):
         first = torch.randint(4, (32,))
         x = torch.cat([2 * table[first][:, None], 0.1 * torch.randn(32, 7, 16)], dim=1)
-        loss = torch.nn.functional.cross_entropy(head(model(x, count=2)[:, -1]), first)
+        loss = torch.nn.functional.cross_entropy(head(model.last(x, 2)[:, -1]), first)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -106,8 +112,3 @@ def test_sizes_that_do_not_work_are_named(wrong: dict[str, int], message: str) -
     sizes = {"width": 16, "heads": 2, "context": 10, "window": 4} | wrong
     with pytest.raises(ValueError, match=message):
         PerceiverARConfig(**sizes)
-
-
-def test_more_latents_than_tokens_are_refused(model: PerceiverAR) -> None:
-    with pytest.raises(ValueError, match="25 latents were asked for in a sequence of 24 tokens; ask for 1 to 24"):
-        model(stream(), count=25)

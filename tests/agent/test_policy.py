@@ -1,6 +1,5 @@
 """Acting: what the cached, batched policy does equals the plain loop over whole histories, whatever the rows do."""
 
-from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -8,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from calico.agent.model import Model
+from calico.agent.decoder import DecoderConfig
+from calico.agent.model import BackboneConfig, Model
 from calico.agent.policy import AgentPolicy
 from calico.agent.sampling import SamplingConfig, choose
 from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.text import TextTokenizer
 from calico.tokenizers.tokens import ACTION, Kind, Tokens
 
-from .conftest import VOCABULARY, stream
+from .conftest import VOCABULARY, every_backbone, make_model, stream
 
 TEXT = TextTokenizer.train(["go to the red ball", "pick up a blue key"], 300)
 SPACES: dict[str, tuple[gym.Space[Any], gym.Space[Any]]] = {
@@ -73,12 +73,13 @@ class Watched(AgentPolicy):
         return hidden
 
 
+@every_backbone
 @pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("prompted", [False, True])
 @torch.no_grad()
-def test_cached_logits_equal_uncached_logits(model: Model, name: str, prompted: bool) -> None:
+def test_cached_logits_equal_uncached_logits(backbone: BackboneConfig, name: str, prompted: bool) -> None:
     """Row 1 restarts at step 4, row 2 waits at step 3 and leaves at step 6; the window slides many times."""
-    codec = make_codec(name)
+    model, codec = make_model(backbone), make_codec(name)
     prompt = stream(11, 5) if prompted else None
     policy = Watched(model, codec, SamplingConfig(temperature=0), prompt=prompt, precision="fp32")
     plain = {row: PlainLoop(model, codec, prompt) for row in range(3)}
@@ -96,11 +97,9 @@ def test_cached_logits_equal_uncached_logits(model: Model, name: str, prompted: 
 
 
 @torch.no_grad()
-def test_without_a_window_half_the_context_is_read_again(model: Model) -> None:
+def test_without_a_window_half_the_context_is_read_again() -> None:
     """Window = context = 16, 5 tokens a step: logits equal an uncached pass over the steps that are still seen."""
-    config = replace(model.config, backbone=replace(model.config.backbone, window=16))
-    torch.manual_seed(0)
-    dense = Model(config, VOCABULARY).eval()
+    dense = make_model(DecoderConfig(width=32, depth=2, heads=2, context=16, window=16))
     codec = make_codec("one action token")
     policy = Watched(dense, codec, SamplingConfig(temperature=0), precision="fp32")
     plain = PlainLoop(dense, codec)

@@ -12,14 +12,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from calico.agent import checkpoint
-from calico.agent.decoder import DecoderConfig
+from calico.agent.decoder import Decoder, DecoderConfig
 from calico.agent.embedding import EmbeddingConfig
-from calico.agent.model import Model, ModelConfig
+from calico.agent.model import BackboneConfig, Model, ModelConfig
 from calico.agent.optimizer import OptimizerConfig, learning_rate
 from calico.agent.training import Report, Trainer, TrainingConfig
 from calico.tokenizers.tokens import Tokens
 
-from .conftest import VOCABULARY, stream
+from .conftest import BACKBONES, VOCABULARY, stream
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, warmup_steps=3)
 CONFIG = TrainingConfig(steps=8, log_every=2, save_every=3, precision="fp32")
@@ -41,10 +41,12 @@ def batches(start: int) -> Iterator[Made]:
     return (batch(step) for step in range(start, 1000))
 
 
-def new_trainer(config: TrainingConfig = CONFIG) -> Trainer:
+SKIPPING = DecoderConfig(width=32, depth=2, heads=2, context=16, stochastic_depth=0.2)
+
+
+def new_trainer(config: TrainingConfig = CONFIG, backbone: BackboneConfig = SKIPPING) -> Trainer:
     torch.manual_seed(1)
-    shape = ModelConfig(embedding=EmbeddingConfig(observation_positions=48, patch_channels=4),
-                        backbone=DecoderConfig(width=32, depth=2, heads=2, context=16, stochastic_depth=0.2))
+    shape = ModelConfig(embedding=EmbeddingConfig(observation_positions=48, patch_channels=4), backbone=backbone)
     return Trainer(Model(shape, VOCABULARY), OPTIMIZER, config, ["cats", "dogs"])
 
 
@@ -54,15 +56,16 @@ def losses_of(trainer: Trainer, run: Path, start: int) -> list[float]:
     return losses
 
 
+@pytest.mark.parametrize("backbone", [SKIPPING, *BACKBONES[1:]], ids=lambda backbone: backbone.kind)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_stop_and_resume_equals_no_stop_bit_for_bit(tmp_path: Path, precision: str) -> None:
+def test_stop_and_resume_equals_no_stop_bit_for_bit(tmp_path: Path, precision: str, backbone: BackboneConfig) -> None:
     """Eight steps at once, against 3, a new process's worth of state, and resumed twice; stochastic depth is on."""
     config = replace(CONFIG, log_every=1, save_every=1, precision=precision)   # type: ignore[arg-type]
-    whole = new_trainer(config)
+    whole = new_trainer(config, backbone)
     expected = losses_of(whole, tmp_path / "whole", 0)
     seen: list[float] = []
     for stop in (3, 5, 8):
-        part = new_trainer(config)
+        part = new_trainer(config, backbone)
         torch.rand(stop)                                        # whatever the process drew before must not matter
         if stop > 3:
             part.restore(checkpoint.load(tmp_path / "parts"))
@@ -80,6 +83,7 @@ def test_accumulated_batches_equal_one_large_batch() -> None:
     """The loss is a mean over all targets of the step, however they are spread over batches."""
     small, large = new_trainer(), new_trainer()
     for trainer in (small, large):
+        assert isinstance(trainer.model.backbone, Decoder)
         trainer.model.backbone.config = replace(trainer.model.backbone.config, stochastic_depth=0.0)
         trainer.model.embedding.eval()
     one, two = batch(0, 2), batch(1, 3)
@@ -166,6 +170,11 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4] == 1.0 and rates[54] == pytest.approx(0.55) and rates[104] == pytest.approx(0.1)
     assert all(a >= b for a, b in zip(rates[4:], rates[5:], strict=False))
+
+
+def test_what_cannot_be_compiled_says_so() -> None:
+    with pytest.raises(ValueError, match="training.compile=true works with the backbone decoder, not perceiver"):
+        new_trainer(replace(CONFIG, compile=True), BACKBONES[1])
 
 
 @pytest.mark.parametrize("wrong, message", [({"steps": 0}, "training.steps=0"), ({"log_every": -1}, "log_every=-1")])
