@@ -21,9 +21,11 @@ def decode_cloud(data: bytes, suffix: str) -> np.ndarray:
     Returns:
         float32 (M, D): coordinates first; of a mesh with faces D is 6, the last three are normals.
     Raises:
-        ValueError: broken, empty, without three coordinates per point, not finite.
+        ValueError: of another kind, broken, empty, without three coordinates per point, not finite.
         ImportError: a mesh without the extra `points`.
     """
+    if suffix not in SUFFIXES:
+        raise ValueError(f"a file {suffix or 'without ending'} is no point cloud; {', '.join(SUFFIXES)} are read")
     if suffix == ".npy":
         try:
             cloud = np.load(io.BytesIO(data), allow_pickle=False)
@@ -35,13 +37,15 @@ def decode_cloud(data: bytes, suffix: str) -> np.ndarray:
     except ImportError:
         raise ImportError(f'{suffix} files need trimesh; pip install "calico-agent[points]"') from None
     try:
-        mesh = trimesh.load(io.BytesIO(data), file_type=suffix[1:], force="mesh", process=False)
-        if not len(mesh.faces):
+        mesh = trimesh.load(io.BytesIO(data), file_type=suffix[1:], process=False)
+        if isinstance(mesh, trimesh.Scene):
+            mesh = mesh.to_mesh()
+        if not len(getattr(mesh, "faces", ())):
             return check_cloud(np.asarray(mesh.vertices)).astype(np.float32)
         points, faces = trimesh.sample.sample_surface(mesh, SAMPLED, seed=0)
+        return check_cloud(np.concatenate([points, mesh.face_normals[faces]], axis=1)).astype(np.float32)
     except Exception as error:    # a parser per format, with errors of many kinds
         raise ValueError(f"not a readable {suffix} file ({error or type(error).__name__})") from error
-    return check_cloud(np.concatenate([points, mesh.face_normals[faces]], axis=1)).astype(np.float32)
 
 
 def check_cloud(cloud: np.ndarray) -> np.ndarray:
