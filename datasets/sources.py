@@ -228,8 +228,9 @@ class DocumentSource:
             raise ValueError(f"source {name!r} is empty: it has no documents")
 
     def sample(self, rng: np.random.Generator, length: int) -> Tokens:
-        """Fill `length` tokens with documents; of several captions one is drawn each time."""
-        return fill(length, lambda room: self._document(rng))
+        """Fill `length` tokens with documents; of several captions one is drawn each time, and a dialogue that is longer than
+        the row begins with a drawn message, or its end would never be seen."""
+        return fill(length, lambda room: from_a_message(self._document(rng), length, self.vocabulary, rng))
 
     def _document(self, rng: np.random.Generator) -> Tokens:
         """The tokens of a drawn document, kept: reading and encoding it costs more than the rest of a row."""
@@ -252,6 +253,15 @@ class DocumentSource:
         """Digests of the data and the text tokenizer."""
         return {"data": data_fingerprint(self._documents), "documents": digest(self._numbers.tolist()),
                 "text": text_digest(self.text)}
+
+
+def from_a_message(tokens: Tokens, length: int, vocabulary: Vocabulary, rng: np.random.Generator) -> Tokens:
+    """A document of more than `length` tokens from one of its messages on, up to the first from which the rest fits."""
+    if len(tokens) <= length:
+        return tokens
+    starts = np.flatnonzero(np.isin(tokens.ids, (vocabulary.user, vocabulary.assistant, vocabulary.system)))
+    wanted = 1 + int((len(tokens) - starts > length).sum())
+    return tokens[int(rng.choice(starts[:wanted])) :] if len(starts) else tokens
 
 
 def _nbytes(tokens: Tokens) -> int:

@@ -315,6 +315,17 @@ def test_a_row_of_documents_reads_as_written() -> None:
     assert len(drawn) > 1
 
 
+def test_a_dialogue_that_is_longer_than_a_row_is_seen_to_its_end() -> None:
+    said = [f"say {n}" for n in range(30)]
+    long = Dialogue(messages=[{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(said)])
+    source = DocumentSource("d", [long], VOCABULARY, TEXT)
+    rows = [source.sample(np.random.default_rng(seed), 60) for seed in range(60)]
+    assert all(row.ids[0] in (VOCABULARY.user, VOCABULARY.assistant) and len(row) == 60 for row in rows)
+    assert len({tuple(row.ids) for row in rows}) > 10
+    seen = " ".join(TEXT.decode(row.ids[row.kind == Kind.TEXT] - VOCABULARY.text_start) for row in rows)
+    assert all(text in seen for text in said)
+
+
 def test_text_windows_begin_at_words_and_end_with_their_text() -> None:
     long = " ".join(SENTENCES)
     source = TextSource("text", [long, "a short one"], VOCABULARY, TEXT)

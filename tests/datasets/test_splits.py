@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from calico.datasets.documents import Caption, Dialogue
-from calico.datasets.splits import document_key, split
+from calico.datasets.splits import LONG, document_key, split, split_texts
 
 
 def test_growing_data_keep_their_split() -> None:
@@ -34,3 +34,22 @@ def test_equal_pictures_share_a_key() -> None:
     assert document_key("text") != document_key("texts")
     assert document_key(Dialogue(messages=[{"role": "user", "content": "a"}])) != document_key(
         Dialogue(messages=[{"role": "user", "content": "b"}]))
+
+
+def test_a_long_text_gives_away_its_end_and_short_ones_stand_on_one_side() -> None:
+    book = "".join(f"line {n}\n" for n in range(LONG // 4))
+    texts = [f"review {n}" for n in range(200)] + [book, "x" * (LONG + 1)]
+    train, held = split_texts(texts, 0.2)
+    assert sorted([*train, *held]) == sorted([*texts[:200], *(side[-2] for side in (train, held)), "x" * 8000, "x" * 2001])
+    assert train[-2] + held[-2] == book and train[-2].endswith("\n") and 0.19 < len(held[-2]) / len(book) < 0.21
+    assert 20 < len(held) < 70
+    assert train.characters.tolist() == [len(text) for text in train] and train.fingerprint != held.fingerprint
+    grown, _ = split_texts([*texts, "one more review"], 0.2)
+    assert set(train) <= set(grown)
+
+
+@pytest.mark.parametrize(("texts", "share", "message"), [
+    (["a"], 0.5, "of 1 texts leaves one side empty"), ([], 0.5, "of 0 texts"), (["a" * 2 * LONG], 1.0, "not between")])
+def test_texts_that_cannot_be_divided(texts: list[str], share: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        split_texts(texts, share)

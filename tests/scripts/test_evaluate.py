@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from calico.scripts.held_out import drawn_captions
 from calico.scripts.judge import Judge
 from calico.scripts.judge_pictures import judge_captions
 from calico.scripts.main import main
+from calico.tokenizers.tokens import Tokens
 
 from ..conftest import CONFIG, SmallRun
 
@@ -83,9 +84,13 @@ def test_what_was_judged_is_kept(talking: Path, answered: Answered, monkeypatch:
     kept = sorted(path.name for path in (run / "evaluation" / "chat-sums").iterdir())
     assert len(kept) >= 2 and kept[0] == "agent-0.json"
     (run / "evaluation" / "chat-sums" / kept[-1]).unlink()        # stopped before the last batch
-    asked: list[int] = []
-    nats = Judge.nats
-    monkeypatch.setattr(Judge, "nats", lambda self, documents: asked.append(len(documents)) or nats(self, documents))
+    nats, asked = Judge.nats, list[int]()
+
+    def counted(self: Judge, documents: Sequence[Tokens]) -> list[tuple[float, int]]:
+        asked.append(len(documents))
+        return nats(self, documents)
+
+    monkeypatch.setattr(Judge, "nats", counted)
     assert answered("evaluate", run, "--suite", "chat") == first
     assert len(asked) == 1
 

@@ -9,7 +9,7 @@ import pytest
 from calico.datasets.documents import CaptionReader
 from calico.datasets.images import encode_file
 from calico.scripts.settings import load_settings
-from calico.scripts.sources import build_mixture, open_sources, text_tokenizer
+from calico.scripts.sources import build_mixture, open_sources, strings, text_tokenizer
 from calico.tokenizers.tokens import Kind
 from calico.tokenizers.vocabulary import Vocabulary
 
@@ -45,3 +45,35 @@ def test_pictures_cost_what_the_config_allows(tmp_path: Path, max_side: int, pat
 def test_a_side_of_no_pixels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="x: max_side=0 must be at least 1 pixel"):
         load_settings("tiny", ["data.sources=[{path: x, max_side: 0}]"])
+
+
+def test_what_is_held_out_is_trained_on_nowhere(tmp_path: Path) -> None:
+    """Neither its rows nor its words, and two lines with one picture stay together."""
+    lines = []
+    for n in range(40):
+        (tmp_path / f"{n}.png").write_bytes(encode_file(np.full((16, 16, 3), n // 2, np.uint8)))
+        lines.append(json.dumps({"image": f"{n}.png", "caption": f"picture{n}"}))
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
+    settings = load_settings("tiny", [*SETTINGS, f"data.sources=[{{path: {tmp_path}, images: {tmp_path}, held_out: 0.3}}]"])
+    (source,) = open_sources(settings)
+    train, held = ([document.captions[0] for document in side.documents()] for side in source.sides)
+    assert sorted([*train, *held]) == sorted(f"picture{n}" for n in range(40)) and 2 <= len(held) <= 24
+    assert all((f"picture{n}" in held) == (f"picture{n + 1}" in held) for n in range(0, 40, 2))
+    assert sorted(strings([source])) == sorted(train)
+    text = text_tokenizer(settings, [source])
+    mixture = build_mixture([source], settings, Vocabulary(settings.vocabulary), text)
+    values = {int(value) for step in range(20) for value in mixture.batch(step).tokens.patches[:, 0, 0, 0]}
+    assert values == {int(caption.removeprefix("picture")) // 2 for caption in train}
+
+
+@pytest.mark.parametrize("held_out", [-0.1, 1.0])
+def test_a_share_that_is_none_is_refused(held_out: float) -> None:
+    with pytest.raises(ValueError, match=f"x: held_out={held_out} must be a share"):
+        load_settings("tiny", [f"data.sources=[{{path: x, held_out: {held_out}}}]"])
+
+
+def test_too_few_to_hold_some_out_names_the_data(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("short")
+    (source,) = open_sources(load_settings("tiny", [f"data.sources=[{{path: {tmp_path / 'one.txt'}, held_out: 0.2}}]"]))
+    with pytest.raises(ValueError, match=r"one.txt: held_out=0.2 of 1 texts leaves one side empty"):
+        _ = source.sides
