@@ -138,7 +138,7 @@ class AudioFrontEnd(FrontEnd):
         count = stretches.shape[1]
         x = stretches.flatten(1).float()
         if self.samples != SOUND_SAMPLES:
-            x = F.interpolate(x[:, None, None], (1, count * self.samples), mode="bilinear", antialias=True)[:, 0, 0]
+            x = F.interpolate(x[:, None, None], (1, count * self.samples), mode="bicubic", antialias=True)[:, 0, 0]
         x = standardize(x)
         x = F.pad(x, (0, self.needed(count * self.places) - x.shape[1]))                 # what the last vector still looks at
         hidden, _ = self.encode(x.to(self.project.weight.dtype))

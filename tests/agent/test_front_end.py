@@ -152,7 +152,7 @@ def test_an_encoder_hears_whole_sounds_whatever_stands_beside_them(rate: int) ->
     for sound in (LONG, SHORT, SHORT, LONG):
         wave = torch.from_numpy(decode_sound(encode_sound(sound)[0]))[None]
         if rate == 8000:
-            wave = torch.nn.functional.interpolate(wave[:, None, None], (1, wave.shape[1] // 2), mode="bilinear",
+            wave = torch.nn.functional.interpolate(wave[:, None, None], (1, wave.shape[1] // 2), mode="bicubic",
                                                    antialias=True)[:, 0, 0]
         count = -(-len(sound) // 640)
         with torch.no_grad():
