@@ -1,0 +1,73 @@
+"""Sounds: decoded to one channel at the wanted rate, and what is none is named."""
+
+import io
+import wave
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calico.datasets.sounds import SoundStore, decode_sound
+
+pytest.importorskip("av")
+
+
+def wav(samples: np.ndarray, rate: int = 8000) -> bytes:
+    """A 16-bit WAV file of float (n,) or (n, channels) in [-1, 1]."""
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1 if samples.ndim == 1 else samples.shape[1])
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return out.getvalue()
+
+
+def tone(hertz: float, seconds: float = 0.5, rate: int = 8000) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
+
+
+def test_a_sound_comes_back_as_it_was() -> None:
+    samples = tone(440)
+    made, own = decode_sound(wav(samples), 8000)
+    assert own == 8000 and made.dtype == np.float32
+    np.testing.assert_allclose(made, samples, atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050])
+def test_another_rate_is_resampled_and_keeps_its_pitch(rate: int) -> None:
+    made, own = decode_sound(wav(tone(440, rate=44100), 44100), rate)
+    assert own == 44100 and abs(len(made) - rate / 2) < rate * 0.01
+    spectrum = np.abs(np.fft.rfft(made))
+    assert np.argmax(spectrum) * rate / len(made) == pytest.approx(440, abs=5)
+
+
+def test_channels_are_averaged() -> None:
+    made, _ = decode_sound(wav(np.stack([tone(440), -tone(440)], axis=1)), 8000)
+    assert np.abs(made).max() < 1e-3
+
+
+@pytest.mark.parametrize("data", [b"", b"RIFF and nothing else", wav(tone(440))[:30], b"<html>" * 100])
+def test_what_is_no_sound_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a readable sound"):
+        decode_sound(data, 8000)
+
+
+def test_a_very_long_sound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("calico.datasets.sounds.MAX_SECONDS", 0.2)
+    with pytest.raises(ValueError, match="longer than 0 seconds; cut it"):
+        decode_sound(wav(tone(440)), 8000)
+
+
+def test_a_store_counts_the_rates(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        archive.writestr("a/1.wav", wav(tone(440)))
+        archive.writestr("a/2.wav", wav(tone(440, rate=44100), 44100))
+        archive.writestr("a/3.wav", b"nothing")
+    store = SoundStore(tmp_path / "s.zip", rate=8000)
+    assert store.names() == ["a/1.wav", "a/2.wav", "a/3.wav"]
+    assert len(store["a/1.wav"]) == 4000 and abs(len(store["a/2.wav"]) - 4000) < 50
+    assert store.own_rates == {8000: 1, 44100: 1}
+    with pytest.raises(ValueError, match=r"sound 'a/3.wav' in .*s.zip: not a readable sound"):
+        store["a/3.wav"]
