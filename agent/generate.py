@@ -44,22 +44,34 @@ def begin(model: Model, rows: int, chunk: int = PIECE) -> Reading:
     return Reading(cache, torch.zeros(rows, table.shape[1], device=table.device))
 
 
-def pieces(model: Model, texts: Sequence[Tokens], reading: Reading, pad: int) -> Iterator[tuple[Tokens, Tensor, Reading]]:
+def pieces(model: Model, texts: Sequence[Tokens], reading: Reading, pad: int,
+           targets: bool = False) -> Iterator[tuple[Tensor, Tensor, Tensor, Reading]]:
     """Append texts (seq,) to the rows of a reading, which is used up, at most PIECE tokens at a time.
 
+    Args:
+        targets: the states that predict targets are wanted, too, not just the last ones; some backbones pay for each.
     Yields:
-        a piece of the batch (rows, n), its hidden states (rows, n, width), meaningless at padding, and the reading after it.
+        of a piece the ids and the loss mask (rows, n), the hidden states float32 (rows, n, width), 0 where not wanted, and the
+        reading after it.
     """
     device, cache, last = reading.last.device, reading.cache, reading.last
-    embedded = model.embedding(Tokens.stack(texts, pad).to_torch(device))   # at once: a piece may end inside a picture
-    for start in range(0, max(map(len, texts), default=0), PIECE):
-        cut = [text[start : start + PIECE] for text in texts]
-        counts = torch.tensor([len(text) for text in cut], device=device)
-        batch = Tokens.stack(cut, pad).to_torch(device)
-        hidden, cache = model.extend_embedded(embedded[:, start : start + PIECE], cache, counts)
-        ends = hidden[torch.arange(len(cut)), (counts - 1).clamp(min=0)].float()
-        last = torch.where(counts[:, None] > 0, ends, last)
-        yield batch, hidden, Reading(cache, last)
+    batch = Tokens.stack(texts, pad).to_torch(device)
+    embedded = model.embedding(batch)                                    # at once: a piece may end inside a picture
+    lengths = torch.tensor([len(text) for text in texts], device=device)
+    for start in range(0, len(batch), PIECE):
+        window = slice(start, start + PIECE)
+        ids, loss_mask, counts = batch.ids[:, window], batch.loss_mask[:, window], (lengths - start).clamp(0, PIECE)
+        ends = torch.arange(len(texts), device=device), (counts - 1).clamp(min=0)
+        wanted = torch.zeros_like(loss_mask)
+        wanted[ends] = True
+        if targets:
+            wanted[:, :-1] |= loss_mask[:, 1:]
+        where = wanted.nonzero(as_tuple=True)
+        states, cache = model.extend_embedded(embedded[:, window], cache, counts, where)
+        hidden = torch.zeros(*wanted.shape, states.shape[-1], device=device)
+        hidden[where] = states.float()
+        last = torch.where(counts[:, None] > 0, hidden[ends], last)
+        yield ids, loss_mask, hidden, Reading(cache, last)
 
 
 @torch.inference_mode()
@@ -70,7 +82,7 @@ def read(model: Model, texts: Sequence[Tokens], pad: int, reading: Reading | Non
         model: in evaluation mode; see policy.for_acting.
     """
     after = reading or begin(model, len(texts), max(map(len, texts), default=1))
-    for _, _, after in pieces(model, texts, after, pad):  # noqa: B007, B020 - the last one is what is wanted
+    for *_, after in pieces(model, texts, after, pad):  # noqa: B007, B020 - the last one is what is wanted
         pass
     return after
 

@@ -51,10 +51,10 @@ def likelihoods(model: Model, documents: Sequence[tuple[Tokens, Sequence[Tokens]
         ValueError: a document is longer than the model's context, and the model has no window that would slide.
     """
     lengths = [len(context) + max(map(len, continuations), default=0) for context, continuations in documents]
-    backbone = model.config.backbone
-    if max(lengths, default=0) > backbone.context <= backbone.attention_window:
-        raise ValueError(f"a document of {max(lengths)} tokens is longer than the model's context of {backbone.context}; "
-                         "cut it into parts")
+    limit = model.config.backbone.limit
+    if limit is not None and max(lengths, default=0) > limit:
+        raise ValueError(f"a document of {max(lengths)} tokens is longer than the model's context of {limit}; cut it into "
+                         "parts")
     found: list[list[Likelihood]] = [[] for _ in documents]
     batch: list[int] = []
     order = sorted(range(len(documents)), key=lambda index: lengths[index])          # rows of a batch about equally long
@@ -84,13 +84,13 @@ def score(model: Model, documents: Sequence[tuple[Tokens, Sequence[Tokens]]], pa
     unread = torch.tensor([len(contexts[owner]) == 0 for owner in owners], device=device)
     totals, counts = torch.zeros(2, len(owners), dtype=torch.float64, device=device)
     last = reading.last
-    for tokens, hidden, after in pieces(model, continuations, reading, pad):
-        targets = tokens.loss_mask.clone()                                           # (rows, n); False at padding
+    for ids, loss_mask, hidden, after in pieces(model, continuations, reading, pad, targets=True):
+        targets = loss_mask.clone()                                                  # (rows, n); False at padding
         targets[:, 0] &= ~unread
         unread = torch.zeros_like(unread)
-        before = torch.cat([last[:, None], hidden[:, :-1].float()], dim=1)           # predicts the token of the same place
+        before = torch.cat([last[:, None], hidden[:, :-1]], dim=1)                   # predicts the token of the same place
         row, _ = targets.nonzero(as_tuple=True)
-        totals.index_add_(0, row, log_probabilities(model, before[targets], tokens.ids[targets].long()).double())
+        totals.index_add_(0, row, log_probabilities(model, before[targets], ids[targets].long()).double())
         counts += targets.sum(dim=1)
         last = after.last
     scored = [Likelihood(total, int(count)) for total, count in zip(totals.tolist(), counts.tolist(), strict=True)]

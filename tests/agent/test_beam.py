@@ -9,10 +9,10 @@ import torch
 from calico.agent.beam import beam_search
 from calico.agent.generate import generate, text_tokens
 from calico.agent.likelihood import likelihoods
-from calico.agent.model import Model
+from calico.agent.model import BackboneConfig, Model
 from calico.tokenizers.tokens import Tokens
 
-from .conftest import VOCABULARY, stream
+from .conftest import VOCABULARY, every_backbone, make_model, stream
 
 LEGAL, STOP = np.array([5, 6, 7, 9]), 7
 PROMPTS = [stream(length, seed) for seed, length in enumerate((1, 12, 300))]
@@ -45,11 +45,12 @@ def sharpened(model: Model) -> Model:
     return model
 
 
-def test_a_wide_search_finds_the_best_of_all(model: Model) -> None:
-    sharpened(model)
-    found = search(model, PROMPTS, beams=27)
+@every_backbone
+def test_a_wide_search_finds_the_best_of_all(backbone: BackboneConfig) -> None:
+    model = sharpened(make_model(backbone))
+    found = search(model, PROMPTS, beams=9, max_tokens=3)
     for prompt, group in zip(PROMPTS, found, strict=True):
-        expected = every_text(model, prompt, 4)[: len(group)]
+        expected = every_text(model, prompt, 3)[: len(group)]
         assert [words for words, _ in group[:5]] == [words for words, _ in expected[:5]]
         assert [score for _, score in group[:5]] == pytest.approx([score for _, score in expected[:5]], abs=1e-4)
 

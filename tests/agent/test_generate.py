@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from calico.agent.generate import PIECE, begin, generate, read, write
-from calico.agent.model import Model
+from calico.agent.model import BackboneConfig, Model
 from calico.agent.sampling import SamplingConfig
 from calico.tokenizers.tokens import NO_POSITION, Kind, Tokens
 
-from .conftest import VOCABULARY, make_model, stream
+from .conftest import VOCABULARY, every_backbone, make_model, stream
 
 LEGAL = np.arange(3, 40)
 NEVER = 2                                    # cannot be chosen, so nothing ends early
@@ -45,6 +45,13 @@ def test_ragged_prompts_are_continued_as_one_by_one(model: Model, expected: list
     """Prompts from one token to more than a piece of reading, patches in them; the window slides many times."""
     assert answers(model, PROMPTS) == expected
     assert len({tuple(answer) for answer in expected}) > 1   # the prompts matter
+
+
+@every_backbone
+def test_every_backbone_writes_as_it_would_uncached(backbone: BackboneConfig) -> None:
+    model = make_model(backbone)
+    with torch.no_grad():
+        assert answers(model, PROMPTS[1:4], max_tokens=5) == [plain(model, prompt, 5) for prompt in PROMPTS[1:4]]
 
 
 def test_each_row_stops_by_itself(model: Model, expected: list[list[int]]) -> None:

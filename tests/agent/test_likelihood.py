@@ -5,11 +5,11 @@ import torch
 
 from calico.agent.decoder import DecoderConfig
 from calico.agent.likelihood import Likelihood, likelihoods
-from calico.agent.model import Model, ModelConfig
+from calico.agent.model import BackboneConfig, Model, ModelConfig
 from calico.agent.policy import for_acting
 from calico.tokenizers.tokens import Tokens
 
-from .conftest import VOCABULARY, batch_of, stream
+from .conftest import VOCABULARY, batch_of, every_backbone, make_model, stream
 
 PAD = VOCABULARY.pad
 # Contexts and continuations from nothing to more than a piece of reading; the model's window of 8 slides in most.
@@ -31,9 +31,10 @@ def plain(model: Model, context: Tokens, continuation: Tokens) -> Likelihood:
     return Likelihood(sum(float(scores[p - 1, tokens.ids[0, p]]) for p in places), len(places))
 
 
+@every_backbone
 @pytest.mark.parametrize("rows", [1, 4, 100])
-def test_cached_and_batched_is_one_plain_pass(model: Model, rows: int) -> None:
-    done: list[int] = []
+def test_cached_and_batched_is_one_plain_pass(backbone: BackboneConfig, rows: int) -> None:
+    model, done = make_model(backbone), list[int]()
     found = likelihoods(model, DOCUMENTS, PAD, rows=rows, on_done=done.append)
     assert sum(done) == len(DOCUMENTS)
     for (context, continuations), scored in zip(DOCUMENTS, found, strict=True):
