@@ -6,9 +6,12 @@ experts, whose controllers stand in the families' files.
 
 import copy
 import functools
+import hashlib
 import itertools
 import random
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -20,6 +23,10 @@ from .registry import Controller, Start, Task, family, get_task, nearest
 from .sb3 import hub_player, sb3_player
 
 BLOCK = 32   # random actions drawn at once
+
+
+class Guess(int):
+    """A random action of an expert that found no plan: the runner counts them, as `Episode.info["guesses"]`."""
 
 
 class Policy(Protocol):
@@ -102,6 +109,23 @@ def make_expert(task: Task | str) -> RowPolicy:
         raise ValueError(f"{task.name} has no scripted expert; in its family these have one: "
                          f"{', '.join(with_one[:8]) or 'none'}{' ...' if len(with_one) > 8 else ''}")
     return RowPolicy(family(task.family).experts[task.expert])
+
+
+def expert_version(task: Task) -> str:
+    """Digest of the files that a task's expert is written in: one that was changed since may score otherwise.
+
+    Experts that come with a package are in `Task.versions`.
+    """
+    start: Any = family(task.family).experts[task.expert or ""]
+    found: dict[str, bytes] = {}
+    waiting = [getattr(start, "func", start).__module__]
+    while waiting:
+        name = waiting.pop()
+        if not found or (name not in found and name.startswith(f"{__package__}.families.")):
+            module = sys.modules[name]
+            found[name] = Path(str(module.__file__)).read_bytes()
+            waiting += [getattr(value, "__module__", None) or getattr(value, "__name__", "") for value in vars(module).values()]
+    return hashlib.sha256(b"".join(found[name] for name in sorted(found))).hexdigest()[:12]
 
 
 FROM_FILES: dict[str, tuple[str, Callable[[Task, str], Start]]] = {   # how the spec goes on, what makes the player

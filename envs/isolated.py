@@ -1,15 +1,18 @@
-"""An environment in a process of its own: one that hangs or dies of a native crash can be given up.
+"""Environments in other processes: one that hangs or dies of a native crash can be given up, and several step at once.
 
-    rollout(task, policy, seeds, make=isolated(time_limit=60), on_fault=faults.append)
+    rollout(task, policy, seeds, make=isolated(time_limit=60), on_fault=faults.append)   # a process for each
+    rollout(task, policy, seeds, make=isolated(processes=os.cpu_count()))                # shared out, for speed alone
 
-For learned policies, which act for many environments at once and look at observations only. A step costs a message there
-and back, some 0.1 ms.
+For learned policies, which act for many environments at once and look at observations only. A step costs a message to each
+process and back, some 0.1 ms; the processes work at the same time, so that slow worlds (Atari, anything drawn) gain what the
+machine has in cores. Threads would not do: the emulators hold Python's lock.
 """
 
+import itertools
 import multiprocessing as mp
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -21,13 +24,28 @@ from . import registry
 from .registry import Task
 
 
-def isolated(time_limit: float = 120.0) -> Callable[[Task, bool], gym.Env]:
+def isolated(time_limit: float = 120.0, processes: int | None = None) -> Callable[[Task, bool], gym.Env]:
     """A `make` for `rollout`.
 
     Args:
-        time_limit: seconds that making the environment, a reset, a step or a frame may take.
+        time_limit: seconds that making an environment, a reset, a frame or a process's part of a step may take.
+        processes: share the environments out among so many. They take less time and memory to start than one for each,
+            which is the default; but one that hangs or crashes takes its neighbours' episodes with it.
     """
-    return lambda task, render: Isolated(task, render, time_limit)
+    if processes is None:
+        return lambda task, render: Isolated(task, render, Host(time_limit))
+    hosts: list[Host] = []
+    turns = itertools.cycle(range(processes))
+
+    def make(task: Task, render: bool) -> gym.Env:
+        if not hosts:
+            hosts.extend(Host(time_limit) for _ in range(processes))   # all at once: starting takes seconds
+        place = next(turns)
+        if not hosts[place].process.is_alive():
+            hosts[place] = Host(time_limit)
+        return Isolated(task, render, hosts[place])
+
+    return make
 
 
 class Isolated(gym.Env):
@@ -40,52 +58,112 @@ class Isolated(gym.Env):
 
     metadata = {"render_modes": ["rgb_array"]}
 
-    def __init__(self, task: Task, render: bool, time_limit: float) -> None:
+    def __init__(self, task: Task, render: bool, host: "Host") -> None:
         registry.require(task.family, task.name)   # a missing package is named here
-        self.time_limit = time_limit
-        context = mp.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, task, render), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.observation_space, self.action_space = self._answer()
+        self.host, self.number = host, host.enter()
+        self.begun = False
+        try:
+            self.observation_space, self.action_space = self._call("make", task, render)
+        except Exception:
+            self.close()
+            raise
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """See gym.Env."""
         super().reset(seed=seed)
-        return self._ask("reset", seed=seed, options=options)
+        return self._call("reset", seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """See gym.Env."""
-        return self._ask("step", action)
+        if not self.begun:
+            begin([self], [action])
+        self.begun = False
+        return self.host.answer(self.number)
 
     def render(self) -> Any:
         """See gym.Env."""
-        return self._ask("render")
+        return self._call("render")
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
-        end(self.process)
-        self.connection.close()
+        """Close it there; its process ends with its last environment, whatever it is doing."""
+        self.host.leave(self.number)
 
-    def _ask(self, method: str, *arguments: Any, **named: Any) -> Any:
-        try:
-            self.connection.send((method, arguments, named))
-        except OSError:
-            raise RuntimeError(how_it_ended(self.process)) from None
-        return self._answer()
+    def _call(self, method: str, *arguments: Any, **named: Any) -> Any:
+        self.host.ask([(self.number, method, arguments, named)])
+        return self.host.answer(self.number)
 
-    def _answer(self) -> Any:
-        if not self.connection.poll(self.time_limit):
-            self.close()
-            raise TimeoutError(f"took more than {self.time_limit:g} s and was killed")
-        try:
-            raised, value = self.connection.recv()
-        except (EOFError, OSError):
-            raise RuntimeError(how_it_ended(self.process)) from None
+
+def begin(envs: Sequence[Isolated], actions: Sequence[Any]) -> None:
+    """Let a step of all these environments begin; `step` of each, with the same action, waits for its end."""
+    calls: dict[Host, list[Call]] = {}
+    for env, action in zip(envs, actions, strict=True):
+        calls.setdefault(env.host, []).append((env.number, "step", (action,), {}))
+        env.begun = True
+    for host, its in calls.items():
+        host.ask(its)
+
+
+Call = tuple[int, str, tuple[Any, ...], dict[str, Any]]   # (environment's number, method, arguments)
+
+
+class Host:
+    """A process that holds environments, each under a number of its own."""
+
+    def __init__(self, time_limit: float) -> None:
+        self.time_limit = time_limit
+        context = mp.get_context("spawn")   # a forked copy of a process with threads and GL contexts may lock up
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.entered = 0
+        self.inside: set[int] = set()
+        self.answers: dict[int, tuple[bool, Any]] = {}   # those that came before they were waited for
+
+    def enter(self) -> int:
+        """A number for one more environment."""
+        self.entered += 1
+        self.inside.add(self.entered)
+        return self.entered
+
+    def leave(self, number: int) -> None:
+        """Close an environment, and the process with the last one."""
+        self.inside.discard(number)
+        if self.inside:
+            self.ask([(number, "close", (), {})])
+        else:
+            self.end()
+
+    def ask(self, calls: "list[Call]") -> None:
+        """Send calls on their way; `answer` gives what comes of each."""
+        with suppress(OSError):   # the process is gone: `answer` says how
+            self.connection.send(calls)
+
+    def answer(self, number: int) -> Any:
+        """Wait for the value that an environment's last call gave.
+
+        Raises:
+            TimeoutError, RuntimeError: see Isolated.
+        """
+        while number not in self.answers:
+            try:
+                is_late = not self.connection.poll(self.time_limit)
+                if not is_late:
+                    self.answers |= self.connection.recv()
+            except (EOFError, OSError):
+                raise RuntimeError(how_it_ended(self.process)) from None
+            if is_late:
+                self.end()
+                raise TimeoutError(f"took more than {self.time_limit:g} s and was killed")
+        raised, value = self.answers.pop(number)
         if raised:
             raise RuntimeError(value)
         return value
+
+    def end(self) -> None:
+        """Kill the process."""
+        end(self.process)
+        self.connection.close()
 
 
 def stand_alone() -> None:
@@ -111,27 +189,25 @@ def how_it_ended(process: BaseProcess) -> str:
     return f"its process died of {signal.Signals(-code).name}" if code < 0 else f"its process exited with {code}"
 
 
-def _serve(connection: Connection, task: Task, render: bool) -> None:
-    """The life of the other process: (method, arguments) in, (whether it raised, value or message) out."""
+def _serve(connection: Connection) -> None:
+    """The life of the other process: calls in, number -> (whether it raised, value or message) out."""
     stand_alone()
+    envs: dict[int, gym.Env] = {}
 
-    def answer(call: Callable[[], Any]) -> None:
-        try:
-            reply = (False, call())
-        except Exception as error:   # noqa: BLE001  whatever it is, it belongs to the process that asked
-            reply = (True, f"{type(error).__name__}: {error}")
-        connection.send(reply)
+    def run(number: int, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if method == "make":
+            env = envs[number] = registry.make(*arguments)
+            return env.observation_space, env.action_space
+        if method == "close":
+            return envs.pop(number).close()
+        return getattr(envs[number], method)(*arguments, **named)
 
-    made: list[gym.Env] = []
-
-    def open_it() -> tuple[gym.Space, gym.Space]:
-        made.append(registry.make(task, render))
-        return made[0].observation_space, made[0].action_space
-
-    answer(open_it)
-    while made:
-        try:
-            method, arguments, named = connection.recv()
-        except EOFError:
-            return
-        answer(lambda: getattr(made[0], method)(*arguments, **named))   # noqa: B023  called at once
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):   # nobody is there any more
+        while True:
+            answers: dict[int, tuple[bool, Any]] = {}
+            for call in connection.recv():
+                try:
+                    answers[call[0]] = False, run(*call)
+                except Exception as error:   # noqa: BLE001  whatever it is, it belongs to the process that asked
+                    answers[call[0]] = True, f"{type(error).__name__}: {error}"
+            connection.send(answers)

@@ -20,7 +20,9 @@ from ..tokenizers.episode import Episode
 from ..tokenizers.spaces import flatten, stack_leaves
 from . import registry
 from .checks import all_fit, complaint
-from .experts import Policy, action_sampler
+from .experts import Guess, Policy, action_sampler
+from .isolated import Isolated
+from .isolated import begin as begin_step
 from .registry import Task, get_task
 
 OnStep = Callable[[int, int, int, gym.Env], None]   # (row, seed, steps done, environment)
@@ -103,7 +105,8 @@ def _play(policy: Policy, waiting: deque[int], rows: list["_Row"], on_fault: OnF
         if active:
             legal = all_fit(active[0].env.action_space, bounds=True)
             sound = all_fit(active[0].env.observation_space, bounds=False)
-            noting = active[0].record or active[0].on_step
+            noting, noisy = active[0].record or active[0].on_step, active[0].noise[0]
+            elsewhere = isinstance(active[0].env, Isolated)
         while active:
             actions = policy.act([row.observation for row in active], [row.index for row in active])
             if len(actions) != len(active):
@@ -111,6 +114,10 @@ def _play(policy: Policy, waiting: deque[int], rows: list["_Row"], on_fault: OnF
             if not legal(actions):
                 for row, action in zip(active, actions, strict=True):
                     row.check_action(action)
+            if noisy:
+                actions = [row.disturbed(action) for row, action in zip(active, actions, strict=True)]
+            if elsewhere:
+                begin_step([row.env for row in active], actions)
             for row, action in zip(active, actions, strict=True):
                 try:
                     row.step(action)
@@ -162,6 +169,7 @@ class _Row:
     actions: list[dict[str, Any]] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     demonstrated: list[bool] = field(default_factory=list)
+    guesses: int = 0
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def close(self) -> None:
@@ -171,7 +179,7 @@ class _Row:
                 env.close()
 
     def reset(self, seed: int, policy: Policy) -> None:
-        self.seed, self.steps, self.noise_left, self.terminated, self.truncated = seed, 0, 0, False, False
+        self.seed, self.steps, self.noise_left, self.guesses, self.terminated, self.truncated = seed, 0, 0, 0, False, False
         self.observations, self.actions, self.rewards, self.demonstrated = [], [], [], []
         if self.env is None:
             self.env = self.make()
@@ -189,8 +197,6 @@ class _Row:
 
     def step(self, action: Any) -> None:
         """Move; what came of it is not yet checked."""
-        if self.noise[0]:
-            action = self._disturbed(action)
         self.action = action
         self.steps += 1
         try:
@@ -204,7 +210,7 @@ class _Row:
         if self.steps == self.max_steps and not self.terminated:
             self.truncated = True
 
-    def _disturbed(self, action: Any) -> Any:
+    def disturbed(self, action: Any) -> Any:
         """The action, or a random one that is held for a while."""
         share, stretch = self.noise
         if not self.noise_left and self.random.random() < share / (stretch - (stretch - 1) * share):
@@ -221,6 +227,7 @@ class _Row:
         if self.record:
             if self.steps:
                 self.actions.append(_copies(self.env.action_space, self.action))
+                self.guesses += isinstance(self.action, Guess)
             self.observations.append(_copies(self.env.observation_space, self.observation))
         if self.on_step:
             self.on_step(self.index, self.seed, self.steps, self.env)
@@ -238,6 +245,7 @@ class _Row:
     def episode(self) -> Episode:
         info = {key: value.item() if isinstance(value, np.generic) else value for key, value in self.info.items()
                 if isinstance(value, (bool, int, float, str, np.number, np.bool_))}
+        info |= {"guesses": self.guesses} if self.guesses else {}
         episode = Episode(
             task=self.task.name, seed=self.seed,
             observations=stack_leaves(self.observations), actions=stack_leaves(self.actions),

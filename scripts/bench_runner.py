@@ -4,6 +4,7 @@ Both sides play the same environments with uniform actions; both sides of a rati
 """
 
 import multiprocessing as mp
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -15,15 +16,20 @@ from typing import Any
 import gymnasium as gym
 
 from calico.envs.experts import RandomPolicy
+from calico.envs.isolated import isolated
 from calico.envs.registry import Task, get_task, make
 from calico.envs.runner import rollout
 
 ROWS = 16
+CORES = os.cpu_count() or 1
 STEPS = {"CartPole-v1": 40_000, "HalfCheetah-v5": 16_000, "ALE/Pong-v5": 4_000, "BabyAI-GoToLocal-v0": 8_000}   # about a second
 
 
 def bench_runner(turns: int) -> dict[str, Any]:
-    """`overhead` is the runner's time per step over that of a bare loop, less one; the others are factors of speed."""
+    """`overhead` is the runner's time per step over that of a bare loop, less one; the others are factors of speed.
+
+    Rows of Atari are shared out among as many processes as there are cores (`isolated.py`), Gymnasium's stand in one.
+    """
     found: dict[str, Any] = {"overhead": {}}
     for name, steps in STEPS.items():
         runner, bare = in_turns(turns, lambda: runner_seconds(get_task(name), steps),              # noqa: B023
@@ -32,8 +38,10 @@ def bench_runner(turns: int) -> dict[str, Any]:
         found[f"{name}_steps_per_second"] = 1 / runner
     frames = get_task("ALE/Pong-v5").with_view(frames=4)
     steps = STEPS["ALE/Pong-v5"]
-    ours, sync = in_turns(turns, lambda: runner_seconds(frames, steps), lambda: sync_seconds(steps))
-    found |= {"atari_steps_per_second": 1 / ours, "atari_sync_steps_per_second": 1 / sync, "atari_vs_sync": sync / ours}
+    ours, alone, sync = in_turns(turns, lambda: runner_seconds(frames, steps, isolated(processes=CORES)),
+                                 lambda: runner_seconds(frames, steps), lambda: sync_seconds(steps))
+    found |= {"atari_steps_per_second": 1 / ours, "atari_sync_steps_per_second": 1 / sync, "atari_vs_sync": sync / ours,
+              "atari_one_process_vs_sync": sync / alone, "cores": CORES}
     # Each in a process of its own: once an off-screen camera exists, Gymnasium's viewer draws into its small buffer.
     with ProcessPoolExecutor(1, mp.get_context("spawn"), max_tasks_per_child=1) as apart:
         ours, default = in_turns(turns, lambda: apart.submit(pixel_seconds, 400).result(),
@@ -71,11 +79,11 @@ class Enough(Exception):
     """The measurement is over."""
 
 
-def runner_seconds(task: Task, steps: int) -> float:
+def runner_seconds(task: Task, steps: int, how: Callable[[Task, bool], gym.Env] = make) -> float:
     """Seconds per step of the runner, sixteen rows."""
     policy = Clocked(steps)
     with suppress(Enough):
-        for _ in rollout(task, policy, range(steps), num_envs=ROWS, record=False):
+        for _ in rollout(task, policy, range(steps), num_envs=ROWS, record=False, make=how):
             pass
     return policy.seconds / policy.steps
 

@@ -118,7 +118,9 @@ class AtariGame(gym.Env):
                 self.ale.getScreenGrayscale(self.screens[1])
                 break
         newest = np.maximum(self.screens[0], self.screens[1]) if self.frame_skip > 1 else self.screens[1]
-        self.stack = np.concatenate([self.stack[..., 1:], self._shrink(newest)[..., None]], axis=2)
+        self.stack, before = np.empty_like(self.stack), self.stack
+        self.stack.reshape(-1)[:-1] = before.reshape(-1)[1:]   # one byte on: each pixel's frames become one older
+        self.stack[..., -1] = self._shrink(newest)
         over = self.ale.game_over(with_truncation=False)
         return self.stack, float(reward), over, self.ale.game_truncated() and not over, self._info()
 

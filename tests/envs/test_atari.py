@@ -16,6 +16,9 @@ def test_the_newest_frame_is_last() -> None:
     np.testing.assert_array_equal(third[..., 1], second[..., 2])
     np.testing.assert_array_equal(third[..., 0], first[..., 2])
     assert (third[..., 2] != third[..., 1]).any()
+    fourth, *_ = env.step(1)
+    np.testing.assert_array_equal(fourth[..., :2], third[..., 1:])
+    np.testing.assert_array_equal(third[..., 1], second[..., 2])   # what was given before is left as it was
 
 
 def test_the_picture_is_the_mean_of_the_screen() -> None:

@@ -1,7 +1,5 @@
 """The runner: one seed one episode whatever stands beside it, noise that is marked, and faults that are named."""
 
-import os
-import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,10 +7,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from calico.envs import registry
-from calico.envs.experts import RandomPolicy, make_expert
-from calico.envs.isolated import isolated
-from calico.envs.registry import Task, get_task
+from calico.envs.experts import Guess, RandomPolicy, make_expert
+from calico.envs.registry import Task
 from calico.envs.runner import EnvironmentFault, Film, rollout
 from calico.tokenizers.episode import Episode
 
@@ -200,22 +196,9 @@ def test_a_faulty_environment_is_replaced_and_play_goes_on() -> None:
         np.testing.assert_array_equal(episode.observations["count"], same.observations["count"])
 
 
-def test_an_environment_of_its_own_process_can_hang_or_die(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same steps as here; what does not answer is killed, named and replaced."""
-    task = get_task("CartPole-v1")
-    here, there = (list(rollout(task, RandomPolicy(), range(3), make=how)) for how in (registry.make, isolated()))
-    for a, b in zip(here, there, strict=True):
-        np.testing.assert_array_equal(a.observations[""], b.observations[""])
-    env = isolated(time_limit=60)(task, True)
-    assert env.reset(seed=3)[0].shape == (4,) and env.render().shape[2] == 3   # type: ignore[union-attr]
-    with pytest.raises(RuntimeError, match="AssertionError"):
-        env.step("no action")
-    os.kill(env.process.pid, signal.SIGSTOP)   # type: ignore[attr-defined]
-    env.time_limit = 0.2                        # type: ignore[attr-defined]
-    with pytest.raises(TimeoutError, match="took more than 0.2 s and was killed"):
-        env.step(0)
-    env = isolated()(task, False)
-    os.kill(env.process.pid, signal.SIGKILL)   # type: ignore[attr-defined]
-    with pytest.raises(RuntimeError, match="died of SIGKILL"):
-        env.reset(seed=3)
-    env.close()
+def test_guesses_of_an_expert_are_counted_where_they_are_recorded() -> None:
+    lost, sure = (run(Checking(action), [2])[0] for action in (Guess(1), 1))
+    unrecorded = run(Checking(Guess(1)), [2], record=False)[0]
+    assert lost.info["guesses"] == len(lost) == 5
+    assert "guesses" not in sure.info and "guesses" not in unrecorded.info
+    assert lost.actions[""].tolist() == sure.actions[""].tolist() and lost.actions[""].dtype == sure.actions[""].dtype
