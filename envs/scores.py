@@ -7,6 +7,7 @@ Published scores come from other protocols (no sticky actions there), so the ran
 `calico score CartPole-v1 --episodes 100 --write` measures a task again and writes it into the file.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable
@@ -77,11 +78,16 @@ def share_at(normalised: Iterable[float | None], threshold: float) -> float | No
 
 
 def write(task: str, policy: str, entry: dict[str, Any]) -> None:
-    """Put a measurement into scores.json; the file appears whole or not at all."""
-    values = json.loads(TABLE.read_text())      # read late: another process may have measured others meanwhile
-    values["measured"].setdefault(task, {})[policy] = entry
-    values["measured"] = {name: values["measured"][name] for name in sorted(values["measured"])}
-    temporary = TABLE.with_name(f".{TABLE.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(values, indent=1) + "\n")
-    os.replace(temporary, TABLE)
+    """Put a measurement into scores.json; the file appears whole or not at all, and other writers wait meanwhile."""
+    folder = os.open(TABLE.parent, os.O_RDONLY)   # the lock is the folder's, for the file itself is replaced
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        values = json.loads(TABLE.read_text())
+        values["measured"].setdefault(task, {})[policy] = entry
+        values["measured"] = {name: values["measured"][name] for name in sorted(values["measured"])}
+        temporary = TABLE.with_name(f".{TABLE.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(values, indent=1) + "\n")
+        os.replace(temporary, TABLE)
+    finally:
+        os.close(folder)
     table.cache_clear()

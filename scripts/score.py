@@ -4,8 +4,9 @@
     calico score --family classic --episodes 100 --json
     torchrun --nproc-per-node 4 -m calico.scripts.score --family atari     # each rank its share; see ranks.py
 
-Every episode leaves a small file under --out, so that a stopped measurement goes on where it was; `--write` puts finished
-tasks into the table that the package ships (envs/scores.json), with seeds, versions and view settings.
+Every episode leaves a small file under --out, so that a stopped measurement goes on where it was; one made with other
+packages, another view or an expert that was changed since is played again. `--write` puts finished tasks into the table that
+the package ships (envs/scores.json), with seeds, versions and view settings.
 """
 
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from calico.envs import scores, workers
+from calico.envs.experts import expert_version
 from calico.envs.registry import FAMILIES, Task, get_task, tasks
 from calico.envs.runner import EnvironmentFault
 from calico.scripts import console
@@ -48,7 +50,10 @@ def main(argv: list[str] | None = None) -> int:
         for policy in [arguments.policy] if arguments.policy else POLICIES:
             if policy == "expert" and not task.expert:
                 continue
-            results = Results(arguments.out, task.name, policy, {"versions": task.versions(), "view": dict(task.view)})
+            about: dict[str, Any] = {"versions": task.versions(), "view": dict(task.view)}
+            if policy == "expert":
+                about |= {"name": task.expert, "expert_version": expert_version(task)}
+            results = Results(arguments.out, task.name, policy, about)
             measure(task, policy, seeds, results, arguments.workers, arguments.time_limit)
             if missing := results.missing(seeds):
                 console.note(f"{task.name} {policy}: {len(missing)} episodes are other ranks', or still to be played")
@@ -98,7 +103,6 @@ def summary(task: Task, policy: str, seeds: range, results: Results) -> dict[str
         "mean": round(float(values.mean()), 4), "std": round(float(values.std()), 4), "episodes": len(whole),
         "failed": len(played) - len(whole), "seeds": [seeds.start, seeds.stop],
         "length": round(float(np.mean([result["length"] for result in whole])), 1), **results.about,
-        **({"name": task.expert} if policy == "expert" else {}),
     }
 
 

@@ -1,10 +1,13 @@
 """Scripted experts are far better than random play, also when noise pushes them off their way."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from calico.envs.experts import Policy, RandomPolicy, make_expert
+from calico.envs.experts import Policy, RandomPolicy, expert_version, make_expert
 from calico.envs.families.atari_experts import bounce
+from calico.envs.registry import get_task, tasks
 from calico.envs.runner import rollout
 
 
@@ -54,3 +57,12 @@ def test_the_babyai_bot_does_not_plan_in_circles_for_ever() -> None:
     task = "BabyAI-GoToImpUnlock-v0"
     episode = next(iter(rollout(task, make_expert(task), [6], noise=0.15, max_steps=300, record=False)))
     assert len(episode) == 300
+
+
+def test_an_experts_version_is_that_of_the_files_it_is_written_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, read = get_task("MiniWorld-FourRooms-v0"), Path.read_bytes
+    as_it_is = expert_version(task)
+    for name, changes in {"floor_plan.py": True, "miniworld_experts.py": True, "sokoban_expert.py": False}.items():
+        monkeypatch.setattr(Path, "read_bytes", lambda path, name=name: read(path) + b"#" * (path.name == name))
+        assert (expert_version(task) != as_it_is) is changes
+    assert all(len(expert_version(task)) == 12 for task in tasks() if task.expert)   # of every way to write one

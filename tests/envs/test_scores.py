@@ -1,5 +1,10 @@
-"""Normalised scores by hand, and the shipped table."""
+"""Normalised scores by hand, the shipped table, and writers that do not undo each other's work."""
 
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,3 +50,22 @@ def test_the_shipped_table_is_complete() -> None:
             assert values["episodes"] >= 20 and values["versions"] and "view" in values
         if get_task(name).expert:
             assert reference(name).normalise(entry["expert"]["mean"]) == pytest.approx(100)
+
+
+def test_two_writers_lose_nothing(tmp_path: Path) -> None:
+    table = tmp_path / "scores.json"
+    shutil.copy(scores.TABLE, table)
+    before = json.loads(table.read_text())["measured"]
+    code = """
+import sys
+from pathlib import Path
+from calico.envs import scores
+scores.TABLE = Path(sys.argv[1])
+for number in range(25):
+    scores.write(f"Task-{number}", sys.argv[2], {"mean": float(number)})
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(table), who]) for who in ("random", "expert")]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    after = json.loads(table.read_text())["measured"]
+    new = {f"Task-{number}": {who: {"mean": float(number)} for who in ("random", "expert")} for number in range(25)}
+    assert after == before | new and [path.name for path in tmp_path.iterdir()] == ["scores.json"]

@@ -13,7 +13,9 @@ from calico.datasets.episodes import EpisodeReader, EpisodeWriter
 from calico.datasets.grounded import caption_is_right
 from calico.datasets.opening import open_data
 from calico.envs import scores
+from calico.envs.experts import make_expert
 from calico.envs.registry import get_task, make
+from calico.envs.runner import rollout
 from calico.envs.scenes import scenes
 from calico.scripts.main import main
 from calico.tokenizers.episode import Episode
@@ -111,7 +113,7 @@ def test_pictures_come_with_true_captions_and_questions_about_them(tmp_path: Pat
         np.testing.assert_array_equal(told.image, scene.image)
         assert told.extra["facts"] == scene.facts and caption_is_right(told.captions[0], scene.facts)
     shown = [dialogue for dialogue in dialogues if dialogue.images]
-    assert len(shown) == 12 and len(dialogues) > 12   # some are told in words, some are small talk
+    assert len(shown) == 12 and len(dialogues) > 12   # some are told in words
     for dialogue, scene in zip(shown, scenes("minigrid", range(3, 15)), strict=True):
         (image,) = dialogue.images.values()
         np.testing.assert_array_equal(image, scene.image)
@@ -145,6 +147,19 @@ def test_only_what_is_worth_it_is_kept_and_the_rest_is_not_played_again(tmp_path
     assert 0 < len(kept) < 12 and (kept.scores >= random + 1.01 * (expert - random)).all()
     monkeypatch.setattr("calico.envs.workers.play", lambda task, player, seeds, **_: iter(seeds))
     collect(tmp_path, "Acrobot-v1", "--episodes", 12, "--keep", 101)
+
+
+def test_what_an_expert_could_not_plan_is_no_demonstration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Noise pushes boxes into corners: the level is lost, and its expert plays at random from there."""
+    task = "Sokoban-7x7-2"
+    lost = {episode.seed for episode in rollout(task, make_expert(task), range(12), noise=0.3) if "guesses" in episode.info}
+    assert 0 < len(lost) < 12
+    for _ in range(2):                                                     # the second time there is nothing left to play
+        collect(tmp_path, task, "--episodes", 12, "--noise", 0.3)
+        assert set(EpisodeReader(tmp_path / task).seeds.tolist()) == set(range(12)) - lost
+        left_out = [json.loads(line) for line in (tmp_path / task / "left-out.jsonl").read_text().splitlines()]
+        assert [entry["seed"] for entry in left_out] == sorted(lost) and all(entry["guesses"] > 0 for entry in left_out)
+    assert f"{task}: {len(lost)} of 12 episodes are left out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words, says", [

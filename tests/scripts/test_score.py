@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from calico.envs import scores
+from calico.envs.experts import expert_version
+from calico.envs.registry import get_task
 from calico.scripts.ranks import Results, share
 from calico.scripts.score import main
 
@@ -28,6 +30,7 @@ def test_the_table_gets_what_was_measured(table: Path, tmp_path: Path) -> None:
         measured = json.loads(table.read_text())["measured"][TASK]
         assert measured["expert"]["mean"] > 0.8 > measured["random"]["mean"]
         assert measured["expert"]["name"] == "babyai-bot" and measured["expert"]["episodes"] == 20
+        assert measured["expert"]["expert_version"] == expert_version(get_task(TASK))
         entries.append(measured)
     assert entries[0] == entries[1]
 
@@ -40,6 +43,16 @@ def test_what_was_played_is_not_played_again(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("calico.envs.workers.play", lambda task, player, seeds, **_: pytest.fail(f"played {seeds}"))
     assert main([*arguments, "--episodes", "2"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["episodes"] == 2
+
+
+def test_a_changed_expert_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [TASK, "--episodes", "2", "--workers", "0", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    played: list[tuple[str, list[int]]] = []
+    monkeypatch.setattr("calico.scripts.score.expert_version", lambda task: "changed")
+    monkeypatch.setattr("calico.envs.workers.play", lambda task, player, seeds, **_: played.append((player, seeds)) or [])
+    main(arguments)
+    assert played == [("expert", [10_000, 10_001])]
 
 
 def test_ranks_share_the_episodes_and_a_lost_ones_work_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
