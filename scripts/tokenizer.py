@@ -1,4 +1,4 @@
-"""`calico tokenizer train FILES --vocab N --out FILE`: learn text pieces once, for several runs.
+"""`calico tokenizer train FILES --vocab N`: learn text pieces once, for several runs.
 
     calico tokenizer train data/minigrid-captions texts/*.txt --vocab 4096 --out words.model      # seconds
     calico train small data.tokenizer=words.model vocabulary.text=4096 ...
@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("files", nargs="+", metavar="FILES", help="files or folders of text, captions, dialogues or episodes")
     parser.add_argument("--vocab", type=int, default=4096, metavar="N", help="pieces to aim for, 256 bytes among them "
                         "(default 4096); a small text gives fewer")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the SentencePiece model to write")
+    parser.add_argument("--out", type=Path, default=Path("tokenizer.model"), metavar="FILE",
+                        help="the SentencePiece model to write (default tokenizer.model)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)

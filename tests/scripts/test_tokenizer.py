@@ -31,12 +31,16 @@ def test_pieces_are_learnt_from_everything_that_holds_text(small_run: SmallRun, 
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["one.model"]
 
 
-def test_what_was_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_text("hello there\n" * 9)
     assert main(["tokenizer", "train", f"{tmp_path}/a.txt", "--vocab", "300", "--out", f"{tmp_path}/a.model"]) == 0
     out, err = capsys.readouterr()
     assert "pieces from 1 texts" in out
     assert f"wrote {tmp_path}/a.model (" in err
+    monkeypatch.chdir(tmp_path)
+    assert main(["tokenizer", "train", "a.txt", "--vocab", "300"]) == 0
+    assert "wrote tokenizer.model (" in capsys.readouterr().err
+    assert Path("tokenizer.model").read_bytes() == Path("a.model").read_bytes()
 
 
 def test_wrong_input_is_one_line(tmp_path: Path, refused: Callable[..., str]) -> None:
