@@ -50,6 +50,8 @@ def messages_of(value: Mapping[str, Any]) -> Any:
             asked = [value["instruction"], *(["\n\n", value["input"]] if value.get("input") else [])]
             return _exchange([{"type": "text", "text": part} for part in asked], value.get("output"))
         case "question" | "statement" as shape:
+            if isinstance(value[shape], str) and not value[shape].strip():
+                raise ValueError(f"the {shape} is empty")
             shown = [{"type": "image", "image": value["image"]}] if "image" in value else []
             return _exchange([*shown, *_heard(value), {"type": "text", "text": value[shape]}], _answer(value))
         case None if sound_of(value) is not None:

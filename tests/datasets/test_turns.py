@@ -71,6 +71,8 @@ def test_what_else_stands_there_is_kept() -> None:
     ({"question": "a", "answers": [1]}, "line 2: answers must be a list of at least one string"),
     ({"question": "a", "answer": 5}, "line 2: message 1: content must be a string"),
     ({"question": 5, "answer": "a"}, "line 2: message 0: text must be a string"),
+    ({"question": " ", "answer": "a"}, "line 2: the question is empty"),
+    ({"statement": "", "answer": "a"}, "line 2: the statement is empty"),
     ({"question": "a", "answer": "b", "image": "lost.png"}, "names images, but there is none"),
 ])
 def test_a_wrong_dialogue_is_named_with_its_line(tmp_path: Path, value: object, message: str) -> None:
