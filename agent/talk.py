@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..tokenizers.document import Part, Special, caption_parts, dialogue_parts, encode_document
-from ..tokenizers.tokens import Tokens
+from ..tokenizers.tokens import CONTENTS, Tokens
 from .agent import Agent
 from .beam import beam_search
 from .generate import Reading, begin, generate, read, text_tokens, write
@@ -100,10 +100,10 @@ class Speaker:
                             pad=self.agent.vocabulary.pad, max_tokens=self.max_tokens, beams=beams)
         return [[Said(self.decode(ids), score) for ids, score in group] for group in found]
 
-    def answers(self, images: Sequence[np.ndarray | None], questions: Sequence[str]) -> list[str]:
-        """One answer per (image, question); without an image it is a question in words alone."""
-        return self.complete([dialogue_parts([user_message(image, question)], generate=True)
-                              for image, question in zip(images, questions, strict=True)])
+    def answers(self, shown: Sequence[np.ndarray | None], questions: Sequence[str]) -> list[str]:
+        """One answer per picture or sound and question, see `user_message`; without either it is a question in words alone."""
+        return self.complete([dialogue_parts([user_message(one, question)], generate=True)
+                              for one, question in zip(shown, questions, strict=True)])
 
     def replies(self, dialogues: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
         """The assistant's next turn in each dialogue; what does not fit is left out, see `fit`.
@@ -129,8 +129,8 @@ class Speaker:
         """
         tokens = self._encode(parts)
         if len(tokens) > self.room:
-            raise ValueError(f"picture and words have {len(tokens)} tokens, the model reads {self.room} beside an answer of "
-                             f"{self.max_tokens}; give a smaller picture or fewer words")
+            raise ValueError(f"what is shown and asked has {len(tokens)} tokens, the model reads {self.room} beside an answer "
+                             f"of {self.max_tokens}; give a smaller picture, a shorter sound or fewer words")
         return tokens
 
     def fit(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Tokens, Cut]:
@@ -154,6 +154,8 @@ class Speaker:
             left_out += 1
         tokens = Tokens.concatenate([before, *encoded, asked])
         over = max(0, len(tokens) - self.room)
+        while over and tokens.kind[1 + over] in CONTENTS:                        # no half pictures
+            over += 1
         if over:
             tokens = Tokens.concatenate([tokens[:1], tokens[1 + over :]])        # the role marker stays
         return tokens, Cut(left_out, over)
@@ -221,7 +223,8 @@ def begins_with(tokens: Tokens, start: Tokens) -> bool:
     return all(np.array_equal(getattr(opening, field.name), getattr(start, field.name)) for field in fields(Tokens))
 
 
-def user_message(image: np.ndarray | None, question: str) -> dict[str, Any]:
-    """A user's message that asks a question, about a picture where one is given."""
-    shown = [] if image is None else [{"type": "image", "image": image}]
-    return {"role": "user", "content": [*shown, {"type": "text", "text": question}]}
+def user_message(shown: np.ndarray | None, question: str) -> dict[str, Any]:
+    """A user's message that asks a question, perhaps about a picture, uint8 (H, W, C), or a sound, float (samples,)."""
+    kind = "image" if shown is not None and shown.dtype == np.uint8 else "audio"
+    entries = [] if shown is None else [{"type": kind, kind: shown}]
+    return {"role": "user", "content": [*entries, {"type": "text", "text": question}]}

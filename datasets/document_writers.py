@@ -1,6 +1,6 @@
-"""Writers of captions and dialogues: a JSON Lines manifest and a zip of PNG files, in the layout of documents.py.
+"""Writers of captions and dialogues: a JSON Lines manifest and a zip of PNG and WAV files, in the layout of documents.py.
 
-What is written reads back identically, pixels included.
+What is written reads back identically, pixels included; sounds to 16 bits.
 """
 
 import hashlib
@@ -13,16 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from ..tokenizers.tokens import SOUND_RATE
 from .documents import check_messages
 from .images import encode_file
 from .publish import publish, temporary_name, write_error
 from .records import require_text
+from .sounds import encode_wav
 
 
 class DocumentWriter:
-    """A manifest and a zip of PNG files that appear together when the writer is closed, or not at all after an error.
+    """A manifest and a zip of its files that appear together when the writer is closed, or not at all after an error.
 
-    The parent of CaptionWriter and DialogueWriter; use those as context managers. Without images there is no zip.
+    The parent of CaptionWriter and DialogueWriter; use those as context managers. Without files there is no zip.
 
     Args:
         path: a folder, or the manifest itself, a .jsonl file.
@@ -44,16 +46,15 @@ class DocumentWriter:
         """Lines so far."""
         return self._count
 
-    def _append(self, line: dict[str, Any], images: Mapping[str, np.ndarray]) -> None:
+    def _append(self, line: dict[str, Any], files: Mapping[str, bytes]) -> None:
         try:
             data = json.dumps(line, ensure_ascii=False).encode()
         except (TypeError, ValueError) as error:
             raise ValueError(f"document {self._count} is not plain JSON: {error}") from error
-        files = {name: encode_file(pixels) for name, pixels in images.items()}
         digests = {name: hashlib.sha256(file).hexdigest() for name, file in files.items()}
         for name in files:
             if self._digests.get(name, digests[name]) != digests[name]:
-                raise ValueError(f"two different images are called {name!r}; give each a name of its own")
+                raise ValueError(f"two different files are called {name!r}; give each a name of its own")
         try:
             for name in files:
                 if name not in self._digests:   # ZipInfo holds no time of day, so equal data gives equal bytes
@@ -105,7 +106,7 @@ class CaptionWriter(DocumentWriter):
         for caption in captions:
             require_text(caption, "caption")
         name = f"{self._count:06d}.png" if name is None else name
-        self._append({"image": name, "captions": captions, **extra}, {name: image})
+        self._append({"image": name, "captions": captions, **extra}, {name: encode_file(image)})
 
 
 class DialogueWriter(DocumentWriter):
@@ -117,18 +118,22 @@ class DialogueWriter(DocumentWriter):
         return self
 
     def append(self, messages: Sequence[Mapping[str, Any]], images: Mapping[str, np.ndarray] | None = None,
-               **extra: Any) -> None:
-        """Add one dialogue; `images` holds uint8 (height, width, 3) under each name that its messages show.
+               sounds: Mapping[str, np.ndarray] | None = None, **extra: Any) -> None:
+        """Add one dialogue.
 
-        Several dialogues may show the same image under the same name; it is stored once.
+        Several dialogues may show the same image or play the same sound under the same name; it is stored once.
 
+        Args:
+            images: uint8 (height, width, 3) under each name that the messages show.
+            sounds: float (samples,) in [-1, 1] at SOUND_RATE under each name that they play.
         Raises:
-            ValueError: malformed messages, an image that is missing or not shown, a name used for another image.
+            ValueError: malformed messages, an image or sound that is missing or not shown, a name used for another one.
             OSError: the disk is full.
         """
-        images = images or {}
         shown = check_messages([dict(message) for message in messages])
-        if set(shown.images) != set(images) or shown.sounds:
-            wanted = sorted({*shown.images, *shown.sounds})
-            raise ValueError(f"the messages show {wanted} but the images given are {sorted(images)}")
-        self._append({"messages": list(messages), **extra}, images)
+        for what, names, given in (("images", shown.images, images or {}), ("sounds", shown.sounds, sounds or {})):
+            if set(names) != set(given):
+                raise ValueError(f"the messages show {sorted(set(names))} but the {what} given are {sorted(given)}")
+        files = {name: encode_file(pixels) for name, pixels in (images or {}).items()}
+        files |= {name: encode_wav(samples, SOUND_RATE) for name, samples in (sounds or {}).items()}
+        self._append({"messages": list(messages), **extra}, files)

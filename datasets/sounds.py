@@ -4,6 +4,7 @@ The sound of a video counts too. Channels are averaged, and another sample rate 
 """
 
 import io
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,23 @@ def decode_sound(data: bytes, rate: int) -> tuple[np.ndarray, int]:
     if not np.isfinite(samples).all():
         raise ValueError(f"{int((~np.isfinite(samples)).sum())} of {len(samples)} samples are not finite numbers")
     return samples, own
+
+
+def encode_wav(samples: np.ndarray, rate: int) -> bytes:
+    """A WAV file of float (samples,) in [-1, 1], 16 bits; `decode_sound` gives the same back, rounded.
+
+    Raises:
+        ValueError: another dtype or shape, samples outside.
+    """
+    if samples.dtype.kind != "f" or samples.ndim != 1 or not (np.abs(samples) <= 1).all():
+        raise ValueError(f"sounds are float (samples,) in [-1, 1], got {samples.dtype} {samples.shape}")
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.rint(samples * 32767).astype("<i2").tobytes())
+    return out.getvalue()
 
 
 class SoundStore(FileStore):

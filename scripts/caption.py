@@ -20,7 +20,9 @@ from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
 from calico.agent.talk import Said, Speaker
 from calico.datasets.images import decode_file
+from calico.datasets.sounds import SUFFIXES, decode_sound
 from calico.scripts import console
+from calico.tokenizers.tokens import SOUND_RATE, SOUND_SAMPLES
 
 ROWS = 32                  # answers that are written at once
 SAMPLED = 0.9              # temperature where several are drawn: Gato, appendix
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="captions of each picture (default 1)")
-    parser.add_argument("--best-of", type=int, metavar="N", help="draw so many and keep the likeliest")
+    parser.add_argument("--best-of", type=int, metavar="N", help="draw so many and keep the likeliest different ones")
     parser.add_argument("--beams", type=int, metavar="N", help="beam search in place of drawing")
     parser.add_argument("--temperature", type=float, help=f"0 is greedy (default 0; {SAMPLED} where several are drawn)")
     parser.add_argument("--seed", type=int, default=0)
@@ -50,7 +52,10 @@ def main(argv: list[str] | None = None) -> int:
     def describe(part: Sequence[np.ndarray]) -> list[list[Said]]:
         return speaker.search_captions(part, drawn) if arguments.beams else speaker.draw_captions(part, drawn)
 
-    captions = [group[: arguments.samples] for group in in_batches(describe, pictures, drawn)]
+    captions = in_batches(describe, pictures, drawn)
+    if arguments.best_of:                                      # the best of many draws are often one and the same
+        captions = [list({said.text: said for said in group}.values()) for group in captions]
+    captions = [group[: arguments.samples] for group in captions]
     described = list(zip(arguments.images, captions, strict=True))
     if arguments.json:
         console.print_json([{"image": path, "caption": group[0].text,
@@ -86,14 +91,17 @@ def check_options(arguments: Any) -> tuple[int, float]:
     return drawn, temperature
 
 
-def load(run: str, images: Sequence[Path], max_side: int | None, device: str) -> tuple[Agent, list[np.ndarray]]:
+def load(run: str, files: Sequence[Path], max_side: int | None, device: str,
+         read: Callable[[Path, int], np.ndarray] | None = None) -> tuple[Agent, list[np.ndarray]]:
     """A run's agent, and pictures as large as it is used to, or `max_side`.
 
+    Args:
+        read: reads a file; default `read_picture`.
     Raises:
-        ValueError: see `Agent.load` and `read_picture`.
+        ValueError: see `Agent.load` and `read`.
     """
     agent, side = load_agent(run, device)
-    return agent, [read_picture(path, side if max_side is None else max_side) for path in images]
+    return agent, [(read or read_picture)(path, side if max_side is None else max_side) for path in files]
 
 
 def load_agent(run: str, device: str) -> tuple[Agent, int]:
@@ -117,6 +125,33 @@ def read_picture(path: Path, max_side: int = 64) -> np.ndarray:
         return decode_file(path.read_bytes(), max_side)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a file's name says that it holds a sound."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def read_shown(path: Path, max_side: int = 64) -> np.ndarray:
+    """A picture as `read_picture` gives it, or a sound, float32 (samples,) at SOUND_RATE; the name says which.
+
+    Raises:
+        ValueError: neither, too large a picture, too short a sound; names the file.
+    """
+    if not is_sound(path):
+        return read_picture(path, max_side)
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; give a sound, such as a .wav, .flac, .ogg or .mp3 file")
+    try:
+        samples, own = decode_sound(path.read_bytes(), SOUND_RATE)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if len(samples) < SOUND_SAMPLES:
+        raise ValueError(f"{path}: {1000 * len(samples) / SOUND_RATE:.0f} ms of sound are too short, at least "
+                         f"{1000 * SOUND_SAMPLES // SOUND_RATE} are needed")
+    if own != SOUND_RATE:
+        console.note(f"{path}: resampled from {own} to {SOUND_RATE} Hz")
+    return samples
 
 
 def in_batches(answer: Callable[[Sequence[np.ndarray]], list[Found]], pictures: Sequence[np.ndarray],

@@ -1,4 +1,4 @@
-"""`calico chat RUN`: talk to a run, with pictures.
+"""`calico chat RUN`: talk to a run, with pictures and sounds.
 
     calico chat runs/demo                                  # /help lists what else can be typed than words
     calico chat runs/demo --message "who are you?" --json  # one turn, for programs
@@ -22,11 +22,12 @@ from calico.agent.talk import Conversation, Cut, Speaker, user_message
 from calico.datasets.document_writers import DialogueWriter
 from calico.datasets.documents import DialogueReader
 from calico.scripts import console
-from calico.scripts.caption import load_agent, read_picture
+from calico.scripts.caption import load_agent, read_shown
+from calico.tokenizers.tokens import SOUND_RATE
 
-HELP = """/image FILE  show a picture with your next message
+HELP = """/image FILE  show a picture or play a sound with your next message
 /reset       forget everything
-/save FILE   keep the conversation as JSON Lines; pictures go into a zip file beside it
+/save FILE   keep the conversation as JSON Lines; pictures and sounds go into a zip file beside it
 /quit        end, as Ctrl-D does
 Ctrl-C stops a reply and keeps what there is of it."""
 
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = console.make_parser("chat", __doc__)
     parser.add_argument("run")
     parser.add_argument("--message", help="say this, print the reply and end")
-    parser.add_argument("--image", type=Path, help="a picture to show with the first message")
+    parser.add_argument("--image", type=Path, help="a picture or a sound to go with the first message")
     parser.add_argument("--history", type=Path, metavar="FILE", help="what was said before: a file with one dialogue")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--seed", type=int, default=0)
@@ -52,12 +53,12 @@ def main(argv: list[str] | None = None) -> int:
     sampling = SamplingConfig(temperature=arguments.temperature, seed=arguments.seed)
     agent, side = load_agent(arguments.run, arguments.device)
     side = side if arguments.max_side is None else arguments.max_side
-    picture = read_picture(arguments.image, side) if arguments.image else None
+    shown = read_shown(arguments.image, side) if arguments.image else None
     history = load_history(arguments.history, side) if arguments.history else []
-    chat = Chat(Conversation(Speaker(agent, sampling, max_tokens=128), history), picture, side)
+    chat = Chat(Conversation(Speaker(agent, sampling, max_tokens=128), history), shown, side)
     if arguments.message is None:
         return chat.converse()
-    chat.conversation.messages.append(user_message(picture, arguments.message))
+    chat.conversation.messages.append(user_message(shown, arguments.message))
     began, stream = time.perf_counter(), Stream(silent=arguments.json)
     reply = chat.conversation.reply(stream.show)
     stream.end(reply.text)
@@ -72,21 +73,28 @@ def main(argv: list[str] | None = None) -> int:
 class Chat:
     """The loop at the terminal."""
 
-    def __init__(self, conversation: Conversation, picture: np.ndarray | None, side: int) -> None:
-        """picture: goes with the first message; side: pixels to which pictures are reduced."""
-        self.conversation, self.picture, self.side = conversation, picture, side
+    def __init__(self, conversation: Conversation, shown: np.ndarray | None, side: int) -> None:
+        """shown: a picture or sound that goes with the first message; side: pixels to which pictures are reduced."""
+        self.conversation, self.shown, self.side = conversation, shown, side
         self.saved: set[Path] = set()                    # files that may be written again
         self.cut = Cut()                                 # as last told
 
     def converse(self) -> int:
-        """Ends with /quit, Ctrl-D or Ctrl-C at the prompt."""
+        """Ends with /quit or Ctrl-D; Ctrl-C at the prompt must be pressed twice, as it may have been meant for the reply."""
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - from now on the arrow keys edit lines and bring earlier ones back
         print("Say something; /help lists what else can be typed.")
+        interrupted = False
         while True:
             try:
-                line = input("you> ").strip()
-            except (EOFError, KeyboardInterrupt):
+                line, interrupted = input("you> ").strip(), False
+            except KeyboardInterrupt:
+                print("\n(/quit, Ctrl-D or Ctrl-C once more ends)" if not interrupted else "")
+                if interrupted:
+                    return 0
+                interrupted = True
+                continue
+            except EOFError:
                 print()
                 return 0
             if line == "/quit":
@@ -106,13 +114,14 @@ class Chat:
             case "/help":
                 return HELP
             case "/reset":
-                self.conversation, self.picture, self.cut = Conversation(self.conversation.speaker), None, Cut()
+                self.conversation, self.shown, self.cut = Conversation(self.conversation.speaker), None, Cut()
                 return "(forgotten)"
             case "/image" | "/save" if not rest.strip():
                 raise ValueError(f"name a file: {command} FILE")
             case "/image":
-                self.picture = read_picture(path, self.side)
-                return f"({self.picture.shape[1]}x{self.picture.shape[0]} pixels go with your next message)"
+                self.shown = read_shown(path, self.side)
+                pixels = f"{self.shown.shape[1]}x{self.shown.shape[0]} pixels" if self.shown.ndim > 1 else ""
+                return f"({pixels or f'{len(self.shown) / SOUND_RATE:.1f} seconds of sound'} go with your next message)"
             case "/save":
                 for place in (path, path.with_suffix(".zip")):
                     if place.exists() and path not in self.saved:
@@ -125,7 +134,7 @@ class Chat:
     def say(self, line: str) -> None:
         """One turn. Ctrl-C stops the reply and keeps what is there."""
         messages, stream = self.conversation.messages, Stream()
-        messages.append(user_message(self.picture, line))
+        messages.append(user_message(self.shown, line))
         sys.stdout.write("calico> ")
         try:
             reply = self.conversation.reply(stream.show)
@@ -141,7 +150,7 @@ class Chat:
             if reply.cut and reply.cut != self.cut:
                 print(f"({told(reply.cut)})")
             self.cut = reply.cut
-        self.picture = None
+        self.shown = None
 
 
 class Stream:
@@ -183,7 +192,7 @@ def told(cut: Cut) -> str:
 
 
 def save_history(messages: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write messages, pictures inside, as a dialogue that `load_history` and every reader of dialogues takes.
+    """Write messages, pictures and sounds inside, as a dialogue that `load_history` and every reader of dialogues takes.
 
     Raises:
         ValueError: another kind of file name, or nothing to write.
@@ -192,23 +201,24 @@ def save_history(messages: Sequence[Mapping[str, Any]], path: Path) -> None:
         raise ValueError(f"{path} does not end in .jsonl; give a name such as talk.jsonl")
     if not messages:
         raise ValueError("nothing was said yet")
-    images: dict[str, np.ndarray] = {}
+    files: dict[str, dict[str, np.ndarray]] = {"image": {}, "audio": {}}
 
     def named(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-        if entry["type"] != "image":
+        kind = entry["type"]
+        if kind not in files:
             return entry
-        name = f"{len(images)}.png"
-        images[name] = entry["image"]
-        return {"type": "image", "image": name}
+        name = f"{len(files[kind])}.{'png' if kind == 'image' else 'wav'}"
+        files[kind][name] = entry[kind]
+        return {"type": kind, kind: name}
 
     plain = [{**message, "content": content if isinstance(content, str) else [named(entry) for entry in content]}
              for message in messages for content in [message["content"]]]
     with DialogueWriter(path) as writer:
-        writer.append(plain, images)
+        writer.append(plain, files["image"], files["audio"])
 
 
 def load_history(path: Path, side: int) -> list[dict[str, Any]]:
-    """The messages of a file with one dialogue, in any shape that can be trained on, pictures inside.
+    """The messages of a file with one dialogue, in any shape that can be trained on, pictures and sounds inside.
 
     Raises:
         ValueError: not such a file, or several dialogues; names file and line.
@@ -219,7 +229,9 @@ def load_history(path: Path, side: int) -> list[dict[str, Any]]:
     dialogue = reader[0]
 
     def shown(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"type": "image", "image": dialogue.images[entry["image"]]} if entry["type"] == "image" else entry
+        kind = entry["type"]
+        given = {"image": dialogue.images, "audio": dialogue.sounds}.get(kind)
+        return entry if given is None else {"type": kind, kind: given[entry[kind]]}
 
     return [{**message, "content": content if isinstance(content, str) else [shown(entry) for entry in content]}
             for message in dialogue.messages for content in [message["content"]]]

@@ -1,7 +1,8 @@
-"""`calico vqa RUN IMAGE... QUESTION`: answer a question about pictures, each by itself.
+"""`calico vqa RUN FILE... QUESTION`: answer a question about pictures or sounds, each by itself.
 
     calico vqa runs/demo room.png "what colour is the ball?"
     calico vqa runs/demo *.png "what do you see?" --json
+    calico vqa runs/ears seven.wav "which digit is spoken?"
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import numpy as np
 
 from calico.agent.talk import Speaker
 from calico.scripts import console
-from calico.scripts.caption import in_batches, load
+from calico.scripts.caption import in_batches, is_sound, load, read_shown
 
 
 @console.run_command
@@ -19,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, answer, print."""
     parser = console.make_parser("vqa", __doc__)
     parser.add_argument("run")
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a picture or a sound")
     parser.add_argument("question")
     parser.add_argument("--max-side", type=int, metavar="PIXELS", help="default: what the run was trained with")
     parser.add_argument("--device", default="cpu")
@@ -27,15 +28,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.question.strip():
         raise ValueError('the question is empty; ask something, such as "what colour is the ball?"')
-    agent, pictures = load(arguments.run, arguments.images, arguments.max_side, arguments.device)
+    agent, shown = load(arguments.run, arguments.files, arguments.max_side, arguments.device, read_shown)
     speaker = Speaker(agent)
 
     def answer(part: Sequence[np.ndarray]) -> list[str]:
         return speaker.answers(part, [arguments.question] * len(part))
 
-    answered = list(zip(arguments.images, in_batches(answer, pictures), strict=True))
+    answered = list(zip(arguments.files, in_batches(answer, shown), strict=True))
     if arguments.json:
-        found = [{"image": path, "question": arguments.question, "answer": said} for path, said in answered]
+        found = [{"sound" if is_sound(path) else "image": path, "question": arguments.question, "answer": said}
+                 for path, said in answered]
         console.print_json(found if len(found) > 1 else found[0])
         return 0
     for path, said in answered:

@@ -1,10 +1,11 @@
 """Sound files for tests."""
 
 import json
-import wave
 from pathlib import Path
 
 import numpy as np
+
+from calico.datasets.sounds import encode_wav
 
 
 def tone(hertz: float, seconds: float = 0.2, rate: int = 16_000, loudness: float = 0.5) -> np.ndarray:
@@ -14,11 +15,7 @@ def tone(hertz: float, seconds: float = 0.2, rate: int = 16_000, loudness: float
 
 def write_wav(path: Path, samples: np.ndarray, rate: int = 16_000) -> Path:
     """float (samples,) in [-1, 1] as 16 bits."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    path.write_bytes(encode_wav(samples, rate))
     return path
 
 

@@ -103,8 +103,8 @@ def test_searched_captions_are_texts_the_likeliest_first(speaker: Speaker) -> No
 
 def test_what_does_not_fit_the_context_is_refused(speaker: Speaker) -> None:
     huge = np.zeros((160, 160, 3), np.uint8)                                   # 100 patches
-    with pytest.raises(ValueError, match="picture and words have 101 tokens, the model reads 90 beside an answer of 10; "
-                                         "give a smaller picture or fewer words"):
+    with pytest.raises(ValueError, match="what is shown and asked has 101 tokens, the model reads 90 beside an answer of 10; "
+                                         "give a smaller picture, a shorter sound or fewer words"):
         speaker.captions([PICTURES[0], huge])
     with pytest.raises(ValueError, match="give a smaller picture"):
         speaker.answers([huge], ["what?"])

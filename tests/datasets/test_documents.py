@@ -29,7 +29,7 @@ from calico.datasets.images import ImageStore, decode_file, encode_file
 from calico.datasets.records import JsonLines
 from calico.datasets.texts import TextReader
 
-from ..tones import write_tones, write_wav
+from ..tones import tone, write_tones, write_wav
 
 RNG = np.random.default_rng(0)
 PICTURES = {f"{i}.png": RNG.integers(0, 256, (8 + i, 20, 3), dtype=np.uint8) for i in range(4)}
@@ -339,14 +339,28 @@ def test_a_sound_that_can_not_be_used_is_named_with_its_line(tmp_path: Path) -> 
         reader[2]
     with pytest.raises(ValueError, match="line 1: sound 'nothing.wav' is not in"):
         DialogueReader(lines(tmp_path / "tones.jsonl", {"file": "nothing.wav", "label": "x"}))
-    with pytest.raises(ValueError, match=r"the messages show \['a.wav'\]"), DialogueWriter(tmp_path / "written") as writer:
-        writer.append([{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}]}])
+
+
+def test_sounds_come_back_as_written(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    messages = [{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}, {"type": "image", "image": "0.png"}]},
+                {"role": "assistant", "content": "a bell"}]
+    sound = tone(440.0)
+    with DialogueWriter(tmp_path) as writer:
+        writer.append(messages, {"0.png": PICTURES["0.png"]}, {"a.wav": sound})
+        with pytest.raises(ValueError, match=r"the messages show \['a.wav'\] but the sounds given are \[\]"):
+            writer.append(messages, {"0.png": PICTURES["0.png"]})
+        with pytest.raises(ValueError, match=r"sounds are float .samples,. in \[-1, 1\], got float32 .3200,"):
+            writer.append(messages, {"0.png": PICTURES["0.png"]}, {"a.wav": sound * 3})
+    (found,) = DialogueReader(tmp_path)
+    assert found.messages == messages and found.images.keys() == {"0.png"}
+    np.testing.assert_allclose(found.sounds["a.wav"], sound, atol=1 / 2**15)
 
 
 def test_writers_refuse_what_could_not_be_read(tmp_path: Path) -> None:
     with CaptionWriter(tmp_path) as captions:
         captions.append(PICTURES["0.png"], "x", name="a.png")
-        with pytest.raises(ValueError, match="two different images are called 'a.png'"):
+        with pytest.raises(ValueError, match="two different files are called 'a.png'"):
             captions.append(PICTURES["1.png"], "x", name="a.png")
         with pytest.raises(ValueError, match="needs at least one caption"):
             captions.append(PICTURES["0.png"], [])

@@ -82,7 +82,8 @@ def test_several_captions_of_several_pictures(small_run: SmallRun, pictures: lis
     shown = [read_picture(path) for path in pictures]
     for words, drawn, kept in ((["--samples", 3], 3, 3), (["--best-of", 5], 5, 1), (["--best-of", 4, "--samples", 2], 4, 2)):
         said = answered("caption", small_run.run, *pictures, *words)
-        expected = [[made.text for made in group[:kept]] for group in speaker.draw_captions(shown, drawn)]
+        texts = [[made.text for made in group] for group in speaker.draw_captions(shown, drawn)]
+        expected = [list(dict.fromkeys(group) if drawn > kept else group)[:kept] for group in texts]
         assert [[made["caption"] for made in one["captions"]] for one in said] == expected
         assert [one["caption"] for one in said] == [group[0] for group in expected]
     searched = answered("caption", small_run.run, *pictures, "--beams", 3, "--samples", 2)
@@ -330,6 +331,22 @@ def test_ctrl_c_stops_a_reply_and_keeps_what_there_is(small_run: SmallRun, tmp_p
     assert stopped.endswith(" (stopped)") and stopped.removesuffix(" (stopped)") == printable(messages[1]["content"])
     assert 0 < len(messages[1]["content"]) < 20
     assert printable(speaker.replies([messages[:3]])[0]) == second
+
+
+def test_ctrl_c_at_the_prompt_ends_only_when_pressed_twice(small_run: SmallRun, monkeypatch: pytest.MonkeyPatch,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    pressed = iter([KeyboardInterrupt, "/help", KeyboardInterrupt, KeyboardInterrupt, "not said"])
+
+    def typed(prompt: str) -> str:
+        line = next(pressed)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    monkeypatch.setattr("builtins.input", typed)
+    assert main(["chat", str(small_run.run)]) == 0
+    assert capsys.readouterr().out.count("(/quit, Ctrl-D or Ctrl-C once more ends)") == 2
+    assert next(pressed) == "not said"
 
 
 def test_a_full_window_is_told(small_run: SmallRun, monkeypatch: pytest.MonkeyPatch,
