@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from .data2vec_encoders import Encoded, Encoder, Features
 from .data2vec_masks import BlockMask, ExactBlockMask, Mask, RandomMask, SpanMask, draw_masks, kept_places
 
-Norm = Literal["none", "layer", "instance"]
+Norm = Literal["none", "layer", "instance", "place"]
 NOISE = 0.01   # standard deviation of what the decoder gets at masked places
 
 
@@ -284,15 +284,17 @@ def average_layers(encoded: Encoded, config: Data2VecConfig, real: Tensor | None
 
 
 def normalize(x: Tensor, norm: Norm, real: Tensor | None) -> Tensor:
-    """(B, T, width) to zero mean and unit variance: over the width ("layer") or over a sample's places ("instance")."""
+    """(B, T, width) to zero mean and unit variance: over the width ("layer"), over a sample's places ("instance"), or over the
+    batch's samples at each place ("place", which is not in the papers: it takes out what depends on the place alone)."""
     if norm == "none":
         return x
     if norm == "layer":
         return F.layer_norm(x, x.shape[-1:])
+    along = {"instance": 1, "place": 0}[norm]
     weight = x.new_ones(x.shape[:2]) if real is None else real.to(x.dtype)
-    weight = (weight / weight.sum(1, keepdim=True))[..., None]                        # (B, T, 1), sums to 1
-    centred = x - (x * weight).sum(1, keepdim=True)
-    return centred * ((centred.square() * weight).sum(1, keepdim=True) + 1e-5).rsqrt()
+    weight = (weight / weight.sum(along, keepdim=True).clamp(min=1))[..., None]       # (B, T, 1), sums to 1
+    centred = x - (x * weight).sum(along, keepdim=True)
+    return centred * ((centred.square() * weight).sum(along, keepdim=True) + 1e-5).rsqrt()
 
 
 def regression_loss(predictions: Tensor, targets: Tensor, config: Data2VecConfig) -> Tensor:

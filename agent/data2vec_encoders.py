@@ -171,7 +171,8 @@ class Block(nn.Module):
 
     def attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, dim=-1))
-        mix = plain_attention if q.is_cpu and q.dtype == torch.bfloat16 and x.shape[1] <= SHORT else F.scaled_dot_product_attention
+        plain = q.is_cpu and q.dtype == torch.bfloat16 and x.shape[1] <= SHORT
+        mix = plain_attention if plain else F.scaled_dot_product_attention
         return self.out(mix(q, k, v, None if bias is None else bias.to(q.dtype)).transpose(1, 2).flatten(2))
 
     def feed(self, x: Tensor) -> Tensor:

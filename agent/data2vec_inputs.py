@@ -2,7 +2,7 @@
 
     pictures   uint8 (height, width, 3), any size -> float (B, 3, side, side) in [-1, 1]
     sounds     float32 (samples,) at the encoder's sample rate -> (B, longest), zero mean, unit variance; lengths (B,)
-    texts      str -> ids (B, longest): SentencePiece's + 1, after them padding, which is 0
+    texts      str, or pieces int (n,) -> ids (B, longest): SentencePiece's + 1, after them padding, which is 0
 
 In training each sample is a view: a crop of the picture, perhaps mirrored, a stretch of the sound or of the text. Which one is
 drawn from the generator that is given, so a batch is a pure function of the step. Without one, the whole sample is used:
@@ -61,10 +61,11 @@ class Inputs:
                 return (self.texts(items, self.encoder.config.max_length, rng),)
         raise TypeError(f"no inputs are known for {type(self.encoder).__name__}")
 
-    def texts(self, items: Sequence[str], longest: int, rng: np.random.Generator | None) -> Tensor:
+    def texts(self, items: Sequence[str | np.ndarray], longest: int, rng: np.random.Generator | None) -> Tensor:
         """int64 (B, at most `longest`)."""
         assert self.text is not None
-        rows = [stretch(self.text.encode(item) + OFFSET, longest, rng) for item in items]
+        pieces = (self.text.encode(item) if isinstance(item, str) else item for item in items)
+        rows = [stretch(row + OFFSET, longest, rng) for row in pieces]
         ids = torch.full((len(rows), max(1, *map(len, rows))), PAD)
         for row, given in zip(ids, rows, strict=True):
             row[:len(given)] = torch.from_numpy(given)
@@ -84,11 +85,13 @@ def picture(pixels: np.ndarray, side: int, rng: np.random.Generator | None) -> T
     """uint8 (height, width, 3) -> float (3, side, side) in [-1, 1]."""
     height, width = pixels.shape[:2]
     if rng is None:
-        top, left, rows, columns = (height - min(height, width)) // 2, (width - min(height, width)) // 2, *[min(height, width)] * 2
+        rows = columns = min(height, width)
+        top, left = (height - rows) // 2, (width - columns) // 2
     else:
         area = height * width * rng.uniform(*CROP)
         aspect = math.exp(rng.uniform(-1, 1) * math.log(ASPECT))
-        rows, columns = min(height, max(1, round(math.sqrt(area / aspect)))), min(width, max(1, round(math.sqrt(area * aspect))))
+        rows, columns = (max(1, round(math.sqrt(size))) for size in (area / aspect, area * aspect))
+        rows, columns = min(height, rows), min(width, columns)
         top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
     chosen = pixels[top:top + rows, left:left + columns]
     if rng is not None and rng.random() < 0.5:

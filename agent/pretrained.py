@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint
 from ..tokenizers.text import TextTokenizer
+from . import checkpoint
 from .data2vec_encoders import (
     Encoder,
     SpeechConfig,

@@ -329,8 +329,10 @@ def _build_union(members: tuple[Any, ...], value: Any, key: str) -> Any:
         except ValueError as error:
             failures[hint] = error
     failures.pop(types.NoneType, None)
-    if len(failures) == 1:   # an optional field: say what is wrong with the value itself
-        raise failures.popitem()[1]
+    # What says something of the value itself and not only that its keys belong to another member.
+    told = {str(error): error for error in failures.values() if len(failures) == 1 or not isinstance(error, _UnknownKey)}
+    if len(told) == 1:
+        raise told.popitem()[1]
     raise _wrong(Union[members], value, key)   # noqa: UP007 - a tuple of members has no other spelling
 
 

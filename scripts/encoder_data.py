@@ -1,4 +1,4 @@
-"""What `calico pretrain` and `calico finetune` read: the right reader for each modality, with a progress bar and what it left out."""
+"""What `calico pretrain`, `finetune` and `probe` share: the reader for each modality, batches, vectors and probes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -84,7 +84,7 @@ def open_labelled(path: str, encoder: Encoder, label: str) -> Labelled:
         case VisionEncoder():
             found = read_pictures(where, DETAIL * encoder.config.image_size, counted("read"))
         case SpeechEncoder():
-            found = read_sounds(where, encoder.config.sample_rate, label, counted("read"))
+            found, _ = read_sounds(where, encoder.config.sample_rate, label, counted("read"))
         case _:
             found = read_texts(where, label)
     for remark in found.remarks:

@@ -95,7 +95,8 @@ def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, *, 
     where, pretrained = usable_device(device), load_pretrained(encoder)
     labelled = open_labelled(data, pretrained.encoder, label)
     learnt, held_out = labelled.split(HELD_OUT)
-    learnt = some_per_class(learnt, labelled.labels, per_class, settings.training.seed) if per_class else learnt
+    if per_class is not None:
+        learnt = some_per_class(learnt, labelled.labels, per_class, settings.training.seed)
     classifier = fresh_classifier(pretrained, len(labelled.classes), from_scratch, settings.training.seed).to(where)
     inputs = Inputs(classifier.encoder, pretrained.text, settings.seconds)
     trainer = Supervised(classifier, classification_loss(settings.smoothing), settings.optimizer, settings.training)
@@ -213,4 +214,5 @@ def show_predictions(found: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         console.print_json(found)
     else:
-        console.print_table(("item", "class", "probability"), [(row["item"], row["class"], row["probability"]) for row in found])
+        columns = ("item", "class", "probability")
+        console.print_table(columns, [[row[column] for column in columns] for row in found])

@@ -60,8 +60,8 @@ class PretrainData:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.seconds <= 0 or self.most_skipped < 0:
-            raise ValueError(f"batch_size={self.batch_size} must be at least 1, seconds={self.seconds} positive and most_skipped="
-                             f"{self.most_skipped} not negative")
+            raise ValueError(f"batch_size={self.batch_size} must be at least 1, seconds={self.seconds} positive and "
+                             f"most_skipped={self.most_skipped} not negative")
 
 
 @dataclass(frozen=True, kw_only=True)

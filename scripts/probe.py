@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         console.print_json(found)
     else:
-        console.print_table(("vectors", "neighbours", "linear"), [(name, row["knn"], row["linear"]) for name, row in found.items()])
+        rows = [(name, row["knn"], row["linear"]) for name, row in found.items()]
+        console.print_table(("vectors", "neighbours", "linear"), rows)
     return 0
 
 
