@@ -35,7 +35,7 @@ VERBS = {
     "pretrain": "data2vec: an encoder from pictures, sounds or texts without labels",
     "finetune": "classes on top of a pre-trained encoder",
     "probe": "how good a pre-trained encoder's vectors are, beside an untrained one's",
-    "perceive": "the Perceiver's tasks: classify text, pictures, sounds, points; fill in text; flow; video",
+    "perceive": "the Perceiver's tasks: classify text, pictures, sounds, points; fill-mask; flow; ...",
     "bench": "speed and memory, ratios side by side",
 }
 
