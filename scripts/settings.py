@@ -29,6 +29,7 @@ class SourceSettings:
     max_side: int = 64   # larger images are shrunk to so many pixels: a 64 x 64 one costs 16 tokens
     max_seconds: float = 10.0     # longer sounds are cut: a second costs 25 tokens
     shuffle_steps: bool = False   # single steps in random order: for tasks whose observation is the whole state
+    mirror: bool = False          # captioned pictures are mirrored half of the time: few photographs go further
     held_out: float = 0.0         # share that is not trained on, by picture, dialogue or episode; `calico evaluate` judges it
 
     def __post_init__(self) -> None:

@@ -204,7 +204,8 @@ def build_mixture(opened: list[OpenedSource], settings: RunSettings, vocabulary:
                 sources.append(EpisodeSource(source.name, reader, codec, prompt=prompt, select=side.numbers,
                                              shuffle_steps=source.settings.shuffle_steps))
             case CaptionReader() | DialogueReader() as reader:
-                sources.append(DocumentSource(source.name, reader, vocabulary, text, select=side.numbers))
+                sources.append(DocumentSource(source.name, reader, vocabulary, text, select=side.numbers,
+                                              mirror=source.settings.mirror))
             case texts:
                 sources.append(TextSource(source.name, texts, vocabulary, text))
     return Mixture(sources, {s.name: o.settings.weight for s, o in zip(sources, opened, strict=True)}, vocabulary=vocabulary,

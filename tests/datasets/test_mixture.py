@@ -315,6 +315,20 @@ def test_a_row_of_documents_reads_as_written() -> None:
     assert len(drawn) > 1
 
 
+def test_mirrored_pictures_are_half_of_those_seen() -> None:
+    documents = captions(3)
+    plain, source = (DocumentSource("captions", documents, VOCABULARY, TEXT, mirror=mirror) for mirror in (False, True))
+    known = {d.image[:16, :16].transpose(2, 0, 1).tobytes(): d for d in documents}
+    mirrored = {d.image[:16, ::-1][:, :16].transpose(2, 0, 1).tobytes(): d for d in documents}
+    seen = [piece for piece in pieces(source.sample(np.random.default_rng(0), 3000))[:-1]]
+    flipped = [np.ascontiguousarray(piece.patches[0, :3]).tobytes() in mirrored for piece in seen]
+    assert 0.35 < np.mean(flipped) < 0.65
+    for piece, is_mirrored in zip(seen, flipped, strict=True):
+        document = (mirrored if is_mirrored else known)[np.ascontiguousarray(piece.patches[0, :3]).tobytes()]
+        assert TEXT.decode(piece.ids[5:-1] - VOCABULARY.text_start) in document.captions
+    assert source.describe() == plain.describe() | {"mirror": True}
+
+
 def test_a_dialogue_that_is_longer_than_a_row_is_seen_to_its_end() -> None:
     said = [f"say {n}" for n in range(30)]
     long = Dialogue(messages=[{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(said)])
