@@ -10,7 +10,7 @@ stem), which costs a quarter on a CPU; its width is configurable. A stretch of s
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..tokenizers.tokens import MAX_CHANNELS, NO_POSITION, PATCH_SIZE, POSITION_BINS, Kind, Tokens
 from ..tokenizers.vocabulary import Vocabulary
 from .data2vec_encoders import Encoder
-from .front_end import FRONT_ENDS, FrontEndConfig
+from .front_end import FRONT_ENDS, FrontEnd, FrontEndConfig
 from .hardware import recurring
 from .pretrained import encoder_document
 from .sound_block import SoundBlock
@@ -57,8 +57,9 @@ class EmbeddingConfig:
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> "EmbeddingConfig":
         """Rebuild from what dataclasses.asdict gave; fields that are newer take their defaults."""
-        return EmbeddingConfig(**{name: FrontEndConfig(**value) if isinstance(value, Mapping) else value
-                                  for name, value in values.items()})
+        built: dict[str, Any] = {name: FrontEndConfig(**value) if isinstance(value, Mapping) else value
+                                 for name, value in values.items()}
+        return EmbeddingConfig(**built)
 
 
 class PatchBlock(nn.Module):
@@ -111,9 +112,13 @@ class Embedding(nn.Module):
         for name, encoder in encoders.items():
             self.front_ends[name] = FRONT_ENDS[name](encoder, wanted[name], self.width)
 
+    def front_end(self, name: str) -> FrontEnd:
+        """One of those that are attached."""
+        return cast(FrontEnd, self.front_ends[name])   # ModuleDict does not tell type checkers what it holds
+
     def encoder_documents(self) -> dict[str, Any]:
         """What builds the encoders again, as JSON; see pretrained.py."""
-        return {name: encoder_document(front_end.encoder) for name, front_end in self.front_ends.items()}   # type: ignore[arg-type]
+        return {name: encoder_document(self.front_end(name).encoder) for name in self.front_ends}
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Raises ValueError where an observation is longer than the table of local positions."""
@@ -129,7 +134,7 @@ class Embedding(nn.Module):
         if len(tokens.sounds):
             is_sound = tokens.kind == Kind.AUDIO
             x = x.masked_scatter(is_sound[..., None], (self.embed_sounds(tokens) + place[is_sound]).to(x.dtype))
-        return x + self.front_ends["text"](tokens, self.text_start) if "text" in self.front_ends else x
+        return x + self.front_end("text")(tokens, self.text_start) if "text" in self.front_ends else x
 
     def embed_patches(self, tokens: Tokens) -> Tensor:
         """(n_patches, width): what the patch block or the vision encoder sees, plus row and column positions."""
@@ -143,7 +148,7 @@ class Embedding(nn.Module):
     def see(self, tokens: Tokens) -> Tensor:
         """(n_patches, width), without positions."""
         if self.patch_block is None:
-            return self.front_ends["vision"](tokens)
+            return self.front_end("vision")(tokens)
         count = len(tokens.patches)
         spare = recurring(count) - count                         # blank patches, cut off again
         patches, channels = F.pad(tokens.patches, (0, 0) * 3 + (0, spare)), F.pad(tokens.channels, (0, spare))
@@ -160,7 +165,7 @@ class Embedding(nn.Module):
                              "sounds, or set embedding.sounds=true")
         places = self.moments(tokens.moments.clamp(max=MOMENTS - 1).long())
         if self.sound_block is None:
-            return self.front_ends["audio"](tokens) + places
+            return self.front_end("audio")(tokens) + places
         count = len(tokens.sounds)
         sounds = F.pad(tokens.sounds, (0, 0, 0, recurring(count) - count))
         return self.sound_block(sounds)[:count] + places

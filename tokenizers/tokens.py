@@ -19,6 +19,7 @@ MAX_CHANNELS = 4         # RGBA, or up to four stacked grey frames
 POSITION_BINS = 128      # patch rows and columns are quantised to 128 intervals: Gato, appendix
 SOUND_RATE = 16_000      # samples per second of every sound in the stream
 SOUND_SAMPLES = 640      # of one token: 40 ms, so a second of sound costs 25 tokens
+NO_SOUNDS, NO_MOMENTS = np.zeros((0, SOUND_SAMPLES), np.int16), np.zeros(0, np.int32)
 
 # Values of Tokens.position below zero; from zero on it is the token's place inside its timestep's observation.
 ACTION = -1              # all action tokens of a timestep share one position embedding
@@ -159,4 +160,3 @@ DTYPES: dict[str, Any] = {"ids": np.int32, "kind": np.uint8, "position": np.int1
                           "loss_mask": np.bool_, "segment": np.int32,
                           "patches": np.uint8, "channels": np.uint8, "intervals": np.uint8,
                           "sounds": np.int16, "moments": np.int32}
-NO_SOUNDS, NO_MOMENTS = np.zeros((0, SOUND_SAMPLES), np.int16), np.zeros(0, np.int32)

@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ from ..tones import tone
 
 WORDS = TextTokenizer.train(["go to the red ball", "what do you hear? a dog", "open the door"], 300)
 VOCABULARY = Vocabulary(VocabularyConfig(text=300, discrete=16, continuous=32))
-SMALL = {"width": 32, "depth": 2, "heads": 2, "feedforward": 48}
+SMALL: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2, "feedforward": 48}
 RNG = np.random.default_rng(0)
 WIDE, TALL = (RNG.integers(0, 256, shape).astype(np.uint8) for shape in ((16, 48, 3), (40, 20, 3)))
 LONG, SHORT = tone(300, 0.32), tone(900, 0.12)   # whole tokens: on silence the encoder's norms blow up rounding errors
@@ -102,7 +103,7 @@ def test_an_encoder_sees_whole_images_whatever_stands_beside_them(patch: int) ->
     network = model(vision=encoder)
     tokens = batch(document(Image(WIDE), Special("end"), Image(TALL), Image(WIDE)), document(Image(TALL)))
     found = network.embedding.see(tokens)
-    project, side = network.embedding.front_ends["vision"].project, 16 // patch
+    project, side = network.embedding.front_end("vision").project, 16 // patch
     expected = []
     for image in (WIDE, TALL, WIDE, TALL):
         rows, columns = -(-image.shape[0] // 16), -(-image.shape[1] // 16)
@@ -147,7 +148,8 @@ def test_an_encoder_hears_whole_sounds_whatever_stands_beside_them(rate: int) ->
     tokens = batch(document(Sound(LONG), Sound(SHORT)),
                    document(Special("end"), Sound(SHORT), Text("a dog", True), Sound(LONG)))
     found = network.embedding.embed_sounds(tokens)
-    front_end = network.embedding.front_ends["audio"]
+    front_end, moments = network.embedding.front_end("audio"), network.embedding.moments
+    assert moments is not None
     expected = []
     for sound in (LONG, SHORT, SHORT, LONG):
         wave = torch.from_numpy(decode_sound(encode_sound(sound)[0]))[None]
@@ -158,7 +160,7 @@ def test_an_encoder_hears_whole_sounds_whatever_stands_beside_them(rate: int) ->
         with torch.no_grad():
             hidden = encoder(standardize(wave)).hidden[0]
         assert len(hidden) == 2 * count * rate // 16_000
-        expected += [*front_end.project(hidden.unflatten(0, (count, -1)).flatten(1)) + network.embedding.moments.weight[:count]]
+        expected += [*front_end.project(hidden.unflatten(0, (count, -1)).flatten(1)) + moments.weight[:count]]
     torch.testing.assert_close(found, torch.stack(expected), atol=2e-4, rtol=2e-4)
 
 
@@ -185,7 +187,7 @@ def test_words_that_are_read_are_told_and_words_that_are_written_are_not() -> No
     added = (network.embedding(batch(row)) - plain.embedding(batch(row)))[0]
     spoken = torch.zeros(len(row), dtype=torch.bool)
     spoken[1:1 + len(question)] = True
-    front_end = network.embedding.front_ends["text"]
+    front_end = network.embedding.front_end("text")
     expected = front_end.project(front_end.encoder(torch.from_numpy(question)[None].long() + 1).hidden[0])
     torch.testing.assert_close(added[spoken], expected, atol=1e-5, rtol=1e-5)
     assert not added[~spoken].any()
@@ -216,12 +218,13 @@ def test_frozen_encoders_stay_and_trained_ones_learn() -> None:
     row = batch(document(Image(WIDE), Sound(SHORT), Text("a dog", False)))
     for freeze in (True, False):
         network = model(freeze, vision=vision(), audio=speech(), text=reading()).train()
-        assert network.embedding.front_ends["vision"].encoder.training is not freeze
+        assert network.embedding.front_end("vision").encoder.training is not freeze
         network.embedding(row).square().sum().backward()
-        for name, front_end in network.embedding.front_ends.items():
+        for name in network.embedding.front_ends:
+            front_end = network.embedding.front_end(name)
             learning = [p.grad is not None and bool(p.grad.any()) for p in front_end.encoder.parameters()]
             assert any(learning) is not freeze, name
-            assert front_end.project.weight.grad.any()
+            assert front_end.project.weight.grad is not None and front_end.project.weight.grad.any()
 
 
 def test_reading_in_pieces_equals_one_pass() -> None:
@@ -253,7 +256,7 @@ def test_a_checkpoint_holds_its_encoders(tmp_path: Path, encoders: dict[str, Pat
                          backbone=DecoderConfig(width=24, depth=1, heads=2))
     agent = Agent.build(config, VOCABULARY, WORDS, {})
     for name, encoder in (("vision", vision()), ("audio", speech()), ("text", reading())):   # not initialised anew
-        theirs = agent.model.embedding.front_ends[name].encoder.state_dict()
+        theirs = agent.model.embedding.front_end(name).encoder.state_dict()
         assert all(torch.equal(theirs[key], value) for key, value in encoder.state_dict().items())
     checkpoint.save(tmp_path / "run", 1, tensors={"model": agent.model.state_dict()}, documents=agent.documents(),
                     files=agent.files())
