@@ -27,7 +27,7 @@ VERBS = {
     "tokenizer": "learn text pieces: calico tokenizer train FILES --vocab N --out FILE",
     "train": "one mixture, one model: calico train CONFIG [key=value ...]",
     "rollout": "let a trained run play tasks",
-    "evaluate": "every ability of one checkpoint: scores, captions, questions, report",
+    "evaluate": "every ability of one checkpoint: scores, captions, questions, chat, text, report",
     "caption": "describe pictures",
     "vqa": "answer a question about a picture",
     "chat": "talk to a run",
