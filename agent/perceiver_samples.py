@@ -9,7 +9,7 @@ In training a sample is a view, drawn from the generator that is given: a pictur
 cloud turned. Without a generator there is one view, always the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Union
 
@@ -39,7 +39,7 @@ class PictureInput:
         pixels = np.stack([self.fit(sample) for sample in samples]).astype(np.float32) / 255
         if rng is not None:
             pixels = np.stack([self.view(picture, rng) for picture in pixels])
-        normed = (pixels - np.float32(self.mean)) / np.float32(self.std)
+        normed = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return {"inputs": torch.from_numpy(np.ascontiguousarray(normed.transpose(0, 3, 1, 2)))}
 
     def fit(self, picture: np.ndarray) -> np.ndarray:
@@ -149,7 +149,7 @@ class TextInput:
         start = int(rng.integers(spare + 1)) if rng is not None and spare > 0 else 0
         return encode_bytes(text[start:start + self.positions])[:self.positions]
 
-    def too_long(self, samples: Sequence[str]) -> int:
+    def too_long(self, samples: Iterable[str]) -> int:
         """How many texts are cut."""
         return sum(len(text.encode()) + 2 > self.positions for text in samples)
 

@@ -45,7 +45,7 @@ class Labelled:
         remarks: what a user should know about the reading, such as sounds that were resampled.
     """
 
-    samples: Sequence[Any]
+    samples: Sequence[Any] | np.ndarray
     labels: np.ndarray
     classes: list[str]
     keys: list[str]

@@ -5,6 +5,7 @@ Meshes are read by trimesh, the extra `points`; their points get the normals of 
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def decode_cloud(data: bytes, suffix: str) -> np.ndarray:
     except ImportError:
         raise ImportError(f'{suffix} files need trimesh; pip install "calico-agent[points]"') from None
     try:
-        mesh = trimesh.load(io.BytesIO(data), file_type=suffix[1:], process=False)
+        mesh: Any = trimesh.load(io.BytesIO(data), file_type=suffix[1:], process=False)
         if isinstance(mesh, trimesh.Scene):
             mesh = mesh.to_mesh()
         if not len(getattr(mesh, "faces", ())):

@@ -33,7 +33,7 @@ def decode_sound(data: bytes, rate: int) -> tuple[np.ndarray, int]:
         raise ImportError('sound files need PyAV; pip install "calico-agent[media]"') from None
     pieces, length = [], 0
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             if not container.streams.audio:
                 raise ValueError("there is no sound in it")
             own = int(container.streams.audio[0].rate)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from calico.agent.hardware import autocast, usable_device
 from calico.agent.perceiver import Classifier, ClassifierConfig, MaskedLanguage
-from calico.agent.perceiver_inputs import AudioConfig, ImageConfig, MelConfig, PointsConfig
+from calico.agent.perceiver_inputs import AudioConfig, ImageConfig, MelConfig, PatchesConfig, PointsConfig, TextConfig
 from calico.agent.perceiver_run import Trained, config_to_json, load_trained, preparation
 from calico.agent.perceiver_samples import CloudInput, PictureInput, SampleInput, SoundInput, TextInput
 from calico.agent.perceiver_sizes import SMALL
@@ -102,6 +102,7 @@ def fit_picture(config: ClassifierConfig, fit: PictureInput) -> ClassifierConfig
         return replace(config, reader=replace(config.reader, size=grid))
     if fit.side % 4:
         raise ValueError(f"--side {fit.side} does not split into patches of 4 pixels; choose a multiple of 4, or --size conv")
+    assert isinstance(config.reader, PatchesConfig)
     return replace(config, reader=replace(config.reader, resolution=grid))
 
 
@@ -192,6 +193,7 @@ def read_texts(path: Path, options: argparse.Namespace, known: TextInput | None)
 
 def fit_text(config: ClassifierConfig, fit: TextInput) -> ClassifierConfig:
     """As many positions as bytes are read."""
+    assert isinstance(config.reader, TextConfig)
     return replace(config, reader=replace(config.reader, positions=fit.positions))
 
 
@@ -199,11 +201,16 @@ def open_text(name: str, fit: TextInput) -> list[tuple[str, str]]:
     """A .txt file, the records of a .jsonl file, or else the words themselves are the text."""
     path = Path(name)
     if path.suffix == ".jsonl" and path.is_file():
-        records = JsonLines(path, lambda record: require_text(record.get("text"), "text") and None)
+        records = JsonLines(path, has_text)
         return [(f"{name}:{line}", record["text"]) for line, record in zip(records.lines, records, strict=True)]
     if path.suffix == ".txt" and path.is_file():
         return [(name, file_bytes(name).decode("utf-8", errors="replace"))]
     return [(name, name)]
+
+
+def has_text(record: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a record has a text."""
+    require_text(record.get("text"), "text")
 
 
 def numbered(name: str, samples: Iterable[Any]) -> list[tuple[str, Any]]:
@@ -308,7 +315,7 @@ def fit(task: str, options: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def cut_texts(samples: Sequence[Any], fit_in: SampleInput) -> list[str]:
+def cut_texts(samples: Sequence[Any] | np.ndarray, fit_in: SampleInput) -> list[str]:
     """A remark where texts are longer than what is read of them."""
     number = fit_in.too_long(samples) if isinstance(fit_in, TextInput) else 0
     return [f"{number} of {len(samples)} texts are longer than {fit_in.positions} bytes and are cut: training reads any "  # type: ignore[union-attr]

@@ -84,14 +84,14 @@ def fit(task: str, options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"--batch {options.batch} must be at least 1 and --length {options.length} at least 16 bytes")
     reader = TextReader(options.data)
     training, held_out = split_texts(reader, HELD_OUT)
-    config, fit_in = SMALL_LANGUAGE, TextInput(positions=options.length)
+    start = load_trained(options.init, (task,)) if options.init else None
+    fit_in = preparation(start) if start else TextInput(positions=options.length)
+    assert isinstance(fit_in, TextInput)
     torch.manual_seed(options.seed)
-    if options.init:
-        start = load_trained(options.init, (task,), options.device)
-        model, fit_in = start.model, preparation(start)
-    else:
-        model = MaskedLanguage(replace(config, text=replace(config.text, positions=options.length))).to(device)
-    assert isinstance(model, MaskedLanguage) and isinstance(fit_in, TextInput)
+    fitting = replace(SMALL_LANGUAGE, text=replace(SMALL_LANGUAGE.text, positions=fit_in.positions))
+    model = start.model if start else MaskedLanguage(fitting)
+    assert isinstance(model, MaskedLanguage)
+    model.to(device)
 
     def batch_of(step: int) -> Batch:
         rng = np.random.default_rng((options.seed, step))

@@ -45,7 +45,7 @@ def make_data(task: str, folder: Path) -> tuple[Path, list[str]]:
         for i, name in enumerate(("ball", "disc")):
             np.save(folder / f"{name}.npy", clouds[i])
         return folder / "c.npz", [str(folder / "ball.npy"), str(folder / "disc.npy")]
-    files = {}
+    files: dict[str, bytes] = {}
     for i in range(40):
         dark = RNG.integers(60, size=(12, 12, 3), dtype=np.uint8)
         if task == "classify-image":
@@ -131,7 +131,8 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, asked = make_data("classify-image", tmp_path)
     run, out = str(tmp_path / "run"), str(tmp_path / "other")
-    assert main(["perceive", "classify-image", "train", str(data), "--out", run, "--steps", "1", "--batch", "4", "--side", "8"]) == 0
+    words = ["perceive", "classify-image", "train", str(data), "--out", run, "--steps", "1", "--batch", "4", "--side", "8"]
+    assert main(words) == 0
     (tmp_path / "junk.png").write_bytes(b"junk")
     np.savez(tmp_path / "nan.npz", images=np.full((2, 4, 4), np.nan))
     predict = ("classify-image", "predict", run)
