@@ -43,9 +43,14 @@ class MaskedEncoderConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"backbone.width={self.width} does not split into {self.heads} heads")
-        if not 1 <= self.window <= self.context or self.prefixes < 1:
-            raise ValueError(f"backbone.window={self.window} must be between 1 and context={self.context}, and "
-                             f"prefixes={self.prefixes} at least 1")
+        for name in ("context", "window", "prefixes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"backbone.{name}={getattr(self, name)} must be at least 1")
+
+    @property
+    def attention_window(self) -> int:
+        """Tokens that a place sees, never more than there are in training."""
+        return min(self.window, self.context)
 
     @property
     def limit(self) -> None:
@@ -65,7 +70,7 @@ class MaskedEncoder(nn.Module):
     def __init__(self, config: MaskedEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.positions = nn.Embedding(config.window + 1, config.width)    # the last one is the mask's
+        self.positions = nn.Embedding(config.attention_window + 1, config.width)    # the last one is the mask's
         self.mask_token = nn.Parameter(torch.randn(config.width) * 0.02)
         self.mixer = TransformerMixer(config.transformer)
 
@@ -102,27 +107,39 @@ class MaskedEncoder(nn.Module):
         if not len(rows):
             return x[where]
         at, real = self.last_window(places)
-        blocks = zip(rows[:, None].split(AT_ONCE), at.split(AT_ONCE), real.split(AT_ONCE), strict=True)
-        return torch.cat([self.encode(x[row, some], there) for row, some, there in blocks])
+        return self.encode(x, rows, at, real)
 
     def last_window(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens that places (n,) see, int64 (n, W or fewer), rising; and which of them there are, the rest being 0."""
-        width = min(self.config.window, recurring(int(places.max()) + 1))
+        width = min(self.config.attention_window, recurring(int(places.max()) + 1))
         at = places[:, None] - torch.arange(width - 1, -1, -1, device=places.device)
         return at.clamp(min=0), at >= 0
 
-    def encode(self, windows: Tensor, real: Tensor) -> Tensor:
-        """Windows (n, W or fewer, width), real: bool (n, W or fewer) -> the mask's vector behind each, (n, width)."""
-        x = torch.cat([windows, self.mask_token.to(windows.dtype).expand(len(windows), 1, -1)], dim=1)
-        positions = self.positions.weight[-x.shape[1]:]
-        real = F.pad(real, (0, 1), value=True)
-        return self.mixer(x + positions, positions, None if bool(real.all()) else real).hidden[:, -1]
+    def encode(self, x: Tensor, rows: Tensor, at: Tensor, real: Tensor) -> Tensor:
+        """The mask's vector behind each window.
+
+        Args:
+            x: (B, S, width), what the windows are cut from.
+            rows, at: int64 (n,) and (n, W or fewer): where their tokens are.
+            real: bool (n, W or fewer), False where a window reaches back beyond the first token.
+        Returns:
+            (n, width).
+        """
+        hidden = []
+        for row, places, there in zip(rows.split(AT_ONCE), at.split(AT_ONCE), real.split(AT_ONCE), strict=True):
+            window = x[row[:, None], places]                                      # (AT_ONCE or fewer, W or fewer, width)
+            window = torch.cat([window, self.mask_token.to(x.dtype).expand(len(row), 1, -1)], dim=1)
+            positions = self.positions.weight[-window.shape[1]:]
+            there = F.pad(there, (0, 1), value=True)
+            mixed = self.mixer(window + positions, positions, None if bool(there.all()) else there)
+            hidden.append(mixed.hidden[:, -1])
+        return torch.cat(hidden)
 
     def new_cache(self, batch: int, chunk: int, dtype: torch.dtype = torch.float32) -> Cache:
         """An empty cache for `batch` rows that are extended by at most `chunk` tokens at a time: a ring of embedded tokens in
         the place of keys, and no values."""
         device = self.mask_token.device
-        ring = torch.zeros(batch, 1, self.config.window + chunk - 1, self.config.width, dtype=dtype, device=device)
+        ring = torch.zeros(batch, 1, self.config.attention_window + chunk - 1, self.config.width, dtype=dtype, device=device)
         return Cache((ring,), (), torch.zeros(batch, dtype=torch.int64, device=device))
 
     def extend(self, x: Tensor, cache: Cache, counts: Tensor | None = None,
@@ -132,12 +149,14 @@ class MaskedEncoder(nn.Module):
         Args, returns: as Decoder.extend; each place that is not asked for saves a pass over its window.
         """
         batch, seq, _ = x.shape
-        assert seq <= cache.slots - self.config.window + 1, (seq, cache.slots, self.config.window)
+        assert seq <= cache.slots - self.config.attention_window + 1, (seq, cache.slots, self.config.attention_window)
         positions = cache.lengths[:, None] + torch.arange(seq, device=x.device)   # (B, S)
         write_ring(cache.keys[0], positions % cache.slots, x[:, None])
         after = Cache(cache.keys, (), cache.lengths + (seq if counts is None else counts))
         every = torch.arange(batch * seq, device=x.device)
         rows, places = (every // seq, every % seq) if where is None else where
+        if not len(rows):
+            return x[rows, places], after
         at, real = self.last_window(positions[rows, places])
-        hidden = self.encode(cache.keys[0][:, 0][rows[:, None], at % cache.slots], real)
+        hidden = self.encode(cache.keys[0][:, 0], rows, at % cache.slots, real)
         return hidden.unflatten(0, (batch, seq)) if where is None else hidden, after

@@ -51,8 +51,8 @@ class PerceiverARConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(f"backbone.width={self.width} does not split into {self.heads} heads of an even size")
-        if not 1 <= self.window <= self.context:
-            raise ValueError(f"backbone.window={self.window} must be between 1 and context={self.context}")
+        if self.window < 1 or self.context < 2:
+            raise ValueError(f"backbone.window={self.window} must be at least 1 and context={self.context} at least 2")
 
     @property
     def limit(self) -> None:
@@ -60,15 +60,20 @@ class PerceiverARConfig:
         return None
 
     @property
+    def attention_window(self) -> int:
+        """Tokens that a layer sees, never more than there are in training."""
+        return min(self.window, self.context)
+
+    @property
     def grain(self) -> int:
         """Tokens by which training windows move."""
-        return max(1, self.window // 8)
+        return max(1, self.attention_window // 8)
 
     @property
     def layer(self) -> DecoderConfig:
         """Of the layers over latents."""
         return DecoderConfig(width=self.width, depth=self.depth, heads=self.heads, feedforward=self.feedforward,
-                             context=max(2, self.window), window=self.window)
+                             context=self.context, window=self.attention_window)
 
 
 class CausalCrossAttend(nn.Module):
@@ -134,7 +139,7 @@ class PerceiverAR(nn.Module):
     def draw(self, targets: Tensor) -> Tensor:
         """Which of the targets, bool (B, S), a training step learns from: those in one window, which may stick out at either
         end, so that each place is as likely a latent as any other."""
-        seq, window, grain = targets.shape[1], self.config.window, self.config.grain
+        seq, window, grain = targets.shape[1], self.config.attention_window, self.config.grain
         stop = grain * int(torch.randint(1, -(-(seq + window) // grain), ()))
         places = torch.arange(seq, device=targets.device)
         return targets & (places >= stop - window) & (places < stop)
@@ -158,7 +163,7 @@ class PerceiverAR(nn.Module):
             return self.last(x, x.shape[1])[where]
         grain = self.config.grain                                       # few different shapes: see hardware.recurring
         stop = min(x.shape[1], (int(places.max()) // grain + 1) * grain)
-        start = max(0, min(int(places.min()), stop - self.config.window) // grain * grain)
+        start = max(0, min(int(places.min()), stop - self.config.attention_window) // grain * grain)
         return self.last(x[:, :stop], stop - start)[rows, places - start]
 
     def last(self, x: Tensor, count: int) -> Tensor:
@@ -175,7 +180,7 @@ class PerceiverAR(nn.Module):
         """An empty cache for `batch` rows that are extended by at most `chunk` tokens at a time: a ring of context + chunk - 1
         slots for the cross-attention and one of window + chunk - 1 for each layer."""
         config, device = self.config, self.norm.weight.device
-        slots = [config.context + chunk - 1] + [config.window + chunk - 1] * config.depth
+        slots = [config.context + chunk - 1] + [config.attention_window + chunk - 1] * config.depth
         shapes = [(batch, config.heads, size, config.width // config.heads) for size in slots]
         keys, values = ([torch.zeros(shape, dtype=dtype, device=device) for shape in shapes] for _ in range(2))
         return Cache(tuple(keys), tuple(values), torch.zeros(batch, dtype=torch.int64, device=device))
@@ -194,7 +199,7 @@ class PerceiverAR(nn.Module):
         x = self.cross_attend.extend(x, rotation, cache.keys[0], cache.values[0], positions % cache.slots, bias, filled)
         if self.blocks:
             slots = cache.keys[1].shape[2]
-            bias, filled = ring_bias(positions, cache.keys[1], config.window)
+            bias, filled = ring_bias(positions, cache.keys[1], config.attention_window)
             for block, keys, values in zip(self.blocks, cache.keys[1:], cache.values[1:], strict=True):
                 normed = block.norm_attention(x)
                 x = block.feed(x + block.attention.extend(normed, rotation, keys, values, positions % slots, bias, filled))

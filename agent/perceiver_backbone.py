@@ -158,7 +158,8 @@ class Perceiver(nn.Module):
 
         def attend(q: Tensor, asked: Tensor) -> Tensor:
             bias, filled = ring_bias(asked, keys, self.config.context)            # (B, 1, P, filled)
-            bias = bias.repeat_interleave(q.shape[3], dim=2)
+            if asked.shape[1] > 1:                                                # one place's bias serves all its latents
+                bias = bias.repeat_interleave(q.shape[3], dim=2)
             mixed = biased_attention(q.flatten(2, 3).to(keys.dtype), keys[:, :, :filled], values[:, :, :filled], bias)
             return mixed.unflatten(2, q.shape[2:4])
 

@@ -156,7 +156,7 @@ class AgentPolicy:
         """The cache of one row that has seen the prompt; copied into each row that starts."""
         cache = self.model.backbone.new_cache(1, self.chunk, self.model.embedding.table.weight.dtype)
         embedded = self.model.embedding(Tokens.stack([prompt], self.pad).to_torch(cache.lengths.device))
-        nothing = cache.lengths[:0], cache.lengths[:0]                   # what comes after a prompt is asked after an observation
+        nothing = cache.lengths[:0], cache.lengths[:0]                   # nobody asks before the first observation
         for start in range(0, len(prompt), self.chunk):
             _, cache = self.model.extend_embedded(embedded[:, start : start + self.chunk], cache, where=nothing)
         return cache

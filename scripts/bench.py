@@ -28,6 +28,7 @@ from calico.agent.hardware import autocast, keep_freed_memory
 from calico.agent.loss import target_mask
 from calico.agent.model import Model, matmul_flops_per_token, named_size
 from calico.agent.optimizer import OptimizerConfig
+from calico.agent.perceiver_ar import PerceiverARConfig
 from calico.agent.policy import AgentPolicy, for_acting
 from calico.agent.sampling import SamplingConfig
 from calico.agent.training import Trainer, TrainingConfig
@@ -99,9 +100,23 @@ def bench_acting(arguments: Any) -> dict[str, Any]:
         together, alone = seconds(arguments.turns, lambda: [many() for _ in range(5)],           # noqa: B023
                                   lambda: [one() for _ in range(5 * 16)])                        # noqa: B023
         found[f"{size}_batch_speedup"] = alone / together
+    found |= long_context(arguments.turns)
     found["acting_cache_speedup"] = found["small_rows16_cache_speedup"]
     found["acting_cache_speedup_one_row"] = found["small_rows1_cache_speedup"]
     found["acting_batch_speedup"] = found["tiny_batch_speedup"]
+    return found
+
+
+def long_context(turns: int, rows: int = 16) -> dict[str, Any]:
+    """Seconds per step of the Perceivers with 4,096 tokens of context, as a multiple of the decoder's with 1,024; all full."""
+    found = {}
+    for kind in ("perceiver", "perceiver-ar"):
+        shape = named_size("small", 4 * CONTEXT, kind)
+        if isinstance(shape.backbone, PerceiverARConfig):
+            shape = replace(shape, backbone=replace(shape.backbone, window=CONTEXT // 2))     # as the decoder's layers
+        sides = [full_policy(model, rows) for model in (acting_model("small"), Model(shape, Vocabulary()))]
+        decoder, perceiver = seconds(turns, *(lambda act=act: [act() for _ in range(5)] for act in sides))  # type: ignore[misc]
+        found[f"{kind.replace('-', '_')}_4096_cost_vs_decoder_1024"] = perceiver / decoder
     return found
 
 
@@ -125,7 +140,7 @@ def full_policy(model: Model, rows: int) -> Callable[[], Any]:
     def act() -> Any:
         return policy.act(observations, everyone)
 
-    for _ in range(CONTEXT // (OBSERVATION + 2) + 1):
+    for _ in range(model.config.backbone.context // (OBSERVATION + 2) + 1):
         act()
     return act
 

@@ -193,7 +193,7 @@ def report_of(agent: Agent, run: Path, tasks: Sequence[TaskScore], judged: Mappi
             films.append(film_of(agent, result.task, UNSEEN, sampling, max_steps=300))
             bar.advance(note=result.task)
     backbone = agent.model.config.backbone
-    facts = {"backbone": f"decoder, width {backbone.width}, depth {backbone.depth}, context {backbone.context}"}
+    facts = {"backbone": f"{backbone.kind}, width {backbone.width}, depth {backbone.depth}, context {backbone.context}"}
     for name, group in aggregates(tasks).items():
         facts[f"interquartile mean, {name}"] = f"{Estimate(**group['interquartile_mean'])} % of expert ({group['tasks']} tasks)"
     for suite, ones in judged.items():

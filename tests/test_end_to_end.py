@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from calico.agent.agent import Agent
+from calico.agent.model import KINDS
 from calico.agent.sampling import SamplingConfig
 from calico.envs.experts import RandomPolicy
 from calico.envs.runner import rollout
@@ -47,6 +48,27 @@ def test_one_run_plays_describes_answers_and_chats(small_run: SmallRun, tmp_path
     assert kinds == {"text", "patch", "discrete", "special"}
     for name in ("minigrid-captions", "minigrid-dialogues", "CartPole-v1"):
         assert main(["inspect", str(small_run.data / name)]) == 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "decoder"])
+def test_every_backbone_goes_the_same_way(small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                          kind: str) -> None:
+    """Trained in two parts, then it plays both tasks, describes, answers, chats and is judged."""
+    run, picture = tmp_path / "run", tmp_path / "room.png"
+    (scene,) = scenes("minigrid", [5])
+    Image.fromarray(scene.image).save(picture)
+    sources = ", ".join(f"{{path: {path}}}" for path in sorted(small_run.data.iterdir()))
+    for steps in (2, 4):
+        assert main(["train", str(small_run.config), f"backbone={kind}", f"data.sources=[{sources}]", f"training.steps={steps}",
+                     "optimizer.warmup_steps=0", f"out={run}"]) == 0
+    agent = Agent.load(run)
+    assert agent.model.config.backbone.kind == kind and agent.about["step"] == 4
+    for words in (["evaluate", str(run), "--episodes", "1", "--pictures", "1", "--worlds", "minigrid"],
+                  ["rollout", str(run), "CartPole-v1", "--episodes", "2"], ["caption", str(run), str(picture)],
+                  ["vqa", str(run), str(picture), "what do you see?"], ["chat", str(run), "--message", "hello"]):
+        capsys.readouterr()
+        assert main([*words, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
 
 
 def test_an_agent_learns_to_count_and_acts_legally(counting: None, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What every backbone promises, whatever it is made of; what is special to one stands in its own file."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -106,8 +108,11 @@ def test_select_and_assign_move_rows(backbone: BackboneConfig) -> None:
     states, cache = network.extend(x[:, 4:8].expand(3, -1, -1), cache)
     for row in (0, 2):
         torch.testing.assert_close(states[row], expected[4:8], **CLOSE)
-    states, _ = network.extend(x[:, 8:10], cache.select(torch.tensor([2])))
-    torch.testing.assert_close(states[0], expected[8:10], **CLOSE)
+    nothing = torch.zeros(2, 0, dtype=torch.int64).unbind()
+    states, cache = network.extend(x[:, 8:9], cache.select(torch.tensor([2])), where=nothing)
+    assert states.shape == (0, backbone.width)                      # read without a question
+    states, _ = network.extend(x[:, 9:10], cache)
+    torch.testing.assert_close(states[0], expected[9:10], **CLOSE)
 
 
 @every_backbone
@@ -167,3 +172,10 @@ def test_text_is_written_as_by_the_plain_loop(backbone: BackboneConfig) -> None:
             new.ids[:], new.position[:], new.kind[:] = written[-1], NO_POSITION, Kind.TEXT
             prompt = Tokens.concatenate([prompt, new])
         assert answer.tolist() == written
+
+
+@every_backbone
+def test_a_shorter_context_needs_no_other_setting(backbone: BackboneConfig) -> None:
+    network, x = states_of(replace(backbone, context=4))
+    assert network(x).isfinite().all()
+    assert all(ring.shape[2] <= 4 for ring in network.new_cache(1, 1).keys) or backbone.kind == "decoder"
