@@ -93,7 +93,7 @@ def build_encoder(document: Mapping[str, Any]) -> Encoder:
     """A fresh encoder of the same shape. Raises KeyError or TypeError where the document is another one's."""
     config, encoder = ENCODERS[document["modality"]]
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in document["config"].items()}
-    return encoder(config(**fields))   # type: ignore[call-arg]
+    return encoder(config(**fields))
 
 
 def modality_of(encoder: Encoder) -> Modality:

@@ -192,7 +192,8 @@ def read_sample(item: str, inputs: Inputs) -> Any:
     if inputs.text is not None:
         sample: Any = path.read_text("utf-8") if path.suffix == ".txt" and path.is_file() else item
     elif isinstance(inputs.encoder, SpeechEncoder):
-        sample = decode(path, lambda data: decode_sound(data, inputs.encoder.config.sample_rate)[0])
+        rate = inputs.encoder.config.sample_rate
+        sample = decode(path, lambda data: decode_sound(data, rate)[0])
     else:
         sample = decode(path, decode_file)
     if reason := inputs.problem(sample):

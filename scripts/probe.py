@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from calico.agent.data2vec_encoders import VisionEncoder
 from calico.agent.data2vec_inputs import Inputs, picture
 from calico.agent.pretrained import build_encoder, encoder_document, load_pretrained
 from calico.scripts import console
@@ -48,8 +49,9 @@ def probe(encoder: str, data: str, label: str = "label", per_class: int | None =
     torch.manual_seed(0)
     untrained = Inputs(build_encoder(encoder_document(pretrained.encoder)).eval(), pretrained.text)
     sides = {"pre-trained": lambda samples: embed(inputs, samples), "untrained": lambda samples: embed(untrained, samples)}
-    if pretrained.modality == "vision":
-        sides["raw pixels"] = lambda samples: raw(samples, pretrained.encoder.config.image_size)
+    if isinstance(pretrained.encoder, VisionEncoder):
+        side = pretrained.encoder.config.image_size
+        sides["raw pixels"] = lambda samples: raw(samples, side)
     draws = 1 if per_class is None else DRAWS
     return {name: measure(vectors, per_class, draws) for name, vectors in sides.items()}
 

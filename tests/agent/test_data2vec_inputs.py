@@ -67,7 +67,8 @@ def test_sounds_are_cut_padded_and_standardised() -> None:
     waveforms, lengths = inputs([np.ones(100, np.float32) * 3 + np.arange(100) % 2, np.random.randn(2000)])
     assert lengths.tolist() == [100, 500]                       # half a second at 1000 Hz
     assert not waveforms[0, 100:].any()
-    assert float(waveforms[0, :100].mean()) == pytest.approx(0, abs=1e-5) and float(waveforms[1].std()) == pytest.approx(1, abs=0.01)
+    assert float(waveforms[0, :100].mean()) == pytest.approx(0, abs=1e-5)
+    assert float(waveforms[1].std()) == pytest.approx(1, abs=0.01)
     long = np.arange(2000, dtype=np.float32)
     starts = {float(inputs([long], np.random.default_rng(seed))[0][0, 0]) for seed in range(4)}
     assert len(starts) == 1                                     # standardised: a straight line looks the same anywhere
@@ -81,6 +82,7 @@ def test_texts_are_ids_behind_the_padding() -> None:
     (ids,) = inputs(["a good film and more of it than fits", "a", np.array([4, 5])])
     assert ids.shape == (3, 6) and ids[1, 1:].eq(0).all() and ids[2].tolist() == [5, 6, 0, 0, 0, 0]
     assert ids[0].tolist() == (inputs.text.encode("a good film and more of it than fits")[:6] + 1).tolist()
+    assert isinstance(inputs.encoder, TextEncoder)
     assert inputs.encoder.config.mask == inputs.text.size + 1 == inputs.encoder.config.vocab_size - 1
     assert inputs.problem("a good film") is None and "too short" in str(inputs.problem("a"))
 

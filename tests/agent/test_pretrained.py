@@ -21,7 +21,8 @@ from calico.agent.pretrained import encoder_document, load_encoder, load_pretrai
 SMALL: dict[str, Any] = {"width": 32, "depth": 1, "heads": 2, "feedforward": 48}
 ENCODERS: dict[str, Encoder] = {
     "vision": VisionEncoder(VisionConfig(**SMALL, image_size=16, patch_size=4)),
-    "speech": SpeechEncoder(SpeechConfig(**SMALL, sample_rate=8000, conv_channels=(8, 8), conv_kernels=(4, 2), conv_strides=(2, 2))),
+    "speech": SpeechEncoder(SpeechConfig(**SMALL, sample_rate=8000, conv_channels=(8, 8), conv_kernels=(4, 2),
+                                         conv_strides=(2, 2))),
     "text": TextEncoder(TextConfig(**SMALL, vocab_size=30, max_length=9, mask=29, pad=0))}
 
 

@@ -65,7 +65,7 @@ def test_what_cannot_be_used_is_named_and_left_out_up_to_a_limit(folder: Path) -
     found = read(folder, most_skipped=2)
     assert reds(found) == [10, 20, 30]
     assert "'broken.png'" in found.skipped[0] and found.skipped[1] == "'dark.png': it is black"
-    with pytest.raises(ValueError, match=r"2 of 5 samples cannot be used, the limit is 1: image 'broken.png' in .*'dark.png': it is"):
+    with pytest.raises(ValueError, match=r"2 of 5 samples cannot be used, the limit is 1: image 'broken.*'dark.png': it is"):
         read(folder, most_skipped=1)
 
 

@@ -1,4 +1,4 @@
-"""`calico pretrain`, `probe` and `finetune`: from files to an encoder to classes, stopped and continued, and what is refused."""
+"""`calico pretrain`, `probe` and `finetune`: from files to an encoder to classes, continued after a stop; what is refused."""
 
 import json
 import math
@@ -27,18 +27,30 @@ from calico.scripts.pretrain import PretrainSettings, load_settings
 Refused = Callable[..., str]
 Answered = Callable[..., Any]
 
-SMALL = "{width: 16, depth: 2, heads: 2, feedforward: 24, %s}"
-RHYTHM = "training: {steps: 4, log_every: 1, save_every: 2, evaluate_every: 2}\noptimizer: {warmup_steps: 2}\n"
+# YAML of a very small run of each modality
 CONFIGS = {
-    "vision": "modality: vision\nvision: " + SMALL % "image_size: 16, patch_size: 4, layer_scale: 0.0, absolute_positions: true, "
-              "relative_positions: none" + "\ndata: {batch_size: 6}\nobjective: {copies: 2, top_layers: 2, tau_start: 0.9, "
-              "decoder: {axes: 2, channels: 16, depth: 1, kernel: 3, groups: 4}}\n",
-    "speech": "modality: speech\nspeech: " + SMALL % "sample_rate: 1000, conv_channels: [8, 8], conv_kernels: [10, 3], "
-              "conv_strides: [5, 2], position_layers: 1, position_groups: 2" + "\ndata: {batch_size: 6, seconds: 0.5}\n"
-              "objective: {copies: 2, top_layers: 2, tau_start: 0.9, decoder: {channels: 16, depth: 1, kernel: 3, groups: 4}}\n",
-    "text": "modality: text\ntext: " + SMALL % "max_length: 12" + "\ndata: {batch_size: 6, pieces: 300}\n"
-            "objective: {copies: 2, top_layers: 2, tau_start: 0.9, decoder: {channels: 16, depth: 1, kernel: 3, groups: 4}}\n",
+    "vision": """
+modality: vision
+vision: {width: 16, depth: 2, heads: 2, feedforward: 24, image_size: 16, patch_size: 4, layer_scale: 0.0,
+         absolute_positions: true, relative_positions: none}
+data: {batch_size: 6}
+objective: {copies: 2, top_layers: 2, tau_start: 0.9, decoder: {axes: 2, channels: 16, depth: 1, kernel: 3, groups: 4}}
+""",
+    "speech": """
+modality: speech
+speech: {width: 16, depth: 2, heads: 2, feedforward: 24, sample_rate: 1000, conv_channels: [8, 8], conv_kernels: [10, 3],
+         conv_strides: [5, 2], position_layers: 1, position_groups: 2}
+data: {batch_size: 6, seconds: 0.5}
+objective: {copies: 2, top_layers: 2, tau_start: 0.9, decoder: {channels: 16, depth: 1, kernel: 3, groups: 4}}
+""",
+    "text": """
+modality: text
+text: {width: 16, depth: 2, heads: 2, feedforward: 24, max_length: 12}
+data: {batch_size: 6, pieces: 300}
+objective: {copies: 2, top_layers: 2, tau_start: 0.9, decoder: {channels: 16, depth: 1, kernel: 3, groups: 4}}
+""",
 }
+RHYTHM = "training: {steps: 4, log_every: 1, save_every: 2, evaluate_every: 2}\noptimizer: {warmup_steps: 2}\n"
 
 
 def picture(path: Path, value: int, side: int = 16) -> None:
@@ -154,7 +166,13 @@ def test_the_held_out_fifth_is_not_learnt_from(data: dict[str, Path], tmp_path: 
 
     kept: list[str] = []
     only = Unlabelled.only
-    monkeypatch.setattr(Unlabelled, "only", lambda self, numbers: kept.extend(self.keys[i] for i in numbers) or only(self, numbers))
+
+    def spy(self: Unlabelled, numbers: Any) -> Unlabelled:
+        chosen = only(self, numbers)
+        kept.extend(chosen.keys)
+        return chosen
+
+    monkeypatch.setattr(Unlabelled, "only", spy)
     assert main(words("vision", data["vision"], tmp_path / "run", "training.steps=1")) == 0
     labelled = read_pictures(data["vision"], 32)
     learnt, held_out = labelled.split(0.2)
@@ -271,8 +289,8 @@ def test_a_fine_tuned_run_answers(modality: str, runs: dict[str, Path], data: di
 
 def test_light_and_dark_are_told_apart(runs: dict[str, Path], data: dict[str, Path], tmp_path: Path,
                                        capsys: pytest.CaptureFixture[str], answered: Answered) -> None:
-    words = ["finetune", str(runs["vision"]), str(data["vision"]), "--out", str(tmp_path / "run"), *FINETUNE, "training.steps=40"]
-    assert main(words) == 0
+    words = ["finetune", str(runs["vision"]), str(data["vision"]), "--out", str(tmp_path / "run"), *FINETUNE]
+    assert main([*words, "training.steps=40"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] > 0.9
     for name in ("light", "dark"):
         (answer,) = answered("finetune", tmp_path / "run", data["vision"] / name / "1.png", "--predict")
@@ -295,5 +313,6 @@ def test_what_finetune_refuses(runs: dict[str, Path], data: dict[str, Path], tmp
     assert "holds no images" in refused("finetune", runs["vision"], data["speech"], *out)
     assert "--out is missing" in refused("finetune", runs["vision"], data["vision"])
     assert "does not exist" in refused("finetune", tmp_path / "none", data["vision"], *out)
-    assert "0 labels per class leave nothing" in refused("finetune", runs["vision"], data["vision"], *out, "--labels-per-class", "0")
+    said = refused("finetune", runs["vision"], data["vision"], *out, "--labels-per-class", "0")
+    assert "0 labels per class leave nothing" in said
     assert "was pre-trained but not fine-tuned" in refused("finetune", runs["vision"], data["vision"], "--predict")
