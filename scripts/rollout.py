@@ -55,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
                         help=f"write an MP4 of each task: its first episodes, up to {REEL_ROWS}, side by side")
     parser.add_argument("--gif", type=Path, metavar="DIR", help="the same as a GIF")
     parser.add_argument("--isolate", action="store_true", help="each environment in a process of its own")
+    parser.add_argument("--spread", type=int, default=0, metavar="N",
+                        help="share the environments out among so many processes, for worlds that are slow (default: none)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
@@ -64,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"--prompt-tokens {arguments.prompt_tokens} must be at least 1")
     if arguments.seed < 0:
         raise ValueError(f"--seed {arguments.seed} must be at least 0")
+    if arguments.spread < 0 or (arguments.spread and arguments.isolate):
+        raise ValueError(f"--spread {arguments.spread} must be at least 0, and is not for --isolate")
     agent = Agent.load(arguments.run, arguments.device)
     sampling = SamplingConfig(temperature=arguments.temperature, top_k=arguments.top_k)
     tasks = arguments.tasks or sorted(agent.tasks)
@@ -79,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     for task in tasks:
         prompt = demonstration(agent, task, arguments.prompt, arguments.prompt_tokens) if arguments.prompt else None
         results.append(play(agent, task, seeds, sampling, num_envs=arguments.num_envs, prompt=prompt,
-                            isolate=arguments.isolate))
+                            isolate=arguments.isolate, spread=arguments.spread))
         if arguments.video or arguments.gif:
             film(agent, task, seeds[:REEL_ROWS], sampling, video=arguments.video, gif=arguments.gif, prompt=prompt,
                  isolate=arguments.isolate)
@@ -88,12 +92,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def play(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, num_envs: int = 16,
-         max_steps: int | None = None, prompt: Tokens | None = None, isolate: bool = False,
+         max_steps: int | None = None, prompt: Tokens | None = None, isolate: bool = False, spread: int = 0,
          results: Results | None = None, progress: bool = True) -> TaskScore:
     """Returns of one episode per seed, beside the task's references.
 
     Args:
         isolate: each environment in a process of its own, so that one that hangs or crashes can be given up.
+        spread: share the environments out among so many processes, to step at the same time.
         results: what was played before, and where to keep what is played now; this rank then plays its share only.
         progress: show it.
     Raises:
@@ -119,8 +124,9 @@ def play(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, num
             faults.append(fault)
             keep(fault.seed, {"fault": str(fault)})
 
+        where = isolated() if isolate else isolated(processes=spread) if spread else make
         for episode in rollout(task, policy, missing, num_envs=num_envs, max_steps=max_steps, record=False, on_fault=fail,
-                               make=isolated() if isolate else make):
+                               make=where):
             keep(episode.seed, {"score": episode.score}, f"return {episode.score:g}")
     if faults and len(faults) == len(seeds):
         raise faults[0]

@@ -33,7 +33,7 @@ Answered = Callable[..., Any]
 def test_scores_are_those_of_its_seeds_whatever_stands_beside_them(small_run: SmallRun, answered: Answered) -> None:
     words = ("rollout", small_run.run, "CartPole-v1", "--episodes", 3, "--seed", 50)
     (one,), (many,) = answered(*words, "--num-envs", 1), answered(*words, "--num-envs", 3)
-    assert one == many
+    assert one == many == answered(*words, "--num-envs", 2, "--spread", 2)[0]
     policy = Agent.load(small_run.run).policy("CartPole-v1", SamplingConfig())
     played = {e.seed: e.score for e in rollout("CartPole-v1", policy, range(50, 53), record=False)}
     assert one["returns"] == [played[seed] for seed in (50, 51, 52)]
@@ -117,6 +117,8 @@ def test_each_episode_begins_after_the_demonstration(small_run: SmallRun, answer
     (["--episodes", 0], "--episodes 0"),
     (["--num-envs", 0], "--num-envs 0 must be at least 1"),
     (["--seed", -1], "--seed -1 must be at least 0"),
+    (["--spread", -1], "--spread -1 must be at least 0"),
+    (["--spread", 2, "--isolate"], "--spread 2 must be at least 0, and is not for --isolate"),
     (["--temperature", -1], "temperature=-1.0"),
     (["--top-k", -1], "top_k=-1"),
     (["--device", "abacus"], "device 'abacus' cannot be used here"),

@@ -3,12 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from calico.envs import scores
 from calico.envs.experts import expert_version
-from calico.envs.registry import get_task
+from calico.envs.registry import Task, get_task
 from calico.scripts.ranks import Results, share
 from calico.scripts.score import main
 
@@ -48,11 +49,15 @@ def test_what_was_played_is_not_played_again(tmp_path: Path, monkeypatch: pytest
 def test_a_changed_expert_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = [TASK, "--episodes", "2", "--workers", "0", "--out", str(tmp_path)]
     assert main(arguments) == 0
-    played: list[tuple[str, list[int]]] = []
+    played: list[Any] = []
+
+    def play(task: Task, player: str, seeds: list[int], **_: Any) -> list[Any]:
+        played.append((player, seeds))
+        return []
+
     monkeypatch.setattr("calico.scripts.score.expert_version", lambda task: "changed")
-    monkeypatch.setattr("calico.envs.workers.play", lambda task, player, seeds, **_: played.append((player, seeds)) or [])
-    main(arguments)
-    assert played == [("expert", [10_000, 10_001])]
+    monkeypatch.setattr("calico.envs.workers.play", play)
+    assert main(arguments) == 0 and played == [("expert", [10_000, 10_001])]
 
 
 def test_ranks_share_the_episodes_and_a_lost_ones_work_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
