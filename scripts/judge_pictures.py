@@ -111,14 +111,14 @@ def choices_of(shown: Sequence[Caption]) -> list[list[str]]:
 
 
 def rank_figures(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figures:
-    """How often the true caption comes first among CHOICES: by its likelihood per token, and by how many nats the picture
-    gains it, which takes away that some sentences are likely with any picture."""
+    """The mean rank of the true caption among CHOICES, and how often it comes first: by its likelihood per token, and by how
+    many nats the picture gains it, which takes away that some sentences are likely with any picture."""
     chosen = {who: [one for one in ones if one["scores"]] for who, ones in found.items()}
     if not all(chosen.values()):
         return {}
 
-    def first(ones: Sequence[Mapping[str, Any]], score: Callable[[Mapping[str, Any]], np.ndarray]) -> float:
-        return mean(bool((score(one)[0] > score(one)[1:]).all()) for one in ones)
+    def ranks(ones: Sequence[Mapping[str, Any]], score: Callable[[Mapping[str, Any]], np.ndarray]) -> np.ndarray:
+        return np.array([int((score(one) >= score(one)[0]).sum()) for one in ones])     # of equals the last one
 
     def likelihood(one: Mapping[str, Any]) -> np.ndarray:
         nats, tokens = np.array(one["scores"]).T
@@ -127,10 +127,11 @@ def rank_figures(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figures:
     def gain(one: Mapping[str, Any]) -> np.ndarray:
         return np.array(one["blanked"]["scores"])[:, 0] - np.array(one["scores"])[:, 0]
 
-    chance = {"chance": 1 / CHOICES}
-    return {f"first_of_{CHOICES}": {who: first(ones, likelihood) for who, ones in chosen.items()} | chance,
-            f"first_of_{CHOICES}_by_gain": {who: first(ones, gain) for who, ones in chosen.items()
-                                            if who != "blanked"} | chance}
+    by_likelihood = {who: ranks(ones, likelihood) for who, ones in chosen.items()}
+    by_gain = {who: ranks(ones, gain) for who, ones in chosen.items() if who != "blanked"}
+    return {f"rank_of_{CHOICES}": {who: mean(found) for who, found in by_likelihood.items()} | {"chance": (CHOICES + 1) / 2},
+            f"first_of_{CHOICES}": {who: mean(found == 1) for who, found in by_likelihood.items()} | {"chance": 1 / CHOICES},
+            f"first_of_{CHOICES}_by_gain": {who: mean(found == 1) for who, found in by_gain.items()} | {"chance": 1 / CHOICES}}
 
 
 # ---- questions

@@ -97,7 +97,7 @@ def test_captions_stand_beside_what_needs_no_network(judge: Judge, monkeypatch: 
     monkeypatch.setattr("calico.scripts.judge_pictures.caption_nats", lambda judge, pictures: [
         [(1.0 if text.split()[2:3] == [str(n)] else 2.0, 2) for text in texts] for n, (_, texts) in enumerate(pictures)])
     figures = judge_captions(judge, HeldOut("photographs", shown, known, "x")).figures
-    assert figures.keys() == {"cider_d", "bleu_4", "rouge_l", "first_of_10", "first_of_10_by_gain"}    # no facts: no "right"
+    assert figures.keys() == {"cider_d", "bleu_4", "rouge_l", "rank_of_10", "first_of_10", "first_of_10_by_gain"}   # no "right"
     assert figures["rouge_l"]["model"] == 1 and figures["rouge_l"]["blanked"] == 0
     assert 0 < figures["rouge_l"]["most_frequent"] < 1 and figures["rouge_l"]["nearest"] < 1
     assert figures["first_of_10"]["model"] == 1 and figures["first_of_10"]["chance"] == 0.1
@@ -111,6 +111,7 @@ def test_ranks_by_hand() -> None:
     ones = [seen([5, 4, 6], [9, 4, 6]), seen([5, 4, 6], [5, 5, 6])]
     found = rank_figures({"model": ones, "blanked": [one["blanked"] for one in ones]})
     assert found["first_of_10"] == {"model": 0, "blanked": 0, "chance": 0.1}       # no first place is shared
+    assert found["rank_of_10"] == {"model": 2, "blanked": 2.5, "chance": 5.5}
     assert found["first_of_10_by_gain"] == {"model": 0.5, "chance": 0.1}
     longer = [{"scores": [(6, 4), (5, 2)]}]                                          # per token the first is likelier
     assert rank_figures({"blanked": longer})["first_of_10"]["blanked"] == 1
