@@ -3,7 +3,8 @@
 A small array of latents reads inputs of any length by cross-attention, works on itself, and is read out by queries of any
 number: the price is linear in inputs and outputs. Pre-norm blocks with biases, feed-forwards as wide as the stream.
 What differs from the releases of DeepMind and Hugging Face, none of it in the numbers:
-- a cross-attention with one head never projects its inputs (`CrossAttend.folded`), a third of the work of reading a picture;
+- a cross-attention with one head never projects its inputs (`CrossAttend.folded`), a third of the work of reading a picture,
+  or, where there are more queries than inputs, its queries (`CrossAttend.folded_queries`);
 - latents and learned queries are projected once, not once per sample;
 - attention goes through `scaled_dot_product_attention`, which keeps no matrix of scores;
 - just the outputs that are asked for are decoded, and an input is encoded once for all of them.
@@ -73,12 +74,15 @@ class LatentConfig:
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
     """Softmax attention: (B, heads, Q, c), (B, heads, M, c) twice -> (B, heads, Q, c).
 
-    torch's kernel keeps no matrix of scores. Where that matrix is small anyway and bf16 is trained on a CPU, three plain steps
-    are taken instead: forward and backward of 64 x 64 scores take a quarter of the time.
+    torch's kernel keeps no matrix of scores. In training on a CPU three plain steps are taken instead where that matrix is
+    small and in bf16 (forward and backward of 64 x 64 scores take a quarter of the time), or where keys and values are raw
+    input and not much smaller than it: the kernel works out the gradient of raw input, too (256 latents that read 50,176
+    pixels take 0.4 of the time without).
     """
     bf16 = q.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
-    trains = bf16 and torch.is_grad_enabled() and q.device.type == "cpu"
-    if not trains or q.shape[:3].numel() * k.shape[2] > SMALL_SCORES:
+    small = bf16 and q.shape[:3].numel() * k.shape[2] <= SMALL_SCORES
+    raw = not k.requires_grad and q.shape[2] <= 2 * k.shape[3]
+    if not (torch.is_grad_enabled() and q.device.type == "cpu" and (small or raw)):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
     scores = (q * (scale or q.shape[3] ** -0.5)) @ k.mT
     return (scores if bias is None else scores + bias).softmax(dim=-1).to(v.dtype) @ v
@@ -94,7 +98,11 @@ class FeedForward(nn.Module):
         self.up, self.down = nn.Linear(width, widening * width), nn.Linear(widening * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(self.norm(x)), approximate=self.gelu))
+        return self.down(self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """All but the last matrix."""
+        return F.gelu(self.up(self.norm(x)), approximate=self.gelu)
 
 
 class SelfAttend(nn.Module):
@@ -142,6 +150,22 @@ class CrossAttend(nn.Module):
                 does, unless `wipe_masked`.
             query_mask: bool (B, Q), True where the output matters; of effect with `wipe_masked` only.
         """
+        x = self.attended(queries, inputs, mask, query_mask)
+        return x + self.feedforward(x)
+
+    def read_out(self, queries: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The outputs times a matrix: F.linear(self(queries, inputs), weight, bias).
+
+        The same numbers with one matrix less to multiply each output with: the feed-forward's last one moves into `weight`.
+        """
+        x, down = self.attended(queries, inputs), self.feedforward.down
+        return F.linear(x, weight, bias + weight @ down.bias) + F.linear(self.feedforward.hidden(x), weight @ down.weight)
+
+    def attended(self, queries: Tensor, inputs: Tensor, mask: Tensor | None = None, query_mask: Tensor | None = None) -> Tensor:
+        """All but the feed-forward."""
+        if self.folds_queries(queries, inputs, masked=mask is not None or query_mask is not None):
+            x = self.folded_queries(queries, inputs)
+            return x + queries if self.residual else x
         q = self.query(self.norm_query(queries))
         bias = None
         if mask is not None:
@@ -155,9 +179,7 @@ class CrossAttend(nn.Module):
         if self.wipe_masked and query_mask is not None:
             mixed = mixed * query_mask[..., None]
         x = self.out(mixed)
-        if self.residual:
-            x = x + queries
-        return x + self.feedforward(x)
+        return x + queries if self.residual else x
 
     def projected(self, q: Tensor, inputs: Tensor, bias: Tensor | None) -> Tensor:
         """As written in the papers: (B, Q, v)."""
@@ -178,6 +200,26 @@ class CrossAttend(nn.Module):
         moved = ((q @ self.key.weight) * norm.weight).to(bare.dtype).expand(len(inputs), -1, -1)[:, None]   # (B, 1, Q, C)
         mixed = attend(moved, bare, bare, bias, scale=q.shape[2] ** -0.5)[:, 0]
         return self.value(mixed * norm.weight + norm.bias)
+
+    def folds_queries(self, queries: Tensor, inputs: Tensor, masked: bool) -> bool:
+        """Whether `folded_queries` is less work; in training its bias would take torch's fast kernel away."""
+        return (self.heads == 1 and not masked and not torch.is_grad_enabled() and queries.shape[1] > inputs.shape[1]
+                and queries.shape[2] <= min(self.query.out_features, self.value.out_features))
+
+    def folded_queries(self, queries: Tensor, inputs: Tensor) -> Tensor:
+        """The other way round, for many queries that read few inputs: 182,528 pixels' flow out of 2,048 latents.
+
+        With queries x normed but not yet scaled by g and shifted by b, (Wq (x g + b) + bq) . k is x . (g (Wq^T k)) plus
+        (Wq b + bq) . k: the queries' matrix moves to the keys, the shift becomes a bias of each key, and the outputs' matrix
+        moves to the values.
+        """
+        norm, normed = self.norm_query, self.norm_input(inputs)
+        k, v = self.key(normed), self.value(normed)
+        scale = k.shape[2] ** -0.5
+        bare = F.layer_norm(queries, norm.normalized_shape, eps=norm.eps).expand(len(inputs), -1, -1)[:, None]   # (B, 1, Q, C)
+        keys, values = ((k @ self.query.weight) * norm.weight).to(bare.dtype), (v @ self.out.weight.mT).to(bare.dtype)
+        bias = (scale * (k @ self.query(norm.bias))).to(bare.dtype)                                               # (B, M)
+        return attend(bare, keys[:, None], values[:, None], bias[:, None, None], scale)[:, 0] + self.out.bias
 
 
 class Encoder(nn.Module):
@@ -301,6 +343,9 @@ class FlowConfig:
     size: tuple[int, int] = (368, 496)    # rows, columns trained on; it sets the Fourier frequencies, other sizes run too
     bands: int = 64
     project: int = 64
+    # Not in the paper, whose model learns to compare pixels across half a million pairs: what helps one that sees few of them.
+    search: int = 0               # above 0: each pixel is also compared with those so far around it in the second frame
+    query_residual: bool = False  # of the queries
 
 
 class Flow(nn.Module):
@@ -312,9 +357,9 @@ class Flow(nn.Module):
         # a frame's 3 colours in the 3x3 pixels around each pixel make 27 channels, and two frames one element
         self.reader = build_reader(PatchesConfig(block=(2, 1, 1), channels=27, bands=config.bands, resolution=config.size,
                                                  project=config.project))
-        channels = self.reader.channels
+        channels = self.reader.channels + ((2 * config.search + 1) ** 2 if config.search else 0)
         self.encoder = Encoder(config.latent, channels)
-        self.decoder = CrossAttend(config.latent, channels, config.latent.width)
+        self.decoder = CrossAttend(config.latent, channels, config.latent.width, residual=config.query_residual)
         self.head = nn.Linear(channels, 2)
         initialise(self)
 
@@ -327,9 +372,13 @@ class Flow(nn.Module):
         if frames.ndim != 5 or frames.shape[1] != 2 or frames.shape[2] not in (3, 27):
             raise ValueError(f"frames of shape {tuple(frames.shape)} came; optical flow reads (batch, 2, 3, rows, columns)")
         inputs = self.reader(neighbours(frames) if frames.shape[2] == 3 else frames)
+        if self.config.search:
+            centres = frames if frames.shape[2] == 3 else frames[:, :, 12:15]
+            inputs = torch.cat([inputs, differences(centres, self.config.search).to(inputs.dtype)], dim=-1)
         latents = self.encoder(inputs)
         size = inputs.shape[1] if torch.is_grad_enabled() else chunk
-        flow = torch.cat([self.head(self.decoder(queries, latents)) for queries in inputs.split(size, dim=1)], dim=1)
+        flow = torch.cat([self.decoder.read_out(queries, latents, self.head.weight, self.head.bias)
+                          for queries in inputs.split(size, dim=1)], dim=1)
         return (flow / 100).unflatten(1, tuple(frames.shape[3:]))
 
 
@@ -338,6 +387,25 @@ def neighbours(frames: Tensor) -> Tensor:
     size = frames.shape[3:]
     columns = F.unfold(frames.flatten(0, 1), 3, padding=1)                     # (B * 2, colour * 9, H * W)
     return columns.unflatten(1, (-1, 9)).transpose(1, 2).flatten(1, 2).unflatten(0, frames.shape[:2]).unflatten(-1, size)
+
+
+def differences(frames: Tensor, reach: int) -> Tensor:
+    """How unlike each pixel's surroundings are to those of the pixels around it in the other frame.
+
+    Args:
+        frames: (B, 2, 3, H, W).
+        reach: pixels up, down, left and right.
+    Returns:
+        (B, H * W, (2 * reach + 1) ** 2), row by row: mean absolute difference of 5x5 pixels, for each pixel of mean 0 and
+        deviation 1, or less where all are alike.
+    """
+    height, width = frames.shape[3:]
+    around = F.pad(frames[:, 1], (reach,) * 4, mode="replicate")
+    shifts = [(row, column) for row in range(2 * reach + 1) for column in range(2 * reach + 1)]
+    unlike = torch.stack([(frames[:, 0] - around[..., row:row + height, column:column + width]).abs().mean(dim=1)
+                          for row, column in shifts], dim=1)                    # (B, shifts, H, W)
+    unlike = F.avg_pool2d(unlike, 5, stride=1, padding=2, count_include_pad=False)
+    return ((unlike - unlike.mean(dim=1, keepdim=True)) / (unlike.std(dim=1, keepdim=True) + 0.02)).flatten(2).mT
 
 
 # ---- video, sound and label ------------------------------------------------------------------------------------------------
@@ -425,11 +493,15 @@ class Autoencoder(nn.Module):
         Returns:
             Of the asked: image (B, n, 3), audio (B, n * patch), label (B, labels), not normalised.
         """
-        queries = {name: self.queries(name, points[name], latents) for name in sorted(points)}
-        decoded = self.shared_head(self.decoder(torch.cat(list(queries.values()))[None], latents))
-        parts = dict(zip(queries, decoded.split([len(q) for q in queries.values()], dim=1), strict=True))
-        made = {name: self.heads[name](part) for name, part in parts.items()}
+        made = {name: self.read_out(name, self.queries(name, points[name], latents)[None], latents) for name in sorted(points)}
         return {name: part if name == "image" else part.flatten(1) for name, part in made.items()}
+
+    def read_out(self, name: str, queries: Tensor, latents: Tensor) -> Tensor:
+        """One modality's outputs (B, n, its channels); of many queries the two last matrices are multiplied first."""
+        shared, head = self.shared_head, self.heads[name]
+        if name == "label":
+            return head(shared(self.decoder(queries, latents)))
+        return self.decoder.read_out(queries, latents, head.weight @ shared.weight, head.weight @ shared.bias + head.bias)
 
     def queries(self, name: str, cells: Tensor | None, like: Tensor) -> Tensor:
         """(n, width) of one modality."""

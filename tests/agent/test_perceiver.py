@@ -20,7 +20,9 @@ from calico.agent.perceiver import (
     LanguageConfig,
     LatentConfig,
     MaskedLanguage,
+    attend,
     build,
+    differences,
     neighbours,
 )
 from calico.agent.perceiver_inputs import ImageConfig, MixtureConfig, PointsConfig, TextConfig
@@ -63,6 +65,33 @@ def test_the_fold_gives_the_same_outputs_and_gradients(masked: bool, monkeypatch
     folded = outputs_and_gradients()
     monkeypatch.setattr(layer, "folded", projected)
     torch.testing.assert_close(folded, outputs_and_gradients())
+
+
+@torch.no_grad()
+def test_queries_are_folded_where_they_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that differ by row, and read out through another matrix."""
+    layer = shaken(CrossAttend(replace(LATENT, width=24), 7, 24)).double()
+    inputs, weight, bias = torch.randn(3, 5, 24).double(), torch.randn(2, 7).double(), torch.randn(2).double()
+    for rows in (1, 3):
+        queries = torch.randn(rows, 30, 7).double()
+        folded = layer(queries, inputs), layer.read_out(queries, inputs, weight, bias)
+        with monkeypatch.context() as patch:
+            patch.setattr(layer, "folds_queries", lambda *_, **__: False)
+            plain = layer(queries, inputs)
+        assert layer.folds_queries(queries, inputs, masked=False)
+        torch.testing.assert_close(folded, (plain, F.linear(plain, weight, bias)))
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_plain_attention_is_the_kernels(learned: bool) -> None:
+    """Raw input is attended to in plain steps, what is learned by torch's kernel."""
+    q, k = torch.randn(2, 1, 5, 8).double().requires_grad_(), torch.randn(2, 1, 30, 8).double().requires_grad_(learned)
+    bias = torch.randn(2, 1, 1, 30).double()
+    (gradient,) = torch.autograd.grad(attend(q, k, k, bias, 0.3).square().sum(), q)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(q, k, k, bias, 0.3), F.scaled_dot_product_attention(q, k, k, bias, scale=0.3))
+    expected = F.scaled_dot_product_attention(q, k, k, bias, scale=0.3)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.square().sum(), q)[0])
 
 
 def test_asked_places_are_answered_as_if_all_were() -> None:
@@ -217,6 +246,17 @@ def test_flow_is_the_same_in_chunks_and_for_gathered_neighbours() -> None:
     with torch.no_grad():
         torch.testing.assert_close(model(frames, chunk=4), whole)
         torch.testing.assert_close(model(neighbours(frames)), whole)
+
+
+def test_the_least_difference_is_where_a_pixel_went() -> None:
+    """A picture that moves by two pixels to the right and one up; both forms of frames are compared alike."""
+    first = torch.randn(1, 3, 20, 24)
+    frames = torch.stack([first, first.roll((-1, 2), dims=(2, 3))], dim=1)
+    least = differences(frames, reach=3).argmin(dim=-1).view(20, 24)
+    assert (least[6:-6, 6:-6] == (3 - 1) * 7 + (3 + 2)).all()
+    model = shaken(Flow(FlowConfig(latent=LATENT, size=(6, 8), bands=4, project=5, search=2, query_residual=True)))
+    torch.testing.assert_close(model(frames), model(neighbours(frames)))
+    assert model.head.in_features == 5 + 2 * 9 + 25
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (1, 3, 3, 8, 8), (1, 2, 4, 8, 8)])
