@@ -94,7 +94,7 @@ def named_size(name: str, context: int | None = None, kind: str = "decoder") -> 
     size = SIZES[name].backbone
     context = context or size.context
     shape: dict[str, Any] = {"width": size.width, "depth": size.depth, "heads": size.heads, "context": context}
-    backbone: BackboneConfig = replace(size, context=context)     # type: ignore[arg-type]
+    backbone: BackboneConfig = replace(size, context=context)
     if kind == "perceiver":
         backbone = PerceiverConfig(**shape, latents=LATENTS[name])
     elif kind == "perceiver-ar":

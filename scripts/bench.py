@@ -115,7 +115,7 @@ def long_context(turns: int, rows: int = 16) -> dict[str, Any]:
         if isinstance(shape.backbone, PerceiverARConfig):
             shape = replace(shape, backbone=replace(shape.backbone, window=CONTEXT // 2))     # as the decoder's layers
         sides = [full_policy(model, rows) for model in (acting_model("small"), Model(shape, Vocabulary()))]
-        decoder, perceiver = seconds(turns, *(lambda act=act: [act() for _ in range(5)] for act in sides))  # type: ignore[misc]
+        decoder, perceiver = seconds(turns, *(lambda act=act: [act() for _ in range(5)] for act in sides))
         found[f"{kind.replace('-', '_')}_4096_cost_vs_decoder_1024"] = perceiver / decoder
     return found
 

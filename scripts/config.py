@@ -199,7 +199,7 @@ def _kinds(hint: Any) -> dict[str, Any]:
 
 def _checked_kind(kinds: dict[str, Any], kind: Any, key: str) -> Any:
     """The dataclass of that kind."""
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         near = difflib.get_close_matches(str(kind), kinds, n=1)
         raise ValueError(f"{_join(key, 'kind')} must be one of {', '.join(kinds)}, not {kind!r}"
                          + (f"; did you mean {near[0]}?" if near else ""))

@@ -9,16 +9,18 @@ from torch import Tensor
 
 from calico.agent.generate import generate
 from calico.agent.loss import target_losses, target_mask, trained_targets
-from calico.agent.model import KINDS, BackboneConfig, build_backbone
+from calico.agent.model import KINDS, Backbone, BackboneConfig, build_backbone
 from calico.agent.optimizer import OptimizerConfig, build_optimizer
 from calico.tokenizers.tokens import NO_POSITION, Kind, Tokens
 
 from .conftest import BACKBONES, VOCABULARY, batch_of, every_backbone, make_model, stream
 
-CLOSE = {"atol": 2e-5, "rtol": 2e-5}
+
+def assert_close(one: Tensor, other: Tensor) -> None:
+    torch.testing.assert_close(one, other, atol=2e-5, rtol=2e-5)
 
 
-def states_of(backbone: BackboneConfig, batch: int = 2, seq: int = 30) -> tuple[torch.nn.Module, Tensor]:
+def states_of(backbone: BackboneConfig, batch: int = 2, seq: int = 30) -> tuple[Backbone, Tensor]:
     """A backbone in evaluation mode and something to read."""
     torch.manual_seed(0)
     return build_backbone(backbone).eval(), torch.randn(batch, seq, backbone.width)
@@ -34,7 +36,7 @@ def test_a_state_sees_its_own_token_and_the_one_before_but_none_that_follows(bac
     before = network(x)
     changed = x.clone()
     changed[:, 20:] = torch.randn(2, 10, backbone.width)
-    torch.testing.assert_close(network(changed)[:, :20], before[:, :20], **CLOSE)
+    assert_close(network(changed)[:, :20], before[:, :20])
     for place in (19, 20):
         changed = x.clone()
         changed[:, place] = torch.randn(backbone.width)
@@ -62,7 +64,7 @@ def test_places_asked_for_equal_the_whole_pass(backbone: BackboneConfig) -> None
     """Also where the last one is asked for again, which pads a training step to a recurring shape."""
     network, x = states_of(backbone, batch=3)
     where = torch.tensor([0, 0, 0, 2, 2, 2]), torch.tensor([0, 7, 29, 11, 12, 12])
-    torch.testing.assert_close(network(x, where), network(x)[where], **CLOSE)
+    assert_close(network(x, where), network(x)[where])
     assert network(x, (where[0][:0], where[1][:0])).shape == (0, backbone.width)
 
 
@@ -88,9 +90,9 @@ def test_ragged_rows_long_past_the_context_equal_one_uncached_pass(backbone: Bac
         last, caches[1] = network.extend(piece, caches[1], counts, (torch.arange(3), (counts - 1).clamp(min=0)))
         assert states.shape == piece.shape and last.shape == (3, backbone.width) and last.isfinite().all()
         for row in range(3):
-            torch.testing.assert_close(states[row, : counts[row]], expected[row][done[row] : done[row] + counts[row]], **CLOSE)
+            assert_close(states[row, : counts[row]], expected[row][done[row] : done[row] + counts[row]])
             if counts[row]:
-                torch.testing.assert_close(last[row], expected[row][done[row] + counts[row] - 1], **CLOSE)
+                assert_close(last[row], expected[row][done[row] + counts[row] - 1])
         done += counts
         if done[1] == 20 and not was_reset:
             was_reset, caches = True, [cache.reset(torch.tensor([1])) for cache in caches]
@@ -107,12 +109,12 @@ def test_select_and_assign_move_rows(backbone: BackboneConfig) -> None:
     assert cache.lengths.tolist() == [4, 0, 4]
     states, cache = network.extend(x[:, 4:8].expand(3, -1, -1), cache)
     for row in (0, 2):
-        torch.testing.assert_close(states[row], expected[4:8], **CLOSE)
-    nothing = torch.zeros(2, 0, dtype=torch.int64).unbind()
-    states, cache = network.extend(x[:, 8:9], cache.select(torch.tensor([2])), where=nothing)
+        assert_close(states[row], expected[4:8])
+    nothing = torch.zeros(0, dtype=torch.int64)
+    states, cache = network.extend(x[:, 8:9], cache.select(torch.tensor([2])), where=(nothing, nothing))
     assert states.shape == (0, backbone.width)                      # read without a question
     states, _ = network.extend(x[:, 9:10], cache)
-    torch.testing.assert_close(states[0], expected[9:10], **CLOSE)
+    assert_close(states[0], expected[9:10])
 
 
 @every_backbone
@@ -135,7 +137,7 @@ def test_drawn_losses_are_those_of_the_whole_pass(backbone: BackboneConfig) -> N
     every, _ = target_losses(model, tokens)
     drawn = trained_targets(model, tokens)
     some, rows = target_losses(model, tokens, drawn)
-    torch.testing.assert_close(some, every[drawn[target_mask(tokens)]], **CLOSE)
+    assert_close(some, every[drawn[target_mask(tokens)]])
     assert rows.tolist() == drawn.nonzero()[:, 0].tolist()
 
 

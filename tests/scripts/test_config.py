@@ -276,3 +276,61 @@ def test_any_json_is_a_config_or_a_value_error(values: Any) -> None:
         assert isinstance(config_from_json(Config, values), Config)
     except ValueError as error:
         assert "\n" not in str(error)
+
+
+# ---- one of several dataclasses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Car:
+    kind: Literal["car"] = "car"
+    wheels: int = 4
+    doors: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boat:
+    kind: Literal["boat"] = "boat"
+    doors: int = 1
+    sails: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trip:
+    by: Car | Boat = field(default_factory=Car)
+
+
+def test_a_kind_chooses_among_dataclasses(tmp_path: Path) -> None:
+    for overrides, expected in (([], Car()), (["by.wheels=3"], Car(wheels=3)), (["by=boat"], Boat(doors=5)),
+                                (["by={kind: boat, sails: 7}"], Boat(doors=5, sails=7)),
+                                (["by.kind=boat", "by.sails=1"], Boat(doors=5, sails=1)),
+                                (["by.doors=2", "by=boat", "by=car"], Car(doors=2))):
+        trip = load_config(Trip, None, overrides)
+        assert trip == Trip(by=expected)
+        assert config_from_json(Trip, config_to_json(trip)) == trip
+    path = written(tmp_path, "by: {kind: boat, sails: 3}")
+    assert load_config(Trip, path).by == Boat(doors=5, sails=3)
+    assert load_config(Trip(by=Boat()), path, ["by.doors=0"]).by == Boat(doors=0, sails=3)
+
+
+@pytest.mark.parametrize("override, says", [
+    ("by=boot", "by.kind must be one of car, boat, not 'boot'; did you mean boat?"),
+    ("by={kind: [1]}", "by.kind must be one of car, boat, not [1]"),
+    ("by=3", "by must be one of car, boat, or a mapping of its keys, not 3 (int)"),
+    ("by.sails=3", "unknown key by.sails of kind car; there are: by.kind, by.wheels, by.doors"),
+    ("by={kind: boat, sial: 3}", "unknown key by.sial of kind boat; did you mean by.sails?"),
+    ("by={kind: boat, sails: many}", "by.sails must be an integer"),
+])
+def test_mistakes_in_a_kind_are_one_line(override: str, says: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        load_config(Trip, None, [override])
+    assert str(caught.value).startswith(says) and "\n" not in str(caught.value)
+
+
+def test_what_was_given_is_found_without_building_anything(tmp_path: Path) -> None:
+    path = written(tmp_path, "by: {kind: boat, sails: 3}")
+    assert module.given(path, ["by.sails=4"], "by.sails") == 4
+    assert module.given(path, ["by=car"], "by.kind") == "car"
+    assert module.given(path, ["by={doors: 1}"], "by.kind") == "boat"
+    assert module.given(None, ["by=car"], "by.sails") is None
+    assert module.given(None, [], "by") is None
