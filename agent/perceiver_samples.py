@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .perceiver_inputs import encode_bytes, pad_bytes
 
+FLIPPED = 0.25    # of a cloud's axes, in training
 LENGTHS = 128     # texts are padded to a multiple of so many bytes: CPU kernels are compiled per shape
 
 
@@ -82,11 +83,15 @@ class SoundInput:
 
 @dataclass(frozen=True, kw_only=True)
 class CloudInput:
-    """`points` of a cloud."""
+    """`points` of a cloud.
+
+    turn: `none`: as it comes. `vertical`, `any`: in training turned about the z axis, or about any. `axes`: always turned to
+    its principal axes, the longest first, each pointing to its longer tail; that is unsure, so in training it may be the other.
+    """
 
     points: int = 1024
     dims: int = 6                # numbers per point that are used: 3 coordinates, or 6 with the normal
-    turn: Literal["none", "vertical", "any"] = "any"    # training: about the z axis, or about any
+    turn: Literal["none", "vertical", "any", "axes"] = "axes"
     jitter: float = 0.01         # training: deviation of each coordinate
 
     def __call__(self, samples: Sequence[np.ndarray], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
@@ -105,11 +110,10 @@ class CloudInput:
         cloud = cloud[self.choose(len(cloud), rng), :self.dims].astype(np.float32)
         place = cloud[:, :3] - cloud[:, :3].mean(axis=0)
         place /= max(float(np.linalg.norm(place, axis=1).max()), 1e-6)
+        turned = principal_axes(place, rng) if self.turn == "axes" else rotation(self.turn if rng is not None else "none", rng)
         if rng is not None:
-            place += rng.normal(0, self.jitter, place.shape)
-            turned = rotation(self.turn, rng)
-            place, cloud[:, 3:] = place @ turned.T, cloud[:, 3:] @ turned.T if self.dims == 6 else cloud[:, 3:]
-        return np.concatenate([place, cloud[:, 3:]], axis=1).astype(np.float32)
+            place = place + rng.normal(0, self.jitter, place.shape)
+        return np.concatenate([place @ turned.T, *([cloud[:, 3:] @ turned.T] if self.dims == 6 else [])], 1).astype(np.float32)
 
     def choose(self, size: int, rng: np.random.Generator | None) -> np.ndarray:
         """Indices of the points: drawn, or evenly spread over the file's order; repeated where there are too few."""
@@ -118,9 +122,18 @@ class CloudInput:
         return np.linspace(0, size - 1, self.points).round().astype(int)
 
 
-def rotation(turn: str, rng: np.random.Generator) -> np.ndarray:
+def principal_axes(place: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+    """The matrix (3, 3) that turns (and perhaps mirrors) a centred cloud to its principal axes, see CloudInput."""
+    axes = np.linalg.eigh(place.T @ place)[1][:, ::-1].T                # rows: the longest axis first
+    signs = np.where(((place @ axes.T) ** 3).sum(axis=0) < 0, -1.0, 1.0)
+    if rng is not None:
+        signs *= np.where(rng.random(3) < FLIPPED, -1.0, 1.0)
+    return axes * signs[:, None]
+
+
+def rotation(turn: str, rng: np.random.Generator | None) -> np.ndarray:
     """A random rotation matrix, float32 (3, 3)."""
-    if turn == "none":
+    if turn == "none" or rng is None:
         return np.eye(3, dtype=np.float32)
     if turn == "vertical":
         sine, cosine = np.sin(angle := rng.uniform(0, 2 * np.pi)), np.cos(angle)

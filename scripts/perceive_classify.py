@@ -150,8 +150,8 @@ def open_sound(name: str, fit: SoundInput) -> list[tuple[str, np.ndarray]]:
 def cloud_options(parser: argparse.ArgumentParser) -> None:
     """Of classify-points."""
     parser.add_argument("--points", type=int, default=512, help="of each cloud that are read (default 512)")
-    parser.add_argument("--turn", choices=("none", "vertical", "any"), default="any",
-                        help="how clouds are turned in training: about the z axis, or about any (default any)")
+    parser.add_argument("--turn", choices=("none", "vertical", "any", "axes"), default="axes",
+                        help="to a cloud's principal axes, always (default); in training about the z axis, any, or not")
 
 
 def read_clouds(path: Path, options: argparse.Namespace, known: CloudInput | None) -> tuple[Labelled, CloudInput]:

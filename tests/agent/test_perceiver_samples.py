@@ -59,14 +59,26 @@ def test_a_sound_is_centred_and_a_long_one_cut() -> None:
 
 def test_a_cloud_is_centred_scaled_and_turned_with_its_normals() -> None:
     cloud = np.concatenate([CLOUDS[1][:, :3] * 7 + 3, CLOUDS[1][:, :3]], axis=1)
-    plain = CloudInput(points=700)([cloud])["inputs"][0]
+    plain = CloudInput(points=700, turn="none")([cloud])["inputs"][0]
     assert plain[:, :3].mean(dim=0).abs().max() < 1e-5 and plain[:, :3].norm(dim=1).max() == pytest.approx(1, abs=1e-5)
-    fit = CloudInput(points=700, jitter=0.0)
+    fit = CloudInput(points=700, jitter=0.0, turn="any")
     turned = fit([cloud], np.random.default_rng(0))["inputs"][0]
     angles = torch.nn.functional.cosine_similarity(turned[:, :3], turned[:, 3:] - turned[:, 3:].mean(dim=0))
     assert angles.min() > 0.999                                                # normals turn as places do
     with pytest.raises(ValueError, match="3 numbers per point, this model reads 6"):
         fit([cloud[:, :3]])
+
+
+def test_a_cloud_turned_to_its_axes_does_not_know_how_it_lay() -> None:
+    cloud = RNG.normal(size=(300, 6)).astype(np.float32) ** 2 * [3, 2, 1, 1, 1, 1]
+    fit = CloudInput(points=300)
+    upright = fit([cloud])["inputs"][0]
+    spread = upright[:, :3].square().mean(dim=0)
+    assert spread[0] > spread[1] > spread[2] and (upright[:, :3] ** 3).sum(dim=0).min() > 0
+    for i in range(3):
+        turned = rotation("any", np.random.default_rng(i))
+        lying = np.concatenate([cloud[:, :3] @ turned.T, cloud[:, 3:] @ turned.T], axis=1)
+        torch.testing.assert_close(fit([lying])["inputs"][0], upright, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("turn", ["none", "vertical", "any"])
