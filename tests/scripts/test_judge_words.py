@@ -11,7 +11,7 @@ from calico.agent.agent import Agent
 from calico.agent.loss import target_losses
 from calico.datasets.documents import Dialogue
 from calico.scripts.held_out import HeldOut
-from calico.scripts.judge import Judge, windows
+from calico.scripts.judge import Judge
 from calico.scripts.judge_words import answer_in, before_last_reply, judge_chat, judge_text
 from calico.tokenizers.document import text_parts
 from calico.tokenizers.tokens import Tokens
@@ -24,14 +24,6 @@ TEXT = "a red ball top left, a blue key right. " * 12
 @pytest.fixture
 def judge(small_run: SmallRun, tmp_path: Path) -> Judge:
     return Judge(Agent.load(small_run.run), tmp_path)
-
-
-def test_windows_overlap_and_count_each_target_once(judge: Judge) -> None:
-    tokens = judge.encode(text_parts(TEXT))
-    parts = windows(tokens, 20)
-    assert [len(before) for before, _ in parts] == [0] + [20] * (len(parts) - 1)
-    np.testing.assert_array_equal(np.concatenate([part.ids for _, part in parts]), tokens.ids)
-    assert all((before.ids == earlier.ids).all() for (before, _), (_, earlier) in zip(parts[1:], parts, strict=False))
 
 
 def test_a_text_costs_what_training_would_pay_for_it(judge: Judge) -> None:
