@@ -60,7 +60,8 @@ def test_what_the_user_names_is_read_in_the_size_of_training(folder: Path) -> No
 
 def test_each_document_has_one_suite() -> None:
     picture = np.zeros((16, 16, 3), np.uint8)
-    asked: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image", "image": "x"}, {"type": "text", "text": "what?"}]}]
+    shown = [{"type": "image", "image": "x"}, {"type": "text", "text": "what?"}]
+    asked: list[dict[str, Any]] = [{"role": "user", "content": shown}]
     replied = [*asked, {"role": "assistant", "content": "nothing"}]
     documents: dict[str, Document] = {
         "captions": Caption(name="x", image=picture, captions=("a",)), "text": "words",
