@@ -28,10 +28,15 @@ def replies(dialogue: Dialogue) -> bool:
     return any(message["role"] == "assistant" for message in dialogue.messages)
 
 
+def shows(dialogue: Dialogue) -> bool:
+    """Whether there is a picture or a sound in it."""
+    return bool(dialogue.images or dialogue.sounds)
+
+
 SUITES: dict[str, Callable[[Document], bool]] = {
     "captions": lambda document: isinstance(document, Caption),
-    "vqa": lambda document: isinstance(document, Dialogue) and bool(document.images) and replies(document),
-    "chat": lambda document: isinstance(document, Dialogue) and not document.images and replies(document),
+    "vqa": lambda document: isinstance(document, Dialogue) and shows(document) and replies(document),
+    "chat": lambda document: isinstance(document, Dialogue) and not shows(document) and replies(document),
     "text": lambda document: isinstance(document, str),
 }
 

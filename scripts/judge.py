@@ -130,18 +130,14 @@ def words_of(message: Mapping[str, Any]) -> str:
 
 def filled(messages: Sequence[Mapping[str, Any]], dialogue: Dialogue,
            change: Callable[[np.ndarray], np.ndarray | None] = lambda image: image) -> list[dict[str, Any]]:
-    """Messages with pixels and samples in place of their names; pictures are changed, or left out where `change` gives None."""
+    """Messages with pixels and samples in place of their names; both are changed, or left out where `change` gives None."""
     found = []
     for message in messages:
         content: list[dict[str, Any]] = []
         for entry in entries(message):
-            match entry["type"]:
-                case "image":
-                    image = change(dialogue.images[entry["image"]])
-                    content += [] if image is None else [{**entry, "image": image}]
-                case "audio":
-                    content.append({**entry, "audio": dialogue.sounds[entry["audio"]]})
-                case _:
-                    content.append(entry)
+            kind = entry["type"]
+            given = {"image": dialogue.images, "audio": dialogue.sounds}.get(kind)
+            shown = None if given is None else change(given[entry[kind]])
+            content += [entry] if given is None else [] if shown is None else [{**entry, kind: shown}]
         found.append({**message, "content": content})
     return found

@@ -21,8 +21,8 @@ GREY = 127
 
 
 def blank(image: np.ndarray) -> np.ndarray:
-    """A grey picture of the same size."""
-    return np.full_like(image, GREY)
+    """A grey picture of the same size; of a sound, silence of the same length."""
+    return np.full_like(image, GREY if image.dtype == np.uint8 else 0)
 
 
 # ---- captions
@@ -138,7 +138,7 @@ def rank_figures(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figures:
 
 
 def judge_questions(judge: Judge, data: HeldOut, against: Judge | None = None, *, ablate: bool = True) -> Judged[Question]:
-    """Ask the first question about every picture: VQAv2's accuracy, or right or not where the facts are known.
+    """Ask the first question about every picture or sound: VQAv2's accuracy, or right or not where the facts are known.
 
     Args:
         ablate: also with blanked pictures, without the pictures, and the most frequent answers.
@@ -153,7 +153,7 @@ def judge_questions(judge: Judge, data: HeldOut, against: Judge | None = None, *
     scores = {who: [score(text, dialogue) for text, dialogue in zip(texts, asked, strict=True)] for who, texts in said.items()}
     examples = [Question(image=next(iter(dialogue.images.values())), question=question_of(dialogue), answer=text,
                          truth=answers_of(dialogue)[0], right=right >= 0.5)
-                for dialogue, text, right in zip(asked, said["model"], scores["model"], strict=True)]
+                for dialogue, text, right in zip(asked, said["model"], scores["model"], strict=True) if dialogue.images]
     return Judged(data.name, {"accuracy": {who: mean(ones) for who, ones in scores.items()}}, examples)
 
 

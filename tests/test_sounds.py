@@ -14,8 +14,8 @@ from calico.agent.sampling import SamplingConfig
 from calico.agent.talk import Speaker
 from calico.datasets.documents import DialogueReader
 from calico.envs.runner import rollout
-from calico.scripts.caption import read_shown
 from calico.scripts.main import main
+from calico.scripts.shown import read_shown
 
 from .conftest import CONFIG, SmallRun
 from .counting import registered
@@ -54,7 +54,7 @@ def hearing(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("hearing")
     manifest = write_tones(folder, TONES, rate=8000)
     with registered():
-        return train(folder, manifest, 250), manifest
+        return train(folder, manifest, 160), manifest
 
 
 def test_one_checkpoint_counts_and_tells_sounds_apart(hearing: tuple[Path, Path]) -> None:
@@ -70,9 +70,9 @@ def test_one_checkpoint_counts_and_tells_sounds_apart(hearing: tuple[Path, Path]
 def test_the_rate_is_told_and_a_run_goes_on(hearing: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     run, manifest = hearing
     with registered():
-        assert main(["train", str(run / "config.json"), "training.steps=251"]) == 0
+        assert main(["train", str(run / "config.json"), "training.steps=161"]) == 0
     assert "tones: sounds are resampled to 16000 Hz: 3 of 8000 Hz among those looked at" in capsys.readouterr().err
-    assert Agent.load(run).about["step"] == 251 and right(run, manifest) == 1
+    assert Agent.load(run).about["step"] == 161 and right(run, manifest) == 1
 
 
 def test_a_sound_is_asked_about_as_a_picture_is(hearing: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,6 +84,14 @@ def test_a_sound_is_asked_about_as_a_picture_is(hearing: tuple[Path, Path], caps
     assert f"{files[0]}: resampled from 8000 to 16000 Hz" in err
     assert main(["chat", str(run), "--message", "what do you hear?", "--image", files[2]]) == 0
     assert capsys.readouterr().out.strip() == "high"
+
+
+def test_held_out_sounds_are_judged(hearing: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Silence and the question alone tell which part the sound has in it."""
+    run, manifest = hearing
+    assert main(["evaluate", str(run), "--suite", "vqa", "--data", str(manifest), "--json"]) == 0
+    accuracy = json.loads(capsys.readouterr().out)["vqa"]["tones"]["accuracy"]
+    assert accuracy["model"] == 1 and max(accuracy["blanked"], accuracy["question_only"]) < 0.5
 
 
 def test_a_conversation_with_a_sound_is_kept(hearing: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
