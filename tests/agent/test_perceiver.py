@@ -94,6 +94,18 @@ def test_plain_attention_is_the_kernels(learned: bool) -> None:
     torch.testing.assert_close(gradient, torch.autograd.grad(expected.square().sum(), q)[0])
 
 
+def test_small_scores_in_bf16_are_the_kernels() -> None:
+    """Under autocast, forward and backward, as far as eight bits tell."""
+    q, k, v = (torch.randn(2, 2, 6, 8, requires_grad=True) for _ in range(3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = attend(q, k, v)
+    expected = F.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(made.float(), expected, atol=3e-2, rtol=3e-2)
+    for got, wanted in zip(torch.autograd.grad(made.float().square().sum(), (q, k, v)),
+                           torch.autograd.grad(expected.square().sum(), (q, k, v)), strict=True):
+        torch.testing.assert_close(got, wanted, atol=6e-2, rtol=6e-2)
+
+
 def test_asked_places_are_answered_as_if_all_were() -> None:
     model, ids = shaken(MaskedLanguage(LANGUAGE)), torch.randint(262, (2, 12))
     whole = model(ids)

@@ -11,11 +11,14 @@ from calico.agent.perceiver_inputs import (
     ImageConfig,
     LabelConfig,
     LearnedPixels,
+    Mel,
+    MelConfig,
     Mixture,
     MixtureConfig,
     PatchesConfig,
     PointsConfig,
     ReaderConfig,
+    Text,
     TextConfig,
     build_reader,
     decode_bytes,
@@ -23,6 +26,7 @@ from calico.agent.perceiver_inputs import (
     fourier,
     fourier_cells,
     fourier_grid,
+    mel_filters,
     pad_bytes,
     pad_same,
     space_to_depth,
@@ -100,6 +104,7 @@ def test_the_convolution_keeps_a_16th_of_the_pixels(padding: str, tokens: int) -
     (ImageConfig(kind="conv1x1", size=(8, 6)), (2, 3, 8, 6), 48, 512),
     (PatchesConfig(), (2, 3, 3, 8, 12), 3 * 2 * 3, 243),
     (PatchesConfig(block=(2, 1, 1), channels=27, bands=64, resolution=(8, 6), project=64), (2, 2, 27, 8, 6), 48, 322),
+    (PatchesConfig(block=(1, 4, 4), bands=4, resolution=(2, 3)), (2, 3, 8, 12), 6, 48 + 18),      # pictures without a time
     (AudioConfig(), (2, 64), 4, 401),
     (PointsConfig(), (2, 10, 3), 10, 387),
     (LabelConfig(), (2, 700), 1, 700),
@@ -110,6 +115,46 @@ def test_published_widths(config: ReaderConfig, shape: tuple[int, ...], elements
     made = reader(raw)
     assert made.shape == (2, elements, channels) and reader.channels == channels
     assert not torch.equal(made[0], made[1])
+
+
+def test_readers_that_are_not_published() -> None:
+    assert build_reader(TextConfig(width=16, window=5, stride=4))(torch.randint(262, (2, 10))).shape == (2, 3, 16)
+    assert build_reader(PointsConfig(bands=4, extra=3))(torch.randn(2, 10, 6)).shape == (2, 10, 27 + 3)
+    mel = build_reader(MelConfig(rate=8000, window=256, hop=80, mels=40, stack=2, bands=4))
+    assert mel(torch.randn(2, 1600)).shape == (2, 10, 2 * 40 + 9) and mel.channels == 89
+
+
+def test_a_byte_reaches_its_neighbours_and_no_others() -> None:
+    reader = Text(TextConfig(width=8, positions=64, window=5, stride=4))
+    ids = torch.randint(6, 262, (1, 64))
+    changed = ids.clone()
+    changed[0, 30] = (ids[0, 30] - 5) % 256 + 6
+    differs = (reader(ids) != reader(changed)).any(dim=2)[0].nonzero()[:, 0].tolist()
+    assert differs in ([7], [7, 8])                       # bytes 28 to 32 see byte 30: elements 7 and 8
+    mask = torch.arange(64)[None] < 29
+    elements = reader.elements(mask)
+    assert elements is not None and elements[0].tolist() == [True] * 8 + [False] * 8 and reader.elements(None) is None
+
+
+@pytest.mark.parametrize("wrong", [{"window": 4}, {"window": 3, "stride": 4}, {"stride": 0}])
+def test_windows_that_lose_bytes_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="window=.* stride="):
+        TextConfig(**wrong)
+
+
+def test_a_tone_stands_in_its_band_however_loud() -> None:
+    reader = Mel(MelConfig(rate=8000, window=256, hop=80, mels=40, stack=1, bands=1))
+    tones = [torch.sin(2 * math.pi * hertz * torch.arange(4000) / 8000) for hertz in (300.0, 1000.0, 3000.0)]
+    made = reader(torch.stack(tones))[:, 10, :40]
+    loudest = made.argmax(dim=1).tolist()
+    filters = mel_filters(8000, 256, 40, CPU)
+    assert loudest == [int(filters[round(hertz * 256 / 8000)].argmax()) for hertz in (300, 1000, 3000)]
+    noise = torch.randn(1, 4000)
+    assert reader(noise)[..., :40].std() == pytest.approx(1, abs=1e-3)
+    torch.testing.assert_close(reader(100 * noise), reader(10 * noise), atol=1e-3, rtol=1e-3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(reader(noise), reader(noise.clone()))
+    assert (filters.sum(dim=0) > 0).all() and (filters >= 0).all() and filters.max() <= 1
 
 
 def test_learned_positions_are_interpolated_for_another_size() -> None:

@@ -2,9 +2,10 @@
 
 import pytest
 
-from calico.agent.perceiver import ClassifierConfig
+from calico.agent.perceiver import ClassifierConfig, build
 from calico.agent.perceiver_inputs import ImageConfig
-from calico.agent.perceiver_sizes import SIZES, dm_exact, hf_exact, named_size, on_meta
+from calico.agent.perceiver_sizes import SIZES, SMALL, SMALL_LANGUAGE, dm_exact, hf_exact, named_size, on_meta
+from calico.agent.perceiver_weights import copy_trunk
 
 
 @pytest.mark.parametrize("name, parameters", [
@@ -24,6 +25,16 @@ def test_every_size_is_counted_and_another_is_named() -> None:
     assert len(SIZES) == 7
     with pytest.raises(ValueError, match="size 'perceiver-giant' is unknown; choose one of language-perceiver"):
         named_size("perceiver-giant")
+
+
+@pytest.mark.parametrize("task, name", [(task, name) for task, sizes in SMALL.items() for name in sizes])
+def test_small_sizes_are_small(task: str, name: str) -> None:
+    model = on_meta(SMALL[task][name])
+    assert 2e5 < sum(p.numel() for p in model.parameters()) < 4e6
+
+
+def test_a_language_model_s_trunk_serves_a_classifier_of_texts() -> None:
+    copy_trunk(build(SMALL_LANGUAGE), build(SMALL["classify-text"]["bytes"]))
 
 
 @pytest.mark.parametrize("name", SIZES)
