@@ -66,10 +66,10 @@ def pieces(model: Model, texts: Sequence[Tokens], reading: Reading, pad: int,
         wanted[ends] = True
         if targets:
             wanted[:, :-1] |= loss_mask[:, 1:]
-        where = wanted.nonzero(as_tuple=True)
-        states, cache = model.extend_embedded(embedded[:, window], cache, counts, where)
+        rows, places = wanted.nonzero(as_tuple=True)
+        states, cache = model.extend_embedded(embedded[:, window], cache, counts, (rows, places))
         hidden = torch.zeros(*wanted.shape, states.shape[-1], device=device)
-        hidden[where] = states.float()
+        hidden[rows, places] = states.float()
         last = torch.where(counts[:, None] > 0, hidden[ends], last)
         yield ids, loss_mask, hidden, Reading(cache, last)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from calico.agent.talk import Speaker
 from calico.scripts import console
-from calico.scripts.caption import in_batches, is_sound, load, read_shown
+from calico.scripts.shown import in_batches, is_sound, load, read_shown
 
 
 @console.run_command

@@ -18,10 +18,10 @@ from calico.agent.sampling import SamplingConfig
 from calico.agent.talk import Conversation, Speaker, user_message
 from calico.datasets.documents import DialogueReader
 from calico.datasets.images import MAX_PIXELS
-from calico.scripts.caption import load_agent, read_picture
 from calico.scripts.chat import load_history, save_history
 from calico.scripts.console import printable
 from calico.scripts.main import main
+from calico.scripts.shown import load_agent, read_picture
 
 from ..conftest import SmallRun
 
@@ -335,13 +335,14 @@ def test_ctrl_c_stops_a_reply_and_keeps_what_there_is(small_run: SmallRun, tmp_p
 
 def test_ctrl_c_at_the_prompt_ends_only_when_pressed_twice(small_run: SmallRun, monkeypatch: pytest.MonkeyPatch,
                                                            capsys: pytest.CaptureFixture[str]) -> None:
-    pressed = iter([KeyboardInterrupt, "/help", KeyboardInterrupt, KeyboardInterrupt, "not said"])
+    lines: list[str | None] = [None, "/help", None, None, "not said"]
+    pressed = iter(lines)
 
     def typed(prompt: str) -> str:
         line = next(pressed)
-        if isinstance(line, str):
-            return line
-        raise line
+        if line is None:
+            raise KeyboardInterrupt
+        return line
 
     monkeypatch.setattr("builtins.input", typed)
     assert main(["chat", str(small_run.run)]) == 0
