@@ -29,7 +29,7 @@ from calico.agent.decoder import DecoderConfig
 from calico.agent.embedding import EmbeddingConfig
 from calico.agent.front_end import FrontEndConfig, in_groups
 from calico.agent.generate import read
-from calico.agent.model import Model, ModelConfig
+from calico.agent.model import BackboneConfig, Model, ModelConfig
 from calico.agent.pretrained import TOKENIZER_FILE, encoder_document
 from calico.tokenizers.document import Image, Part, Sound, Special, Text, encode_document
 from calico.tokenizers.sounds import decode_sound, encode_sound
@@ -38,6 +38,7 @@ from calico.tokenizers.tokens import ACTION, Tokens
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
 
 from ..tones import tone
+from .conftest import every_backbone
 
 WORDS = TextTokenizer.train(["go to the red ball", "what do you hear? a dog", "open the door"], 300)
 VOCABULARY = Vocabulary(VocabularyConfig(text=300, discrete=16, continuous=32))
@@ -66,11 +67,11 @@ def reading() -> TextEncoder:
     return TextEncoder(TextConfig(**SMALL, **text_vocabulary(WORDS), max_length=12)).eval()
 
 
-def model(freeze: bool = True, **encoders: Encoder) -> Model:
+def model(freeze: bool = True, backbone: BackboneConfig | None = None, **encoders: Encoder) -> Model:
     wanted = {name: FrontEndConfig(encoder="somewhere", freeze=freeze) for name in encoders}
     torch.manual_seed(0)
     config = ModelConfig(embedding=EmbeddingConfig(observation_positions=48, patch_channels=4, **wanted),   # type: ignore[arg-type]
-                         backbone=DecoderConfig(width=24, depth=2, heads=2, context=512, window=16))
+                         backbone=backbone or DecoderConfig(width=24, depth=2, heads=2, context=512, window=16))
     return Model(config, VOCABULARY, encoders).eval()
 
 
@@ -227,9 +228,10 @@ def test_frozen_encoders_stay_and_trained_ones_learn() -> None:
             assert front_end.project.weight.grad is not None and front_end.project.weight.grad.any()
 
 
-def test_reading_in_pieces_equals_one_pass() -> None:
+@every_backbone
+def test_reading_in_pieces_equals_one_pass(backbone: BackboneConfig) -> None:
     """Also where a piece would end inside an image: what an encoder looks at is never cut."""
-    network = model(vision=vision(), audio=speech())
+    network = model(backbone=backbone, vision=vision(), audio=speech())
     rows = [document(Text("go to the red ball " * 12, False), Image(np.tile(TALL, (8, 6, 1))), Sound(np.tile(LONG, 10)),
                      Text("a dog", True)) for _ in range(2)]
     assert len(rows[0]) > 300
