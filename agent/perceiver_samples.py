@@ -18,9 +18,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from .perceiver_inputs import encode_bytes, pad_bytes
+from .perceiver_inputs import BYTE_OFFSET, MASK, PAD, encode_bytes, pad_bytes
 
 FLIPPED = 0.25    # of a cloud's axes, in training
+SPACES = [byte + BYTE_OFFSET for byte in b" \t\n\r"]
 LENGTHS = 128     # texts are padded to a multiple of so many bytes: CPU kernels are compiled per shape
 
 
@@ -148,12 +149,16 @@ class TextInput:
     """UTF-8 bytes between CLS and SEP, at most `positions` ids: of a longer text the beginning, in training any stretch."""
 
     positions: int = 2048
+    hidden: float = 0.0          # training: share of the words whose bytes are masked
 
     def __call__(self, samples: Sequence[str], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
         """A batch: {"inputs": ids (B, longest), "mask": bool (B, longest)}."""
         rows = [self.cut(text, rng) for text in samples]
         longest = min(-(-max(map(len, rows)) // LENGTHS) * LENGTHS, self.positions)
-        ids, mask = pad_bytes([*rows, [0] * longest])
+        ids, mask = pad_bytes([*rows, [PAD] * longest])
+        if rng is not None and self.hidden:
+            for row in ids:
+                row[words_of(row.numpy(), self.hidden, rng)] = MASK
         return {"inputs": ids[:-1], "mask": mask[:-1]}
 
     def cut(self, text: str, rng: np.random.Generator | None) -> list[int]:
@@ -165,6 +170,18 @@ class TextInput:
     def too_long(self, samples: Iterable[str]) -> int:
         """How many texts are cut."""
         return sum(len(text.encode()) + 2 > self.positions for text in samples)
+
+
+def words_of(ids: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Places int64 (n,) of the bytes of a share of the words, at least of one; words are runs without white space."""
+    is_word = (ids >= BYTE_OFFSET) & ~np.isin(ids, SPACES)
+    first = is_word & ~np.concatenate([[False], is_word[:-1]])
+    number = np.where(is_word, first.cumsum(), 0)                       # of each byte's word, from 1; 0 between words
+    words = int(first.sum())
+    if not words:
+        return np.zeros(0, np.int64)
+    chosen = rng.choice(words, max(1, round(share * words)), replace=False) + 1
+    return np.flatnonzero(np.isin(number, chosen))
 
 
 SampleInput = Union[PictureInput, SoundInput, CloudInput, TextInput]  # noqa: UP007

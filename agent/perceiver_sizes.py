@@ -58,10 +58,9 @@ _SMALL = LatentConfig(latents=64, width=128, layers=4, heads=4, widening=2)
 _BYTES = TextConfig(width=128, window=7, stride=4)
 SMALL: dict[str, dict[str, ClassifierConfig]] = {
     "classify-image": {
+        "stem": ClassifierConfig(latent=replace(_SMALL, latents=32), reader=ImageConfig(kind="stem", size=(8, 8), bands=8)),
         "patches": ClassifierConfig(latent=_SMALL, reader=PatchesConfig(
             block=(1, 4, 4), bands=8, resolution=(8, 8), project=96)),
-        "conv": ClassifierConfig(latent=replace(_SMALL, width=192, layers=6), reader=ImageConfig(
-            kind="conv", padding="same", size=(8, 8), bands=8)),
     },
     "classify-audio": {
         "mel": ClassifierConfig(latent=_SMALL, reader=MelConfig()),
@@ -70,6 +69,7 @@ SMALL: dict[str, dict[str, ClassifierConfig]] = {
     "classify-points": {"points": ClassifierConfig(latent=_SMALL, reader=PointsConfig(extra=3, bands=16, resolution=32))},
     "classify-text": {"bytes": ClassifierConfig(latent=_SMALL, reader=_BYTES)},
 }
+SMALL_FLOW = FlowConfig(latent=replace(_SMALL, layers=3), size=(24, 32), bands=12, project=32, search=4, query_residual=True)
 SMALL_LANGUAGE = LanguageConfig(latent=_SMALL, text=_BYTES)     # of fill-mask, for classify-text to start from
 
 

@@ -33,6 +33,7 @@ from calico.datasets.sounds import decode_sound
 from calico.scripts import console, perceive_run
 from calico.scripts.perceive_run import EVALUATIONS, HELD_OUT, training_parser
 
+HIDDEN = 0.2         # of a text's words in training, so that no single one decides
 SMOOTHING = 0.1      # of labels, as the paper's ImageNet recipe
 
 TRAIN = """Train a Perceiver IO to tell the classes of {what} apart.
@@ -101,7 +102,7 @@ def fit_picture(config: ClassifierConfig, fit: PictureInput) -> ClassifierConfig
     if isinstance(config.reader, ImageConfig):
         return replace(config, reader=replace(config.reader, size=grid))
     if fit.side % 4:
-        raise ValueError(f"--side {fit.side} does not split into patches of 4 pixels; choose a multiple of 4, or --size conv")
+        raise ValueError(f"--side {fit.side} does not split into patches of 4 pixels; choose a multiple of 4, or --size stem")
     assert isinstance(config.reader, PatchesConfig)
     return replace(config, reader=replace(config.reader, resolution=grid))
 
@@ -186,9 +187,7 @@ def read_texts(path: Path, options: argparse.Namespace, known: TextInput | None)
     """Texts, with how many are cut."""
     if options.length < 16:
         raise ValueError(f"--length {options.length} must be at least 16 bytes")
-    fit = known or TextInput(positions=options.length)
-    data = labelled.read_texts(path, options.label)
-    return data, fit
+    return labelled.read_texts(path, options.label), replace(known or TextInput(positions=options.length), hidden=HIDDEN)
 
 
 def fit_text(config: ClassifierConfig, fit: TextInput) -> ClassifierConfig:

@@ -20,7 +20,7 @@ from calico.agent.hardware import usable_device
 from calico.agent.perceiver import MaskedLanguage
 from calico.agent.perceiver_inputs import BYTE_OFFSET, CLS, MASK, SEP, decode_bytes, encode_bytes
 from calico.agent.perceiver_run import config_to_json, load_trained, preparation
-from calico.agent.perceiver_samples import TextInput
+from calico.agent.perceiver_samples import TextInput, words_of
 from calico.agent.perceiver_sizes import SMALL_LANGUAGE
 from calico.agent.supervised import Batch, shuffled
 from calico.datasets.splits import split_texts
@@ -31,7 +31,6 @@ from calico.scripts.perceive_run import EVALUATIONS, HELD_OUT, training_parser
 BLANK = "[MASK]"
 SHARE = 0.15             # of the words
 PLACES = 32              # masked bytes per text are padded to a multiple of so many: CPU kernels are compiled per shape
-SPACES = [byte + BYTE_OFFSET for byte in b" \t\n\r"]
 IGNORED = -100
 MEASURED = 256           # held-out texts, at most
 LENGTHS = range(1, 11)   # bytes of a blank that are tried
@@ -123,7 +122,7 @@ def mask_words(batch: Batch, rng: np.random.Generator) -> Batch:
         int64 (B, Q), IGNORED where a text has fewer than Q.
     """
     ids = batch["inputs"].numpy()
-    places = [masked_places(row, rng) for row in ids]
+    places = [words_of(row, SHARE, rng) for row in ids]
     longest = min(-(-max(map(len, places)) // PLACES) * PLACES, ids.shape[1])
     at = np.zeros((len(ids), longest), np.int64)
     targets = np.full_like(at, IGNORED)
@@ -134,18 +133,6 @@ def mask_words(batch: Batch, rng: np.random.Generator) -> Batch:
     for row, chosen in enumerate(places):
         inputs[row, chosen] = MASK
     return {**batch, "inputs": torch.from_numpy(inputs), "places": torch.from_numpy(at), "targets": torch.from_numpy(targets)}
-
-
-def masked_places(ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Where the bytes of the chosen words are: int64 (n,). A word is a run of bytes without white space."""
-    is_word = (ids >= BYTE_OFFSET) & ~np.isin(ids, SPACES)
-    first = is_word & ~np.concatenate([[False], is_word[:-1]])
-    number = np.where(is_word, first.cumsum(), 0)                       # of each byte's word, from 1; 0 between words
-    words = int(first.sum())
-    if not words:
-        return np.zeros(0, np.int64)
-    chosen = rng.choice(words, max(1, round(SHARE * words)), replace=False) + 1
-    return np.flatnonzero(np.isin(number, chosen))
 
 
 def loss_of(model: MaskedLanguage, batch: Batch) -> tuple[Tensor, Mapping[str, Any]]:

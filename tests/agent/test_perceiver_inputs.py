@@ -102,6 +102,7 @@ def test_the_convolution_keeps_a_16th_of_the_pixels(padding: str, tokens: int) -
     (TextConfig(), (2, 9), 9, 768),
     (ImageConfig(), (2, 3, 8, 6), 48, 261),
     (ImageConfig(kind="conv1x1", size=(8, 6)), (2, 3, 8, 6), 48, 512),
+    (ImageConfig(kind="stem", size=(2, 3), bands=4), (2, 3, 8, 12), 6, 128 + 18),
     (PatchesConfig(), (2, 3, 3, 8, 12), 3 * 2 * 3, 243),
     (PatchesConfig(block=(2, 1, 1), channels=27, bands=64, resolution=(8, 6), project=64), (2, 2, 27, 8, 6), 48, 322),
     (PatchesConfig(block=(1, 4, 4), bands=4, resolution=(2, 3)), (2, 3, 8, 12), 6, 48 + 18),      # pictures without a time

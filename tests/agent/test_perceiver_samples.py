@@ -93,6 +93,8 @@ def test_rotations_are_rotations(turn: str) -> None:
 
 def test_texts_are_padded_cut_and_counted() -> None:
     fit = TextInput(positions=200)
+    hidden = TextInput(positions=200, hidden=0.5)(["one two three four"], np.random.default_rng(0))["inputs"][0]
+    assert sum(word in decode_bytes(hidden.tolist()) for word in ("one", "two", "three", "four")) == 2
     batch = fit(["häh", "x" * 500])
     ids, mask = batch["inputs"], batch["mask"]
     assert mask.sum(dim=1).tolist() == [6, 200] and (ids[0, 6:] == PAD).all()

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from calico.agent import checkpoint
 from calico.agent.perceiver import LanguageConfig, LatentConfig, MaskedLanguage
 from calico.agent.perceiver_inputs import MASK, TextConfig, decode_bytes
-from calico.agent.perceiver_samples import TextInput
+from calico.agent.perceiver_samples import TextInput, words_of
 from calico.scripts import perceive_fill_mask
 from calico.scripts.main import main
-from calico.scripts.perceive_fill_mask import IGNORED, fill, mask_words, masked_places, measure
+from calico.scripts.perceive_fill_mask import IGNORED, fill, mask_words, measure
 
 TINY = LanguageConfig(latent=LatentConfig(latents=8, width=32, layers=1, heads=2),
                       text=TextConfig(width=32, positions=64, window=3, stride=2))
@@ -39,7 +39,7 @@ def test_whole_words_are_masked_and_nothing_else_changes() -> None:
 
 def test_masking_is_a_function_of_its_generator() -> None:
     ids = TextInput(positions=128)(["some words to choose from " * 4])["inputs"][0].numpy()
-    draws = [masked_places(ids, np.random.default_rng(seed)).tolist() for seed in (0, 0, 1, 2, 3)]
+    draws = [words_of(ids, 0.15, np.random.default_rng(seed)).tolist() for seed in (0, 0, 1, 2, 3)]
     assert draws[0] == draws[1] and len({tuple(draw) for draw in draws}) > 2
 
 
