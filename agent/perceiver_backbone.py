@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .decoder import Cache, DecoderConfig, Rotations, biased_attention, ring_bias, rotate, write_ring
 from .hardware import recurring
-from .perceiver import CrossAttend, LatentConfig, SelfAttend
+from .perceiver import CrossAttend, LatentConfig, SelfAttend, attend
 from .perceiver_ar import CausalCrossAttend
 
 PREFIX_CHUNK = 8   # places per block of training attention
@@ -95,19 +95,19 @@ class Perceiver(nn.Module):
         """
         at = torch.arange(x.shape[1], device=x.device)
         k, v = self.read.project_inputs(x, self.rotations(at))
-        return self.ask(x, at.expand(x.shape[:2]), where, lambda q, asked: self.prefix_attention(q, k, v, asked))
+        return self.ask(x, at.expand(x.shape[:2]), where, lambda q, asked: self.read_prefixes(q, k, v, asked))
 
     def ask(self, x: Tensor, positions: Tensor, where: tuple[Tensor, Tensor] | None,
-            attend: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+            look: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Hidden states at places of x (B, S, width), whose tokens stand at `positions` (B, S) of their rows' histories.
 
         Args:
-            attend: rotated latent queries (B, H, P, N, D) and their positions (B, P) -> what they read, (B, H, P, N, D).
+            look: rotated latent queries (B, H, P, N, D) and their positions (B, P) -> what they read, (B, H, P, N, D).
         """
         batch, seq, _ = x.shape
         if where is None:
             every = torch.arange(batch * seq, device=x.device)
-            return self.ask(x, positions, (every // seq, every % seq), attend).unflatten(0, (batch, seq))
+            return self.ask(x, positions, (every // seq, every % seq), look).unflatten(0, (batch, seq))
         rows, places = where
         if not len(rows):
             return self.norm(x[where])
@@ -115,13 +115,13 @@ class Perceiver(nn.Module):
         asked = positions.gather(1, table)
         q = self.read.query(self.read.norm_query(self.latents)).unflatten(-1, (self.read.heads, -1))     # (N, H, D)
         cos, sin = (r[:, :, :, None] for r in self.rotations(asked))            # (B, 1, P, 1, D / 2)
-        mixed = attend(rotate(q.transpose(0, 1)[:, None], (cos, sin)), asked)
+        mixed = look(rotate(q.transpose(0, 1)[:, None], (cos, sin)), asked)
         latents = self.read.finish(self.latents, mixed.transpose(1, 2)[rows, columns])                   # (n, N, width)
         for layer in self.layers:
             latents = layer(latents)
         return self.norm(self.answer(x[where][:, None], latents)[:, 0])
 
-    def prefix_attention(self, q: Tensor, k: Tensor, v: Tensor, asked: Tensor) -> Tensor:
+    def read_prefixes(self, q: Tensor, k: Tensor, v: Tensor, asked: Tensor) -> Tensor:
         """Latent queries (B, H, P, N, D) of rising places `asked` (B, P), each to the `context` tokens up to its place.
 
         In blocks of places against just the keys (B, H, S, D) that one of them can see.
@@ -129,10 +129,12 @@ class Perceiver(nn.Module):
         mixed = []
         for start in range(0, asked.shape[1], PREFIX_CHUNK):
             block, at = q[:, :, start:start + PREFIX_CHUNK], asked[:, start:start + PREFIX_CHUNK]
-            low, high = max(0, int(at.min()) - self.config.context + 1), int(at.max()) + 1
+            low, high = max(0, int(at.min()) - self.config.context + 1), min(k.shape[2], recurring(int(at.max()) + 1))
             reach = at[:, :, None] - torch.arange(low, high, device=q.device)                          # (B, p, keys)
-            seen = ((reach >= 0) & (reach < self.config.context)).repeat_interleave(block.shape[3], dim=1)[:, None]
-            found = F.scaled_dot_product_attention(block.flatten(2, 3), k[:, :, low:high], v[:, :, low:high], attn_mask=seen)
+            bias = torch.zeros(reach.shape, dtype=q.dtype, device=q.device)
+            bias.masked_fill_((reach < 0) | (reach >= self.config.context), -torch.inf)
+            bias = bias.repeat_interleave(block.shape[3], dim=1)[:, None]                               # (B, 1, p * N, keys)
+            found = attend(block.flatten(2, 3), k[:, :, low:high], v[:, :, low:high], bias)
             mixed.append(found.unflatten(2, block.shape[2:4]))
         return torch.cat(mixed, dim=2)
 
@@ -156,14 +158,14 @@ class Perceiver(nn.Module):
         write_ring(keys, positions % cache.slots, k)
         write_ring(values, positions % cache.slots, v)
 
-        def attend(q: Tensor, asked: Tensor) -> Tensor:
+        def look(q: Tensor, asked: Tensor) -> Tensor:
             bias, filled = ring_bias(asked, keys, self.config.context)            # (B, 1, P, filled)
             if asked.shape[1] > 1:                                                # one place's bias serves all its latents
                 bias = bias.repeat_interleave(q.shape[3], dim=2)
             mixed = biased_attention(q.flatten(2, 3).to(keys.dtype), keys[:, :, :filled], values[:, :, :filled], bias)
             return mixed.unflatten(2, q.shape[2:4])
 
-        hidden = self.ask(x, positions, where, attend)
+        hidden = self.ask(x, positions, where, look)
         return hidden, Cache(cache.keys, cache.values, cache.lengths + (seq if counts is None else counts))
 
 
