@@ -1,4 +1,4 @@
-"""Sounds, alone or named ones in a folder or a zip: WAV, FLAC, Ogg, MP3 and what else FFmpeg reads, as one channel.
+"""Sounds, alone or named ones in a folder or a zip: WAV, FLAC, Ogg, MP3, AAC and AIFF, as one channel.
 
 The sound of a video counts too. Channels are averaged, and another sample rate than the wanted one is resampled.
 """
@@ -12,6 +12,8 @@ import numpy as np
 from .file_store import FileStore
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff")
+# FFmpeg's names. Others are lists of files: with them a sound could read whatever lies beside the program.
+FORMATS = "wav,flac,ogg,mp3,aac,aiff,mov,matroska,avi,mpegts,mpeg"
 MAX_SECONDS = 600.0      # of one sound: a file of 100 kB can claim days of silence
 
 
@@ -33,7 +35,7 @@ def decode_sound(data: bytes, rate: int) -> tuple[np.ndarray, int]:
         raise ImportError('sound files need PyAV; pip install "calico-agent[media]"') from None
     pieces, length = [], 0
     try:
-        with av.open(io.BytesIO(data), "r") as container:
+        with av.open(io.BytesIO(data), "r", options={"format_whitelist": FORMATS}) as container:
             if not container.streams.audio:
                 raise ValueError("there is no sound in it")
             own = int(container.streams.audio[0].rate)

@@ -54,6 +54,14 @@ def test_what_is_no_sound_is_refused(data: bytes) -> None:
         decode_sound(data, 8000)
 
 
+def test_a_list_of_files_is_no_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.wav").write_bytes(wav(tone(440)))
+    for listed in (b"ffconcat version 1.0\nfile secret.wav\n", b"#EXTM3U\n#EXTINF:1,\nsecret.wav\n#EXT-X-ENDLIST\n"):
+        with pytest.raises(ValueError, match="not a readable sound"):
+            decode_sound(listed, 8000)
+
+
 def test_a_very_long_sound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("calico.datasets.sounds.MAX_SECONDS", 0.2)
     with pytest.raises(ValueError, match="longer than 0 seconds; cut it"):
