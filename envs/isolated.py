@@ -23,6 +23,8 @@ import gymnasium as gym
 from . import registry
 from .registry import Task
 
+Call = tuple[int, str, tuple[Any, ...], dict[str, Any]]   # (an environment's number in its process, method, arguments)
+
 
 def isolated(time_limit: float = 120.0, processes: int | None = None) -> Callable[[Task, bool], gym.Env]:
     """A `make` for `rollout`.
@@ -31,9 +33,13 @@ def isolated(time_limit: float = 120.0, processes: int | None = None) -> Callabl
         time_limit: seconds that making an environment, a reset, a frame or a process's part of a step may take.
         processes: share the environments out among so many. They take less time and memory to start than one for each,
             which is the default; but one that hangs or crashes takes its neighbours' episodes with it.
+    Raises:
+        ValueError: processes is less than 1.
     """
     if processes is None:
         return lambda task, render: Isolated(task, render, Host(time_limit))
+    if processes < 1:
+        raise ValueError(f"processes={processes} must be at least 1, or None for one per environment")
     hosts: list[Host] = []
     turns = itertools.cycle(range(processes))
 
@@ -103,9 +109,6 @@ def begin(envs: Sequence[Isolated], actions: Sequence[Any]) -> None:
         host.ask(its)
 
 
-Call = tuple[int, str, tuple[Any, ...], dict[str, Any]]   # (environment's number, method, arguments)
-
-
 class Host:
     """A process that holds environments, each under a number of its own."""
 
@@ -134,7 +137,7 @@ class Host:
         else:
             self.end()
 
-    def ask(self, calls: "list[Call]") -> None:
+    def ask(self, calls: list[Call]) -> None:
         """Send calls on their way; `answer` gives what comes of each."""
         with suppress(OSError):   # the process is gone: `answer` says how
             self.connection.send(calls)

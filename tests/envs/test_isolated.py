@@ -30,6 +30,8 @@ def test_an_environment_of_its_own_process_can_hang_or_die() -> None:
     with pytest.raises(RuntimeError, match="died of SIGKILL"):
         env.reset(seed=3)
     env.close()
+    with pytest.raises(ValueError, match="processes=0 must be at least 1"):
+        isolated(processes=0)
 
 
 def test_rows_that_share_processes_play_the_same_episodes() -> None:
