@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from calico.agent.model import Model
+from calico.agent.embedding import EmbeddingConfig
+from calico.agent.model import Model, ModelConfig
+from calico.tokenizers.document import Image, Sound, Special, encode_document
 from calico.tokenizers.tokens import ACTION, NO_POSITION
 
-from .conftest import batch_of, stream
+from .conftest import BACKBONES, VOCABULARY, batch_of, stream
 
 
 def test_no_position_adds_nothing_and_all_actions_share_one(model: Model) -> None:
@@ -39,12 +42,30 @@ def test_unused_channels_do_not_matter(model: Model) -> None:
 def test_training_samples_the_interval_and_evaluation_takes_its_mean(model: Model) -> None:
     tokens = batch_of(stream(12, patch_share=1))          # row interval [0, 32), column interval [32, 64)
     assert torch.equal(model.embedding.embed_patches(tokens), model.embedding.embed_patches(tokens))
-    without = model.embedding.patch_block(tokens.patches, tokens.channels)
+    without = model.embedding.see(tokens)
     expected = model.embedding.rows.weight[15] + model.embedding.columns.weight[47]
     torch.testing.assert_close((model.embedding.embed_patches(tokens) - without)[0], expected, atol=1e-5, rtol=1e-5)
     model.train()
     drawn = model.embedding.embed_patches(tokens) - without
     assert len({tuple(row.round(decimals=4).tolist()) for row in drawn}) > 1
+
+
+def test_sounds_land_on_their_own_tokens_beside_patches() -> None:
+    config = ModelConfig(embedding=EmbeddingConfig(patch_channels=4, sounds=True), backbone=BACKBONES[0])
+    torch.manual_seed(0)
+    embedding = Model(config, VOCABULARY).eval().embedding
+    pixels = np.arange(16 * 32 * 3, dtype=np.uint8).reshape(16, 32, 3)
+    sounds = [np.sin(np.arange(length) * 0.2) for length in (1300, 700, 12_000)]
+    rows = [encode_document(parts, VOCABULARY, None) for parts in (
+        [Sound(sounds[0]), Image(pixels), Sound(sounds[1]), Special("end")], [Image(pixels)], [Special("end"), Sound(sounds[2])])]
+    together = embedding(batch_of(*rows))
+    for row, tokens in enumerate(rows):
+        torch.testing.assert_close(together[row, :len(tokens)], embedding(batch_of(tokens))[0], atol=1e-5, rtol=1e-5)
+    late = batch_of(rows[2])
+    earlier = embedding.embed_sounds(replace(late, moments=torch.zeros_like(late.moments)))
+    assert not torch.allclose(embedding.embed_sounds(late)[5], earlier[5])          # what a stretch is depends on when it is
+    beyond = replace(late, moments=late.moments + 10_000)
+    assert embedding.embed_sounds(beyond).isfinite().all()
 
 
 def test_too_long_an_observation_is_named(model: Model) -> None:

@@ -99,8 +99,10 @@ def test_accumulated_batches_equal_one_large_batch() -> None:
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
     trainer = new_trainer()
     trainer.train_step([batch(0)])
+    block = trainer.model.embedding.patch_block
+    assert block is not None
     with torch.no_grad():
-        trainer.model.embedding.patch_block.out.bias[0] = torch.inf
+        block.out.bias[0] = torch.inf
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     with pytest.raises(FloatingPointError, match=r"loss of step 1 is not finite \(sources: cats, dogs\)"):
         trainer.train_step([batch(1)])

@@ -343,8 +343,9 @@ def test_a_sound_that_can_not_be_used_is_named_with_its_line(tmp_path: Path) -> 
 
 def test_sounds_come_back_as_written(tmp_path: Path) -> None:
     pytest.importorskip("av")
-    messages = [{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}, {"type": "image", "image": "0.png"}]},
-                {"role": "assistant", "content": "a bell"}]
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": [{"type": "audio", "audio": "a.wav"}, {"type": "image", "image": "0.png"}]},
+        {"role": "assistant", "content": "a bell"}]
     sound = tone(440.0)
     with DialogueWriter(tmp_path) as writer:
         writer.append(messages, {"0.png": PICTURES["0.png"]}, {"a.wav": sound})
