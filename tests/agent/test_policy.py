@@ -15,7 +15,7 @@ from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.text import TextTokenizer
 from calico.tokenizers.tokens import ACTION, Kind, Tokens
 
-from .conftest import VOCABULARY, every_backbone, make_model, stream
+from .conftest import BACKBONES, VOCABULARY, make_model, stream
 
 TEXT = TextTokenizer.train(["go to the red ball", "pick up a blue key"], 300)
 SPACES: dict[str, tuple[gym.Space[Any], gym.Space[Any]]] = {
@@ -73,9 +73,12 @@ class Watched(AgentPolicy):
         return hidden
 
 
-@every_backbone
-@pytest.mark.parametrize("name", SPACES)
-@pytest.mark.parametrize("prompted", [False, True])
+DECODER, *OTHERS = BACKBONES
+CASES = [(DECODER, name, prompted) for name in SPACES for prompted in (False, True)]
+CASES += [(backbone, name, True) for backbone in OTHERS for name in list(SPACES)[1:]]
+
+
+@pytest.mark.parametrize("backbone, name, prompted", CASES)
 @torch.no_grad()
 def test_cached_logits_equal_uncached_logits(backbone: BackboneConfig, name: str, prompted: bool) -> None:
     """Row 1 restarts at step 4, row 2 waits at step 3 and leaves at step 6; the window slides many times."""
