@@ -123,6 +123,7 @@ class Outcome:
         targets: how many places were predicted.
         target_deviation, prediction_deviation: standard deviation over places, mean over the width.
         feature_deviation: the same of the local features, as a share of their root mean square.
+        content_share: how much of the targets' variance differs between samples at the same place; see content_share().
         tau: the teacher's momentum at its next update.
     """
 
@@ -131,6 +132,7 @@ class Outcome:
     target_deviation: float
     prediction_deviation: float
     feature_deviation: float
+    content_share: float
     tau: float
 
 
@@ -208,7 +210,7 @@ class Data2Vec(nn.Module):
         masked = self.draw_masks(features, samples)                                   # (B * copies, T)
         if self.head is not None:
             hidden = self.encoder.encode(features, masked).hidden[:, self.encoder.prefix:]
-            return self.score(features, self.head(hidden[masked]), targets[masked])
+            return self.score(features, targets, self.head(hidden[masked]), targets[masked])
         return self.predict_copies(features, targets, masked)
 
     def predict_copies(self, features: Features, targets: Tensor, masked: Tensor) -> Outcome:
@@ -219,7 +221,8 @@ class Data2Vec(nn.Module):
         kept = kept_places(masked, repeated.real)                                     # (B * copies, K)
         hidden = self.encoder.encode(repeated, kept=kept).hidden
         predictions = self.decoder(hidden[:, prefix:], kept, features.grid)           # (B * copies, T, width)
-        outcome = self.score(features, predictions[masked], targets.repeat_interleave(copies, 0)[masked])
+        rows, places = masked.nonzero(as_tuple=True)
+        outcome = self.score(features, targets, predictions[rows, places], targets[rows // copies, places])
         if not self.config.summary_weight:
             return outcome
         means = targets.mean(1).repeat_interleave(copies, 0)
@@ -243,13 +246,13 @@ class Data2Vec(nn.Module):
         encoded = self.teacher.encode(features)
         return average_layers(encoded, self.config, features.real, self.teacher.prefix)
 
-    def score(self, features: Features, predictions: Tensor, targets: Tensor) -> Outcome:
-        """predictions, targets: (n, width)."""
-        loss = regression_loss(predictions, targets, self.config)
+    def score(self, features: Features, targets: Tensor, predictions: Tensor, wanted: Tensor) -> Outcome:
+        """targets: all (B, T, width); predictions, wanted: at masked places (n, width)."""
+        loss = regression_loss(predictions, wanted, self.config)
         local = features.x.detach().flatten(0, 1) if features.real is None else features.x.detach()[features.real]
         scale = local.float().square().mean().sqrt().clamp(min=1e-12)
-        return Outcome(loss, len(targets), deviation(targets), deviation(predictions), deviation(local / scale),
-                       momentum(self.config, int(self.updates) + 1))
+        return Outcome(loss, len(wanted), deviation(wanted), deviation(predictions), deviation(local / scale),
+                       content_share(targets, features.real), momentum(self.config, int(self.updates) + 1))
 
     @torch.no_grad()
     def update_teacher(self) -> None:
@@ -315,6 +318,28 @@ def deviation(x: Tensor) -> float:
     return float((shifted.square().mean(0) - shifted.mean(0).square()).clamp(min=0).sqrt().mean())
 
 
+@torch.no_grad()
+def content_share(targets: Tensor, real: Tensor | None) -> float:
+    """How much of the variance of targets (B, T, width) lies between samples at the same place.
+
+    It is near 1 where targets tell what is in a sample, and 0 where they tell only which place it is: then a student predicts
+    them perfectly without looking, loss falls and variance stays. Small encoders with a fast teacher end there.
+
+    Args:
+        real: bool (B, T), False at padding; None: there is none.
+    """
+    weight = targets.new_ones(targets.shape[:2]) if real is None else real.to(targets.dtype)
+    count = weight.sum(0)
+    weight, targets, count = weight[:, count > 1, None], targets[:, count > 1], count[count > 1, None]
+    if not len(count):
+        return 1.0
+    at_place = (targets * weight).sum(0) / count                                      # (T, width)
+    overall = (at_place * count).sum(0) / count.sum()
+    total = ((targets - overall).square() * weight).sum()
+    between = (((targets - at_place).square() * weight).sum(0) * count / (count - 1)).sum()
+    return min(1.0, float(between / total.clamp(min=1e-12)))
+
+
 class CollapseError(FloatingPointError):
     """The run learns nothing any more."""
 
@@ -322,15 +347,16 @@ class CollapseError(FloatingPointError):
 class CollapseGuard:
     """Stops a run whose network maps everything to one point, which a falling loss hides.
 
-    The limits are fairseq's (0.1 and 0.01). A convolutional front end can collapse while
-    targets and predictions still vary, so the local features are watched as well.
+    The limits are fairseq's (0.1 and 0.01). A convolutional front end can collapse while targets and predictions still vary,
+    so the local features are watched as well. And targets can vary from place to place but no more from sample to sample.
     """
 
-    def __init__(self, *, targets: float = 0.1, predictions: float = 0.01, features: float = 0.01, grace: int = 50,
-                 prediction_grace: int = 5000, patience: int = 20) -> None:
+    def __init__(self, *, targets: float = 0.1, predictions: float = 0.01, features: float = 0.01, content: float = 0.02,
+                 grace: int = 50, prediction_grace: int = 5000, patience: int = 20) -> None:
         """
         Args:
             targets, predictions, features: smallest standard deviations.
+            content: smallest share of the targets' variance that lies between samples.
             grace: first steps, which only count when a number is not finite.
             prediction_grace: the same for predictions, which are small at first and grow with the warm-up; they count
                 earlier once they have been twice their limit.
@@ -338,8 +364,9 @@ class CollapseGuard:
 
         `steps` counts what was checked; a run that is resumed sets it.
         """
-        self.limits = {"target": targets, "prediction": predictions, "feature": features}
-        self.grace = {"target": grace, "prediction": prediction_grace, "feature": grace}
+        self.limits = {"target_deviation": targets, "prediction_deviation": predictions, "feature_deviation": features,
+                       "content_share": content}
+        self.grace = {**dict.fromkeys(self.limits, grace), "prediction_deviation": prediction_grace}
         self.patience, self.steps = patience, 0
         self.below = dict.fromkeys(self.limits, 0)
 
@@ -351,17 +378,23 @@ class CollapseGuard:
         """
         self.steps += 1
         loss = float(outcome.loss.detach())
-        found = {name: getattr(outcome, f"{name}_deviation") for name in self.limits}
+        found = {name: getattr(outcome, name) for name in self.limits}
         for name, value in {"loss": loss, **found}.items():
             if not math.isfinite(value):
-                raise CollapseError(f"step {self.steps}: the {name} is {value}: the run diverged; {ADVICE}")
-        if found["prediction"] > 2 * self.limits["prediction"]:
-            self.grace["prediction"] = self.grace["target"]
+                raise CollapseError(f"step {self.steps}: the {name.replace('_', ' ')} is {value}: the run diverged; {ADVICE}")
+        if found["prediction_deviation"] > 2 * self.limits["prediction_deviation"]:
+            self.grace["prediction_deviation"] = self.grace["target_deviation"]
         for name, limit in self.limits.items():
             self.below[name] = self.below[name] + 1 if found[name] < limit and self.steps > self.grace[name] else 0
             if self.below[name] >= self.patience:
-                raise CollapseError(f"step {self.steps}: the {name}s have collapsed, their standard deviation "
-                                    f"{found[name]:.2g} has been below {limit} for {self.patience} steps; {ADVICE}")
+                raise CollapseError(f"step {self.steps}: {COLLAPSES[name]} {found[name]:.2g} has been below {limit} for "
+                                    f"{self.patience} steps; {ADVICE}")
 
 
+COLLAPSES = {
+    "target_deviation": "the targets have collapsed, their standard deviation",
+    "prediction_deviation": "the predictions have collapsed, their standard deviation",
+    "feature_deviation": "the features have collapsed, their standard deviation",
+    "content_share": "the targets have collapsed to what their place alone tells, the share of their variance between samples",
+}
 ADVICE = "lower the learning rate, lengthen its warm-up or raise tau, and start again from an earlier checkpoint"

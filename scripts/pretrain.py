@@ -148,7 +148,7 @@ def pretrainer(objective: Data2Vec, settings: PretrainSettings, guard: CollapseG
         guard.check(outcome)
         return outcome.loss, {"targets": outcome.targets, "target_variance": outcome.target_deviation ** 2,
                               "prediction_variance": outcome.prediction_deviation ** 2,
-                              "feature_variance": outcome.feature_deviation ** 2, "ema_rate": outcome.tau}
+                              "feature_variance": outcome.feature_deviation ** 2, "content_share": outcome.content_share, "ema_rate": outcome.tau}
 
     return Supervised(objective, loss, settings.optimizer, settings.training, objective.update_teacher)
 
@@ -159,8 +159,8 @@ def follow(trainer: Supervised[Data2Vec], batch_of: Callable[[int], Batch], run:
     with console.progress(f"pretrain {run.name}", total=trainer.config.steps, unit="steps", start=trainer.step) as bar:
 
         def on_report(progress: Progress) -> None:
-            numbers = {**{name: progress.numbers[name] for name in ("target_variance", "prediction_variance")},
-                       **progress.evaluation}
+            shown = ("target_variance", "prediction_variance", "content_share")
+            numbers = {**{name: progress.numbers[name] for name in shown}, **progress.evaluation}
             bar.update(progress.step, f"loss {progress.loss:.3f}  "
                        + "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in numbers.items()))
 

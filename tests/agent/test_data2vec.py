@@ -20,6 +20,7 @@ from calico.agent.data2vec import (
     DecoderConfig,
     Outcome,
     average_layers,
+    content_share,
     deviation,
     momentum,
     normalize,
@@ -228,7 +229,8 @@ def test_a_learning_rate_that_is_absurd_is_stopped_within_200_steps() -> None:
 
 
 def outcome(**changes: float) -> Outcome:
-    values: dict[str, Any] = {"target_deviation": 1.0, "prediction_deviation": 0.5, "feature_deviation": 1.0, **changes}
+    values: dict[str, Any] = {"target_deviation": 1.0, "prediction_deviation": 0.5, "feature_deviation": 1.0,
+                              "content_share": 0.8, **changes}
     return Outcome(torch.tensor(values.pop("loss", 1.0)), 10, tau=0.999, **values)
 
 
@@ -236,6 +238,7 @@ def outcome(**changes: float) -> Outcome:
     ({"target_deviation": 0.09}, "step 8: the targets have collapsed, their standard deviation 0.09 has been below 0.1 for 5"),
     ({"prediction_deviation": 0.009}, "step 10: the predictions have collapsed"),
     ({"feature_deviation": 0.001}, "step 8: the features have collapsed"),
+    ({"content_share": 0.01}, "step 8: the targets have collapsed to what their place alone tells"),
 ])
 def test_the_guard_waits_out_the_start_and_short_dips(changes: dict[str, float], message: str) -> None:
     guard = CollapseGuard(grace=3, prediction_grace=5, patience=5)
@@ -256,6 +259,27 @@ def test_the_guard_waits_out_the_start_and_short_dips(changes: dict[str, float],
 def test_the_guard_stops_at_once_when_a_number_is_not_finite(value: float) -> None:
     with pytest.raises(CollapseError, match="step 1: the loss is (nan|inf): the run diverged"):
         CollapseGuard().check(outcome(loss=value))
+
+
+def test_content_is_what_differs_between_samples_at_a_place() -> None:
+    torch.manual_seed(0)
+    place, content = torch.randn(1, 200, 8), torch.randn(40, 200, 8)
+    real = torch.arange(200) < torch.tensor([200] * 20 + [100] * 20)[:, None]
+    for given in (None, real):
+        assert content_share(place.expand(40, -1, -1), given) == pytest.approx(0, abs=1e-6)
+        assert content_share(content, given) == pytest.approx(1, abs=0.02)
+        assert content_share(place + content, given) == pytest.approx(0.5, abs=0.03)
+    assert content_share(content[:1], None) == 1     # one sample tells nothing of this
+
+
+def test_normalising_over_places_leaves_content_only() -> None:
+    torch.manual_seed(0)
+    x = 5 * torch.randn(1, 6, 3) + torch.randn(20, 6, 3)
+    normed = normalize(x, "place", None)
+    torch.testing.assert_close(normed.mean(0), torch.zeros(6, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(normed.std(0, correction=0), torch.ones(6, 3), atol=1e-3, rtol=0)
+    real = torch.arange(6) < torch.tensor([6] * 10 + [2] * 10)[:, None]
+    torch.testing.assert_close(normalize(x, "place", real)[:10, 2:], normalize(x[:10], "place", None)[:, 2:])
 
 
 def test_a_deviation_is_zero_when_all_rows_are_equal() -> None:
@@ -312,9 +336,9 @@ def test_each_copy_is_compared_with_its_own_sample(monkeypatch: pytest.MonkeyPat
     compared: list[Tensor] = []
     score = objective.score
 
-    def spy(features: Features, predictions: Tensor, targets: Tensor) -> Outcome:
-        compared.extend(targets)
-        return score(features, predictions, targets)
+    def spy(features: Features, targets: Tensor, predictions: Tensor, wanted: Tensor) -> Outcome:
+        compared.extend(wanted)
+        return score(features, targets, predictions, wanted)
 
     monkeypatch.setattr(objective, "score", spy)
     objective(images)
