@@ -148,7 +148,8 @@ def pretrainer(objective: Data2Vec, settings: PretrainSettings, guard: CollapseG
         guard.check(outcome)
         return outcome.loss, {"targets": outcome.targets, "target_variance": outcome.target_deviation ** 2,
                               "prediction_variance": outcome.prediction_deviation ** 2,
-                              "feature_variance": outcome.feature_deviation ** 2, "content_share": outcome.content_share, "ema_rate": outcome.tau}
+                              "feature_variance": outcome.feature_deviation ** 2, "content_share": outcome.content_share,
+                              "ema_rate": outcome.tau}
 
     return Supervised(objective, loss, settings.optimizer, settings.training, objective.update_teacher)
 
