@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from calico.agent.data2vec_encoders import (
@@ -15,6 +16,7 @@ from calico.agent.data2vec_encoders import (
     VisionConfig,
     VisionEncoder,
     padding_bias,
+    plain_attention,
     relative_index,
     select,
     standardize,
@@ -144,3 +146,15 @@ def test_wrong_input_is_refused(encoder: Any, inputs: Tensor, message: str) -> N
 def test_configs_that_cannot_be_built_are_refused(config: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(**options)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_plain_attention_is_attention(padded: bool) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, 2, 9, 8, requires_grad=True) for _ in range(3))
+    bias = padding_bias(torch.arange(9) < torch.tensor([[9], [4], [1]])) if padded else None
+    mixed, expected = plain_attention(q, k, v, bias), F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    torch.testing.assert_close(mixed, expected)
+    for mine, theirs in zip(torch.autograd.grad(mixed.square().sum(), (q, k, v)),
+                            torch.autograd.grad(expected.square().sum(), (q, k, v)), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)

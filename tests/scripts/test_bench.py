@@ -43,3 +43,10 @@ def test_training(answered: Answered) -> None:
     found = answered("bench", "training", "--turns", 1)
     assert {"training_vs_gpt2", "training_share_of_matmul_peak", "tiny_tokens_per_second", "target_share"} < found.keys()
     assert 0 < found["target_share"] < 1 and found["tiny_tokens_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_data2vec(answered: Answered) -> None:
+    found = answered("bench", "data2vec", "--turns", 1)
+    assert {"targets_per_second_v2_vs_v1", "speech_v2_vs_v1", "text_v2_vs_v1"} | MACHINE < found.keys()
+    assert found["targets_per_second_v2_vs_v1"] > 1
