@@ -137,10 +137,14 @@ class PerceiverAR(nn.Module):
                 module.residual_scale = 1 / math.sqrt(2 * (config.depth + 1))
 
     def draw(self, targets: Tensor) -> Tensor:
-        """Which of the targets, bool (B, S), a training step learns from: those in one window, which may stick out at either
-        end, so that each place is as likely a latent as any other."""
+        """Which of the targets, bool (B, S), a training step learns from: those in one window.
+
+        Ends up to half a window beyond the sequence, or short of a window, count as the last or first one that is possible:
+        so the outermost places are latents half as often as those in the middle, not almost never.
+        """
         seq, window, grain = targets.shape[1], self.config.attention_window, self.config.grain
-        stop = grain * int(torch.randint(1, -(-(seq + window) // grain), ()))
+        stop = window // 2 + grain * int(torch.randint(seq // grain + 1, ()))
+        stop = min(max(stop, window), seq)
         places = torch.arange(seq, device=targets.device)
         return targets & (places >= stop - window) & (places < stop)
 
