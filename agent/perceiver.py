@@ -18,7 +18,7 @@ Legend: B batch, M input elements, N latents, Q queries, C channels.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -498,9 +498,10 @@ class Autoencoder(nn.Module):
 
     def read_out(self, name: str, queries: Tensor, latents: Tensor) -> Tensor:
         """One modality's outputs (B, n, its channels); of many queries the two last matrices are multiplied first."""
-        shared, head = self.shared_head, self.heads[name]
+        shared, head = self.shared_head, cast(nn.Linear, self.heads[name])
         if name == "label":
-            return head(shared(self.decoder(queries, latents)))
+            made: Tensor = head(shared(self.decoder(queries, latents)))
+            return made
         return self.decoder.read_out(queries, latents, head.weight @ shared.weight, head.weight @ shared.bias + head.bias)
 
     def queries(self, name: str, cells: Tensor | None, like: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
-"""`calico bench acting|training|tokenizers|runner|data2vec|text`: speed, as ratios measured side by side in one run.
+"""`calico bench acting|training|tokenizers|runner|perceiver|data2vec|text`: speed, as ratios measured side by side in one run.
 
     calico bench acting --json           # cached against uncached, many rows against one; about a minute
     calico bench training                # against Hugging Face's GPT-2 of the same shape, and against the matmul peak
     calico bench training --compile      # the same with torch.compile; two minutes more
     calico bench tokenizers              # tokens per second, vectorised, one core
     calico bench runner                  # environments: the runner beside bare loops, Gymnasium's vector and rendering
+    calico bench perceiver --json        # beside transformers and other Perceivers; a quarter of an hour
     calico bench data2vec --json         # version 2.0's masked predictions per second beside version 1's; five minutes
     calico bench text --turns 2 --json   # writing, cached against the whole prefix again for each token; two minutes
 
@@ -37,6 +38,7 @@ from calico.datasets.mixture import Batch
 from calico.envs.registry import get_task
 from calico.scripts import console
 from calico.scripts.bench_data2vec import bench_data2vec
+from calico.scripts.bench_perceiver import bench_perceiver
 from calico.scripts.bench_runner import bench_runner
 from calico.scripts.bench_text import bench_text
 from calico.scripts.collect import collect, collect_scenes
@@ -284,5 +286,6 @@ def bench_tokenizers(arguments: Any) -> dict[str, Any]:
 BENCHES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "acting": bench_acting, "training": bench_training, "tokenizers": bench_tokenizers,
     "runner": lambda arguments: bench_runner(arguments.turns),
+    "perceiver": lambda arguments: bench_perceiver(arguments.turns),
     "data2vec": lambda arguments: bench_data2vec(arguments.turns),
     "text": lambda arguments: bench_text(lambda *sides: seconds(arguments.turns, *sides, warm_up=0))}

@@ -23,6 +23,8 @@ TASKS = {
     "classify-audio": "perceive_classify",
     "classify-points": "perceive_classify",
     "fill-mask": "perceive_fill_mask",
+    "flow": "perceive_flow",
+    "autoencode": "perceive_autoencode",
 }
 
 

@@ -1,0 +1,255 @@
+"""The Perceiver's figures for `calico bench perceiver`: beside transformers and other libraries, same weights, in turns.
+
+    forward_, step_vs_transformers   a 224x224 picture with 64 Fourier bands, 256x512 latents, one cross-attention and 6 layers
+                                     in 4 blocks with the same weights, 1000 classes, fp32; step: forward and backward
+    forward_, step_vs_best_peer      the same task, the fastest of the other libraries that are installed
+    short_text_vs_transformers       the released language model, 64 bytes of its 2,048: as each runs without being told
+                                     otherwise, ours in bf16 where the machine has it; _float32, _bfloat16: both so
+    flow_memory_vs_transformers      peak memory of one forward of the released flow model on 368x496 pixels
+    chunked_decode_vs_reencode       the released autoencoder, a clip of 16 frames in 128 chunks: encoded once, beside
+                                     transformers' way, which encodes it again for each chunk
+
+Other libraries are measured where they are installed, else their figures are null: `pip install transformers
+perceiver-pytorch`; krasserm's perceiver-io runs from its source only.
+"""
+
+import multiprocessing as mp
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from calico.agent.hardware import acting_dtype
+from calico.agent.perceiver import Autoencoder, build
+from calico.agent.perceiver_inputs import fourier_grid
+from calico.agent.perceiver_sizes import named_size
+from calico.agent.perceiver_weights import load_hf
+
+BANDS, SIDE, LATENTS, WIDTH, LAYERS, BLOCKS, HEADS, CLASSES = 64, 224, 256, 512, 6, 4, 8, 1000    # the image task
+TEXT_BYTES = 64
+FLOW_SIZE = (368, 496)
+CHUNKS, CHUNKS_TIMED = 128, 2     # transformers' cost of a chunk is the same for each: a few stand for all
+
+Run = Callable[[], Any]
+
+
+def bench_perceiver(turns: int) -> dict[str, Any]:
+    """All figures; ratios above 1 are in our favour but for the memory, where 0.4 is two fifths of transformers'."""
+    return {**bench_image(turns), **bench_text(turns), **bench_flow_memory(), **bench_chunks(turns)}
+
+
+def medians(turns: int, sides: dict[str, Run]) -> dict[str, float]:
+    """Median seconds of each side, run in turns after one that does not count."""
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(turns + 1):
+        for name, side in sides.items():
+            began = time.perf_counter()
+            side()
+            if turn:
+                taken[name].append(time.perf_counter() - began)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------------
+
+def bench_image(turns: int) -> dict[str, Any]:
+    """Forward, and forward with backward, of one picture."""
+    torch.manual_seed(0)
+    theirs = transformers_classifier()
+    ours = load_hf(theirs.state_dict(), theirs.config.to_dict())
+    picture, label = torch.randn(1, 3, SIDE, SIDE), torch.tensor([3])
+    with torch.inference_mode():
+        same(ours(picture), theirs(inputs=picture).logits)
+    answers: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
+        "calico": (ours, lambda: ours(picture)), "transformers": (theirs, lambda: theirs(inputs=picture).logits)}
+    for name, build_peer in (("perceiver-pytorch", lucidrains_classifier), ("perceiver-io", krasserm_classifier)):
+        try:
+            answers[name] = build_peer(picture)
+        except ImportError:
+            continue
+    forward = medians(turns, {name: without_gradient(answer) for name, (_, answer) in answers.items()})
+    step = medians(turns, {name: with_gradient(model, answer, label) for name, (model, answer) in answers.items()})
+    found: dict[str, Any] = {}
+    for what, taken in (("forward", forward), ("step", step)):
+        peers = [taken[name] for name in ("perceiver-pytorch", "perceiver-io") if name in taken]
+        found[f"{what}_vs_transformers"] = taken["transformers"] / taken["calico"]
+        found[f"{what}_vs_best_peer"] = min(peers) / taken["calico"] if peers else None
+        found[f"{what}_seconds"] = taken
+    return found
+
+
+def without_gradient(answer: Callable[[], Tensor]) -> Run:
+    """What a forward alone is."""
+    def run() -> None:
+        with torch.inference_mode():
+            answer()
+    return run
+
+
+def with_gradient(model: nn.Module, answer: Callable[[], Tensor], label: Tensor) -> Run:
+    """Forward and backward of a cross-entropy."""
+    def run() -> None:
+        model.zero_grad()
+        F.cross_entropy(answer(), label).backward()
+    return run
+
+
+def transformers_classifier() -> Any:
+    """Hugging Face's, random weights, no dropout."""
+    transformers = import_transformers()
+    return transformers.PerceiverForImageClassificationFourier(transformers.PerceiverConfig(
+        num_latents=LATENTS, d_latents=WIDTH, d_model=261, num_blocks=BLOCKS, num_self_attends_per_block=LAYERS,
+        num_self_attention_heads=HEADS, num_cross_attention_heads=1, attention_probs_dropout_prob=0.0, image_size=SIDE,
+        num_labels=CLASSES)).eval()
+
+
+def import_transformers() -> Any:
+    """transformers, or an ImportError that says how to get it."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError('the peer is Hugging Face\'s transformers; run: pip install "calico-agent[dev]"') from error
+    return transformers
+
+
+def lucidrains_classifier(picture: Tensor) -> tuple[nn.Module, Callable[[], Tensor]]:
+    """perceiver-pytorch with the same sizes. In its favour the feed-forwards, four times as wide with gates as it comes, are
+    made as narrow as ours, and the Fourier features are given to it."""
+    from perceiver_pytorch.perceiver_io import FeedForward, PerceiverIO
+
+    grid = fourier_grid((SIDE, SIDE), BANDS, (SIDE, SIDE), torch.device("cpu"))
+    model: Any = PerceiverIO(depth=LAYERS, dim=grid.shape[1] + 3, queries_dim=WIDTH, logits_dim=CLASSES, num_latents=LATENTS,
+                        latent_dim=WIDTH, cross_heads=1, latent_heads=HEADS, cross_dim_head=grid.shape[1] + 3,
+                        latent_dim_head=WIDTH // HEADS).eval()
+    for module in model.modules():
+        if isinstance(module, FeedForward):
+            module.net = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))
+    model.layers, model.attn_residuals = (nn.ModuleList([*parts] * BLOCKS) for parts in (model.layers, model.attn_residuals))
+    query = nn.Parameter(torch.randn(1, WIDTH))
+    return model, lambda: model(torch.cat([picture.flatten(2).mT, grid[None]], dim=-1), queries=query)[:, 0]
+
+
+def krasserm_classifier(picture: Tensor) -> tuple[nn.Module, Callable[[], Tensor]]:
+    """perceiver-io with the same sizes."""
+    from perceiver.model.vision import image_classifier as peer
+
+    model = peer.ImageClassifier(peer.ImageClassifierConfig(
+        encoder=peer.ImageEncoderConfig(
+            image_shape=(SIDE, SIDE, 3), num_frequency_bands=BANDS, num_cross_attention_heads=1, num_self_attention_heads=HEADS,
+            num_self_attention_layers_per_block=LAYERS, num_self_attention_blocks=BLOCKS),
+        decoder=peer.ClassificationDecoderConfig(num_classes=CLASSES, num_output_query_channels=WIDTH,
+                                                 num_cross_attention_heads=1),
+        num_latents=LATENTS, num_latent_channels=WIDTH)).eval()
+    moved = picture.permute(0, 2, 3, 1).contiguous()
+    return model, lambda: model(moved)
+
+
+def same(ours: Tensor, theirs: Tensor) -> None:
+    """A ratio of speeds of two models that answer differently is worth nothing."""
+    difference = float((ours - theirs).abs().max() / theirs.abs().max())
+    if not difference < 1e-4:
+        raise RuntimeError(f"the two sides differ by {difference:.1e} of the largest output")
+
+
+# ---- text ------------------------------------------------------------------------------------------------------------------
+
+def bench_text(turns: int) -> dict[str, Any]:
+    """The language model on a short text: transformers decodes all 2,048 places whatever came."""
+    transformers = import_transformers()
+    torch.manual_seed(0)
+    theirs = transformers.PerceiverForMaskedLM(transformers.PerceiverConfig(qk_channels=256, v_channels=1280)).eval()
+    ours = load_hf(theirs.state_dict(), theirs.config.to_dict())
+    ids = torch.randint(6, 262, (1, TEXT_BYTES))
+    with torch.inference_mode():
+        same(ours(ids), theirs(inputs=ids).logits[:, :TEXT_BYTES])
+    found = {"float32": text_seconds(turns, ours, theirs, ids)}
+    chosen = acting_dtype(torch.device("cpu"), "auto")
+    if chosen == torch.bfloat16:
+        found["bfloat16"] = text_seconds(turns, ours.bfloat16(), theirs.bfloat16(), ids)
+    fastest = found.get("bfloat16", found["float32"])
+    return {"short_text_vs_transformers": found["float32"]["transformers"] / fastest["calico"],
+            **{f"short_text_vs_transformers_{name}": taken["transformers"] / taken["calico"] for name, taken in found.items()},
+            "short_text_seconds": found}
+
+
+def text_seconds(turns: int, ours: nn.Module, theirs: nn.Module, ids: Tensor) -> dict[str, float]:
+    """Median seconds of both."""
+    return medians(turns, {"calico": without_gradient(lambda: ours(ids)),
+                           "transformers": without_gradient(lambda: theirs(inputs=ids).logits)})
+
+
+# ---- flow ------------------------------------------------------------------------------------------------------------------
+
+def bench_flow_memory() -> dict[str, Any]:
+    """Peak memory of a process that loads the libraries, makes the model and runs it once."""
+    megabytes = {}
+    for name, side in (("calico", our_flow), ("transformers", transformers_flow)):
+        with ProcessPoolExecutor(1, mp.get_context("spawn")) as apart:
+            megabytes[name] = apart.submit(side, torch.get_num_threads()).result()
+    return {"flow_memory_vs_transformers": megabytes["calico"] / megabytes["transformers"], "flow_memory_megabytes": megabytes}
+
+
+@torch.inference_mode()
+def our_flow(threads: int) -> float:
+    """Megabytes."""
+    torch.set_num_threads(threads)
+    build(named_size("optical-flow-perceiver")).eval()(torch.zeros(1, 2, 3, *FLOW_SIZE))
+    return peak_megabytes()
+
+
+@torch.inference_mode()
+def transformers_flow(threads: int) -> float:
+    """Megabytes."""
+    torch.set_num_threads(threads)
+    transformers = import_transformers()
+    model = transformers.PerceiverForOpticalFlow(transformers.PerceiverConfig(
+        num_latents=2048, d_latents=512, d_model=322, num_self_attends_per_block=24, num_self_attention_heads=16,
+        num_cross_attention_heads=1, train_size=list(FLOW_SIZE))).eval()
+    model(inputs=torch.zeros(1, 2, 27, *FLOW_SIZE))
+    return peak_megabytes()
+
+
+def peak_megabytes() -> float:
+    """The most that this process has held so far. Not getrusage's: that one counts a parent's memory, too (Linux)."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        raise ValueError("peak memory is read from /proc/self/status, which this system does not have; run this on Linux")
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+# ---- video -----------------------------------------------------------------------------------------------------------------
+
+@torch.inference_mode()
+def bench_chunks(turns: int) -> dict[str, Any]:
+    """A whole clip in 128 chunks."""
+    transformers = import_transformers()
+    torch.manual_seed(0)
+    theirs = transformers.PerceiverForMultimodalAutoencoding(transformers.PerceiverConfig(
+        num_latents=784, d_latents=512, d_model=704, num_self_attends_per_block=8, num_self_attention_heads=8,
+        num_cross_attention_heads=1, num_labels=700)).eval()
+    ours = load_hf(theirs.state_dict(), theirs.config.to_dict())
+    assert isinstance(ours, Autoencoder)
+    inputs = {"image": torch.rand(1, 16, 3, 224, 224), "audio": torch.randn(1, 30720, 1), "label": torch.zeros(1, 700)}
+    parts = [points | {"label": None} for points in ours.chunks(CHUNKS)]
+
+    def reencoded() -> Any:
+        return [theirs(inputs=inputs, subsampled_output_points=points).logits for points in parts[:CHUNKS_TIMED]]
+
+    latents = ours.encode(inputs)
+    for points, expected in zip(parts, reencoded(), strict=False):
+        for name, made in ours.decode(latents, points).items():
+            same(made, expected[name])
+    taken = medians(turns, {"calico": lambda: ours.reconstruct(inputs, CHUNKS), "transformers": reencoded,
+                            "encode": lambda: ours.encode(inputs)})
+    theirs_whole = taken["transformers"] * CHUNKS / CHUNKS_TIMED
+    own_reencoded = taken["calico"] + (CHUNKS - 1) * taken["encode"]
+    return {"chunked_decode_vs_reencode": theirs_whole / taken["calico"],
+            "chunked_decode_vs_own_reencode": own_reencoded / taken["calico"],
+            "chunked_decode_seconds": {"calico": taken["calico"], "transformers": theirs_whole, "encode": taken["encode"]}}
