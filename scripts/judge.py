@@ -58,21 +58,27 @@ class Judge:
     def __init__(self, agent: Agent, folder: Path) -> None:
         self.agent, self.folder = agent, folder
         self.speaker = Speaker(agent, max_tokens=MAX_TOKENS)
-        self.about = {"network": agent.fingerprint(), "versions": versions(), "batch": BATCH}
+        self.about = {"network": agent.fingerprint(), "versions": versions()}
 
-    def each(self, suite: str, data: HeldOut, items: Sequence[Item],
-             judge: Callable[[Sequence[Item]], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """`judge` gives plain JSON for each item of a batch; this for all items, without those that were kept."""
-        results = Results(self.folder, f"{suite}-{data.name}", "agent", self.about | {"data": data.fingerprint})
+    def each(self, suite: str, data: HeldOut, items: Sequence[Item], judge: Callable[[Sequence[Item]], list[dict[str, Any]]],
+             size: int | None = None) -> list[dict[str, Any]]:
+        """`judge` gives plain JSON for each item of a batch; this for all items, without those that were kept.
+
+        Args:
+            size: items of a batch, by default BATCH.
+        """
+        size = size or BATCH
+        results = Results(self.folder, f"{suite}-{data.name}", "agent", self.about | {"data": data.fingerprint, "batch": size})
         found: list[dict[str, Any]] = []
-        with console.progress(f"{suite} {data.name}", total=len(items), unit="documents") as bar:
-            for number, start in enumerate(range(0, len(items), BATCH)):
+        starts = range(0, len(items), size)
+        with console.progress(f"{suite} {data.name}", total=len(starts), unit="batches") as bar:
+            for number, start in enumerate(starts):
                 kept = results.get(number)
                 if kept is None:
-                    kept = {"results": judge(items[start : start + BATCH])}
+                    kept = {"results": judge(items[start : start + size])}
                     results.put(number, kept)
                 found += kept["results"]
-                bar.update(len(found))
+                bar.advance()
         return found
 
     def encode(self, parts: Sequence[Part]) -> Tokens:

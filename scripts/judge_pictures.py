@@ -1,6 +1,6 @@
 """The suites `captions` and `vqa`: what is said about pictures, and whether the picture was looked at for it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from calico.datasets.documents import Caption, Dialogue
 from calico.datasets.grounded import answer_is_right, caption_is_right, questions
 from calico.scripts.baselines import most_frequent, nearest
 from calico.scripts.held_out import HeldOut
-from calico.scripts.judge import Figures, Judge, Judged, compared, filled, mean, words_of
+from calico.scripts.judge import BATCH, Figures, Judge, Judged, compared, filled, mean, words_of
 from calico.scripts.metrics import bleu_4, cider_d, rouge_l, vqa_accuracy
 from calico.scripts.report import Captioned, Question
 from calico.tokenizers.document import caption_parts, text_parts
@@ -34,15 +34,14 @@ def judge_captions(judge: Judge, data: HeldOut, against: Judge | None = None, *,
     Args:
         ablate: also with blanked pictures, by rank and beside the baselines; False: what the model says, no more.
     """
-    shown: Sequence[Any] = data.documents
-    found = caption_each(judge, data, ablate)
-    said = {"model": [one["said"] for one in found]}
-    ranks = {"model": found, "blanked": [one["blanked"] for one in found]} if ablate else {}
-    if ablate:
-        said["blanked"] = [one["said"] for one in ranks["blanked"]]
+    groups = groups_of(data.documents)
+    shown: list[Any] = [data.documents[i] for group in groups for i in group]
+    found = {"model": describe(judge, data, groups, ablate)}
     if ablate and against:
-        ranks["against"] = caption_each(against, data, ablate)
-        said["against"] = [one["said"] for one in ranks["against"]]
+        found["against"] = describe(against, data, groups, ablate)
+    said = {who: [text for one in ones for text in one["said"]] for who, ones in found.items()}
+    if ablate:
+        said["blanked"] = [text for one in found["model"] for text in one["blanked"]]
     if ablate and data.known:
         known: Sequence[Any] = data.known
         said["nearest"] = [known[i].captions[0] for i in nearest((c.image for c in shown), (c.image for c in known))]
@@ -52,8 +51,8 @@ def judge_captions(judge: Judge, data: HeldOut, against: Judge | None = None, *,
                         for name, measure in (("cider_d", cider_d), ("bleu_4", bleu_4), ("rouge_l", rouge_l))}
     if all("facts" in caption.extra for caption in shown):
         figures["right"] = compared(lambda texts: mean(map(is_right, texts, shown)), said)
-    if ranks:
-        figures |= rank_figures(ranks)
+    if ablate:
+        figures |= rank_figures(found)
     examples = [Captioned(image=caption.image, caption=text, truth=caption.captions[0], right=is_right(text, caption))
                 for caption, text in zip(shown, said["model"], strict=True)]
     return Judged(data.name, figures, examples)
@@ -64,74 +63,90 @@ def is_right(text: str, caption: Caption) -> bool | None:
     return caption_is_right(text, caption.extra["facts"]) if "facts" in caption.extra else None
 
 
-def caption_each(judge: Judge, data: HeldOut, ablate: bool) -> list[dict[str, Any]]:
-    """What is said of each picture; with `ablate` also the nats and tokens of CHOICES captions, the true one first, and the
-    same for the picture blanked."""
-    shown: Sequence[Any] = data.documents
-    if not ablate:
-        return judge.each("captions-said", data, shown, lambda batch: [
-            {"said": text} for text in judge.speaker.captions([caption.image for caption in batch])])
-    blind: dict[tuple[tuple[int, ...], str], tuple[float, int]] = {}     # each text once, not with each picture
+def groups_of(shown: Sequence[Any]) -> list[list[int]]:
+    """The numbers of the pictures in groups of CHOICES, always the same ones; in a group nobody's first caption is true of
+    another one. Groups that do not fill up come last."""
+    full: list[list[int]] = []
+    open_groups: list[list[int]] = []
+    for number in np.random.default_rng(0).permutation(len(shown)).tolist():
+        mine = shown[number].captions
+        group = next((group for group in open_groups if not any(
+            shown[other].captions[0] in mine or mine[0] in shown[other].captions for other in group)), None)
+        if group is None:
+            open_groups.append(group := [])
+        group.append(number)
+        if len(group) == CHOICES:
+            full.append(group)
+            open_groups = [other for other in open_groups if other is not group]
+    return full + open_groups
 
-    def look(batch: Sequence[tuple[Caption, list[str]]]) -> list[dict[str, Any]]:
-        blanks = {caption.image.shape: blank(caption.image) for caption, _ in batch}
+
+def describe(judge: Judge, data: HeldOut, groups: Sequence[Sequence[int]], ablate: bool) -> list[dict[str, Any]]:
+    """What is said of each group's pictures; with `ablate` also of `blanked` ones, and for full groups the `nats` of each
+    first caption behind each picture (pictures, captions), behind a blank one (captions,), and the captions' `tokens`."""
+    documents: Sequence[Any] = data.documents
+
+    def look(batch: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+        images = [[documents[i].image for i in group] for group in batch]
+        texts = iter(judge.speaker.captions([image for group in images for image in group]))
+        found: list[dict[str, Any]] = [{"said": [next(texts) for _ in group]} for group in images]
+        if not ablate:
+            return found
+        blanks = {image.shape: blank(image) for group in images for image in group}
         unseen = dict(zip(blanks, judge.speaker.captions(list(blanks.values())), strict=True))
-        new = sorted({(caption.image.shape, text) for caption, choices in batch for text in choices} - blind.keys())
-        for key, (one,) in zip(new, caption_nats(judge, [(blanks[shape], [text]) for shape, text in new]), strict=True):
-            blind[key] = one
-        texts = judge.speaker.captions([caption.image for caption, _ in batch])
-        seen = caption_nats(judge, [(caption.image, choices) for caption, choices in batch])
-        found = []
-        for (caption, choices), text, scores in zip(batch, texts, seen, strict=True):
-            shape = caption.image.shape
-            found.append({"said": text, "scores": scores,
-                          "blanked": {"said": unseen[shape], "scores": [blind[shape, choice] for choice in choices]}})
+        for one, group, pictures in zip(found, batch, images, strict=True):
+            one["blanked"] = [unseen[image.shape] for image in pictures]
+            if len(group) == CHOICES:
+                choices = [documents[i].captions[0] for i in group]
+                *seen, blind = caption_nats(judge, [*pictures, blanks[pictures[0].shape]], choices)
+                one |= {"nats": [[nats for nats, _ in row] for row in seen], "blind": [nats for nats, _ in blind],
+                        "tokens": [tokens for _, tokens in blind]}
         return found
 
-    return judge.each("captions", data, list(zip(shown, choices_of(shown), strict=True)), look)
+    return judge.each("captions" if ablate else "captions-said", data, groups, look, size=max(1, BATCH // CHOICES))
 
 
-def caption_nats(judge: Judge, pictures: Sequence[tuple[np.ndarray, Sequence[str]]]) -> list[list[tuple[float, int]]]:
-    """Of each picture with some texts: nats and tokens of each text as its caption."""
-    documents = [(judge.encode(caption_parts(image, None)), [judge.encode(text_parts(text)) for text in texts])
-                 for image, texts in pictures]
+def caption_nats(judge: Judge, images: Sequence[np.ndarray], texts: Sequence[str]) -> list[list[tuple[float, int]]]:
+    """Nats and tokens of each text as the caption of each image."""
+    continuations = [judge.encode(text_parts(text)) for text in texts]
+    documents = [(judge.encode(caption_parts(image, None)), continuations) for image in images]
     return [[(-one.total, one.count) for one in scored]
             for scored in likelihoods(judge.speaker.model, documents, judge.agent.vocabulary.pad)]
 
 
-def choices_of(shown: Sequence[Caption]) -> list[list[str]]:
-    """For each picture its first caption and those of CHOICES - 1 other pictures; nothing where there are too few."""
-    texts = list(dict.fromkeys(caption.captions[0] for caption in shown))
-    found = []
-    for number, caption in enumerate(shown):
-        drawn = [texts[i] for i in np.random.default_rng(number).permutation(len(texts))]
-        others = [text for text in drawn[: CHOICES + len(caption.captions)] if text not in caption.captions]
-        found.append([caption.captions[0], *others[: CHOICES - 1]] if len(others) >= CHOICES - 1 else [])
-    return found
-
-
 def rank_figures(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figures:
-    """The mean rank of the true caption among CHOICES, and how often it comes first: by its likelihood per token, and by how
-    many nats the picture gains it, which takes away that some sentences are likely with any picture."""
-    chosen = {who: [one for one in ones if one["scores"]] for who, ones in found.items()}
-    if not all(chosen.values()):
+    """Where each picture's own caption comes among its group's CHOICES.
+
+    By likelihood: per token, so that short captions do not win. By information: log p(caption | picture) / p(caption), where
+    p(caption) is the mean over the group's other pictures; this takes away that some sentences are likely with any picture.
+    """
+    matrices = {who: [(np.array(one["nats"]), np.array(one["blind"]), np.array(one["tokens"])) for one in ones if "nats" in one]
+                for who, ones in found.items()}
+    if not matrices["model"]:
         return {}
+    likely = {who: ranks(-nats / tokens for nats, _, tokens in ones) for who, ones in matrices.items()}
+    likely["blanked"] = ranks(-np.tile(blind / tokens, (CHOICES, 1)) for _, blind, tokens in matrices["model"])
+    informed = {who: ranks(information(-nats) for nats, _, _ in ones) for who, ones in matrices.items()}
+    middle, chance = {"chance": (CHOICES + 1) / 2}, {"chance": 1 / CHOICES}
+    return {f"rank_of_{CHOICES}": {who: mean(ones) for who, ones in likely.items()} | middle,
+            f"first_of_{CHOICES}": {who: mean(ones == 1) for who, ones in likely.items()} | chance,
+            f"rank_of_{CHOICES}_by_information": {who: mean(ones) for who, ones in informed.items()} | middle,
+            f"first_of_{CHOICES}_by_information": {who: mean(ones == 1) for who, ones in informed.items()} | chance}
 
-    def ranks(ones: Sequence[Mapping[str, Any]], score: Callable[[Mapping[str, Any]], np.ndarray]) -> np.ndarray:
-        return np.array([int((score(one) >= score(one)[0]).sum()) for one in ones])     # of equals the last one
 
-    def likelihood(one: Mapping[str, Any]) -> np.ndarray:
-        nats, tokens = np.array(one["scores"]).T
-        return -nats / tokens
+def ranks(scores: Iterable[np.ndarray]) -> np.ndarray:
+    """int (pictures of all groups,): the place of a picture's own caption, the last one among equals.
 
-    def gain(one: Mapping[str, Any]) -> np.ndarray:
-        return np.array(one["blanked"]["scores"])[:, 0] - np.array(one["scores"])[:, 0]
+    Args:
+        scores: per group (pictures, captions), the own ones on the diagonal.
+    """
+    return np.concatenate([(group >= np.diagonal(group)[:, None]).sum(1) for group in scores])
 
-    by_likelihood = {who: ranks(ones, likelihood) for who, ones in chosen.items()}
-    by_gain = {who: ranks(ones, gain) for who, ones in chosen.items() if who != "blanked"}
-    return {f"rank_of_{CHOICES}": {who: mean(found) for who, found in by_likelihood.items()} | {"chance": (CHOICES + 1) / 2},
-            f"first_of_{CHOICES}": {who: mean(found == 1) for who, found in by_likelihood.items()} | {"chance": 1 / CHOICES},
-            f"first_of_{CHOICES}_by_gain": {who: mean(found == 1) for who, found in by_gain.items()} | {"chance": 1 / CHOICES}}
+
+def information(log_likelihoods: np.ndarray) -> np.ndarray:
+    """(pictures, captions): each less the logarithm of its caption's mean likelihood with the other pictures."""
+    others = [np.logaddexp.reduce(np.delete(log_likelihoods, picture, axis=0)) for picture in range(len(log_likelihoods))]
+    return log_likelihoods - np.array(others) + np.log(len(others) - 1)
 
 
 # ---- questions

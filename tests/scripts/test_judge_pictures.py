@@ -18,8 +18,9 @@ from calico.scripts.judge_pictures import (
     GREY,
     answer_each,
     caption_nats,
-    choices_of,
     frequent_answers,
+    groups_of,
+    information,
     judge_captions,
     judge_questions,
     rank_figures,
@@ -94,48 +95,55 @@ def test_captions_stand_beside_what_needs_no_network(judge: Judge, monkeypatch: 
     shown, known = photographs(12), photographs(4, seed=1)
     known += [Caption(name="like", image=shown[5].image, captions=shown[5].captions), *2 * [known[3]]]
     judge.speaker = Oracle(shown, 0)
-    monkeypatch.setattr("calico.scripts.judge_pictures.caption_nats", lambda judge, pictures: [
-        [(1.0 if text.split()[2:3] == [str(n)] else 2.0, 2) for text in texts] for n, (_, texts) in enumerate(pictures)])
+    monkeypatch.setattr("calico.scripts.judge_pictures.caption_nats", lambda judge, images, texts: [
+        [(1.0 if shown[int(text.split()[2])].image is image else 2.0, 2) for text in texts] for image in images])
     figures = judge_captions(judge, HeldOut("photographs", shown, known, "x")).figures
-    assert figures.keys() == {"cider_d", "bleu_4", "rouge_l", "rank_of_10", "first_of_10", "first_of_10_by_gain"}   # no "right"
+    assert figures.keys() == {
+        "cider_d", "bleu_4", "rouge_l", "rank_of_10", "first_of_10", "rank_of_10_by_information", "first_of_10_by_information"}
     assert figures["rouge_l"]["model"] == 1 and figures["rouge_l"]["blanked"] == 0
     assert 0 < figures["rouge_l"]["most_frequent"] < 1 and figures["rouge_l"]["nearest"] < 1
-    assert figures["first_of_10"]["model"] == 1 and figures["first_of_10"]["chance"] == 0.1
+    assert figures["first_of_10"] == {"model": 1, "blanked": 0, "chance": 0.1}
+    assert figures["first_of_10_by_information"] == {"model": 1, "chance": 0.1}
 
 
-def test_ranks_by_hand() -> None:
-    """The first picture makes its caption likelier without making it the likeliest; the second does neither."""
-    def seen(nats: list[float], blind: list[float]) -> dict[str, Any]:
-        return {"scores": [(n, 2) for n in nats], "blanked": {"scores": [(n, 2) for n in blind]}}
-
-    ones = [seen([5, 4, 6], [9, 4, 6]), seen([5, 4, 6], [5, 5, 6])]
-    found = rank_figures({"model": ones, "blanked": [one["blanked"] for one in ones]})
-    assert found["first_of_10"] == {"model": 0, "blanked": 0, "chance": 0.1}       # no first place is shared
-    assert found["rank_of_10"] == {"model": 2, "blanked": 2.5, "chance": 5.5}
-    assert found["first_of_10_by_gain"] == {"model": 0.5, "chance": 0.1}
-    longer = [{"scores": [(6, 4), (5, 2)]}]                                          # per token the first is likelier
-    assert rank_figures({"blanked": longer})["first_of_10"]["blanked"] == 1
-    assert rank_figures({"model": [{"scores": []}]}) == {}
+def test_ranks_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second caption is likely with any picture; the first is likelier with its own picture than with the other one."""
+    monkeypatch.setattr("calico.scripts.judge_pictures.CHOICES", 2)
+    group = {"nats": [[5, 4], [7, 4]], "blind": [6, 6], "tokens": [2, 2]}
+    found = rank_figures({"model": [group, {"said": []}]})
+    assert found["first_of_2"] == {"model": 0.5, "blanked": 0, "chance": 0.5}       # no first place is shared
+    assert found["rank_of_2"] == {"model": 1.5, "blanked": 2, "chance": 1.5}
+    assert found["first_of_2_by_information"] == {"model": 1, "chance": 0.5}
+    longer = {"nats": [[6, 5], [9, 1]], "blind": [6, 6], "tokens": [4, 2]}           # per token the first is likelier
+    assert rank_figures({"model": [longer]})["first_of_2"]["model"] == 1
+    assert rank_figures({"model": [{"said": []}]}) == {}
 
 
-def test_choices_are_the_same_each_time_and_never_true() -> None:
-    shown = photographs(30)
-    choices = choices_of(shown)
-    assert choices == choices_of(shown) and {len(group) for group in choices} == {CHOICES}
-    for caption, group in zip(shown, choices, strict=True):
-        assert group[0] == caption.captions[0] and len(set(group)) == CHOICES and caption.captions[1] not in group
-    assert choices_of(shown[: CHOICES - 1]) == [[]] * (CHOICES - 1)
+def test_information_by_hand() -> None:
+    """Of three pictures the other two find the first caption likely by 1/2 and 1/4."""
+    nats = -np.log(np.array([[0.9, 0.1, 0.1], [0.5, 0.1, 0.1], [0.25, 0.1, 0.1]]))
+    assert information(-nats)[0] == pytest.approx([np.log(0.9 / 0.375), 0, 0])
+
+
+def test_groups_are_the_same_each_time_and_no_caption_is_true_twice() -> None:
+    shown = photographs(34)
+    shown += [Caption(name="same", image=shown[0].image, captions=shown[0].captions)] * 3
+    groups = groups_of(shown)
+    assert groups == groups_of(shown) and sorted(i for group in groups for i in group) == list(range(37))
+    assert [len(group) for group in groups[:3]] == [CHOICES] * 3 and all(len(group) < CHOICES for group in groups[3:])
+    for group in groups:
+        assert len({shown[i].captions[0] for i in group}) == len(group)
 
 
 def test_captions_are_scored_as_training_does(judge: Judge) -> None:
     """Many captions behind one picture, as each alone."""
     images = [document.image for document in photographs(3)]
     texts = ["a red ball", "a blue key, a grey box top left"]
-    together = caption_nats(judge, [(image, texts) for image in images])
+    together = caption_nats(judge, images, texts)
     for image, found in zip(images, together, strict=True):
         for text, (nats, tokens) in zip(texts, found, strict=True):
             assert tokens == len(judge.agent.text.encode(text)) + 1
-            assert caption_nats(judge, [(image, [text])])[0][0][0] == pytest.approx(nats, rel=1e-4)
+            assert caption_nats(judge, [image], [text])[0][0][0] == pytest.approx(nats, rel=1e-4)
 
 
 def question(text: str, answer: str, **extra: Any) -> Dialogue:
