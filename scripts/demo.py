@@ -2,6 +2,7 @@
 
     calico demo                  # what `make demo` runs; writes runs/demo/report.html and runs/demo/report.json
     calico demo --steps 400      # a quick look at the whole path; the scores will be poor
+    calico demo backbone=perceiver --out runs/latents        # the same with another network, or any other setting of the config
 
 Collects demonstrations of ten tasks from scripted experts, draws pictures of two worlds with true captions and
 questions, trains one tiny model on all of it, then lets that one checkpoint play, caption, answer and chat. Stopped and
@@ -66,13 +67,14 @@ TITLE = "One small network plays, captions and chats"
 def main(argv: list[str] | None = None) -> int:
     """Collect, train, judge, report."""
     parser = console.make_parser("demo", __doc__)
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings that win over the config's")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--steps", type=int, help="training steps (default: as in configs/demo.yaml)")
     parser.add_argument("--episodes", type=int, default=EPISODES, help=f"judged per task (default {EPISODES})")
     arguments = parser.parse_args(argv)
     started = time.perf_counter()
     overrides = [f"out={arguments.out}"] + ([f"training.steps={arguments.steps}"] if arguments.steps else [])
-    settings = with_sources(load_settings("demo", overrides), make_data(arguments.out / "data"))
+    settings = with_sources(load_settings("demo", [*arguments.overrides, *overrides]), make_data(arguments.out / "data"))
     collected = time.perf_counter()
     train(settings)
     trained = time.perf_counter()

@@ -23,7 +23,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_from_nothing_to_a_report_and_not_twice(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["demo", "--out", str(tmp_path / "demo"), "--steps", "2", "--episodes", "2"]
+    words = ["demo", "backbone=perceiver-ar", "--out", str(tmp_path / "demo"), "--steps", "2", "--episodes", "2"]
     assert main(words) == 0
     said = capsys.readouterr().err
     assert "of 2 tasks at half the expert's score or more" in said and "report.html" in said
@@ -35,7 +35,8 @@ def test_from_nothing_to_a_report_and_not_twice(small: None, tmp_path: Path, cap
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo" / "data").rglob("*") if path.is_file()}
     assert main(words) == 0
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
-    assert checkpoint.load(tmp_path / "demo").step == 2
+    saved = checkpoint.load(tmp_path / "demo")
+    assert saved.step == 2 and saved.documents["model"]["backbone"]["kind"] == "perceiver-ar"
 
 
 def test_its_parts_are_real() -> None:
