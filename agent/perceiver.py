@@ -153,18 +153,25 @@ class CrossAttend(nn.Module):
         x = self.attended(queries, inputs, mask, query_mask)
         return x + self.feedforward(x)
 
-    def read_out(self, queries: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def read_out(self, queries: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None = None) -> Tensor:
         """The outputs times a matrix: F.linear(self(queries, inputs), weight, bias).
 
         The same numbers with one matrix less to multiply each output with: the feed-forward's last one moves into `weight`.
+
+        Args:
+            padding: (1, n) channels that stand behind those of each query; None: the queries have all of theirs.
         """
-        x, down = self.attended(queries, inputs), self.feedforward.down
+        x, down = self.attended(queries, inputs, padding=padding), self.feedforward.down
         return F.linear(x, weight, bias + weight @ down.bias) + F.linear(self.feedforward.hidden(x), weight @ down.weight)
 
-    def attended(self, queries: Tensor, inputs: Tensor, mask: Tensor | None = None, query_mask: Tensor | None = None) -> Tensor:
+    def attended(self, queries: Tensor, inputs: Tensor, mask: Tensor | None = None, query_mask: Tensor | None = None,
+                 padding: Tensor | None = None) -> Tensor:
         """All but the feed-forward."""
-        if self.folds_queries(queries, inputs, masked=mask is not None or query_mask is not None):
-            x = self.folded_queries(queries, inputs)
+        folds = self.folds_queries(queries, inputs, masked=mask is not None or query_mask is not None)
+        if padding is not None and (self.residual or not folds):
+            queries, padding = torch.cat([queries, padding.expand(*queries.shape[:2], -1)], dim=-1), None
+        if folds:
+            x = self.folded_queries(queries, inputs, padding)
             return x + queries if self.residual else x
         q = self.query(self.norm_query(queries))
         bias = None
@@ -206,7 +213,7 @@ class CrossAttend(nn.Module):
         return (self.heads == 1 and not masked and not torch.is_grad_enabled() and queries.shape[1] > inputs.shape[1]
                 and queries.shape[2] <= min(self.query.out_features, self.value.out_features))
 
-    def folded_queries(self, queries: Tensor, inputs: Tensor) -> Tensor:
+    def folded_queries(self, queries: Tensor, inputs: Tensor, padding: Tensor | None = None) -> Tensor:
         """The other way round, for many queries that read few inputs: 182,528 pixels' flow out of 2,048 latents.
 
         With queries x normed but not yet scaled by g and shifted by b, (Wq (x g + b) + bq) . k is x . (g (Wq^T k)) plus
@@ -216,10 +223,30 @@ class CrossAttend(nn.Module):
         norm, normed = self.norm_query, self.norm_input(inputs)
         k, v = self.key(normed), self.value(normed)
         scale = k.shape[2] ** -0.5
-        bare = F.layer_norm(queries, norm.normalized_shape, eps=norm.eps).expand(len(inputs), -1, -1)[:, None]   # (B, 1, Q, C)
-        keys, values = ((k @ self.query.weight) * norm.weight).to(bare.dtype), (v @ self.out.weight.mT).to(bare.dtype)
-        bias = (scale * (k @ self.query(norm.bias))).to(bare.dtype)                                               # (B, M)
-        return attend(bare, keys[:, None], values[:, None], bias[:, None, None], scale)[:, 0] + self.out.bias
+        keys, values = (k @ self.query.weight) * norm.weight, v @ self.out.weight.mT                    # (B, M, C) each
+        bias = scale * (k @ self.query(norm.bias))                                                      # (B, M)
+        if padding is None:
+            bare = F.layer_norm(queries, norm.normalized_shape, eps=norm.eps)
+        else:
+            bare, keys = self.narrowed(queries, keys, padding)
+        bare = bare.expand(len(inputs), -1, -1)
+        keys, values, bias = (part.to(bare.dtype) for part in (keys, values, bias))
+        return attend(bare[:, None], keys[:, None], values[:, None], bias[:, None, None], scale)[:, 0] + self.out.bias
+
+    def narrowed(self, queries: Tensor, keys: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+        """Normed queries and keys of few channels with the same products, for queries that all end in the same padding.
+
+        A normed query [x p] is ([x p] - mean) / deviation, and its product with a key [k l] is
+        (x . k + 1 (p . l) - mean sum([k l])) / deviation: that of [x 1 mean] / deviation and [k, p . l, -sum([k l])].
+        """
+        own, width = queries.shape[2], queries.shape[2] + padding.shape[1]
+        wide = torch.promote_types(queries.dtype, torch.float32)
+        x, p = queries.to(wide), padding.to(wide)
+        mean = (x.sum(dim=-1, keepdim=True) + p.sum()) / width
+        square = (x.square().sum(dim=-1, keepdim=True) + p.square().sum()) / width
+        bare = torch.cat([x, torch.ones_like(mean), mean], dim=-1) / (square - mean.square() + self.norm_query.eps).sqrt()
+        narrow = torch.cat([keys[..., :own], keys[..., own:] @ padding.mT, -keys.sum(dim=-1, keepdim=True)], dim=-1)
+        return bare.to(queries.dtype), narrow
 
 
 class Encoder(nn.Module):
@@ -502,20 +529,19 @@ class Autoencoder(nn.Module):
         if name == "label":
             made: Tensor = head(shared(self.decoder(queries, latents)))
             return made
-        return self.decoder.read_out(queries, latents, head.weight @ shared.weight, head.weight @ shared.bias + head.bias)
+        return self.decoder.read_out(queries, latents, head.weight @ shared.weight, head.weight @ shared.bias + head.bias,
+                                     self.padding[name].to(queries.dtype))
 
     def queries(self, name: str, cells: Tensor | None, like: Tensor) -> Tensor:
-        """(n, width) of one modality."""
+        """(n, width) of the label, else (n, own channels), behind which the modality's padding stands."""
         config = self.config
         if name == "label":
-            own: Tensor = self.label_query
-        elif name not in self.padding or cells is None:
+            return torch.cat([self.label_query, self.padding[name]], dim=-1).to(like.dtype)
+        if name not in self.padding or cells is None:
             raise ValueError(f"points for {name!r} are {cells}; give indices for image and audio, None for label, no other key")
-        elif name == "audio":
-            own = fourier_cells(cells.to(like.device), config.audio_grid, self.AUDIO_BANDS, [config.samples])
-        else:
-            own = fourier_cells(cells.to(like.device), config.video_grid, self.VIDEO_BANDS, self.video_resolution)
-        return torch.cat([own.to(like.dtype), self.padding[name].to(like.dtype).expand(len(own), -1)], dim=-1)
+        grid, bands, resolution = (config.audio_grid, self.AUDIO_BANDS, (config.samples,)) if name == "audio" else (
+            config.video_grid, self.VIDEO_BANDS, self.video_resolution)
+        return fourier_cells(cells.to(like.device), grid, bands, resolution).to(like.dtype)
 
     def reconstruct(self, inputs: Mapping[str, Tensor], chunks: int = 128) -> dict[str, Tensor]:
         """A whole clip, encoded once and decoded in chunks: image (B, T, 3, H, W), audio (B, samples), label (B, labels)."""

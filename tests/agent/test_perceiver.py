@@ -82,6 +82,18 @@ def test_queries_are_folded_where_they_are_many(monkeypatch: pytest.MonkeyPatch)
         torch.testing.assert_close(folded, (plain, F.linear(plain, weight, bias)))
 
 
+@torch.no_grad()
+def test_what_all_queries_end_in_is_folded_too() -> None:
+    for residual in (False, True):
+        layer = shaken(CrossAttend(replace(LATENT, width=24), 40, 24, residual=residual)).double()
+        inputs, weight, bias = torch.randn(3, 5, 24).double(), torch.randn(2, 40).double(), torch.randn(2).double()
+        queries, padding = 3 + torch.randn(1, 30, 9).double(), torch.randn(1, 31).double()
+        whole = torch.cat([queries, padding.expand(1, 30, -1)], dim=-1)
+        expected = F.linear(layer(whole, inputs), weight, bias)
+        assert layer.folds_queries(queries, inputs, masked=False) and not layer.folds_queries(whole, inputs, masked=False)
+        torch.testing.assert_close(layer.read_out(queries, inputs, weight, bias, padding), expected)
+
+
 @pytest.mark.parametrize("learned", [False, True])
 def test_plain_attention_is_the_kernels(learned: bool) -> None:
     """Raw input is attended to in plain steps, what is learned by torch's kernel."""
