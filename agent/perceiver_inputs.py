@@ -43,6 +43,16 @@ def pad_bytes(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
 
+def hashes(ids: Tensor, sizes: Sequence[int], buckets: int) -> list[Tensor]:
+    """Rows int64 (B, M) of a table, `buckets` per size: of the last `size` ids up to each place, with PAD before a text."""
+    rows, rolling = [], ids
+    for behind in range(1, max(sizes)):
+        rolling = (rolling * 1_000_003 + F.pad(ids, (behind, 0), value=PAD)[:, :ids.shape[1]]) % (2**31 - 1)
+        if behind + 1 in sizes:
+            rows.append(rolling % buckets + len(rows) * buckets)
+    return rows
+
+
 # ---- positions -------------------------------------------------------------------------------------------------------------
 
 def fourier(positions: Tensor, bands: int, resolution: Sequence[int]) -> Tensor:
@@ -101,19 +111,21 @@ def space_to_depth(frames: Tensor, block: tuple[int, int, int]) -> Tensor:
 class TextConfig:
     """Bytes: an embedding and a learned position, added.
 
-    Not in the paper: with a `window` a convolution mixes so many neighbouring bytes, and of each `stride` of them the largest
-    values become one element. A small model with little text learns words that way, which single bytes do not tell it.
+    Not in the paper: with `grams` the bytes before each one are looked up too, so many at a time, in a table of hashes, as in
+    the Byte Latent Transformer (arXiv:2412.09871); and the mean of each `stride` bytes becomes one element. A small model with
+    little text learns words that way, which single bytes do not tell it.
     """
 
     vocab_size: int = 262
     positions: int = 2048
     width: int = 768
-    window: int = 1           # odd; 1: no convolution, as published
+    grams: tuple[int, ...] = ()    # lengths in bytes; none, as published
+    buckets: int = 8192            # of each length's hashes
     stride: int = 1
 
     def __post_init__(self) -> None:
-        if self.window % 2 == 0 or not 1 <= self.stride <= self.window:
-            raise ValueError(f"window={self.window} must be odd, and stride={self.stride} between 1 and it")
+        if any(size < 2 for size in self.grams) or self.stride < 1:
+            raise ValueError(f"grams={self.grams} must be of at least 2 bytes, and stride={self.stride} at least 1")
 
 
 class Text(nn.Module):
@@ -124,20 +136,22 @@ class Text(nn.Module):
         self.config, self.channels = config, config.width
         self.table = nn.Embedding(config.vocab_size, config.width)
         self.positions = nn.Embedding(config.positions, config.width)
-        self.local: nn.Conv1d | None = None
-        if config.window > 1:
-            self.local = nn.Conv1d(config.width, config.width, config.window, padding=config.window // 2)
+        self.grams = nn.Embedding(len(config.grams) * config.buckets, config.width) if config.grams else None
 
     def forward(self, ids: Tensor) -> Tensor:
         """Raises ValueError where the text is longer than the positions."""
         if ids.shape[1] > self.config.positions:
             raise ValueError(f"a text of {ids.shape[1]} bytes does not fit the model's {self.config.positions} positions; "
                              "cut it")
-        x = self.table(ids) + self.positions.weight[:ids.shape[1]]
-        if self.local is None:
-            return x
-        x = x + F.gelu(self.local(x.mT).mT)
-        return F.max_pool1d(x.mT, self.config.stride, ceil_mode=True).mT
+        x, stride = self.table(ids), self.config.stride
+        if self.grams is not None:
+            for row in hashes(ids, self.config.grams, self.config.buckets):
+                x = x + self.grams(row)
+        if stride > 1:
+            x = F.avg_pool1d(x.mT, stride, ceil_mode=True).mT
+        if self.grams is not None:
+            x = F.layer_norm(x, x.shape[2:])      # positions are to tell less than words, at first
+        return x + self.positions.weight[:ids.shape[1]:stride]
 
     def elements(self, mask: Tensor | None) -> Tensor | None:
         """bool (B, M), True at bytes that are there -> (B, M / stride), True at elements that have one."""

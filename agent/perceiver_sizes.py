@@ -53,9 +53,9 @@ def named_size(name: str) -> TaskConfig:
 
 
 # Small sizes: trained from nothing on some thousand samples in minutes on a CPU; docs/results/perceiver.md has what they reach.
-# Their layers have feed-forwards twice as wide as the stream; a published one (widening 1) learned a little less per second.
 _SMALL = LatentConfig(latents=64, width=128, layers=4, heads=4, widening=2)
-_BYTES = TextConfig(width=128, window=7, stride=4)
+_BYTES = TextConfig(width=128, grams=(3, 4, 5, 6), stride=4)
+_READS_TEXT = replace(_SMALL, cross_heads=8)     # as the published language model
 SMALL: dict[str, dict[str, ClassifierConfig]] = {
     "classify-image": {
         "stem": ClassifierConfig(latent=replace(_SMALL, latents=32), reader=ImageConfig(kind="stem", size=(8, 8), bands=8)),
@@ -67,12 +67,12 @@ SMALL: dict[str, dict[str, ClassifierConfig]] = {
         "raw": ClassifierConfig(latent=_SMALL, reader=AudioConfig(patch=64, bands=64, resolution=512)),
     },
     "classify-points": {"points": ClassifierConfig(latent=_SMALL, reader=PointsConfig(extra=3, bands=16, resolution=32))},
-    "classify-text": {"bytes": ClassifierConfig(latent=_SMALL, reader=_BYTES)},
+    "classify-text": {"bytes": ClassifierConfig(latent=_READS_TEXT, reader=_BYTES)},
 }
 SMALL_FLOW = FlowConfig(latent=replace(_SMALL, layers=3), size=(24, 32), bands=12, project=32, search=4, query_residual=True)
 SMALL_AUTOENCODER = AutoencoderConfig(latent=replace(_SMALL, latents=128, width=192), size=(48, 48), resolution=(12, 12),
                                       samples_per_frame=320, label_channels=64, channels=128)
-SMALL_LANGUAGE = LanguageConfig(latent=_SMALL, text=_BYTES)     # of fill-mask, for classify-text to start from
+SMALL_LANGUAGE = LanguageConfig(latent=_READS_TEXT, text=_BYTES)     # of fill-mask, for classify-text to start from
 
 
 def hf_exact(config: TaskConfig) -> TaskConfig:

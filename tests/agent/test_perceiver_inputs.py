@@ -1,6 +1,7 @@
 """What a Perceiver reads: bytes, positions, blocks, and the order of every channel."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from calico.agent.perceiver_inputs import (
     fourier,
     fourier_cells,
     fourier_grid,
+    hashes,
     mel_filters,
     pad_bytes,
     pad_same,
@@ -119,27 +121,35 @@ def test_published_widths(config: ReaderConfig, shape: tuple[int, ...], elements
 
 
 def test_readers_that_are_not_published() -> None:
-    assert build_reader(TextConfig(width=16, window=5, stride=4))(torch.randint(262, (2, 10))).shape == (2, 3, 16)
+    assert build_reader(TextConfig(width=16, grams=(2, 5), stride=4))(torch.randint(262, (2, 10))).shape == (2, 3, 16)
     assert build_reader(PointsConfig(bands=4, extra=3))(torch.randn(2, 10, 6)).shape == (2, 10, 27 + 3)
     mel = build_reader(MelConfig(rate=8000, window=256, hop=80, mels=40, stack=2, bands=4))
     assert mel(torch.randn(2, 1600)).shape == (2, 10, 2 * 40 + 9) and mel.channels == 89
 
 
-def test_a_byte_reaches_its_neighbours_and_no_others() -> None:
-    reader = Text(TextConfig(width=8, positions=64, window=5, stride=4))
+def test_a_byte_reaches_the_grams_that_hold_it_and_no_others() -> None:
+    reader = Text(TextConfig(width=8, positions=64, grams=(2, 6), stride=4, buckets=1 << 16))
     ids = torch.randint(6, 262, (1, 64))
     changed = ids.clone()
     changed[0, 30] = (ids[0, 30] - 5) % 256 + 6
     differs = (reader(ids) != reader(changed)).any(dim=2)[0].nonzero()[:, 0].tolist()
-    assert differs in ([7], [7, 8])                       # bytes 28 to 32 see byte 30: elements 7 and 8
+    assert differs == [7, 8]                              # bytes 30 to 35 end a gram with byte 30: elements 7 and 8
     mask = torch.arange(64)[None] < 29
     elements = reader.elements(mask)
     assert elements is not None and elements[0].tolist() == [True] * 8 + [False] * 8 and reader.elements(None) is None
 
 
-@pytest.mark.parametrize("wrong", [{"window": 4}, {"window": 3, "stride": 4}, {"stride": 0}])
-def test_windows_that_lose_bytes_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="window=.* stride="):
+def test_equal_words_have_equal_hashes_wherever_they_stand() -> None:
+    ids = torch.tensor([encode_bytes("the cat, the dog", cls_sep=False)])
+    short, long = hashes(ids, (3, 5), 1000)
+    assert short[0, 2] == short[0, 11] and long[0, 4] != long[0, 13]         # "the"; "the c", "the d"
+    assert short.min() >= 0 and short.max() < 1000 <= long.min() and long.max() < 2000
+    assert hashes(ids[:, 9:12], (3,), 1000)[0][0, 2] == short[0, 11]
+
+
+@pytest.mark.parametrize("wrong", [{"grams": (1, 3)}, {"stride": 0}])
+def test_grams_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="grams=.* stride="):
         TextConfig(**wrong)
 
 

@@ -15,7 +15,7 @@ from calico.agent.perceiver_samples import CloudInput, PictureInput, TextInput
 from calico.agent.perceiver_sizes import SIZES, SMALL, SMALL_LANGUAGE
 
 LATENT = LatentConfig(latents=4, width=16, layers=1, heads=2)
-TEXT = TextConfig(width=16, positions=64, window=3, stride=2)
+TEXT = TextConfig(width=16, positions=64, grams=(2, 3), buckets=64, stride=2)
 
 
 @pytest.mark.parametrize("config", [
@@ -33,8 +33,8 @@ def test_a_newer_configuration_is_named() -> None:
         config_from_json({"class": "QuantumConfig"})
     with pytest.raises(ValueError, match="TextConfig cannot be rebuilt .*'smell'.*newer version"):
         config_from_json({"class": "TextConfig", "smell": 1})
-    with pytest.raises(ValueError, match="window=4 must be odd"):
-        config_from_json({"class": "TextConfig", "window": 4})
+    with pytest.raises(ValueError, match="must be of at least 2 bytes"):
+        config_from_json({"class": "TextConfig", "grams": [1]})
 
 
 def save(run: Path, task: str = "fill-mask") -> MaskedLanguage:

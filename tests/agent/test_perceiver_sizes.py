@@ -30,7 +30,7 @@ def test_every_size_is_counted_and_another_is_named() -> None:
 @pytest.mark.parametrize("task, name", [(task, name) for task, sizes in SMALL.items() for name in sizes])
 def test_small_sizes_are_small(task: str, name: str) -> None:
     model = on_meta(SMALL[task][name])
-    assert 2e5 < sum(p.numel() for p in model.parameters()) < 4e6
+    assert 2e5 < sum(p.numel() for p in model.parameters()) < 6e6
 
 
 def test_a_language_model_s_trunk_serves_a_classifier_of_texts() -> None:

@@ -17,7 +17,7 @@ from calico.scripts.main import main
 from calico.scripts.perceive_fill_mask import IGNORED, fill, mask_words, measure
 
 TINY = LanguageConfig(latent=LatentConfig(latents=8, width=32, layers=1, heads=2),
-                      text=TextConfig(width=32, positions=64, window=3, stride=2))
+                      text=TextConfig(width=32, positions=64, grams=(2, 3), buckets=64, stride=2))
 
 
 def test_whole_words_are_masked_and_nothing_else_changes() -> None:
