@@ -71,12 +71,12 @@ class Inputs:
             row[:len(given)] = torch.from_numpy(given)
         return ids
 
-    def problem(self, item: Any) -> str | None:
-        """Why a sample cannot be masked and predicted; None where it can."""
+    def problem(self, item: Any, places: int = 2) -> str | None:
+        """Why a sample does not give so many places; None where it does. Pre-training needs one to see and one to predict."""
         match self.encoder:
-            case SpeechEncoder() if len(item) < (needed := self.encoder.config.samples(2)):
+            case SpeechEncoder() if len(item) < (needed := self.encoder.config.samples(places)):
                 return f"{len(item)} samples of sound are too short, at least {needed} are needed"
-            case TextEncoder() if self.text is not None and len(self.text.encode(item[:64])) < 2:
+            case TextEncoder() if self.text is not None and len(self.text.encode(item[:64])) < places:
                 return f"the text {item!r} is too short"
         return None
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from calico.agent.data2vec_encoders import Encoder, SpeechEncoder, VisionEncoder
+from calico.agent.data2vec_encoders import SpeechEncoder, VisionEncoder
 from calico.agent.data2vec_inputs import Inputs, pooled
 from calico.agent.hardware import autocast
 from calico.agent.probe import knn_accuracy, linear_accuracy
@@ -73,22 +73,26 @@ def tell(found: Unlabelled, sounds: list[SoundStore]) -> None:
                 console.note(f"{store.path}: {number} sounds of {rate} Hz were resampled to {store.rate} Hz")
 
 
-def open_labelled(path: str, encoder: Encoder, label: str) -> Labelled:
+def open_labelled(path: str, inputs: Inputs, label: str) -> Labelled:
     """Samples with classes, as the encoder wants them.
 
     Raises:
-        ValueError: nothing of the encoder's modality there; what the readers say.
+        ValueError: nothing of the encoder's modality there, or samples too short for it; what the readers say.
     """
     where = Path(path)
-    match encoder:
+    match inputs.encoder:
         case VisionEncoder():
-            found = read_pictures(where, DETAIL * encoder.config.image_size, counted("read"))
+            found = read_pictures(where, DETAIL * inputs.encoder.config.image_size, counted("read"))
         case SpeechEncoder():
-            found, _ = read_sounds(where, encoder.config.sample_rate, label, counted("read"))
+            found, _ = read_sounds(where, inputs.encoder.config.sample_rate, label, counted("read"))
         case _:
             found = read_texts(where, label)
     for remark in found.remarks:
         console.note(f"{path}: {remark}")
+    faults = [(i, reason) for i, reason in enumerate(inputs.problem(sample, 1) for sample in found.samples) if reason]
+    if faults:
+        raise ValueError(f"{len(faults)} of {len(found)} samples in {path} cannot be used, the first is number {faults[0][0]}: "
+                         f"{faults[0][1]}; remove them")
     return found
 
 

@@ -93,7 +93,7 @@ def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, *, 
         ValueError: encoder, data or settings that cannot be used or do not fit each other.
     """
     where, pretrained = usable_device(device), load_pretrained(encoder)
-    labelled = open_labelled(data, pretrained.encoder, label)
+    labelled = open_labelled(data, Inputs(pretrained.encoder, pretrained.text), label)
     learnt, held_out = labelled.split(HELD_OUT)
     if per_class is not None:
         learnt = some_per_class(learnt, labelled.labels, per_class, settings.training.seed)
@@ -196,7 +196,7 @@ def read_sample(item: str, inputs: Inputs) -> Any:
         sample = decode(path, lambda data: decode_sound(data, rate)[0])
     else:
         sample = decode(path, decode_file)
-    if reason := inputs.problem(sample):
+    if reason := inputs.problem(sample, 1):
         raise ValueError(f"{item}: {reason}")
     return sample
 

@@ -124,7 +124,7 @@ def pretrain(settings: PretrainSettings, probe: str | None = None, label: str = 
         encoder = build_encoder(settings, text)
         inputs = Inputs(encoder, text, settings.data.seconds)
         data = open_data(settings, inputs)
-        measure = Probe(open_labelled(probe, encoder, label)) if probe else None
+        measure = Probe(open_labelled(probe, inputs, label)) if probe else None
         objective = Data2Vec(encoder, settings.objective).to(where)
         guard = CollapseGuard()
         trainer = pretrainer(objective, settings, guard)

@@ -45,7 +45,7 @@ def probe(encoder: str, data: str, label: str = "label", per_class: int | None =
     """Accuracies of the pre-trained encoder, of the same one untrained, and of raw pixels where the samples are pictures."""
     pretrained = load_pretrained(encoder)
     inputs = Inputs(pretrained.encoder, pretrained.text)
-    measure = Probe(open_labelled(data, pretrained.encoder, label), most=10**9)
+    measure = Probe(open_labelled(data, inputs, label), most=10**9)
     torch.manual_seed(0)
     untrained = Inputs(build_encoder(encoder_document(pretrained.encoder)).eval(), pretrained.text)
     sides = {"pre-trained": lambda samples: embed(inputs, samples), "untrained": lambda samples: embed(untrained, samples)}

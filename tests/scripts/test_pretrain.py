@@ -313,6 +313,9 @@ def test_what_finetune_refuses(runs: dict[str, Path], data: dict[str, Path], tmp
     assert "holds no images" in refused("finetune", runs["vision"], data["speech"], *out)
     assert "--out is missing" in refused("finetune", runs["vision"], data["vision"])
     assert "does not exist" in refused("finetune", tmp_path / "none", data["vision"], *out)
+    (tmp_path / "gaps.jsonl").write_text('{"text": "good", "label": "pos"}\n{"text": "", "label": "neg"}\n')
+    assert "1 of 2 samples in" in (said := refused("finetune", runs["text"], tmp_path / "gaps.jsonl", *out))
+    assert "the first is number 1: the text '' is too short; remove them" in said
     said = refused("finetune", runs["vision"], data["vision"], *out, "--labels-per-class", "0")
     assert "0 labels per class leave nothing" in said
     assert "was pre-trained but not fine-tuned" in refused("finetune", runs["vision"], data["vision"], "--predict")
