@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.tokens import ACTION, PATCH_SIZE, SOUND_RATE, SOUND_SAMPLES, Kind, Tokens
-from .data2vec_encoders import Encoder, Features, SpeechEncoder, TextEncoder, VisionEncoder, standardize
+from .data2vec_encoders import Encoder, SpeechEncoder, TextEncoder, VisionEncoder, standardize
 from .data2vec_inputs import OFFSET
 from .data2vec_weights import Modality
 from .hardware import recurring
@@ -75,11 +75,10 @@ class FrontEnd(nn.Module):
             self.encoder.eval()
         return self
 
-    def encode(self, *inputs: Tensor) -> tuple[Tensor, Features]:
-        """Hidden states (B, T, width of the encoder) of its own places, and the grid that they lie in."""
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Hidden states (B, T, width of the encoder) of its own places."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features = self.encoder.features(*inputs)
-            return self.encoder.encode(features).hidden[:, self.encoder.prefix:], features
+            return self.encoder.encode(self.encoder.features(inputs)).hidden[:, self.encoder.prefix:]
 
 
 class VisionFrontEnd(FrontEnd):
@@ -111,8 +110,8 @@ class VisionFrontEnd(FrontEnd):
         real = tokens.channels[index[:, 0]].long()[:, None]                              # (B, 1)
         wanted = (real - self.channels).clamp(min=0) + torch.arange(self.channels, device=x.device).minimum(real - 1)
         x = x.gather(1, wanted[:, :, None, None].expand(-1, -1, *x.shape[2:]))           # (B, channels, height, width)
-        hidden, _ = self.encode(x.to(self.project.weight.dtype) / 127.5 - 1)
-        x = hidden.unflatten(1, (rows, self.side, columns, self.side)).transpose(2, 3)   # (B, rows, columns, side, side, ...)
+        x = self.encode(x.to(self.project.weight.dtype) / 127.5 - 1)                     # (B, T, width of the encoder)
+        x = x.unflatten(1, (rows, self.side, columns, self.side)).transpose(2, 3)   # (B, rows, columns, side, side, ...)
         return self.project(x.flatten(3).flatten(1, 2)[:, :index.shape[1]])
 
 
@@ -141,8 +140,8 @@ class AudioFrontEnd(FrontEnd):
             x = F.interpolate(x[:, None, None], (1, count * self.samples), mode="bicubic", antialias=True)[:, 0, 0]
         x = standardize(x)
         x = F.pad(x, (0, self.needed(count * self.places) - x.shape[1]))                 # what the last vector still looks at
-        hidden, _ = self.encode(x.to(self.project.weight.dtype))
-        return self.project(hidden.unflatten(1, (count, self.places)).flatten(2))
+        x = self.encode(x.to(self.project.weight.dtype))
+        return self.project(x.unflatten(1, (count, self.places)).flatten(2))
 
 
 class TextFrontEnd(FrontEnd):
@@ -183,7 +182,7 @@ class TextFrontEnd(FrontEnd):
     def words(self, ids: Tensor) -> Tensor:
         """int64 (B, n) -> (B, n, width); a mission that stands in every observation is encoded once."""
         unique, which = ids.unique(dim=0, return_inverse=True)
-        return self.project(self.encode(unique)[0])[which]
+        return self.project(self.encode(unique))[which]
 
 
 FRONT_ENDS: dict[str, type[Any]] = {"vision": VisionFrontEnd, "audio": AudioFrontEnd, "text": TextFrontEnd}
