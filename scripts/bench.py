@@ -7,7 +7,7 @@
     calico bench runner                  # environments: the runner beside bare loops, Gymnasium's vector and rendering
     calico bench perceiver --json        # beside transformers and other Perceivers; a quarter of an hour
     calico bench data2vec --json         # version 2.0's masked predictions per second beside version 1's; five minutes
-    calico bench text --turns 2 --json   # writing, cached against the whole prefix again for each token; two minutes
+    calico bench text --turns 2 --json   # writing, cached against the whole prefix again for each token; minutes
 
 Both sides of a ratio run in turns, and the median turn counts, so that a drifting machine moves both. Run it on a quiet
 machine: another busy process on the same cores slows two-threaded work several times over.
