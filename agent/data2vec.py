@@ -11,7 +11,8 @@ speech, text and any other Encoder (data2vec_encoders.py): only the numbers in O
     guard.check(outcome)
 
 What differs from the published code: statistics over time leave padding out; text is masked with [MASK] in spans only, as
-the released text model was (the paper's 80/10/10 gives 82.7 on GLUE, spans 82.9).
+the released text model was (the paper's 80/10/10 gives 82.7 on GLUE, spans 82.9); targets can be normalised over the batch at
+each place, which small encoders need (docs/results/data2vec.md).
 
 Version 2.0 (arXiv:2212.07525) is the same with `decoder` set: each sample is masked `copies` times for one pass of the
 teacher, the student sees only the places that are left, and a small convolutional decoder fills in the rest.
