@@ -8,7 +8,7 @@ import torch
 
 from calico.agent.embedding import EmbeddingConfig
 from calico.agent.model import Model, ModelConfig
-from calico.tokenizers.document import Image, Sound, Special, encode_document
+from calico.tokenizers.document import Image, Part, Sound, Special, encode_document
 from calico.tokenizers.tokens import ACTION, NO_POSITION
 
 from .conftest import BACKBONES, VOCABULARY, batch_of, stream
@@ -56,9 +56,9 @@ def test_sounds_land_on_their_own_tokens_beside_patches() -> None:
     embedding = Model(config, VOCABULARY).eval().embedding
     pixels = np.arange(16 * 32 * 3, dtype=np.uint8).reshape(16, 32, 3)
     sounds = [np.sin(np.arange(length) * 0.2) for length in (1300, 700, 12_000)]
-    rows = [encode_document(parts, VOCABULARY, None) for parts in (
-        [Sound(sounds[0]), Image(pixels), Sound(sounds[1]), Special("end")], [Image(pixels)],
-        [Special("end"), Sound(sounds[2])])]
+    documents: list[list[Part]] = [[Sound(sounds[0]), Image(pixels), Sound(sounds[1]), Special("end")], [Image(pixels)],
+                                   [Special("end"), Sound(sounds[2])]]
+    rows = [encode_document(parts, VOCABULARY, None) for parts in documents]
     together = embedding(batch_of(*rows))
     for row, tokens in enumerate(rows):
         torch.testing.assert_close(together[row, :len(tokens)], embedding(batch_of(tokens))[0], atol=1e-5, rtol=1e-5)
