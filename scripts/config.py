@@ -191,8 +191,8 @@ def _dataclass_in(hint: Any) -> Any:
 
 def _kinds(hint: Any) -> dict[str, Any]:
     """Of a union of dataclasses with a field `kind` each: kind -> dataclass; else nothing."""
-    members = get_args(hint) if _is_union(hint) else ()
-    if not members or not all(is_dataclass(member) and "kind" in _hints(member) for member in members):
+    members: tuple[Any, ...] = get_args(hint) if _is_union(hint) else ()
+    if not members or not all(_dataclass_in(member) and "kind" in _hints(member) for member in members):
         return {}
     return {kind: member for member in members for kind in get_args(_hints(member)["kind"])}
 
@@ -209,7 +209,7 @@ def _checked_kind(kinds: dict[str, Any], kind: Any, key: str) -> Any:
 def _dataclass_of(hint: Any, tree: Any) -> Any:
     """As `_dataclass_in`, and for one of several kinds the one that `tree` has."""
     kinds = _kinds(hint)
-    return kinds.get(tree.get("kind")) if kinds and isinstance(tree, dict) else _dataclass_in(hint)
+    return kinds.get(str(tree.get("kind"))) if kinds and isinstance(tree, dict) else _dataclass_in(hint)
 
 
 def _dict_value(hint: Any) -> Any:
