@@ -141,8 +141,8 @@ def check_held_out(settings: RunSettings, other: RunSettings, name: str) -> None
 def material(settings: RunSettings, suites: Sequence[str], data: Sequence[str], limit: int | None, worlds: Sequence[str] | None,
              pictures: int) -> dict[str, list[HeldOut]]:
     """What each suite judges."""
-    opened = open_here(settings) if suites else []
-    sets = list(named_sets(data, opened, limit) if data else held_out_sets(opened, limit)) if suites else []
+    opened = open_here(settings, suites)
+    sets = list(named_sets(data, opened, limit) if data else held_out_sets(opened, limit))
     found = {suite: [part for one in sets if (part := one.part(suite)).documents] for suite in suites}
     for suite in DRAWN.keys() & found.keys():
         # what is named with --data is judged alone, unless worlds are named, too

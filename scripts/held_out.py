@@ -4,16 +4,17 @@ All of it has one form, whatever it comes from, so that one suite judges caption
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from calico.datasets.documents import Caption, Dialogue, Document
+from calico.datasets.documents import Caption, CaptionReader, Dialogue, DialogueReader, Document
 from calico.datasets.episodes import EpisodeReader
 from calico.datasets.grounded import ask, caption
+from calico.datasets.texts import TextReader
 from calico.envs.scenes import WORLDS, scenes
 from calico.scripts import console
 from calico.scripts.settings import RunSettings, SourceSettings
@@ -39,6 +40,7 @@ SUITES: dict[str, Callable[[Document], bool]] = {
     "chat": lambda document: isinstance(document, Dialogue) and not shows(document) and replies(document),
     "text": lambda document: isinstance(document, str),
 }
+READERS: dict[str, type] = {"captions": CaptionReader, "vqa": DialogueReader, "chat": DialogueReader, "text": TextReader}
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,9 @@ class HeldOut:
         return replace(self, documents=chosen, known=known)
 
 
-def open_here(settings: RunSettings) -> list[OpenedSource]:
-    """The run's documents, as far as they lie here; what does not is named on stderr."""
+def open_here(settings: RunSettings, suites: Iterable[str]) -> list[OpenedSource]:
+    """The run's documents that these suites judge, as far as they lie here; what does not is named on stderr."""
+    readers = tuple(READERS[suite] for suite in suites)
     opened: list[OpenedSource] = []
     for source in settings.data.sources:
         try:
@@ -72,7 +75,7 @@ def open_here(settings: RunSettings) -> list[OpenedSource]:
         except ValueError as error:
             console.note(f"not judged: {console.one_line(error)}")
             continue
-        if not isinstance(found.data, EpisodeReader):
+        if isinstance(found.data, readers):
             opened.append(found)
     return opened
 

@@ -10,6 +10,7 @@ import pytest
 from calico.datasets.documents import Caption, Dialogue, Document
 from calico.datasets.images import encode_file
 from calico.scripts.held_out import (
+    SUITES,
     HeldOut,
     drawn_questions,
     held_out_sets,
@@ -41,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_config_says_what_was_held_out(folder: Path) -> None:
     opened = open_here(settings_of(SourceSettings(path=str(folder / "seen.jsonl"), held_out=0.3),
-                                   SourceSettings(path=str(folder / "lines.jsonl"))))
+                                   SourceSettings(path=str(folder / "lines.jsonl"))), SUITES)
     (found,) = held_out_sets(opened, None)
     train, held = opened[0].sides
     names = [[document.name for document in documents if isinstance(document, Caption)]
@@ -52,7 +53,7 @@ def test_the_config_says_what_was_held_out(folder: Path) -> None:
 
 
 def test_what_the_user_names_is_read_in_the_size_of_training(folder: Path) -> None:
-    opened = open_here(settings_of(SourceSettings(path=str(folder / "seen.jsonl"), max_side=32)))
+    opened = open_here(settings_of(SourceSettings(path=str(folder / "seen.jsonl"), max_side=32)), SUITES)
     same, other = ([document.image.shape for document in found.documents if isinstance(document, Caption)]
                    for known in (opened, []) for found in named_sets([str(folder / "seen.jsonl")], known, 1))
     assert same == [(32, 32, 3)] and other == [(64, 64, 3)]
@@ -76,15 +77,16 @@ def test_each_document_has_one_suite() -> None:
 
 def test_data_that_are_gone_are_said_and_episodes_are_left_to_control(small_run: SmallRun, folder: Path,
                                                                       capsys: pytest.CaptureFixture[str]) -> None:
-    opened = open_here(settings_of(SourceSettings(path="nowhere.txt"), SourceSettings(path=str(small_run.data / "CartPole-v1")),
-                                   SourceSettings(path=str(folder / "lines.jsonl"))))
-    assert [source.name for source in opened] == ["lines"]
+    settings = settings_of(SourceSettings(path="nowhere.txt"), SourceSettings(path=str(small_run.data / "CartPole-v1")),
+                           SourceSettings(path=str(folder / "seen.jsonl")), SourceSettings(path=str(folder / "lines.jsonl")))
+    assert [source.name for source in open_here(settings, SUITES)] == ["seen", "lines"]
+    assert [source.name for source in open_here(settings, ["text"])] == ["lines"] and open_here(settings, []) == []
     assert "not judged: nowhere.txt does not exist" in capsys.readouterr().err
 
 
 def test_worlds_are_those_of_the_run(small_run: SmallRun, folder: Path) -> None:
     opened = open_here(settings_of(*(SourceSettings(path=str(small_run.data / f"minigrid-{kind}"))
-                                     for kind in ("captions", "dialogues"))))
+                                     for kind in ("captions", "dialogues"))), SUITES)
     assert trained_worlds(opened) == ["minigrid"] and trained_worlds([]) == []
     drawn = drawn_questions("minigrid", 4, opened)
     assert len(drawn.documents) == 4 and len(drawn.known) > 4
