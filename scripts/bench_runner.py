@@ -41,7 +41,7 @@ def bench_runner(turns: int) -> dict[str, Any]:
     ours, alone, sync = in_turns(turns, lambda: runner_seconds(frames, steps, isolated(processes=CORES)),
                                  lambda: runner_seconds(frames, steps), lambda: sync_seconds(steps))
     found |= {"atari_steps_per_second": 1 / ours, "atari_sync_steps_per_second": 1 / sync, "atari_vs_sync": sync / ours,
-              "atari_one_process_vs_sync": sync / alone, "cores": CORES}
+              "atari_one_process_vs_sync": sync / alone}
     # Each in a process of its own: once an off-screen camera exists, Gymnasium's viewer draws into its small buffer.
     with ProcessPoolExecutor(1, mp.get_context("spawn"), max_tasks_per_child=1) as apart:
         ours, default = in_turns(turns, lambda: apart.submit(pixel_seconds, 400).result(),

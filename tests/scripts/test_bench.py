@@ -50,3 +50,13 @@ def test_data2vec(answered: Answered) -> None:
     found = answered("bench", "data2vec", "--turns", 1)
     assert {"targets_per_second_v2_vs_v1", "speech_v2_vs_v1", "text_v2_vs_v1"} | MACHINE < found.keys()
     assert found["targets_per_second_v2_vs_v1"] > 1
+
+
+@pytest.mark.slow
+def test_runner(answered: Answered) -> None:
+    pytest.importorskip("mujoco")
+    pytest.importorskip("cv2")   # of Gymnasium's Atari wrappers
+    found = answered("bench", "runner", "--turns", 1)
+    assert {"overhead", "atari_vs_sync", "atari_one_process_vs_sync", "mujoco_pixels_vs_default"} | MACHINE < found.keys()
+    assert found["overhead"].keys() == {"CartPole-v1", "HalfCheetah-v5", "ALE/Pong-v5", "BabyAI-GoToLocal-v0"}
+    assert found["atari_vs_sync"] > 0 and found["mujoco_pixels_vs_default"] > 1
