@@ -3,6 +3,7 @@
     pictures/ or pictures.zip     every PNG, JPEG and WEBP file in it and in the folders below; sounds/ likewise
     sounds.jsonl                  {"file": ...} (or "image"), the files in a folder or zip beside it
     digits.npz                    images (n, H, W) or (n, H, W, 3) uint8
+    data/ALE-Pong-v5              episodes, see episodes.py: what was seen, FRAMES pictures spread over all of them
     reviews.jsonl, books/, x.txt  texts, see texts.py; cut into pieces of so many tokens
 
 Opening decodes every file once. What cannot be read or used is counted, named and left out, up to a limit: a thousandth of a
@@ -17,11 +18,15 @@ from typing import Any
 
 import numpy as np
 
+from ..tokenizers.spaces import is_image, leaf_spaces, space_from_json
 from .documents import images_beside
+from .episodes import EpisodeReader
 from .file_store import FileStore
 from .labelled import MAX_NAMED, Count, array_key, check_pictures, load_arrays
 from .records import JsonLines, require_text
 from .texts import TextReader
+
+FRAMES = 10_000   # of one data set of episodes
 
 Problem = Callable[[Any], str | None]   # why a sample is of no use; None where it is
 
@@ -115,6 +120,9 @@ def places_in(path: Path, open_store: Callable[[Path], FileStore]) -> list[tuple
     if path.suffix == ".npz":
         images = check_pictures(load_arrays(path, ("images",))["images"])
         return [(images, i) for i in range(len(images))]
+    if path.is_dir() and any(path.glob("*.parquet")) and open_store(path).what == "image":
+        frames = frames_of(EpisodeReader(path))
+        return [(frames, i) for i in range(len(frames))]
     if path.suffix == ".jsonl":
         store = open_store(images_beside(path))
         names = [str(record.get("file") or record.get("image")) for record in JsonLines(path, check_file)]
@@ -124,6 +132,30 @@ def places_in(path: Path, open_store: Callable[[Path], FileStore]) -> list[tuple
     if not names:
         raise ValueError(f"{path} holds no {store.what}s ({', '.join(store.suffixes)})")
     return [(store, name) for name in names]
+
+
+def frames_of(reader: EpisodeReader) -> np.ndarray:
+    """Observed pictures of episodes, uint8 (n, H, W, 3): of stacked frames the newest three, of fewer the last one repeated.
+
+    Raises:
+        ValueError: the task shows no picture.
+    """
+    spaces = leaf_spaces(space_from_json(reader.task["observation_space"]))
+    name = next((name for name, space in spaces.items() if is_image(space)), None)
+    if name is None:
+        raise ValueError(f"{reader.path} shows no pictures: its observations are {', '.join(map(str, spaces.values()))}")
+    ends = np.cumsum(reader.lengths)
+    chosen = np.linspace(0, ends[-1] - 1, min(FRAMES, int(ends[-1]))).astype(int)
+    frames = []
+    for number, stop in enumerate(ends.tolist()):
+        start = stop - int(reader.lengths[number])
+        steps = chosen[(chosen >= start) & (chosen < stop)] - start
+        if len(steps):
+            frames.append(reader[number].observations[name][steps])
+    pixels = np.concatenate(frames)
+    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+    last = pixels.shape[-1]
+    return np.ascontiguousarray(pixels[..., [max(last - 3, 0) + min(channel, last - 1) for channel in range(3)]])
 
 
 def check_file(record: dict[str, Any]) -> None:

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from PIL import Image
 
+from calico.datasets import unlabelled
+from calico.datasets.episodes import EpisodeWriter
 from calico.datasets.images import ImageStore
 from calico.datasets.texts import TextReader
 from calico.datasets.unlabelled import Unlabelled, pieces_of, read_pieces, read_unlabelled
+from calico.tokenizers.episode import Episode
+from calico.tokenizers.spaces import space_to_json
 
 
 def png(value: int) -> bytes:
@@ -27,6 +32,36 @@ def read(*paths: Path, most_skipped: int = 0) -> Unlabelled:
 
 def reds(found: Unlabelled) -> list[int]:
     return [int(found.samples[i][0, 0, 0]) for i in range(len(found))]
+
+
+@pytest.mark.parametrize("channels, seen", [(0, [0, 0, 0]), (2, [0, 1, 1]), (3, [0, 1, 2]), (4, [1, 2, 3])])
+def test_what_an_agent_saw_are_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int,
+                                        seen: list[int]) -> None:
+    """Of three episodes, as many frames of each as fit, spread over its steps; the newest frames of a stack."""
+    space = spaces.Dict(view=spaces.Box(0, 255, (16, 20, channels) if channels else (16, 20), np.uint8), x=spaces.Discrete(2))
+    rng = np.random.default_rng(0)
+    views = [rng.integers(0, 256, (steps + 1, *space["view"].shape)).astype(np.uint8) for steps in (4, 1, 3)]
+    task = {"name": "test", "observation_space": space_to_json(space), "action_space": space_to_json(spaces.Discrete(2))}
+    with EpisodeWriter(tmp_path / "data", task) as writer:
+        for seed, view in enumerate(views):
+            steps = len(view) - 1
+            writer.append(Episode(task="test", seed=seed, observations={"view": view, "x": np.zeros(steps + 1, np.int64)},
+                                  actions={"": np.zeros(steps, np.int64)}, demonstrated=np.ones(steps, bool),
+                                  rewards=np.zeros(steps), terminated=True, truncated=False))
+    expected = np.concatenate([view[:-1] for view in views])
+    expected = np.stack([expected] * 3, -1) if not channels else expected[..., seen]
+    found = read(tmp_path / "data")
+    np.testing.assert_array_equal(np.stack(list(found.samples)), expected)
+    monkeypatch.setattr(unlabelled, "FRAMES", 4)
+    few = read(tmp_path / "data")
+    np.testing.assert_array_equal(np.stack(list(few.samples)), expected[[0, 2, 4, 7]])
+    task["observation_space"] = space_to_json(spaces.Discrete(2))
+    with EpisodeWriter(tmp_path / "blind", task) as writer:
+        writer.append(Episode(task="test", seed=0, observations={"": np.zeros(2, np.int64)}, rewards=np.zeros(1),
+                              actions={"": np.zeros(1, np.int64)}, demonstrated=np.ones(1, bool), terminated=True,
+                              truncated=False))
+    with pytest.raises(ValueError, match=r"blind shows no pictures: its observations are Discrete\(2\)"):
+        read(tmp_path / "blind")
 
 
 @pytest.fixture

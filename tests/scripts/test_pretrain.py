@@ -250,7 +250,7 @@ def test_settings_that_do_not_fit_are_one_line(data: dict[str, Path], tmp_path: 
 
 def test_every_config_that_comes_along_loads_and_comes_back() -> None:
     names = [name for name in shipped_configs() if name.startswith("pretrain_")]
-    assert len(names) == 3
+    assert len(names) == 4
     for name in names:
         settings = load_settings(name, [])
         assert config_from_json(PretrainSettings, config_to_json(settings)) == settings
