@@ -45,7 +45,8 @@ def pad_bytes(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 def hashes(ids: Tensor, sizes: Sequence[int], buckets: int) -> list[Tensor]:
     """Rows int64 (B, M) of a table, `buckets` per size: of the last `size` ids up to each place, with PAD before a text."""
-    rows, rolling = [], ids
+    rows: list[Tensor] = []
+    rolling = ids
     for behind in range(1, max(sizes)):
         rolling = (rolling * 1_000_003 + F.pad(ids, (behind, 0), value=PAD)[:, :ids.shape[1]]) % (2**31 - 1)
         if behind + 1 in sizes:

@@ -3,6 +3,7 @@
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_grey_pictures_get_three_channels(tmp_path: Path) -> None:
     ({"pictures": np.zeros(1)}, "has no array 'images'; it has pictures"),
     ({"images": np.array([{}], object), "labels": np.zeros(1, int)}, "not a readable .npz file of plain arrays"),
 ])
-def test_wrong_arrays_are_named(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+def test_wrong_arrays_are_named(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(ValueError, match=message):
         labelled.read_pictures(tmp_path / "x.npz", 64)
