@@ -1,4 +1,4 @@
-"""`calico demo`: from nothing to a small generalist and its report, in 15 to 20 minutes on two CPU cores.
+"""`calico demo`: from nothing to a small generalist and its report, in a quarter of an hour on two CPU cores.
 
     calico demo                  # what `make demo` runs; writes runs/demo/report.html and runs/demo/report.json
     calico demo --steps 400      # a quick look at the whole path; the scores will be poor
@@ -10,8 +10,6 @@ started again, it continues where it was.
 """
 
 import os
-import resource
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +25,8 @@ from calico.scripts.film import FILM_FPS, encode_gif, side_by_side
 from calico.scripts.held_out import drawn_captions, drawn_questions
 from calico.scripts.judge import Judge, Judged
 from calico.scripts.judge_pictures import judge_captions, judge_questions
-from calico.scripts.report import write_report
+from calico.scripts.memory import watched_memory
+from calico.scripts.report import Report, write_report
 from calico.scripts.rollout import UNSEEN, play_side_by_side
 from calico.scripts.settings import DataSettings, RunSettings, SourceSettings, load_settings
 from calico.scripts.train import train
@@ -72,33 +71,38 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="training steps (default: as in configs/demo.yaml)")
     parser.add_argument("--episodes", type=int, default=EPISODES, help=f"judged per task (default {EPISODES})")
     arguments = parser.parse_args(argv)
-    started = time.perf_counter()
     overrides = [f"out={arguments.out}"] + ([f"training.steps={arguments.steps}"] if arguments.steps else [])
-    settings = with_sources(load_settings("demo", [*arguments.overrides, *overrides]), make_data(arguments.out / "data"))
-    collected = time.perf_counter()
-    train(settings)
-    trained = time.perf_counter()
-    agent = Agent.load(arguments.out)
-    seeds = range(UNSEEN, UNSEEN + arguments.episodes)
-    tasks = play_side_by_side(arguments.out, list(TASKS), seeds, SAMPLING, processes=os.cpu_count() or 1,
-                              num_envs=arguments.episodes, max_steps=LONGEST)
-    judge = Judge(agent, results_folder(arguments.out))
-    pictures: dict[str, list[Judged[Any]]] = {
-        "captions": [judge_captions(judge, drawn_captions(world, PICTURES), ablate=False) for world in WORLDS],
-        "vqa": [judge_questions(judge, drawn_questions(world, PICTURES), ablate=False) for world in WORLDS]}
-    report = report_of(agent, arguments.out, tasks, pictures, SAMPLING, title=TITLE)
-    judged = time.perf_counter()
+    started = time.perf_counter()
+    with watched_memory() as peak:
+        settings = with_sources(load_settings("demo", [*arguments.overrides, *overrides]), make_data(arguments.out / "data"))
+        collected = time.perf_counter()
+        train(settings)
+        trained = time.perf_counter()
+        report = judge(arguments.out, arguments.episodes)
+        judged = time.perf_counter()
     phases = {"collecting": collected - started, "training": trained - collected, "judging": judged - trained}
     facts = {**report.facts, **{f"{phase} took": f"{seconds:.0f} s" for phase, seconds in phases.items()}}
     (arguments.out / "films.gif").write_bytes(encode_gif(side_by_side(report.films), FILM_FPS))
     page = write_report(replace(report, facts=facts, seconds=time.perf_counter() - started,
-                                peak_memory_bytes=peak_memory()), arguments.out)
+                                peak_memory_bytes=peak()), arguments.out)
     share = report.share_at(50)
     console.note(f"{sum((t.normalised or 0) >= 50 for t in report.tasks)} of {len(report.tasks)} tasks at half the expert's "
                  f"score or more ({share or 0:.0%}); captions right {report.caption_accuracy:.0%}, "
                  f"answers right {report.question_accuracy:.0%}")
     console.wrote(page, arguments.out / "report.json", arguments.out / "films.gif")
     return 0
+
+
+def judge(run: Path, episodes: int) -> Report:
+    """Let the checkpoint play, caption and answer."""
+    agent, seeds = Agent.load(run), range(UNSEEN, UNSEEN + episodes)
+    tasks = play_side_by_side(run, list(TASKS), seeds, SAMPLING, processes=os.cpu_count() or 1, num_envs=episodes,
+                              max_steps=LONGEST)
+    words = Judge(agent, results_folder(run))
+    pictures: dict[str, list[Judged[Any]]] = {
+        "captions": [judge_captions(words, drawn_captions(world, PICTURES), ablate=False) for world in WORLDS],
+        "vqa": [judge_questions(words, drawn_questions(world, PICTURES), ablate=False) for world in WORLDS]}
+    return report_of(agent, run, tasks, pictures, SAMPLING, title=TITLE)
 
 
 def make_data(folder: Path) -> list[SourceSettings]:
@@ -124,9 +128,3 @@ def with_sources(settings: RunSettings, sources: list[SourceSettings]) -> RunSet
     """The settings with these sources."""
     data: DataSettings = replace(settings.data, sources=sources)
     return replace(settings, data=data)
-
-
-def peak_memory() -> int:
-    """Bytes: the largest resident size that this process, and any of its workers, has had."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)

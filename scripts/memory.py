@@ -1,0 +1,55 @@
+"""How much memory a command and its workers hold together, at most.
+
+The kernel's own maxima do not tell: the figure for ended children counts a child as large as the process that started it,
+because it begins as that one's copy, and it has no sum over those that ran at the same time.
+"""
+
+import os
+import resource
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PROCESSES = Path("/proc")
+
+
+@contextmanager
+def watched_memory(every: float = 1.0) -> Iterator[Callable[[], int]]:
+    """Within this context the function that it gives tells the peak so far, in bytes.
+
+    Looked at `every` so many seconds; without /proc, on systems other than Linux, only this process is counted.
+    """
+    peak, stop = resident_bytes(), threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not stop.wait(every):
+            peak = max(peak, resident_bytes())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: max(peak, own_peak())
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def resident_bytes() -> int:
+    """Bytes in memory of this process and all that it has started, directly or not; libraries count in each."""
+    parents, sizes = {}, {}
+    for process in PROCESSES.glob("[0-9]*"):
+        with suppress(OSError):                     # it has ended meanwhile
+            parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            sizes[int(process.name)] = int((process / "statm").read_text().split()[1])
+    ours = {os.getpid()}
+    while more := {child for child, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    return sum(sizes.get(process, 0) for process in ours) * resource.getpagesize()
+
+
+def own_peak() -> int:
+    """The most that this process alone has held, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
