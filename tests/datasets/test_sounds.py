@@ -3,6 +3,7 @@
 import io
 import wave
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from calico.datasets.sounds import SoundStore, decode_sound
 
-pytest.importorskip("av")
+pytestmark = pytest.mark.skipif(find_spec("av") is None, reason="needs the extra media")
 
 
 def wav(samples: np.ndarray, rate: int = 8000) -> bytes:
