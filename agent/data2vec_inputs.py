@@ -108,7 +108,7 @@ def sounds(items: Sequence[np.ndarray], longest: int, rng: np.random.Generator |
     lengths = torch.tensor([len(row) for row in rows])
     waveforms = torch.zeros(len(rows), int(lengths.max()))
     for row, given in zip(waveforms, rows, strict=True):
-        row[:len(given)] = torch.from_numpy(np.asarray(given, np.float32))
+        row[:len(given)] = torch.from_numpy(np.array(given, np.float32))
     return standardize(waveforms, lengths), lengths
 
 

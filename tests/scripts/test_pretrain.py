@@ -8,6 +8,7 @@ import signal
 import struct
 import wave
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,11 @@ def words(modality: str, path: Path, out: Path, *more: object, config: str | Non
 
 @pytest.fixture(scope="module")
 def runs(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One run of four steps of each modality, probed on the way."""
+    """One run of four steps of each modality, probed on the way; without PyAV none of speech."""
     made = {}
     for modality, path in data.items():
-        if modality == "speech":
-            pytest.importorskip("av")
+        if modality == "speech" and find_spec("av") is None:
+            continue
         made[modality] = tmp_path_factory.mktemp("runs") / modality
         assert main(words(modality, path, made[modality], "--probe", path)) == 0
     return made
@@ -123,7 +124,11 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert dict(curves(one)["loss/train"]).items() == dict(curves(other)["loss/train"]).items()
 
 
-@pytest.mark.parametrize("modality", CONFIGS)
+EACH = pytest.mark.parametrize("modality", [
+    "vision", pytest.param("speech", marks=pytest.mark.skipif(find_spec("av") is None, reason="PyAV decodes sounds")), "text"])
+
+
+@EACH
 def test_a_run_holds_encoder_teacher_and_curves(modality: Any, runs: dict[str, Path]) -> None:
     run = runs[modality]
     saved, found = checkpoint.load(run), curves(run)
@@ -269,7 +274,7 @@ FINETUNE = ("training.steps=12", "training.evaluate_every=6", "batch_size=8", "o
             "optimizer.learning_rate=5e-3", "--json")
 
 
-@pytest.mark.parametrize("modality", CONFIGS)
+@EACH
 def test_a_fine_tuned_run_answers(modality: str, runs: dict[str, Path], data: dict[str, Path], tmp_path: Path,
                                   capsys: pytest.CaptureFixture[str], answered: Answered) -> None:
     run = tmp_path / "run"
