@@ -30,7 +30,7 @@ FLOW = np.random.default_rng(0).normal(0, 9, (5, 7, 2)).astype(np.float32)
 
 def npz(**arrays: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
@@ -61,7 +61,7 @@ def test_kittis_png_has_sixteen_bits() -> None:
     data = b"".join(bytes(packet) for packet in [*codec.encode(frame), *codec.encode(None)])
     found = decode_flow(data)
     assert np.isnan(found[0]).all()
-    np.testing.assert_array_equal(found[1:], np.broadcast_to(np.float32([3 + 1 / 64, -20]), (3, 6, 2)))
+    np.testing.assert_array_equal(found[1:], np.broadcast_to(np.array([3 + 1 / 64, -20], np.float32), (3, 6, 2)))
 
 
 @pytest.mark.parametrize("data, message", [
