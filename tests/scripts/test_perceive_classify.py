@@ -143,7 +143,7 @@ def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "is a checkpoint of classify-image, one of classify-text or fill-mask" in refused(
         capsys, "classify-text", "train", str(make_data("classify-text", tmp_path)[0]), "--out", out, "--init", run)
     assert "does not split into patches of 4 pixels" in refused(
-        capsys, "classify-image", "train", str(data), "--out", out, "--side", "30")
+        capsys, "classify-image", "train", str(data), "--out", out, "--side", "30", "--size", "patches")
     assert "--batch 0 must be at least 1" in refused(capsys, "classify-image", "train", str(data), "--out", out, "--batch", "0")
     assert "neither a folder nor a .zip" in refused(capsys, "classify-image", "train", "nowhere", "--out", out)
     assert not (tmp_path / "other").exists()
