@@ -16,7 +16,7 @@ Legend: B batch, M input elements, N latents, Q queries, C channels.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -546,18 +546,16 @@ class Autoencoder(nn.Module):
     def reconstruct(self, inputs: Mapping[str, Tensor], chunks: int = 128) -> dict[str, Tensor]:
         """A whole clip, encoded once and decoded in chunks: image (B, T, 3, H, W), audio (B, samples), label (B, labels)."""
         latents = self.encode(inputs)
-        made = [self.decode(latents, points) for points in self.chunks(chunks)]
-        video = torch.cat([part["image"] for part in made], dim=1)                     # (B, T * H * W, 3)
-        return {"image": video.unflatten(1, self.config.video_grid).movedim(-1, 2),
-                "audio": torch.cat([part["audio"] for part in made], dim=1),
+        made = {name: torch.cat([self.decode(latents, {name: some})[name] for some in parts], dim=1)
+                for name, parts in self.chunks(chunks).items()}
+        return {"image": made["image"].unflatten(1, self.config.video_grid).movedim(-1, 2), "audio": made["audio"],
                 "label": self.decode(latents, {"label": None})["label"]}
 
-    def chunks(self, count: int) -> Iterator[dict[str, Tensor | None]]:
-        """Points of a whole clip, in `count` parts of about the same number."""
+    def chunks(self, count: int) -> dict[str, tuple[Tensor, ...]]:
+        """Points of a whole clip: the pixels in `count` parts of about the same number, the few patches of sound in parts of as
+        many, since each part costs a projection of the latents."""
         pixels = torch.arange(math.prod(self.config.video_grid)).tensor_split(count)
-        patches = torch.arange(self.config.audio_grid[0]).tensor_split(count)
-        for some_pixels, some_patches in zip(pixels, patches, strict=True):
-            yield {"image": some_pixels, "audio": some_patches}
+        return {"image": pixels, "audio": torch.arange(self.config.audio_grid[0]).split(max(1, len(pixels[0])))}
 
 
 # ---- all of them -----------------------------------------------------------------------------------------------------------

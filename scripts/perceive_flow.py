@@ -56,7 +56,7 @@ PREDICT = """Where each pixel of a picture is in the next one: a .flo file and a
 
 RUN is what `calico perceive flow train` made, or the folder of a Hugging Face PerceiverForOpticalFlow. Pictures of any size
 are cut into tiles that overlap. A run of ours looks several times, first at small pictures, then at the rest of the motion in
-larger ones: --scales 16,8 are pictures of a sixteenth and an eighth of the height and width.
+larger ones: --scales 16,8 are pictures of a sixteenth and then an eighth of the height and width.
 """
 
 
@@ -67,7 +67,8 @@ def train(task: str, argv: Sequence[str]) -> int:
     parser = perceive_run.training_parser(task, TRAIN, steps=4000, batch=32, learning_rate=2e-3)
     parser.add_argument("--pairs", type=Path, help="a manifest of real pairs, measured and never trained on")
     parser.add_argument("--reach", type=float, default=5.0, help="pixels of the longest made motion (default 5)")
-    parser.add_argument("--scales", type=scales, default=(16.0, 8.0), metavar="16,8", help="of `predict` (default 16,8)")
+    parser.add_argument("--scales", type=scales, default=(16.0, 8.0, 4.0), metavar="16,8,4",
+                        help="of `predict` (default 16,8,4)")
     options = parser.parse_args(argv)
     if options.batch < 2:
         raise ValueError(f"--batch {options.batch} must be at least 2: each pair is also shown reversed")
@@ -171,7 +172,7 @@ def predict(task: str, argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, help="folder for flow.flo and flow.png")
     parser.add_argument("--truth", type=Path, help="the true flow of the two: .flo, .npz or KITTI's .png")
     parser.add_argument("--pairs", type=Path, help="in place of two frames: a manifest of pairs with their truth")
-    parser.add_argument("--scales", type=scales, metavar="16,8", help="default: those of the run; 1 for Hugging Face's")
+    parser.add_argument("--scales", type=scales, metavar="16,8,4", help="default: those of the run; 1 for Hugging Face's")
     parser.add_argument("--largest", type=float, help="pixels of full colour in the picture (default: the longest motion)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--json", action="store_true")
