@@ -11,7 +11,7 @@ EXTRAS ?= dev
 comma  := ,
 STAMP  := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-# One thread per process: on two cores the tests and small models are faster without thread pools fighting.
+# Two processes of one thread each: on two cores the tests and small models are faster without thread pools fighting.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SDL_VIDEODRIVER=dummy SDL_AUDIODRIVER=dummy
 
 .PHONY: setup demo test test-all lint clean
@@ -32,11 +32,11 @@ demo: $(STAMP)
 	$(BIN)/calico demo
 
 test: $(STAMP)
-	$(TEST_ENV) $(BIN)/python -m pytest -q
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-all:
 	$(MAKE) --no-print-directory setup EXTRAS=all,dev
-	$(TEST_ENV) $(BIN)/python -m pytest -q -m "" --durations=15
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "" --durations=15
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
