@@ -370,7 +370,7 @@ class FlowConfig:
     size: tuple[int, int] = (368, 496)    # rows, columns trained on; it sets the Fourier frequencies, other sizes run too
     bands: int = 64
     project: int = 64
-    # Not in the paper, whose model learns to compare pixels across half a million pairs: what helps one that sees few of them.
+    # Not in the paper, whose model learns to compare pixels in 480 epochs: what helps one that sees few pairs.
     search: int = 0               # above 0: each pixel is also compared with those so far around it in the second frame
     query_residual: bool = False  # of the queries
 
