@@ -185,7 +185,7 @@ def use_opencv_python_headless() -> None:
 USES: dict[str, Callable[..., None]] = {
     name.removeprefix("use_"): use for name, use in list(globals().items()) if name.startswith("use_")
 }
-BUILD_TOOLS = {"mypy", "pytest", "ruff", "setuptools", "wheel"}   # used by `make lint`, this run and test_wheel.py
+BUILD_TOOLS = {"mypy", "pytest", "pytest_xdist", "ruff", "setuptools", "wheel"}   # of make lint, this run, test_wheel.py
 
 
 def name_of(requirement: str) -> str:
