@@ -15,10 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .sounds import FORMATS as SOUND_FORMATS
 from .sounds import SUFFIXES as SOUND_SUFFIXES
 from .sounds import decode_sound
 
 SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
+FORMATS = f"{SOUND_FORMATS},gif"   # no lists of files, see there
 MAX_SECONDS = 60.0             # of one video; what is longer is cut
 
 
@@ -101,7 +103,7 @@ def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, bool]:
             frames.append(fitted(frame.to_image(), form.size))
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
             if not container.streams.video:
                 raise ValueError("there are no pictures in it")
             has_sound, step = bool(container.streams.audio), 1 / float(container.streams.video[0].average_rate or form.fps)

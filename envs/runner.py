@@ -118,12 +118,15 @@ def _play(policy: Policy, waiting: deque[int], rows: list["_Row"], on_fault: OnF
                 actions = [row.disturbed(action) for row, action in zip(active, actions, strict=True)]
             if elsewhere:
                 begin_step([row.env for row in active], actions)
+            ended = False
             for row, action in zip(active, actions, strict=True):
                 try:
-                    row.step(action)
+                    ended = row.step(action) or ended
                 except EnvironmentFault as fault:
                     fail(row, fault)
+                    ended = True
             if not sound([row.observation for row in active]):
+                ended = True
                 for row in active:
                     try:
                         row.check_observation()
@@ -132,10 +135,11 @@ def _play(policy: Policy, waiting: deque[int], rows: list["_Row"], on_fault: OnF
             if noting:
                 for row in active:
                     row.note()
-            for row in [row for row in active if row.terminated or row.truncated or row.env is None]:
-                if row.env is not None:
-                    yield row.episode()
-                begin(row)
+            if ended:
+                for row in [row for row in active if row.terminated or row.truncated or row.env is None]:
+                    if row.env is not None:
+                        yield row.episode()
+                    begin(row)
     finally:
         for row in rows:
             row.close()
@@ -195,8 +199,8 @@ class _Row:
         policy.reset(self.index, seed, self.env)
         self.note()
 
-    def step(self, action: Any) -> None:
-        """Move; what came of it is not yet checked."""
+    def step(self, action: Any) -> bool:
+        """Move, and tell whether the episode has ended; what came of it is not yet checked."""
         self.action = action
         self.steps += 1
         try:
@@ -209,6 +213,7 @@ class _Row:
         self.rewards.append(reward)
         if self.steps == self.max_steps and not self.terminated:
             self.truncated = True
+        return self.terminated or self.truncated
 
     def disturbed(self, action: Any) -> Any:
         """The action, or a random one that is held for a while."""

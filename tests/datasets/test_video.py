@@ -48,6 +48,15 @@ def test_frames_are_those_of_each_moment(tmp_path: Path) -> None:
         assert np.abs(np.subtract(greys_of(video), expected)).max() <= 8
 
 
+def test_a_list_of_files_is_no_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one, a video could show whatever lies beside the program."""
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "secret.mp4", [90] * 6)
+    (tmp_path / "a.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\n")
+    with pytest.raises(ValueError, match="a.mp4"):
+        read_video(tmp_path / "a.mp4", FORM)
+
+
 def test_the_middle_is_cut_out() -> None:
     picture = np.zeros((10, 30, 3), np.uint8)
     picture[:, 10:20] = 250
