@@ -30,8 +30,9 @@ def all_fit(space: gym.Space, *, bounds: bool) -> Callable[[Sequence[Any]], bool
             return lambda values: (all(isinstance(value, tuple) and len(value) == len(places) for value in values)
                                    and all(fit([value[i] for value in values]) for i, fit in enumerate(places)))
         case gym.spaces.Discrete():
-            first, last = int(space.start), int(space.start + space.n - 1)
-            return lambda values: all(isinstance(value, (int, np.integer)) and first <= value <= last for value in values)
+            legal = range(int(space.start), int(space.start + space.n))
+            return lambda values: (all(map(legal.__contains__, values)) if set(map(type, values)) == {int} else
+                                   all(isinstance(value, (int, np.integer)) and int(value) in legal for value in values))
         case gym.spaces.Box() if any_byte(space):
             return lambda values: all(isinstance(value, np.ndarray) and value.shape == space.shape and value.dtype == np.uint8
                                       for value in values)
@@ -55,7 +56,8 @@ def _all_in_box(space: gym.spaces.Box, bounds: bool) -> Callable[[Sequence[Any]]
             return False
         if bounds or not is_float:
             return bool((stacked >= space.low).all() and (stacked <= space.high).all())
-        return not np.isnan(stacked.sum())   # infinities of both signs make a NaN too: looked at closer, and found right
+        total = stacked.sum()    # infinities of both signs make a NaN too: looked at closer, and found right
+        return bool(total == total)                 # a NaN is not
 
     return fit
 

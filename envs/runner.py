@@ -107,8 +107,11 @@ def _play(policy: Policy, waiting: deque[int], rows: list["_Row"], on_fault: OnF
             sound = all_fit(active[0].env.observation_space, bounds=False)
             noting, noisy = active[0].record or active[0].on_step, active[0].noise[0]
             elsewhere = isinstance(active[0].env, Isolated)
+        changed, observations, indices = True, [], []
         while active:
-            actions = policy.act([row.observation for row in active], [row.index for row in active])
+            if changed:
+                observations, indices = [row.observation for row in active], [row.index for row in active]
+            actions = policy.act(observations, indices)
             if len(actions) != len(active):
                 raise ValueError(f"the policy gave {len(actions)} actions for {len(active)} observations")
             if not legal(actions):
@@ -118,15 +121,16 @@ def _play(policy: Policy, waiting: deque[int], rows: list["_Row"], on_fault: OnF
                 actions = [row.disturbed(action) for row, action in zip(active, actions, strict=True)]
             if elsewhere:
                 begin_step([row.env for row in active], actions)
-            ended = False
+            changed = False
             for row, action in zip(active, actions, strict=True):
                 try:
-                    ended = row.step(action) or ended
+                    changed = row.step(action) or changed
                 except EnvironmentFault as fault:
                     fail(row, fault)
-                    ended = True
-            if not sound([row.observation for row in active]):
-                ended = True
+                    changed = True
+            observations = [row.observation for row in active]
+            if not sound(observations):
+                changed = True
                 for row in active:
                     try:
                         row.check_observation()
@@ -135,7 +139,7 @@ def _play(policy: Policy, waiting: deque[int], rows: list["_Row"], on_fault: OnF
             if noting:
                 for row in active:
                     row.note()
-            if ended:
+            if changed:
                 for row in [row for row in active if row.terminated or row.truncated or row.env is None]:
                     if row.env is not None:
                         yield row.episode()

@@ -114,4 +114,4 @@ def test_it_learns_to_copy_from_the_prefix() -> None:
 def test_sizes_that_do_not_work_are_named(wrong: dict[str, int], message: str) -> None:
     sizes = {"width": 16, "heads": 2, "context": 10, "window": 4} | wrong
     with pytest.raises(ValueError, match=message):
-        PerceiverARConfig(**sizes)
+        PerceiverARConfig(**sizes)  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ def test_what_an_agent_saw_are_pictures(tmp_path: Path, monkeypatch: pytest.Monk
     """Of three episodes, as many frames of each as fit, spread over its steps; the newest frames of a stack."""
     space = spaces.Dict(view=spaces.Box(0, 255, (16, 20, channels) if channels else (16, 20), np.uint8), x=spaces.Discrete(2))
     rng = np.random.default_rng(0)
-    views = [rng.integers(0, 256, (steps + 1, *space["view"].shape)).astype(np.uint8) for steps in (4, 1, 3)]
+    views = [rng.integers(0, 256, (steps + 1, *(space["view"].shape or ()))).astype(np.uint8) for steps in (4, 1, 3)]
     task = {"name": "test", "observation_space": space_to_json(space), "action_space": space_to_json(spaces.Discrete(2))}
     with EpisodeWriter(tmp_path / "data", task) as writer:
         for seed, view in enumerate(views):
