@@ -14,9 +14,7 @@ machine: another busy process on the same cores slows two-threaded work several 
 """
 
 import os
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +40,7 @@ from calico.scripts.bench_perceiver import bench_perceiver
 from calico.scripts.bench_runner import bench_runner
 from calico.scripts.bench_text import bench_text
 from calico.scripts.collect import collect, collect_scenes
+from calico.scripts.in_turns import seconds
 from calico.scripts.settings import SourceSettings, load_settings
 from calico.scripts.sources import build_mixture, open_sources, text_tokenizer
 from calico.tokenizers.episode import Episode
@@ -73,18 +72,6 @@ def main(argv: list[str] | None = None) -> int:
     else:
         console.print_table(("figure", "value"), list(found.items()))
     return 0
-
-
-def seconds(turns: int, *sides: Callable[[], Any], warm_up: int = 1) -> list[float]:
-    """Median seconds of each side, run in turns."""
-    taken: list[list[float]] = [[] for _ in sides]
-    for turn in range(-warm_up, turns):
-        for side, times in zip(sides, taken, strict=True):
-            start = time.perf_counter()
-            side()
-            if turn >= 0:
-                times.append(time.perf_counter() - start)
-    return [statistics.median(times) for times in taken]
 
 
 # ---- acting

@@ -4,10 +4,10 @@ Both sides train the same encoder with the same optimiser. Version 1's batch is 
 places as one of version 2.0; a step is forward, backward, AdamW and the teacher's update.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from calico.agent.data2vec_encoders import (
     VisionEncoder,
 )
 from calico.agent.hardware import autocast
+from calico.scripts.in_turns import in_turns
 
 SIZE: dict[str, Any] = {"width": 384, "depth": 12, "heads": 6, "feedforward": 1536}   # half as wide as the base models
 
@@ -36,17 +37,18 @@ def bench_data2vec(turns: int) -> dict[str, Any]:
         wanted = second()                                                   # targets of a step; warms up as well
         first = trainer(modality, 1, samples=round(4 * wanted / trainer(modality, 1, samples=4)()))
         first()
-        rates: dict[int, list[float]] = {1: [], 2: []}
-        for _ in range(turns):                                              # in turns: a drifting machine moves both
-            for version, step in ((1, first), (2, second)):
-                began = time.perf_counter()
-                targets = step()
-                rates[version].append(targets / (time.perf_counter() - began))
-        medians = {version: statistics.median(values) for version, values in rates.items()}
+        medians = dict(zip((1, 2), in_turns(turns, partial(rate, first), partial(rate, second), warm_up=0), strict=True))
         found |= {f"{modality}_v{version}_targets_per_second": rate for version, rate in medians.items()}
         found[f"{modality}_v2_vs_v1"] = medians[2] / medians[1]
     found["targets_per_second_v2_vs_v1"] = found["vision_v2_vs_v1"]
     return found
+
+
+def rate(step: Callable[[], int]) -> float:
+    """Targets per second of one step."""
+    began = time.perf_counter()
+    targets = step()
+    return targets / (time.perf_counter() - began)
 
 
 def trainer(modality: str, version: int, samples: int) -> Callable[[], int]:

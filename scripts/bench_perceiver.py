@@ -14,11 +14,8 @@ perceiver-pytorch`; krasserm's perceiver-io runs from its source only.
 """
 
 import multiprocessing as mp
-import statistics
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +27,8 @@ from calico.agent.perceiver import Autoencoder, build
 from calico.agent.perceiver_inputs import fourier_grid
 from calico.agent.perceiver_sizes import named_size
 from calico.agent.perceiver_weights import load_hf
+from calico.scripts.in_turns import seconds
+from calico.scripts.memory import PROCESSES, own_peak
 
 BANDS, SIDE, LATENTS, WIDTH, LAYERS, BLOCKS, HEADS, CLASSES = 64, 224, 256, 512, 6, 4, 8, 1000    # the image task
 TEXT_BYTES = 64
@@ -46,14 +45,7 @@ def bench_perceiver(turns: int) -> dict[str, Any]:
 
 def medians(turns: int, sides: dict[str, Run]) -> dict[str, float]:
     """Median seconds of each side, run in turns after one that does not count."""
-    taken: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(turns + 1):
-        for name, side in sides.items():
-            began = time.perf_counter()
-            side()
-            if turn:
-                taken[name].append(time.perf_counter() - began)
-    return {name: statistics.median(times) for name, times in taken.items()}
+    return dict(zip(sides, seconds(turns, *sides.values()), strict=True))
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------------
@@ -217,12 +209,10 @@ def transformers_flow(threads: int) -> float:
 
 
 def peak_megabytes() -> float:
-    """The most that this process has held so far. Not getrusage's: that one counts a parent's memory, too (Linux)."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        raise ValueError("peak memory is read from /proc/self/status, which this system does not have; run this on Linux")
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
+    """The most that this process has held so far."""
+    if not PROCESSES.exists():
+        raise ValueError("peak memory is read from /proc, which this system does not have; run this on Linux")
+    return own_peak() / 2**20
 
 
 # ---- video -----------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ Both sides play the same environments with uniform actions; both sides of a rati
 
 import multiprocessing as mp
 import os
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from calico.envs.experts import RandomPolicy
 from calico.envs.isolated import isolated
 from calico.envs.registry import Task, get_task, make
 from calico.envs.runner import rollout
+from calico.scripts.in_turns import in_turns
 
 ROWS = 16
 CORES = os.cpu_count() or 1
@@ -49,12 +49,6 @@ def bench_runner(turns: int) -> dict[str, Any]:
     found |= {"mujoco_pixels_per_second": 1 / ours, "mujoco_default_pixels_per_second": 1 / default,
               "mujoco_pixels_vs_default": default / ours}
     return found
-
-
-def in_turns(turns: int, *sides: Callable[[], float]) -> list[float]:
-    """Median of what each side measures itself, after one turn that does not count."""
-    taken = [[side() for side in sides] for _ in range(turns + 1)][1:]
-    return [statistics.median(side) for side in zip(*taken, strict=True)]
 
 
 class Clocked(RandomPolicy):

@@ -39,12 +39,14 @@ WHITE, GOLD, GREY, BLACK = (255, 255, 255), (255, 200, 60), (40, 40, 40), (0, 0,
 
 @dataclass(frozen=True, kw_only=True)
 class Film:
-    """One recorded episode: frames uint8 (time, height, width, 3) and the return it reached."""
+    """One recorded episode: frames uint8 (time, height, width, 3) and the return it reached, or had reached after `cut` steps
+    where the film ends before the episode does (0: it does not)."""
 
     task: str
     frames: np.ndarray
     score: float
     fps: float = FILM_FPS
+    cut: int = 0
 
 
 # ---- filming --------------------------------------------------------------------------------------------------------

@@ -143,7 +143,10 @@ class Report:
         return scores.share_at([t.normalised for t in self.tasks], threshold)
 
     def place(self, film: Film) -> float | None:
-        """A film's return in per cent between the task's random policy and expert; None without a reference."""
+        """A film's return in per cent between the task's random policy and expert; None without a reference, and where the
+        film shows no whole episode."""
+        if film.cut:
+            return None
         of_task = [t for t in self.tasks if t.task == film.task]
         return scores.normalise(film.score, of_task[0].random, of_task[0].expert) if of_task else None
 

@@ -217,7 +217,9 @@ def film_of(agent: Agent, task: str, seed: int, sampling: SamplingConfig, *, max
     policy = agent.policy(task, sampling, prompt=prompt)
     (episode,) = rollout(task, policy, [seed], num_envs=1, max_steps=max_steps, on_step=camera, record=False, render=True)
     side = min(MAX_FILM_SIDE, max(camera.frames[seed][0].shape))
-    return Filmed(task=task, frames=np.stack([fit(frame, side) for frame in camera.frames[seed]]), score=episode.score)
+    limit = get_task(task).episode_limit
+    cut = max_steps if episode.truncated and len(episode.rewards) == max_steps and limit != max_steps else 0
+    return Filmed(task=task, frames=np.stack([fit(frame, side) for frame in camera.frames[seed]]), score=episode.score, cut=cut)
 
 
 def report_scores(results: list[TaskScore], as_json: bool) -> None:

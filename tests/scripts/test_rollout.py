@@ -20,7 +20,7 @@ from calico.envs.registry import make
 from calico.envs.runner import rollout
 from calico.scripts.main import main
 from calico.scripts.report import TaskScore
-from calico.scripts.rollout import aggregates
+from calico.scripts.rollout import aggregates, film_of
 from calico.tokenizers.task import TaskCodec
 
 from ..conftest import SmallRun
@@ -79,6 +79,12 @@ def test_films_show_the_first_episodes_side_by_side(small_run: SmallRun, tmp_pat
     assert (frames[0].width, frames[0].height) == (484, 344)       # two by two tiles of 240 x 160, gap and strip
     with Image.open(folder / "CartPole-v1.gif") as gif:
         assert gif.size == (484, 344) and getattr(gif, "n_frames", 1) > 2
+
+
+def test_a_film_that_ends_before_its_episode_says_so(small_run: SmallRun) -> None:
+    agent, sampling = Agent.load(small_run.run), SamplingConfig()
+    short, whole = (film_of(agent, "CartPole-v1", 7, sampling, max_steps=steps) for steps in (3, 500))
+    assert (short.cut, short.score) == (3, 3) and whole.cut == 0 and whole.score > 3
 
 
 def test_films_without_pyav_name_the_command_before_playing(small_run: SmallRun, tmp_path: Path, refused: Refused,

@@ -1,0 +1,23 @@
+"""Several sides measured in one run, turn by turn, so that a drifting machine moves them all; the median turn counts."""
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+
+def in_turns(turns: int, *sides: Callable[[], float], warm_up: int = 1) -> list[float]:
+    """Median of what each side measures itself, after `warm_up` turns that do not count."""
+    taken = [[side() for side in sides] for _ in range(warm_up + turns)][warm_up:]
+    return [statistics.median(side) for side in zip(*taken, strict=True)]
+
+
+def seconds(turns: int, *sides: Callable[[], Any], warm_up: int = 1) -> list[float]:
+    """Median seconds of each side."""
+    def timed(side: Callable[[], Any]) -> float:
+        began = time.perf_counter()
+        side()
+        return time.perf_counter() - began
+
+    return in_turns(turns, *(partial(timed, side) for side in sides), warm_up=warm_up)
