@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .file_store import FileStore
 
@@ -41,7 +41,9 @@ def decode_file(data: bytes, max_side: int | None = None) -> np.ndarray:
                 return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
             return np.asarray(image.convert("RGB"))
     except Exception as error:   # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error and more
-        raise ValueError(f"not a readable PNG, JPEG or WEBP image ({str(error) or type(error).__name__})") from error
+        # Pillow names its own buffer, <_io.BytesIO object at ...>, where nothing in it is an image
+        why = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+        raise ValueError(f"not a readable PNG, JPEG or WEBP image ({why})") from error
 
 
 def encode_file(pixels: np.ndarray) -> bytes:
