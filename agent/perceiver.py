@@ -18,7 +18,7 @@ Legend: B batch, M input elements, N latents, Q queries, C channels.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -125,6 +125,14 @@ class SelfAttend(nn.Module):
         return x + self.feedforward(x)
 
 
+class Moved(NamedTuple):
+    """Inputs as `CrossAttend.folded_queries` reads them: the same for all queries, so for many chunks computed once."""
+
+    keys: Tensor      # (B, M, query_channels)
+    values: Tensor    # (B, M, query_channels)
+    bias: Tensor      # (B, M)
+
+
 class CrossAttend(nn.Module):
     """Queries (1 or B, Q, query_channels) read inputs (B, M, input_channels) -> (B, Q, query_channels)."""
 
@@ -153,25 +161,27 @@ class CrossAttend(nn.Module):
         x = self.attended(queries, inputs, mask, query_mask)
         return x + self.feedforward(x)
 
-    def read_out(self, queries: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None = None) -> Tensor:
+    def read_out(self, queries: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None = None,
+                 moved: Moved | None = None) -> Tensor:
         """The outputs times a matrix: F.linear(self(queries, inputs), weight, bias).
 
         The same numbers with one matrix less to multiply each output with: the feed-forward's last one moves into `weight`.
 
         Args:
             padding: (1, n) channels that stand behind those of each query; None: the queries have all of theirs.
+            moved: what `move` made of the inputs, where they are read several times.
         """
-        x, down = self.attended(queries, inputs, padding=padding), self.feedforward.down
+        x, down = self.attended(queries, inputs, padding=padding, moved=moved), self.feedforward.down
         return F.linear(x, weight, bias + weight @ down.bias) + F.linear(self.feedforward.hidden(x), weight @ down.weight)
 
     def attended(self, queries: Tensor, inputs: Tensor, mask: Tensor | None = None, query_mask: Tensor | None = None,
-                 padding: Tensor | None = None) -> Tensor:
+                 padding: Tensor | None = None, moved: Moved | None = None) -> Tensor:
         """All but the feed-forward."""
         folds = self.folds_queries(queries, inputs, masked=mask is not None or query_mask is not None)
         if padding is not None and (self.residual or not folds):
             queries, padding = torch.cat([queries, padding.expand(*queries.shape[:2], -1)], dim=-1), None
         if folds:
-            x = self.folded_queries(queries, inputs, padding)
+            x = self.folded_queries(queries, self.move(inputs) if moved is None else moved, padding)
             return x + queries if self.residual else x
         q = self.query(self.norm_query(queries))
         bias = None
@@ -213,24 +223,28 @@ class CrossAttend(nn.Module):
         return (self.heads == 1 and not masked and not torch.is_grad_enabled() and queries.shape[1] > inputs.shape[1]
                 and queries.shape[2] <= min(self.query.out_features, self.value.out_features))
 
-    def folded_queries(self, queries: Tensor, inputs: Tensor, padding: Tensor | None = None) -> Tensor:
-        """The other way round, for many queries that read few inputs: 182,528 pixels' flow out of 2,048 latents.
+    def move(self, inputs: Tensor) -> Moved:
+        """The inputs for `folded_queries`.
 
         With queries x normed but not yet scaled by g and shifted by b, (Wq (x g + b) + bq) . k is x . (g (Wq^T k)) plus
         (Wq b + bq) . k: the queries' matrix moves to the keys, the shift becomes a bias of each key, and the outputs' matrix
         moves to the values.
         """
         norm, normed = self.norm_query, self.norm_input(inputs)
-        k, v = self.key(normed), self.value(normed)
-        scale = k.shape[2] ** -0.5
-        keys, values = (k @ self.query.weight) * norm.weight, v @ self.out.weight.mT                    # (B, M, C) each
-        bias = scale * (k @ self.query(norm.bias))                                                      # (B, M)
+        k = self.key(normed)
+        return Moved(keys=(k @ self.query.weight) * norm.weight, values=self.value(normed) @ self.out.weight.mT,
+                     bias=k.shape[2] ** -0.5 * (k @ self.query(norm.bias)))
+
+    def folded_queries(self, queries: Tensor, moved: Moved, padding: Tensor | None = None) -> Tensor:
+        """`folded` the other way round, for many queries that read few inputs: 182,528 pixels' flow out of 2,048 latents."""
+        norm, (keys, values, bias) = self.norm_query, moved
         if padding is None:
             bare = F.layer_norm(queries, norm.normalized_shape, eps=norm.eps)
         else:
             bare, keys = self.narrowed(queries, keys, padding)
-        bare = bare.expand(len(inputs), -1, -1)
+        bare = bare.expand(len(keys), -1, -1)
         keys, values, bias = (part.to(bare.dtype) for part in (keys, values, bias))
+        scale = self.query.out_features ** -0.5
         return attend(bare[:, None], keys[:, None], values[:, None], bias[:, None, None], scale)[:, 0] + self.out.bias
 
     def narrowed(self, queries: Tensor, keys: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
@@ -403,8 +417,8 @@ class Flow(nn.Module):
             centres = frames if frames.shape[2] == 3 else frames[:, :, 12:15]
             inputs = torch.cat([inputs, differences(centres, self.config.search).to(inputs.dtype)], dim=-1)
         latents = self.encoder(inputs)
-        size = inputs.shape[1] if torch.is_grad_enabled() else chunk
-        flow = torch.cat([self.decoder.read_out(queries, latents, self.head.weight, self.head.bias)
+        size, moved = (inputs.shape[1], None) if torch.is_grad_enabled() else (chunk, self.decoder.move(latents))
+        flow = torch.cat([self.decoder.read_out(queries, latents, self.head.weight, self.head.bias, moved=moved)
                           for queries in inputs.split(size, dim=1)], dim=1)
         return (flow / 100).unflatten(1, tuple(frames.shape[3:]))
 
@@ -511,26 +525,28 @@ class Autoencoder(nn.Module):
         """
         return self.encoder(self.reader(inputs))
 
-    def decode(self, latents: Tensor, points: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    def decode(self, latents: Tensor, points: Mapping[str, Tensor | None], moved: Moved | None = None) -> dict[str, Tensor]:
         """
         Args:
             latents: (B, N, width).
             points: what is wanted: image: int64 (n,), flat indices into (frames, rows, columns); audio: int64 (n,), indices
                 of patches; label: None. Outputs do not depend on what else is asked for.
+            moved: `decoder.move(latents)`, where they are decoded several times.
         Returns:
             Of the asked: image (B, n, 3), audio (B, n * patch), label (B, labels), not normalised.
         """
-        made = {name: self.read_out(name, self.queries(name, points[name], latents)[None], latents) for name in sorted(points)}
+        made = {name: self.read_out(name, self.queries(name, points[name], latents)[None], latents, moved)
+                for name in sorted(points)}
         return {name: part if name == "image" else part.flatten(1) for name, part in made.items()}
 
-    def read_out(self, name: str, queries: Tensor, latents: Tensor) -> Tensor:
+    def read_out(self, name: str, queries: Tensor, latents: Tensor, moved: Moved | None) -> Tensor:
         """One modality's outputs (B, n, its channels); of many queries the two last matrices are multiplied first."""
         shared, head = self.shared_head, cast(nn.Linear, self.heads[name])
         if name == "label":
             made: Tensor = head(shared(self.decoder(queries, latents)))
             return made
         return self.decoder.read_out(queries, latents, head.weight @ shared.weight, head.weight @ shared.bias + head.bias,
-                                     self.padding[name].to(queries.dtype))
+                                     self.padding[name].to(queries.dtype), moved)
 
     def queries(self, name: str, cells: Tensor | None, like: Tensor) -> Tensor:
         """(n, width) of the label, else (n, own channels), behind which the modality's padding stands."""
@@ -546,14 +562,15 @@ class Autoencoder(nn.Module):
     def reconstruct(self, inputs: Mapping[str, Tensor], chunks: int = 128) -> dict[str, Tensor]:
         """A whole clip, encoded once and decoded in chunks: image (B, T, 3, H, W), audio (B, samples), label (B, labels)."""
         latents = self.encode(inputs)
-        made = {name: torch.cat([self.decode(latents, {name: some})[name] for some in parts], dim=1)
+        moved = None if torch.is_grad_enabled() else self.decoder.move(latents)
+        made = {name: torch.cat([self.decode(latents, {name: some}, moved)[name] for some in parts], dim=1)
                 for name, parts in self.chunks(chunks).items()}
         return {"image": made["image"].unflatten(1, self.config.video_grid).movedim(-1, 2), "audio": made["audio"],
                 "label": self.decode(latents, {"label": None})["label"]}
 
     def chunks(self, count: int) -> dict[str, tuple[Tensor, ...]]:
         """Points of a whole clip: the pixels in `count` parts of about the same number, the few patches of sound in parts of as
-        many, since each part costs a projection of the latents."""
+        many."""
         pixels = torch.arange(math.prod(self.config.video_grid)).tensor_split(count)
         return {"image": pixels, "audio": torch.arange(self.config.audio_grid[0]).split(max(1, len(pixels[0])))}
 

@@ -59,6 +59,20 @@ def encode_file(pixels: np.ndarray) -> bytes:
     return out.getvalue()
 
 
+def random_crop(pixels: np.ndarray, least: float, rng: np.random.Generator) -> np.ndarray:
+    """A random part of an image, enlarged to the image's size.
+
+    Args:
+        pixels: uint8 (height, width, 3).
+        least: the part's smallest share of the sides, 0 to 1.
+    """
+    height, width = pixels.shape[:2]
+    share = rng.uniform(least, 1)
+    left, top = rng.uniform(0, 1 - share, 2) * (width, height)
+    box = (left, top, left + share * width, top + share * height)
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box))
+
+
 class ImageStore(FileStore):
     """Named images; the latest ones are kept decoded.
 

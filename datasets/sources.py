@@ -26,6 +26,7 @@ from ..tokenizers.tokens import Tokens
 from ..tokenizers.vocabulary import Vocabulary
 from .byte_cache import ByteCache
 from .documents import Caption, Dialogue, Document
+from .images import random_crop
 
 SHUFFLED_STEPS = 16   # of one episode in a row: a row mixes several episodes
 
@@ -214,14 +215,17 @@ class DocumentSource:
         select: which documents take part (their numbers); default all.
         mirror: captioned pictures are seen mirrored half of the time, so that few photographs go further. Not for pictures
             whose captions tell left from right.
+        crop: captioned pictures are seen through a frame of the same proportions, anywhere, with at least this share of
+            their sides, enlarged to their size. 1: always whole.
         cache_bytes: how much of the latest documents' tokens to keep in memory.
     Raises:
         ValueError: no documents.
     """
 
     def __init__(self, name: str, documents: Sequence[Document], vocabulary: Vocabulary, text: TextTokenizer, *,
-                 select: Sequence[int] | np.ndarray | None = None, mirror: bool = False, cache_bytes: int = 1 << 27) -> None:
-        self.name, self.vocabulary, self.text, self.mirror = name, vocabulary, text, mirror
+                 select: Sequence[int] | np.ndarray | None = None, mirror: bool = False, crop: float = 1.0,
+                 cache_bytes: int = 1 << 27) -> None:
+        self.name, self.vocabulary, self.text, self.mirror, self.crop = name, vocabulary, text, mirror, crop
         self._documents = documents
         self._cache: ByteCache[tuple[int, int], Tokens] = ByteCache(cache_bytes, _nbytes)   # (document, choice)
         self._choices: dict[int, int] = {}     # of a document: its captions, and once more with the picture mirrored
@@ -242,6 +246,10 @@ class DocumentSource:
             document = self._documents[number]
             self._choices[number] = len(document.captions) * (1 + self.mirror) if isinstance(document, Caption) else 1
         choice = int(rng.integers(self._choices[number])) if self._choices[number] > 1 else 0
+        if self.crop < 1:
+            document = self._documents[number] if document is None else document
+            if isinstance(document, Caption):   # another view each time: nothing to keep
+                return self._encode(number, choice, replace(document, image=random_crop(document.image, self.crop, rng)))
         return self._cache.get((number, choice), lambda: self._encode(number, choice, document))
 
     def _encode(self, number: int, choice: int, document: Document | None) -> Tokens:
@@ -256,7 +264,8 @@ class DocumentSource:
     def describe(self) -> dict[str, Any]:
         """Digests of the data and the text tokenizer."""
         return {"data": data_fingerprint(self._documents), "documents": digest(self._numbers.tolist()),
-                "text": text_digest(self.text)} | ({"mirror": True} if self.mirror else {})
+                "text": text_digest(self.text)} | (
+                    {"mirror": True} if self.mirror else {}) | ({"crop": self.crop} if self.crop < 1 else {})
 
 
 def from_a_message(tokens: Tokens, length: int, vocabulary: Vocabulary, rng: np.random.Generator) -> Tokens:

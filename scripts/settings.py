@@ -30,6 +30,7 @@ class SourceSettings:
     max_seconds: float = 10.0     # longer sounds are cut: a second costs 25 tokens
     shuffle_steps: bool = False   # single steps in random order: for tasks whose observation is the whole state
     mirror: bool = False          # captioned pictures are mirrored half of the time: few photographs go further
+    crop: float = 1.0             # captioned pictures are seen through a frame of at least this share of their sides
     held_out: float = 0.0         # share that is not trained on, by picture, dialogue or episode; `calico evaluate` judges it
 
     def __post_init__(self) -> None:
@@ -37,6 +38,8 @@ class SourceSettings:
             raise ValueError(f"{self.path}: max_side={self.max_side} must be at least 1 pixel")
         if not self.max_seconds >= 0.04:
             raise ValueError(f"{self.path}: max_seconds={self.max_seconds} must be at least 0.04, which is one token")
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"{self.path}: crop={self.crop} must be a share of the sides: more than 0, at most 1")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"{self.path}: held_out={self.held_out} must be a share: at least 0, less than 1")
 

@@ -205,7 +205,7 @@ def build_mixture(opened: list[OpenedSource], settings: RunSettings, vocabulary:
                                              shuffle_steps=source.settings.shuffle_steps))
             case CaptionReader() | DialogueReader() as reader:
                 sources.append(DocumentSource(source.name, reader, vocabulary, text, select=side.numbers,
-                                              mirror=source.settings.mirror))
+                                              mirror=source.settings.mirror, crop=source.settings.crop))
             case texts:
                 sources.append(TextSource(source.name, texts, vocabulary, text))
     return Mixture(sources, {s.name: o.settings.weight for s, o in zip(sources, opened, strict=True)}, vocabulary=vocabulary,

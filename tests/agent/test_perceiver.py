@@ -80,6 +80,8 @@ def test_queries_are_folded_where_they_are_many(monkeypatch: pytest.MonkeyPatch)
             plain = layer(queries, inputs)
         assert layer.folds_queries(queries, inputs, masked=False)
         torch.testing.assert_close(folded, (plain, F.linear(plain, weight, bias)))
+        kept = layer.read_out(queries, inputs, weight, bias, moved=layer.move(inputs))
+        torch.testing.assert_close(kept, folded[1], rtol=0, atol=0)
 
 
 @torch.no_grad()

@@ -329,6 +329,24 @@ def test_mirrored_pictures_are_half_of_those_seen() -> None:
     assert source.describe() == plain.describe() | {"mirror": True}
 
 
+def test_cropped_pictures_are_parts_of_the_whole() -> None:
+    ramp = np.zeros((32, 64, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.arange(64) * 4, np.arange(32)[:, None] * 8    # the colour tells the place
+    source = DocumentSource("captions", [Caption(image=ramp, captions=("here",), name="ramp")], VOCABULARY, TEXT, crop=0.5)
+    row = source.sample(np.random.default_rng(0), 3000)
+    assert (source.sample(np.random.default_rng(0), 3000).patches == row.patches).all()
+    widths, heights, lefts = [], [], []
+    for piece in pieces(row)[:-1]:
+        assert piece.kind[:8].tolist() == [Kind.PATCH] * 8
+        patches = piece.patches.astype(float)
+        lefts.append(patches[0, 0].min() / 4)
+        widths.append((patches[3, 0].max() - patches[0, 0].min()) / 4)
+        heights.append((patches[4:, 1].max() - patches[:4, 1].min()) / 8)
+    assert min(widths) > 29 and max(widths) < 64 and np.ptp(widths) > 20 and np.ptp(lefts) > 15
+    np.testing.assert_allclose(heights, np.array(widths) / 2, atol=2)   # the proportions stay
+    assert source.describe()["crop"] == 0.5
+
+
 def test_a_dialogue_that_is_longer_than_a_row_is_seen_to_its_end() -> None:
     said = [f"say {n}" for n in range(30)]
     long = Dialogue(messages=[{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(said)])
