@@ -19,10 +19,12 @@ from typing import IO, Any
 def run_lock(run: Path | str) -> Iterator[None]:
     """Hold `<run>/lock`, so that no second process trains into the same folder.
 
+    A folder that was made for the lock and holds nothing else at the end is removed: a refused command leaves no trace.
+
     Raises:
         ValueError: another process holds it (the message has its pid), or the folder cannot be written.
     """
-    path = Path(run) / "lock"
+    path, made = Path(run) / "lock", not Path(run).exists()
     mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": started(os.getpid())}
     with _exclusive(path) as file:
         holder = _read_holder(file.read())
@@ -39,6 +41,9 @@ def run_lock(run: Path | str) -> Iterator[None]:
             with _exclusive(path) as file:
                 if _read_holder(file.read()) == mine:
                     _rewrite(file, "")
+                    if made and list(path.parent.iterdir()) == [path]:
+                        path.unlink()
+                        path.parent.rmdir()
 
 
 @contextmanager
@@ -50,8 +55,19 @@ def _exclusive(path: Path) -> Iterator[IO[str]]:
         raise ValueError(f"cannot write {path}: {error.strerror}; choose a folder that you may write to") from None
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        if not _is_at(file, path):   # removed while this process waited
+            with _exclusive(path) as again:
+                yield again
+            return
         file.seek(0)
         yield file
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _rewrite(file: IO[str], text: str) -> None:

@@ -48,6 +48,21 @@ def test_a_normal_end_frees_the_lock_also_after_an_error(tmp_path: Path) -> None
         pass
 
 
+def test_a_folder_that_got_nothing_but_the_lock_goes_again(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="boom"), run_lock(run):
+        raise RuntimeError("boom")
+    assert not run.exists()
+    with run_lock(run):
+        (run / "config.json").touch()
+    assert (run / "lock").read_text() == ""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with run_lock(empty):
+        pass
+    assert empty.is_dir()   # somebody else made it
+
+
 def test_the_same_process_can_not_hold_it_twice(tmp_path: Path) -> None:
     with run_lock(tmp_path):
         with pytest.raises(ValueError, match=str(os.getpid())), run_lock(tmp_path):

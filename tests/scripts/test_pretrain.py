@@ -226,6 +226,7 @@ def test_unreadable_files_are_counted_named_and_skipped_up_to_a_limit(data: dict
     assert "left out: image 'broken0.png' in" in said and "left out: 4 samples in all" in said
     message = refused(*words("vision", pictures, tmp_path / "other", "data.most_skipped=3"))
     assert "4 of 44 samples cannot be used, the limit is 3: image 'broken0.png'" in message
+    assert not (tmp_path / "other").exists()
 
 
 def test_short_sounds_are_left_out_and_other_rates_resampled(data: dict[str, Path], tmp_path: Path,
