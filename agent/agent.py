@@ -94,7 +94,7 @@ class Agent:
             writer = saved.versions.get("calico-agent", "unknown")
             raise checkpoint.CheckpointError(f"{saved.path} holds no agent that this Calico can rebuild ({error!r}); it was "
                                              f"written by calico-agent {writer}") from error
-        about = {**saved.documents.get("about", {}), **saved.documents.get("state", {}), "versions": saved.versions}
+        about = {**saved.documents.get("state", {}), "versions": saved.versions}
         return Agent(model.to(where).eval(), vocabulary, text, tasks, about)
 
     def fingerprint(self) -> str:
@@ -108,7 +108,7 @@ class Agent:
     def documents(self) -> dict[str, Any]:
         """The JSON documents of a checkpoint; see Trainer.save."""
         return {"model": asdict(self.model.config), "vocabulary": self.vocabulary.to_json(), "tasks": dict(self.tasks),
-                "about": dict(self.about), "encoders": self.model.embedding.encoder_documents()}
+                "encoders": self.model.embedding.encoder_documents()}
 
     def files(self) -> dict[str, bytes]:
         """The binary files of a checkpoint."""
