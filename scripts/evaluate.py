@@ -199,10 +199,10 @@ def report_of(agent: Agent, run: Path, tasks: Sequence[TaskScore], judged: Mappi
     for suite, ones in judged.items():
         facts |= {f"{suite}, {one.name}: {measure.replace('_', ' ')}": told(figures)
                   for one in ones for measure, figures in one.figures.items()}
-    captions, questions = examples_of(judged, "captions"), examples_of(judged, "vqa")
+    threads, captions, questions = torch.get_num_threads(), examples_of(judged, "captions"), examples_of(judged, "vqa")
     return Report(
         title=title, parameters=agent.model.parameter_count(), tokens=int(agent.about.get("tokens", 0)),
-        machine=f"{torch.get_num_threads()} threads, {platform.machine()}", tasks=tasks, curves=curves(run), films=films,
+        machine=f"{threads} thread{'s' * (threads != 1)}, {platform.machine()}", tasks=tasks, curves=curves(run), films=films,
         captions=sample(captions), caption_accuracy=share_right(captions), captions_judged=len(checked(captions)),
         questions=sample(questions), question_accuracy=share_right(questions), questions_judged=len(checked(questions)),
         chats=[chat(Speaker(agent))], versions=versions(), facts=facts)
