@@ -4,9 +4,9 @@
     sounds     float32 (samples,) at the encoder's sample rate -> (B, longest), zero mean, unit variance; lengths (B,)
     texts      str, or pieces int (n,) -> ids (B, longest): SentencePiece's + 1, after them padding, which is 0
 
-In training each sample is a view: a crop of the picture, perhaps mirrored, a stretch of the sound or of the text. Which one is
-drawn from the generator that is given, so a batch is a pure function of the step. Without one, the whole sample is used:
-the middle square of a picture, the beginning of a sound or text that is too long.
+In training each sample is a view: a crop of the picture, perhaps mirrored, a stretch of the text, or of the sound played faster or
+slower. Which one is drawn from the generator that is given, so a batch is a pure function of the step. Without one, the whole
+sample is used: the middle square of a picture, the beginning of a sound or text that is too long.
 """
 
 import math
@@ -24,6 +24,7 @@ from .data2vec_encoders import Encoder, SpeechEncoder, TextConfig, TextEncoder, 
 PAD, OFFSET = 0, 1   # ids of our own text encoders: SentencePiece's pieces begin after the padding
 CROP = (0.35, 1.0)   # area of a training crop as a share of the picture
 ASPECT = 4 / 3       # its largest width / height, and its inverse the smallest
+SPEED = (0.9, 1.1)   # of a training sound, as in Ko et al. (Interspeech 2015)
 
 
 def text_vocabulary(text: TextTokenizer) -> dict[str, int]:
@@ -56,7 +57,8 @@ class Inputs:
                 side = self.encoder.config.image_size
                 return (torch.stack([picture(item, side, rng) for item in items]),)
             case SpeechEncoder():
-                return sounds(items, int(self.seconds * self.encoder.config.sample_rate), rng)
+                config = self.encoder.config
+                return sounds(items, config.samples(2), int(self.seconds * config.sample_rate), rng)
             case TextEncoder():
                 return (self.texts(items, self.encoder.config.max_length, rng),)
         raise TypeError(f"no inputs are known for {type(self.encoder).__name__}")
@@ -102,14 +104,22 @@ def picture(pixels: np.ndarray, side: int, rng: np.random.Generator | None) -> T
     return F.interpolate(x[None], (side, side), mode="bilinear", antialias=True, align_corners=False)[0]
 
 
-def sounds(items: Sequence[np.ndarray], longest: int, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
-    """Waveforms (B, samples), standardised, and lengths (B,)."""
-    rows = [stretch(item, longest, rng) for item in items]
+def sounds(items: Sequence[np.ndarray], shortest: int, longest: int,
+           rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
+    """Waveforms (B, samples), standardised, and lengths (B,); shortest: samples that a sound played faster keeps."""
+    played = items if rng is None else [resampled(item, min(rng.uniform(*SPEED), len(item) / shortest)) for item in items]
+    rows = [stretch(item, longest, rng) for item in played]
     lengths = torch.tensor([len(row) for row in rows])
     waveforms = torch.zeros(len(rows), int(lengths.max()))
     for row, given in zip(waveforms, rows, strict=True):
         row[:len(given)] = torch.from_numpy(np.array(given, np.float32))
     return standardize(waveforms, lengths), lengths
+
+
+def resampled(samples: np.ndarray, speed: float) -> np.ndarray:
+    """A sound played faster (above 1) or slower, and so higher or lower."""
+    places = np.linspace(0, len(samples) - 1, max(1, round(len(samples) / speed)))
+    return np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
 
 
 def stretch(values: np.ndarray, longest: int, rng: np.random.Generator | None) -> np.ndarray:

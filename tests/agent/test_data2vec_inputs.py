@@ -70,10 +70,22 @@ def test_sounds_are_cut_padded_and_standardised() -> None:
     assert float(waveforms[0, :100].mean()) == pytest.approx(0, abs=1e-5)
     assert float(waveforms[1].std()) == pytest.approx(1, abs=0.01)
     long = np.arange(2000, dtype=np.float32)
-    starts = {float(inputs([long], np.random.default_rng(seed))[0][0, 0]) for seed in range(4)}
-    assert len(starts) == 1                                     # standardised: a straight line looks the same anywhere
+    starts = [float(inputs([long], np.random.default_rng(seed))[0][0, 0]) for seed in range(4)]
+    assert np.ptp(starts) < 1e-4                                # standardised: a straight line looks the same anywhere
     assert inputs.problem(long) is None
     assert "too short" in str(inputs.problem(long[:15]))
+
+
+def test_sounds_in_training_are_played_faster_and_slower_but_stay_long_enough() -> None:
+    inputs = speech()
+    assert isinstance(inputs.encoder, SpeechEncoder)
+    sound, shortest = np.sin(np.arange(300) / 5).astype(np.float32), inputs.encoder.config.samples(2)
+    waveforms, lengths = inputs([sound] * 40 + [sound[:shortest]] * 20, np.random.default_rng(0))
+    assert 273 <= lengths[:40].min() < 280 and 325 < lengths[:40].max() <= 333
+    assert lengths[40:].min() == shortest and lengths[40:].max() > shortest
+    for row, length in zip(waveforms[:40], lengths[:40].tolist(), strict=True):   # as many waves, each longer or shorter
+        assert abs(int((row[:length - 1] * row[1:length] < 0).sum()) - 19) <= 1
+    assert inputs([sound])[1].tolist() == [300]
 
 
 def test_texts_are_ids_behind_the_padding() -> None:
