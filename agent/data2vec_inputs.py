@@ -4,9 +4,9 @@
     sounds     float32 (samples,) at the encoder's sample rate -> (B, longest), zero mean, unit variance; lengths (B,)
     texts      str, or pieces int (n,) -> ids (B, longest): SentencePiece's + 1, after them padding, which is 0
 
-In training each sample is a view: a crop of the picture, perhaps mirrored, a stretch of the text, or of the sound played faster or
-slower. Which one is drawn from the generator that is given, so a batch is a pure function of the step. Without one, the whole
-sample is used: the middle square of a picture, the beginning of a sound or text that is too long.
+In training each sample is a view: a crop of the picture, perhaps mirrored, a stretch of the text, or of the sound played faster
+or slower. Which one is drawn from the generator that is given, so a batch is a pure function of the step. Without one, the
+whole sample is used: the middle square of a picture, the beginning of a sound or text that is too long.
 """
 
 import math

@@ -41,7 +41,7 @@ def test_autoencoding_is_weighed_as_published() -> None:
              "pixels": torch.tensor([5, 70]), "patches": torch.tensor([3])}
 
     class Known(Autoencoder):
-        def decode(self, latents: Tensor, points: object) -> dict[str, Tensor]:
+        def decode(self, latents: Tensor, points: object, moved: object = None) -> dict[str, Tensor]:
             image = torch.stack([batch["image"][:, 0, :, 0, 5], batch["image"][:, 1, :, 0, 6]], dim=1)
             return {"image": image + 0.5, "audio": batch["audio"][:, 12:16] - 0.25, "label": torch.zeros(2, 3)}
 
