@@ -6,6 +6,7 @@
     calico bench tokenizers              # tokens per second, vectorised, one core
     calico bench runner                  # environments: the runner beside bare loops, Gymnasium's vector and rendering
     calico bench perceiver --json        # beside transformers and other Perceivers; a quarter of an hour
+    calico bench perceiver-scores classify-image cifar10.zip --minutes 4     # accuracy after equal training, beside them
     calico bench data2vec --json         # version 2.0's masked predictions per second beside version 1's; five minutes
     calico bench text --turns 2 --json   # writing, cached against the whole prefix again for each token; minutes
 
@@ -34,7 +35,7 @@ from calico.agent.sampling import SamplingConfig
 from calico.agent.training import Trainer, TrainingConfig
 from calico.datasets.mixture import Batch
 from calico.envs.registry import get_task
-from calico.scripts import console
+from calico.scripts import bench_perceiver_scores, console
 from calico.scripts.bench_data2vec import bench_data2vec
 from calico.scripts.bench_perceiver import bench_perceiver
 from calico.scripts.bench_runner import bench_runner
@@ -51,13 +52,16 @@ from calico.tokenizers.vocabulary import Vocabulary
 OBSERVATION = 20     # tokens of the benchmark's observation, as a 64x64 frame and a few numbers
 CONTEXT = 1024
 GREEDY = SamplingConfig(temperature=0)
+SCORES = "perceiver-scores"     # has a parser of its own
 
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
     """Parse, measure, print."""
+    if argv and argv[0] == SCORES:
+        return bench_perceiver_scores.main(argv[1:])
     parser = console.make_parser("bench", __doc__)
-    parser.add_argument("what", choices=list(BENCHES))
+    parser.add_argument("what", choices=[*BENCHES, SCORES])
     parser.add_argument("--compile", action="store_true", help="training: with torch.compile")
     parser.add_argument("--turns", type=int, default=5, help="how often each side runs (default 5)")
     parser.add_argument("--json", action="store_true")

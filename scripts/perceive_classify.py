@@ -255,12 +255,7 @@ KINDS = {
 
 def train(task: str, argv: Sequence[str]) -> int:
     """Parse, read, train, report."""
-    kind = KINDS[task]
-    parser = training_parser(task, TRAIN.format(task=task, evaluations=EVALUATIONS, **words(kind)), steps=kind.steps,
-                             batch=kind.batch, learning_rate=kind.learning_rate)
-    parser.add_argument("--size", choices=SMALL[task], default=next(iter(SMALL[task])), help="default %(default)s")
-    kind.options(parser)
-    options = parser.parse_args(argv)
+    options = classify_parser(task).parse_args(argv)
     report = fit(task, options)
     if options.json:
         console.print_json(report)
@@ -270,14 +265,26 @@ def train(task: str, argv: Sequence[str]) -> int:
     return 0
 
 
+def classify_parser(task: str) -> console.Parser:
+    """The parser of `train`."""
+    kind = KINDS[task]
+    parser = training_parser(task, TRAIN.format(task=task, evaluations=EVALUATIONS, **words(kind)), steps=kind.steps,
+                             batch=kind.batch, learning_rate=kind.learning_rate)
+    parser.add_argument("--size", choices=SMALL[task], default=next(iter(SMALL[task])), help="default %(default)s")
+    kind.options(parser)
+    return parser
+
+
 def words(kind: Kind) -> dict[str, str]:
     """For the help."""
     return {"what": kind.what, "example": kind.example, "file": kind.file, "data": kind.data}
 
 
-def fit(task: str, options: argparse.Namespace) -> dict[str, Any]:
+def fit(task: str, options: argparse.Namespace, network: Callable[[ClassifierConfig], Any] = Classifier) -> dict[str, Any]:
     """Train to the end, continuing what is in the run's folder; returns the held-out report, which is also written there.
 
+    Args:
+        network: makes what is trained where there is no model to start from; `calico bench perceiver-scores` has others.
     Raises:
         ValueError: data or the model to start from cannot be read or do not fit, or the run began with other settings.
     """
@@ -291,7 +298,7 @@ def fit(task: str, options: argparse.Namespace) -> dict[str, Any]:
     training, held_out = data.split(HELD_OUT)
     kept = [data.samples[row] for row in held_out]
     torch.manual_seed(options.seed)
-    model = build(SMALL[task][options.size], kind, fit_in, len(data.classes), start).to(device)
+    model = build(SMALL[task][options.size], kind, fit_in, len(data.classes), start, network).to(device)
 
     def batch_of(step: int) -> Batch:
         rows = training[shuffled(len(training), options.batch, step, options.seed)]
@@ -321,10 +328,11 @@ def cut_texts(samples: Sequence[Any] | np.ndarray, fit_in: SampleInput) -> list[
             "stretch of them, else the beginning is read"] if number else []
 
 
-def build(config: ClassifierConfig, kind: Kind, fit_in: SampleInput, labels: int, start: Trained | None) -> Classifier:
+def build(config: ClassifierConfig, kind: Kind, fit_in: SampleInput, labels: int, start: Trained | None,
+          network: Callable[[ClassifierConfig], Any]) -> Any:
     """A new model, or a new head on the reader and encoder of the one to start from."""
     if start is None:
-        return Classifier(replace(kind.fit(config, fit_in), labels=labels))
+        return network(replace(kind.fit(config, fit_in), labels=labels))
     source = start.model
     if isinstance(source, Classifier):
         model = Classifier(replace(source.config, labels=labels))

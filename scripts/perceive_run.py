@@ -26,6 +26,7 @@ from calico.scripts import console
 HELD_OUT = 0.2       # share of the samples, chosen by a hash of their content
 EVALUATIONS = 10     # of the held-out samples, in a run
 EMA = 0.995          # decay of the averaged weights: they see the last 200 steps, and spare a choice among checkpoints
+WARM_UP, SHORT_WARM_UP = 100, 20    # steps, at most a tenth of all
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -61,7 +62,8 @@ def train(model: Net, loss: Callable[[Net, Batch], tuple[Tensor, Mapping[str, An
     config = SupervisedConfig(steps=options.steps, minutes=options.minutes, seed=options.seed, ema=EMA,
                               evaluate_every=every, save_every=every)
     # AdamW: LAMB, which the papers use, is for batches of thousands
-    optimizer = OptimizerConfig(learning_rate=options.learning_rate, warmup_steps=min(100, options.steps // 10),
+    warm_up = SHORT_WARM_UP if options.minutes else WARM_UP      # a clock may end the run after few steps
+    optimizer = OptimizerConfig(learning_rate=options.learning_rate, warmup_steps=min(warm_up, options.steps // 10),
                                 final_share=0.01, beta2=0.98, weight_decay=0.05)
     document = {**document, "batch": options.batch, "seed": options.seed, "optimizer": asdict(optimizer)}
     run = options.out

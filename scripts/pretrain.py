@@ -43,7 +43,7 @@ from calico.datasets.splits import is_held_out
 from calico.datasets.texts import TextReader
 from calico.datasets.unlabelled import Unlabelled
 from calico.scripts import console
-from calico.scripts.config import config_from_json, config_to_json, load_config, save_resolved
+from calico.scripts.config import config_from_json, config_to_json, given, load_config, save_resolved
 from calico.scripts.encoder_data import HELD_OUT, Probe, embed, numbers_of, open_labelled, open_pieces, open_unlabelled
 from calico.tokenizers.text import TextTokenizer
 
@@ -86,9 +86,10 @@ def load_settings(config: str | Path | None, overrides: list[str]) -> PretrainSe
     Raises:
         ValueError: see load_config.
     """
-    first = load_config(PretrainSettings, config, overrides)
-    start = PretrainSettings(modality=first.modality, objective=OBJECTIVES[f"{first.modality}-v{first.version}"])
-    return load_config(start, config, overrides)
+    start = PretrainSettings()
+    modality, version = (given(config, overrides, name) or getattr(start, name) for name in ("modality", "version"))
+    objective = OBJECTIVES.get(f"{modality}-v{version}", start.objective)      # of an unknown name, which is refused next
+    return load_config(replace(start, objective=objective), config, overrides)
 
 
 @console.run_command

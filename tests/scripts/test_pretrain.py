@@ -19,6 +19,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from calico.agent import checkpoint
+from calico.agent.data2vec import OBJECTIVES
 from calico.agent.pretrained import load_encoder
 from calico.agent.supervised import Supervised
 from calico.scripts.config import config_from_json, config_to_json, shipped_configs
@@ -260,6 +261,11 @@ def test_every_config_that_comes_along_loads_and_comes_back() -> None:
     for name in names:
         settings = load_settings(name, [])
         assert config_from_json(PretrainSettings, config_to_json(settings)) == settings
+
+
+def test_version_1_can_be_chosen_over_a_config_of_version_2() -> None:
+    settings = load_settings("pretrain_text", ["version=1", "objective.decoder=null", "objective.copies=1"])
+    assert settings.objective.decoder is None and settings.objective.beta == OBJECTIVES["text-v1"].beta
 
 
 # ---- probe and finetune
