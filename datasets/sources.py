@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -241,19 +242,16 @@ class DocumentSource:
     def _document(self, rng: np.random.Generator) -> Tokens:
         """The tokens of a drawn document, kept: reading and encoding it costs more than the rest of a row."""
         number = int(self._numbers[rng.integers(len(self._numbers))])
-        document = None
+        read = cache(lambda: self._documents[number])      # at most once, and not where its tokens are kept
         if number not in self._choices:
-            document = self._documents[number]
-            self._choices[number] = len(document.captions) * (1 + self.mirror) if isinstance(document, Caption) else 1
+            captions = len(document.captions) if isinstance(document := read(), Caption) else 0
+            self._choices[number] = captions * (1 + self.mirror) or 1
         choice = int(rng.integers(self._choices[number])) if self._choices[number] > 1 else 0
-        if self.crop < 1:
-            document = self._documents[number] if document is None else document
-            if isinstance(document, Caption):   # another view each time: nothing to keep
-                return self._encode(number, choice, replace(document, image=random_crop(document.image, self.crop, rng)))
-        return self._cache.get((number, choice), lambda: self._encode(number, choice, document))
+        if self.crop < 1 and isinstance(document := read(), Caption):      # another view each time: nothing to keep
+            return self._encode(number, choice, replace(document, image=random_crop(document.image, self.crop, rng)))
+        return self._cache.get((number, choice), lambda: self._encode(number, choice, read()))
 
-    def _encode(self, number: int, choice: int, document: Document | None) -> Tokens:
-        document = self._documents[number] if document is None else document
+    def _encode(self, number: int, choice: int, document: Document) -> Tokens:
         if isinstance(document, Caption) and choice >= len(document.captions):
             document, choice = replace(document, image=document.image[:, ::-1]), choice - len(document.captions)
         tokens = encode_document(document_parts(document, choice), self.vocabulary, self.text)

@@ -94,9 +94,17 @@ def open_sources(settings: RunSettings) -> list[OpenedSource]:
 
 
 def open_source(source: SourceSettings, taken: Set[str]) -> OpenedSource:
-    """Open one source; `taken` are names that others have."""
+    """Open one source; `taken` are names that others have.
+
+    Raises:
+        ValueError: data that cannot be read, or a setting that is not for data of this kind.
+    """
     data = open_data(source.path, images=source.images or None, max_side=source.max_side,
                      max_seconds=source.max_seconds)
+    if (source.mirror or source.crop < 1) and not isinstance(data, CaptionReader):
+        raise ValueError(f"{source.path} has no captioned pictures to mirror or crop; leave mirror and crop out")
+    if source.shuffle_steps and not isinstance(data, EpisodeReader):
+        raise ValueError(f"{source.path} has no episodes whose steps could be shuffled; leave shuffle_steps out")
     name = data.task["name"] if isinstance(data, EpisodeReader) else Path(source.path).stem
     return OpenedSource(source.path if name in taken else name, data, source)
 

@@ -47,6 +47,15 @@ def test_a_side_of_no_pixels_is_refused(tmp_path: Path) -> None:
         load_settings("tiny", ["data.sources=[{path: x, max_side: 0}]"])
 
 
+@pytest.mark.parametrize(("setting", "message"), [
+    ("mirror: true", "no captioned pictures to mirror or crop"), ("crop: 0.5", "no captioned pictures to mirror or crop"),
+    ("shuffle_steps: true", "no episodes whose steps could be shuffled")])
+def test_settings_for_other_data_are_refused(tmp_path: Path, setting: str, message: str) -> None:
+    (tmp_path / "t.txt").write_text("once upon a time")
+    with pytest.raises(ValueError, match=f"t.txt has {message}; leave "):
+        open_sources(load_settings("tiny", [f"data.sources=[{{path: {tmp_path}/t.txt, {setting}}}]"]))
+
+
 def test_what_is_held_out_is_trained_on_nowhere(tmp_path: Path) -> None:
     """Neither its rows nor its words, and two lines with one picture stay together."""
     lines = []
