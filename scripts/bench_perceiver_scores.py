@@ -17,50 +17,51 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from calico.agent.perceiver import Classifier, ClassifierConfig
+from calico.agent.perceiver import Classifier, ClassifierConfig, LanguageConfig, MaskedLanguage
 from calico.agent.perceiver_inputs import ImageConfig, PatchesConfig, TextConfig, build_reader
 from calico.scripts import console
-from calico.scripts.perceive_classify import KINDS, classify_parser, fit
+from calico.scripts.perceive_classify import KINDS, classify_parser
+from calico.scripts.perceive_classify import fit as fit_classifier
+from calico.scripts.perceive_fill_mask import fill_mask_parser
+from calico.scripts.perceive_fill_mask import fit as fit_language
 
+FILL_MASK = "fill-mask"
 BYTES = 262                     # ids of the released models: bytes and six markers
 STEM = 4                        # pixels a side of an element of Calico's small picture models
-Network = Callable[[ClassifierConfig], nn.Module]
+FIGURES = ("accuracy", "bits_per_byte", "steps", "core_minutes", "parameters")     # of the reports, where they have them
+Config = ClassifierConfig | LanguageConfig
 
 
 def main(argv: Sequence[str]) -> int:
     """Parse, train each in turn, print."""
     parser = console.make_parser("bench perceiver-scores", __doc__)
-    parser.add_argument("task", choices=list(KINDS))
+    parser.add_argument("task", choices=[*KINDS, FILL_MASK])
     parser.add_argument("more", nargs="*", metavar="DATA ...", help="as in `calico perceive TASK train`")
     task = parser.parse_args(argv[:1]).task
+    parser_of, fit = (fill_mask_parser, fit_language) if task == FILL_MASK else (classify_parser, fit_classifier)
     with tempfile.TemporaryDirectory() as folder:
-        options = classify_parser(task).parse_args([*argv[1:], "--out", folder])
+        options = parser_of(task).parse_args([*argv[1:], "--out", folder])
         if options.minutes <= 0:
             raise ValueError("--minutes is missing; say how long each library may train")
         options.steps = 10 ** 6        # the clock ends each run
-        found = {name: score(task, options, Path(folder) / name, network)
-                 for name, network in networks(task).items()}
+        reports: dict[str, dict[str, Any]] = {}
+        for name, network in networks(task).items():
+            options.out = Path(folder) / name
+            reports[name] = fit(task, options, network)
+    figures = [figure for figure in FIGURES if figure in reports["calico"]]
     if options.json:
-        console.print_json(found)
+        console.print_json({name: {figure: report[figure] for figure in figures} for name, report in reports.items()})
     else:
-        columns = ("accuracy", "steps", "core_minutes", "parameters")
-        console.print_table(("library", *columns), [[name, *(report[column] for column in columns)]
-                                                    for name, report in found.items()])
+        console.print_table(("library", *figures), [[name, *(report[figure] for figure in figures)]
+                                                    for name, report in reports.items()])
     return 0
 
 
-def score(task: str, options: Any, run: Path, network: Network) -> dict[str, Any]:
-    """Train one; see `fit`."""
-    options.out = run
-    report = fit(task, options, network)
-    return {name: report[name] for name in ("accuracy", "steps", "core_minutes", "parameters")}
-
-
-def networks(task: str) -> dict[str, Network]:
+def networks(task: str) -> dict[str, Callable[[Any], nn.Module]]:
     """Calico's and those of the libraries that are installed and have one for the task."""
-    found: dict[str, Network] = {"calico": Classifier}
+    found: dict[str, Callable[[Any], nn.Module]] = {"calico": MaskedLanguage if task == FILL_MASK else Classifier}
     for name, package, peer, tasks in (
-            ("transformers", "transformers", TransformersPerceiver, ("classify-image", "classify-text")),
+            ("transformers", "transformers", TransformersPerceiver, ("classify-image", "classify-text", FILL_MASK)),
             ("perceiver-pytorch", "perceiver_pytorch", PerceiverPytorch, tuple(KINDS)),
             ("perceiver-io", "perceiver", PerceiverIO, ("classify-image",))):
         if task in tasks and installed(package):
@@ -79,27 +80,33 @@ def installed(package: str) -> bool:
 
 
 class TransformersPerceiver(nn.Module):
-    """Hugging Face's: the classifier with convolutions for pictures, the one of bytes for texts."""
+    """Hugging Face's: the classifier with convolutions for pictures, the one of bytes for texts, the masked language model."""
 
-    def __init__(self, config: ClassifierConfig) -> None:
+    def __init__(self, config: Config) -> None:
         import transformers
 
         super().__init__()
-        self.config, latent, reader = config, config.latent, config.reader
+        self.config, latent = config, config.latent
+        reader = config.text if isinstance(config, LanguageConfig) else config.reader
         sizes: dict[str, Any] = {
             "num_latents": latent.latents, "d_latents": latent.width, "num_blocks": 1,
             "num_self_attends_per_block": latent.layers, "num_self_attention_heads": latent.heads,
             "num_cross_attention_heads": latent.cross_heads, "self_attention_widening_factor": latent.widening,
-            "attention_probs_dropout_prob": 0.0, "num_labels": config.labels}
+            "attention_probs_dropout_prob": 0.0}
         if isinstance(reader, TextConfig):
-            self.model: nn.Module = transformers.PerceiverForSequenceClassification(transformers.PerceiverConfig(
-                d_model=reader.width, max_position_embeddings=reader.positions, **sizes))
+            sizes |= {"d_model": reader.width, "max_position_embeddings": reader.positions}
+        if isinstance(config, LanguageConfig):
+            made: Any = transformers.PerceiverForMaskedLM
         else:
-            self.model = transformers.PerceiverForImageClassificationConvProcessing(transformers.PerceiverConfig(**sizes))
+            sizes["num_labels"] = config.labels
+            made = transformers.PerceiverForSequenceClassification if isinstance(reader, TextConfig) else (
+                transformers.PerceiverForImageClassificationConvProcessing)
+        self.model = made(transformers.PerceiverConfig(**sizes))
 
-    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Scores (B, labels)."""
-        return self.model(inputs=inputs, attention_mask=None if mask is None else mask.long()).logits
+    def forward(self, inputs: Tensor, mask: Tensor | None = None, places: Tensor | None = None) -> Tensor:
+        """Scores (B, labels), or of bytes at places (B, Q): (B, Q, BYTES). It decodes every position."""
+        scores = self.model(inputs=inputs, attention_mask=None if mask is None else mask.long()).logits
+        return scores if places is None else scores.gather(1, places[..., None].expand(-1, -1, scores.shape[2]))
 
 
 class PerceiverPytorch(nn.Module):

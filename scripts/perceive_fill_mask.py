@@ -6,7 +6,7 @@ Whole words are masked, 15 of 100, as in the paper (arXiv:2107.14795, section 4.
 import argparse
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calico.agent.hardware import usable_device
-from calico.agent.perceiver import MaskedLanguage
+from calico.agent.perceiver import LanguageConfig, MaskedLanguage
 from calico.agent.perceiver_inputs import BYTE_OFFSET, CLS, MASK, SEP, decode_bytes, encode_bytes
 from calico.agent.perceiver_run import config_to_json, load_trained, preparation
 from calico.agent.perceiver_samples import TextInput, words_of
@@ -58,9 +58,7 @@ first. RUN is what `calico perceive fill-mask train` made, or the folder of a Hu
 
 def train(task: str, argv: Sequence[str]) -> int:
     """Parse, read, train, report."""
-    parser = training_parser(task, TRAIN, steps=3000, batch=32, learning_rate=1e-3)
-    parser.add_argument("--length", type=int, default=1024, help="bytes that are read of a text (default 1024)")
-    options = parser.parse_args(argv)
+    options = fill_mask_parser(task).parse_args(argv)
     report = fit(task, options)
     if options.json:
         console.print_json(report)
@@ -72,9 +70,18 @@ def train(task: str, argv: Sequence[str]) -> int:
     return 0
 
 
-def fit(task: str, options: argparse.Namespace) -> dict[str, Any]:
+def fill_mask_parser(task: str) -> console.Parser:
+    """The parser of `train`."""
+    parser = training_parser(task, TRAIN, steps=3000, batch=32, learning_rate=1e-3)
+    parser.add_argument("--length", type=int, default=1024, help="bytes that are read of a text (default 1024)")
+    return parser
+
+
+def fit(task: str, options: argparse.Namespace, network: Callable[[LanguageConfig], Any] = MaskedLanguage) -> dict[str, Any]:
     """Train to the end, continuing what is in the run's folder; returns the held-out report, which is also written there.
 
+    Args:
+        network: makes what is trained where there is no model to start from; `calico bench perceiver-scores` has others.
     Raises:
         ValueError: data or the model to start from cannot be read, or the run began with other settings.
     """
@@ -88,9 +95,7 @@ def fit(task: str, options: argparse.Namespace) -> dict[str, Any]:
     assert isinstance(fit_in, TextInput)
     torch.manual_seed(options.seed)
     fitting = replace(SMALL_LANGUAGE, text=replace(SMALL_LANGUAGE.text, positions=fit_in.positions))
-    model = start.model if start else MaskedLanguage(fitting)
-    assert isinstance(model, MaskedLanguage)
-    model.to(device)
+    model: Any = (start.model if start else network(fitting)).to(device)
 
     def batch_of(step: int) -> Batch:
         rng = np.random.default_rng((options.seed, step))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from calico.agent.perceiver import ClassifierConfig, LatentConfig
+from calico.agent.perceiver import ClassifierConfig, LanguageConfig, LatentConfig
 from calico.agent.perceiver_inputs import ImageConfig, MelConfig, PatchesConfig, PointsConfig, ReaderConfig, TextConfig
 from calico.scripts.bench_perceiver_scores import PerceiverIO, PerceiverPytorch, TransformersPerceiver
 from calico.scripts.main import main
@@ -56,15 +56,26 @@ def test_a_peer_answers_with_gradient_and_without_reading_padding(package: str, 
             torch.testing.assert_close(model.eval()(torch.where(mask, inputs, 7), mask), model(inputs, mask))
 
 
-@pytest.mark.parametrize("task", ["classify-image", "classify-text", "classify-points"])
+def test_the_language_peer_answers_at_the_places_asked_for() -> None:
+    pytest.importorskip("transformers")
+    model = TransformersPerceiver(LanguageConfig(latent=LATENT, text=TEXT)).eval()
+    ids, mask = torch.randint(6, 262, (2, 32)), torch.arange(32).expand(2, 32) < 20
+    places = torch.tensor([[1, 3], [2, 5]])
+    with torch.inference_mode():
+        everywhere = model(ids, mask)
+        torch.testing.assert_close(model(ids, mask, places)[1, 1], everywhere[1, 5])
+        torch.testing.assert_close(model(torch.where(mask, ids, 7), mask), everywhere)
+
+
+@pytest.mark.parametrize("task", ["classify-image", "classify-text", "classify-points", "fill-mask"])
 def test_equal_minutes(task: str, tmp_path: Path, answered: Callable[..., Any]) -> None:
-    data, _ = make_data(task, tmp_path)
+    data, _ = make_data(task.replace("fill-mask", "classify-text"), tmp_path)
     found = answered("bench", "perceiver-scores", task, data, "--minutes", 0.01, "--batch", 8)
     assert "calico" in found and ("transformers" in found) == (
         task != "classify-points" and importlib.util.find_spec("transformers") is not None)
     for report in found.values():
         assert 0 <= report["accuracy"] <= 1 and report["steps"] > 0 and report["parameters"] > 0
-        assert np.isfinite(report["core_minutes"])
+        assert np.isfinite(report["core_minutes"]) and ("bits_per_byte" in report) == (task == "fill-mask")
 
 
 def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
