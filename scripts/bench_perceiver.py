@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calico.agent.hardware import acting_dtype
-from calico.agent.perceiver import Autoencoder, build
+from calico.agent.perceiver import Autoencoder, LatentConfig, build
 from calico.agent.perceiver_inputs import fourier_grid
 from calico.agent.perceiver_sizes import named_size
 from calico.agent.perceiver_weights import load_hf
@@ -60,7 +60,7 @@ def bench_image(turns: int) -> dict[str, Any]:
         same(ours(picture), theirs(inputs=picture).logits)
     answers: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
         "calico": (ours, lambda: ours(picture)), "transformers": (theirs, lambda: theirs(inputs=picture).logits)}
-    for name, build_peer in (("perceiver-pytorch", lucidrains_classifier), ("perceiver-io", krasserm_classifier)):
+    for name, build_peer in (("perceiver-pytorch", lucidrains_answer), ("perceiver-io", krasserm_answer)):
         try:
             answers[name] = build_peer(picture)
         except ImportError:
@@ -110,7 +110,7 @@ def import_transformers() -> Any:
     return transformers
 
 
-def lucidrains_classifier(picture: Tensor) -> tuple[nn.Module, Callable[[], Tensor]]:
+def lucidrains_answer(picture: Tensor) -> tuple[nn.Module, Callable[[], Tensor]]:
     """perceiver-pytorch with the same sizes. In its favour the feed-forwards, four times as wide with gates as it comes, are
     made as narrow as ours, and the Fourier features are given to it."""
     from perceiver_pytorch.perceiver_io import FeedForward, PerceiverIO
@@ -127,19 +127,25 @@ def lucidrains_classifier(picture: Tensor) -> tuple[nn.Module, Callable[[], Tens
     return model, lambda: model(torch.cat([picture.flatten(2).mT, grid[None]], dim=-1), queries=query)[:, 0]
 
 
-def krasserm_classifier(picture: Tensor) -> tuple[nn.Module, Callable[[], Tensor]]:
+def krasserm_answer(picture: Tensor) -> tuple[nn.Module, Callable[[], Tensor]]:
     """perceiver-io with the same sizes."""
+    latent = LatentConfig(latents=LATENTS, width=WIDTH, blocks=BLOCKS, layers=LAYERS, heads=HEADS)
+    model, moved = krasserm_classifier(SIDE, BANDS, latent, CLASSES).eval(), picture.permute(0, 2, 3, 1).contiguous()
+    return model, lambda: model(moved)
+
+
+def krasserm_classifier(side: int, bands: int, latent: LatentConfig, labels: int) -> nn.Module:
+    """perceiver-io's classifier of pictures (B, side, side, 3)."""
     from perceiver.model.vision import image_classifier as peer
 
-    model = peer.ImageClassifier(peer.ImageClassifierConfig(
+    return peer.ImageClassifier(peer.ImageClassifierConfig(
         encoder=peer.ImageEncoderConfig(
-            image_shape=(SIDE, SIDE, 3), num_frequency_bands=BANDS, num_cross_attention_heads=1, num_self_attention_heads=HEADS,
-            num_self_attention_layers_per_block=LAYERS, num_self_attention_blocks=BLOCKS),
-        decoder=peer.ClassificationDecoderConfig(num_classes=CLASSES, num_output_query_channels=WIDTH,
+            image_shape=(side, side, 3), num_frequency_bands=bands, num_cross_attention_heads=1,
+            num_self_attention_heads=latent.heads, num_self_attention_layers_per_block=latent.layers,
+            num_self_attention_blocks=latent.blocks),
+        decoder=peer.ClassificationDecoderConfig(num_classes=labels, num_output_query_channels=latent.width,
                                                  num_cross_attention_heads=1),
-        num_latents=LATENTS, num_latent_channels=WIDTH)).eval()
-    moved = picture.permute(0, 2, 3, 1).contiguous()
-    return model, lambda: model(moved)
+        num_latents=latent.latents, num_latent_channels=latent.width))
 
 
 def same(ours: Tensor, theirs: Tensor) -> None:

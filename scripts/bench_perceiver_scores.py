@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from calico.agent.perceiver import Classifier, ClassifierConfig, LanguageConfig, MaskedLanguage
 from calico.agent.perceiver_inputs import ImageConfig, PatchesConfig, TextConfig, build_reader
 from calico.scripts import console
+from calico.scripts.bench_perceiver import krasserm_classifier
 from calico.scripts.perceive_classify import KINDS, classify_parser
 from calico.scripts.perceive_classify import fit as fit_classifier
 from calico.scripts.perceive_fill_mask import fill_mask_parser
@@ -151,20 +152,10 @@ class PerceiverIO(nn.Module):
     """krasserm's picture classifier, over every pixel."""
 
     def __init__(self, config: ClassifierConfig) -> None:
-        from perceiver.model.vision import image_classifier as peer
-
         super().__init__()
-        self.config, latent, reader = config, config.latent, config.reader
-        assert isinstance(reader, ImageConfig)
-        side = STEM * reader.size[0]
-        self.model = peer.ImageClassifier(peer.ImageClassifierConfig(
-            encoder=peer.ImageEncoderConfig(
-                image_shape=(side, side, 3), num_frequency_bands=32, num_cross_attention_heads=1,
-                num_self_attention_heads=latent.heads, num_self_attention_layers_per_block=latent.layers,
-                num_self_attention_blocks=1),
-            decoder=peer.ClassificationDecoderConfig(num_classes=config.labels, num_output_query_channels=latent.width,
-                                                     num_cross_attention_heads=1),
-            num_latents=latent.latents, num_latent_channels=latent.width))
+        assert isinstance(config.reader, ImageConfig)
+        self.config = config
+        self.model = krasserm_classifier(STEM * config.reader.size[0], 32, config.latent, config.labels)
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Scores (B, labels)."""
