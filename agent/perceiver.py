@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .perceiver_inputs import (
+    PAD,
     AudioConfig,
     LabelConfig,
     MixtureConfig,
@@ -296,10 +297,31 @@ class Encoder(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageConfig:
-    """Bytes in, bytes out."""
+    """Bytes in, bytes out.
+
+    near: bytes at each side of a place that its query is made of, beside the place itself. 0, as published: the query knows
+        the place alone, and a small model does not get beyond guessing the commonest letters.
+    """
 
     latent: LatentConfig = field(default_factory=LatentConfig)
     text: TextConfig = field(default_factory=TextConfig)
+    near: int = 0
+
+
+class NearBytes(nn.Module):
+    """The bytes around places of ids (B, M) -> (B, Q, width); there is padding beyond the ends."""
+
+    def __init__(self, near: int, vocab_size: int, width: int) -> None:
+        super().__init__()
+        self.near = near
+        self.table = nn.Embedding(vocab_size, width // 4)
+        self.mix = nn.Sequential(nn.Linear((2 * near + 1) * (width // 4), width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, ids: Tensor, places: Tensor) -> Tensor:
+        """places: int64 (B, Q)."""
+        around = places[..., None] + torch.arange(2 * self.near + 1, device=ids.device)           # (B, Q, 2 near + 1)
+        seen = F.pad(ids, (self.near, self.near), value=PAD).gather(1, around.flatten(1)).view_as(around)
+        return self.mix(self.table(seen).flatten(2))
 
 
 class MaskedLanguage(nn.Module):
@@ -312,10 +334,14 @@ class MaskedLanguage(nn.Module):
         self.reader = Text(config.text)
         self.encoder = Encoder(config.latent, width)
         self.queries = nn.Parameter(torch.empty(config.text.positions, width))
-        self.decoder = CrossAttend(config.latent, width, config.latent.width, heads=8, qk_channels=256, v_channels=width)
+        self.near = NearBytes(config.near, config.text.vocab_size, width) if config.near else None
+        self.decoder = CrossAttend(config.latent, width, config.latent.width, heads=8, qk_channels=256, v_channels=width,
+                                   residual=bool(config.near))
         self.bias = nn.Parameter(torch.zeros(config.text.vocab_size))
         nn.init.trunc_normal_(self.queries, std=0.02)
         initialise(self)
+        if self.near is not None:
+            nn.init.normal_(self.near.table.weight)      # no norm follows that would make small ones heard
 
     def forward(self, ids: Tensor, mask: Tensor | None = None, places: Tensor | None = None) -> Tensor:
         """
@@ -330,8 +356,12 @@ class MaskedLanguage(nn.Module):
         if places is None:
             places, query_mask = torch.arange(ids.shape[1], device=ids.device), mask
         latents = self.encoder(self.reader(ids), self.reader.elements(mask))
+        places = places if places.ndim == 2 else places[None]
         queries = self.queries[places]
-        decoded = self.decoder(queries if queries.ndim == 3 else queries[None], latents, query_mask=query_mask)
+        if self.near is not None:
+            there = ids if mask is None else ids.masked_fill(~mask, PAD)
+            queries = queries + self.near(there, places.expand(len(ids), -1))
+        decoded = self.decoder(queries, latents, query_mask=query_mask)
         return F.linear(decoded, self.reader.table.weight, self.bias)
 
 

@@ -72,7 +72,7 @@ SMALL: dict[str, dict[str, ClassifierConfig]] = {
 SMALL_FLOW = FlowConfig(latent=replace(_SMALL, layers=3), size=(24, 32), bands=12, project=32, search=4, query_residual=True)
 SMALL_AUTOENCODER = AutoencoderConfig(latent=replace(_SMALL, latents=128, width=192), size=(48, 48), resolution=(12, 12),
                                       samples_per_frame=320, label_channels=64, channels=128)
-SMALL_LANGUAGE = LanguageConfig(latent=_READS_TEXT, text=_BYTES)     # of fill-mask, for classify-text to start from
+SMALL_LANGUAGE = LanguageConfig(latent=_READS_TEXT, text=_BYTES, near=16)     # of fill-mask, for classify-text to start from
 
 
 def hf_exact(config: TaskConfig) -> TaskConfig:

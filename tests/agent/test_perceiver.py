@@ -20,6 +20,7 @@ from calico.agent.perceiver import (
     LanguageConfig,
     LatentConfig,
     MaskedLanguage,
+    NearBytes,
     attend,
     build,
     differences,
@@ -120,8 +121,9 @@ def test_small_scores_in_bf16_are_the_kernels() -> None:
         torch.testing.assert_close(got, wanted, atol=6e-2, rtol=6e-2)
 
 
-def test_asked_places_are_answered_as_if_all_were() -> None:
-    model, ids = shaken(MaskedLanguage(LANGUAGE)), torch.randint(262, (2, 12))
+@pytest.mark.parametrize("near", [0, 3])
+def test_asked_places_are_answered_as_if_all_were(near: int) -> None:
+    model, ids = shaken(MaskedLanguage(replace(LANGUAGE, near=near))), torch.randint(262, (2, 12))
     whole = model(ids)
     assert whole.shape == (2, 12, 262)
     torch.testing.assert_close(model(ids, places=torch.tensor([7, 2])), whole[:, [7, 2]])
@@ -129,14 +131,23 @@ def test_asked_places_are_answered_as_if_all_were() -> None:
     torch.testing.assert_close(model(ids, places=by_row), torch.stack([whole[0, by_row[0]], whole[1, by_row[1]]]))
 
 
-def test_masked_bytes_are_not_read() -> None:
-    model, ids = shaken(MaskedLanguage(LANGUAGE)), torch.randint(262, (1, 12))
+@pytest.mark.parametrize("near", [0, 3])
+def test_masked_bytes_are_not_read(near: int) -> None:
+    model, ids = shaken(MaskedLanguage(replace(LANGUAGE, near=near))), torch.randint(262, (1, 12))
     mask = torch.arange(12)[None] < 8
     changed = ids.clone()
     changed[:, 8:] = 7
     torch.testing.assert_close(model(ids, mask), model(changed, mask))
     torch.testing.assert_close(model(ids, mask)[:, :8], model(ids[:, :8]))
     assert not torch.allclose(model(ids), model(changed))
+
+
+def test_near_bytes_are_those_around_each_place() -> None:
+    near, ids = NearBytes(2, 262, 16), torch.randint(1, 262, (2, 9))
+    places = torch.tensor([[0, 4, 8], [4, 4, 1]])
+    made = near(ids, places)
+    for row, column, window in ((0, 0, [0, 0, *ids[0, :3]]), (0, 2, [*ids[0, 6:], 0, 0]), (1, 1, ids[1, 2:7].tolist())):
+        torch.testing.assert_close(made[row, column], near.mix(near.table(torch.tensor(window)).flatten()))
 
 
 def test_deepminds_masked_queries_know_nothing_of_the_input() -> None:
@@ -245,13 +256,14 @@ def test_every_parameter_of_every_model_is_trained() -> None:
     clip = {"image": torch.rand(4, 2, 3, 8, 8), "audio": torch.randn(4, 32), "label": torch.eye(3)[[0, 1, 2, 0]]}
     points: dict[str, Tensor | None] = {"image": torch.arange(9), "audio": torch.arange(3), "label": None}
     losses = {
-        MaskedLanguage(LANGUAGE): lambda model: model(torch.randint(262, (2, 20))).square().sum(),
+        MaskedLanguage(replace(LANGUAGE, near=2)): lambda model: model(torch.randint(262, (2, 20))).square().sum(),
         Classifier(ClassifierConfig(latent=LATENT, reader=ImageConfig(kind="conv", bands=2))):
             lambda model: model(torch.randn(2, 3, 24, 24)).square().sum(),
         Flow(FlowConfig(latent=LATENT, size=(6, 8))): lambda model: model(torch.randn(2, 2, 3, 6, 8)).square().sum(),
         Autoencoder(VIDEO): lambda model: sum(part.square().sum() for part in model(clip, points).values()),
     }
     for model, loss in losses.items():
+        torch.manual_seed(0)      # draws whose label is masked: some are, some are not
         loss(model).backward()
         idle = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
         allowed = {"reader.masks.audio", "reader.masks.image"}
