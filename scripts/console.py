@@ -114,8 +114,8 @@ def one_line(error: BaseException) -> str:
 class Bar:
     """Counts what is done; drawn as a bar on a terminal, as a line every few seconds in a log."""
 
-    def __init__(self, start: float, show: Callable[["Bar"], None]) -> None:
-        self.done = start
+    def __init__(self, start: float, total: float | None, show: Callable[["Bar"], None]) -> None:
+        self.done, self.total = start, total
         self.note = ""
         self._show = show
 
@@ -123,9 +123,12 @@ class Bar:
         """`amount` more is done; `note` (such as "loss 1.23") stays until the next one."""
         self.update(self.done + amount, note)
 
-    def update(self, done: float, note: str = "") -> None:
-        """So much is done in all: for loops that count themselves, or continue somewhere in the middle."""
-        self.done, self.note = done, printable(note) or self.note
+    def update(self, done: float, note: str = "", total: float | None = None) -> None:
+        """So much is done in all: for loops that count themselves, or continue somewhere in the middle.
+
+        total: how much there is, as far as is known by now; None: as before.
+        """
+        self.done, self.note, self.total = done, printable(note) or self.note, total or self.total
         self._show(self)
 
 
@@ -160,7 +163,7 @@ def _drawn(description: str, total: float | None, unit: str, start: float, conso
     # rich moves prints to its own stream, above the bar: not when stdout is a pipe and belongs to a machine.
     with Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty()) as drawn:
         task = drawn.add_task(description, total=total, completed=start, unit=unit, note="")  # type: ignore[arg-type]
-        yield Bar(start, lambda bar: drawn.update(task, completed=bar.done, note=bar.note))
+        yield Bar(start, total, lambda bar: drawn.update(task, completed=bar.done, total=bar.total, note=bar.note))
 
 
 class _Log(Bar):
@@ -168,8 +171,8 @@ class _Log(Bar):
 
     def __init__(self, description: str, total: float | None, unit: str, start: float, every: float, stream: TextIO,
                  clock: Callable[[], float]) -> None:
-        super().__init__(start, lambda _: self.print_if_due())
-        self.description, self.total, self.unit, self.start = description, total, unit, start
+        super().__init__(start, total, lambda _: self.print_if_due())
+        self.description, self.unit, self.start = description, unit, start
         self.every, self.stream, self.clock = every, stream, clock
         self.began = self.printed = clock()
 

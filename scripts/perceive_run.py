@@ -75,7 +75,7 @@ def train(model: Net, loss: Callable[[Net, Batch], tuple[Tensor, Mapping[str, An
             trainer.restore(saved)
         with console.progress(f"train {run.name}", total=trainer.steps, unit="steps", start=trainer.step) as bar:
             trainer.run(batch_of, run, {DOCUMENT: document}, {}, evaluate=evaluate,
-                        on_report=lambda progress: bar.update(progress.step, note(progress)))
+                        on_report=lambda progress: bar.update(progress.step, note(progress), progress.steps))
     return trainer
 
 

@@ -164,7 +164,7 @@ def follow(trainer: Supervised[Data2Vec], batch_of: Callable[[int], Batch], run:
             shown = ("target_variance", "prediction_variance", "content_share")
             numbers = {**{name: progress.numbers[name] for name in shown}, **progress.evaluation}
             bar.update(progress.step, f"loss {progress.loss:.3f}  "
-                       + "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in numbers.items()))
+                       + "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in numbers.items()), progress.steps)
 
         trainer.run(batch_of, run, documents, files, evaluate=evaluate, on_report=on_report)
 

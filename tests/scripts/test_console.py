@@ -196,6 +196,18 @@ def test_a_short_loop_is_one_line() -> None:
     assert stream.getvalue() == "collect: 3 episodes in 1.5 s, 2/s\n"
 
 
+def test_a_total_that_is_found_out_on_the_way_is_the_one_shown() -> None:
+    """Where a clock ends the run, how many steps it will have is known only from its pace."""
+    clock, stream = Clock(), io.StringIO()
+    with progress("train", total=1000, unit="steps", every=5, stream=stream, clock=clock) as bar:
+        clock.now = 5
+        bar.update(50, total=200)
+        clock.now = 10
+        bar.update(100)
+    assert stream.getvalue().splitlines()[0] == "train: 50 of 200 steps (25 %), 10/s, 15 s left"
+    assert stream.getvalue().splitlines()[-1] == "train: 100 of 200 steps (50 %) in 10 s, 10/s"
+
+
 def test_a_resumed_loop_has_an_honest_rate() -> None:
     clock, stream = Clock(), io.StringIO()
     with progress("train", total=120, start=100, stream=stream, clock=clock) as bar:
