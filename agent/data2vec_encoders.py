@@ -380,6 +380,9 @@ class TextEncoder(Encoder):
         self.norm = nn.LayerNorm(config.width, eps=config.epsilon)
         self.transformer = Transformer(config)
         initialize(self)
+        for module in self.transformer.modules():    # 0.02 is for a width of 768: a narrow encoder's attention would be silent
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features ** -0.5)
 
     def forward(self, ids: Tensor) -> Encoded:
         """Nothing masked."""

@@ -4,9 +4,9 @@
     sounds     float32 (samples,) at the encoder's sample rate -> (B, longest), zero mean, unit variance; lengths (B,)
     texts      str, or pieces int (n,) -> ids (B, longest): SentencePiece's + 1, after them padding, which is 0
 
-In training each sample is a view: a crop of the picture, perhaps mirrored, a stretch of the text, or of the sound played faster
-or slower. Which one is drawn from the generator that is given, so a batch is a pure function of the step. Without one, the
-whole sample is used: the middle square of a picture, the beginning of a sound or text that is too long.
+In training each sample is a view: a crop of the picture, perhaps mirrored, a stretch of the text with some of it hidden, or of
+the sound played faster or slower. Which one is drawn from the generator that is given, so a batch is a pure function of the
+step. Without one, the whole sample is used: the middle square of a picture, the beginning of a sound or text that is too long.
 """
 
 import math
@@ -35,15 +35,17 @@ def text_vocabulary(text: TextTokenizer) -> dict[str, int]:
 class Inputs:
     """Makes an encoder's batches."""
 
-    def __init__(self, encoder: Encoder, text: TextTokenizer | None = None, seconds: float = 10.0) -> None:
+    def __init__(self, encoder: Encoder, text: TextTokenizer | None = None, seconds: float = 10.0,
+                 hidden: float = 0.0) -> None:
         """
         Args:
             text: for a text encoder.
             seconds: longest stretch of a sound.
+            hidden: share of a text's pieces that a view shows as [MASK].
         Raises:
             ValueError: a text encoder without a tokenizer whose pieces fit.
         """
-        self.encoder, self.text, self.seconds = encoder, text, seconds
+        self.encoder, self.text, self.seconds, self.hidden = encoder, text, seconds, hidden
         if isinstance(encoder, TextEncoder):
             config: TextConfig = encoder.config
             if text is None or text_vocabulary(text) != {name: getattr(config, name) for name in ("vocab_size", "pad", "mask")}:
@@ -60,7 +62,11 @@ class Inputs:
                 config = self.encoder.config
                 return sounds(items, config.samples(2), int(self.seconds * config.sample_rate), rng)
             case TextEncoder():
-                return (self.texts(items, self.encoder.config.max_length, rng),)
+                ids = self.texts(items, self.encoder.config.max_length, rng)
+                if rng is not None and self.hidden:
+                    chosen = torch.from_numpy(rng.random(ids.shape) < self.hidden) & (ids != PAD)
+                    ids = torch.where(chosen, self.encoder.config.mask, ids)
+                return (ids,)
         raise TypeError(f"no inputs are known for {type(self.encoder).__name__}")
 
     def texts(self, items: Sequence[str | np.ndarray], longest: int, rng: np.random.Generator | None) -> Tensor:

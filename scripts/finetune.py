@@ -46,6 +46,7 @@ class FinetuneSettings:
     seconds: float = 10.0          # longest stretch of a sound
     smoothing: float = 0.1         # share of a target that goes to all classes
     augment: bool = True           # crops, mirrored pictures, stretches of long sounds and texts
+    hidden: float = 0.2            # share of a text's pieces that training does not show, so that no single one decides
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=5e-4, final_share=0.01))
     training: SupervisedConfig = field(default_factory=lambda: SupervisedConfig(steps=1000))
 
@@ -98,7 +99,7 @@ def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, *, 
     if per_class is not None:
         learnt = some_per_class(learnt, labelled.labels, per_class, settings.training.seed)
     classifier = fresh_classifier(pretrained, len(labelled.classes), from_scratch, settings.training.seed).to(where)
-    inputs = Inputs(classifier.encoder, pretrained.text, settings.seconds)
+    inputs = Inputs(classifier.encoder, pretrained.text, settings.seconds, settings.hidden)
     trainer = Supervised(classifier, classification_loss(settings.smoothing), settings.optimizer, settings.training)
     documents = {"encoder": encoder_document(classifier.encoder), "classes": labelled.classes, "seconds": settings.seconds,
                  "finetuning": {"settings": config_to_json(settings), "data": labelled.fingerprint,
@@ -135,7 +136,7 @@ def follow(trainer: Supervised[Classifier], data: Labelled, learnt: np.ndarray, 
 
         def on_report(progress: Progress) -> None:
             held = "".join(f"  held out {value:.3f}" for value in progress.evaluation.values())
-            bar.update(progress.step, f"loss {progress.loss:.3f}{held}")
+            bar.update(progress.step, f"loss {progress.loss:.3f}{held}", progress.steps)
 
         trainer.run(batches(data, learnt, inputs, settings), run, documents, files, evaluate=evaluate, on_report=on_report)
 

@@ -99,6 +99,17 @@ def test_texts_are_ids_behind_the_padding() -> None:
     assert inputs.problem("a good film") is None and "too short" in str(inputs.problem("a"))
 
 
+def test_hidden_pieces_are_a_share_of_the_real_ones_in_views_only() -> None:
+    plain = text()
+    hiding = Inputs(plain.encoder, plain.text, hidden=0.3)
+    texts = ["a bad", "a"] * 400          # that fit: longer ones are seen in stretches
+    assert isinstance(plain.encoder, TextEncoder)
+    mask, (whole,), (view,) = plain.encoder.config.mask, hiding(texts), hiding(texts, np.random.default_rng(0))
+    assert torch.equal(whole, plain(texts)[0]) and torch.equal(view, hiding(texts, np.random.default_rng(0))[0])
+    assert torch.equal((view == 0), (whole == 0)) and torch.equal(view[view != mask], whole[view != mask])
+    assert abs(float((view == mask).sum() / (whole != 0).sum()) - 0.3) < 0.05
+
+
 def test_a_text_encoder_needs_its_own_tokenizer() -> None:
     inputs = text()
     with pytest.raises(ValueError, match="its tokenizer is not known"):
