@@ -38,6 +38,7 @@ from .perceiver_inputs import (
     fourier_channels,
 )
 
+ALIGNED = 16                     # channels: matrix products of other widths are slower
 SMALL_SCORES = 1 << 23           # numbers in a batch's matrices of scores: 16 MB in bf16
 Gelu = Literal["none", "tanh"]   # exact, as Hugging Face; tanh approximation, as DeepMind
 
@@ -105,6 +106,17 @@ class FeedForward(nn.Module):
         """All but the last matrix."""
         return F.gelu(self.up(self.norm(x)), approximate=self.gelu)
 
+    def aligned(self, x: Tensor) -> Tensor:
+        """`hidden`; without gradient with zeros behind its channels, up to a multiple of ALIGNED.
+
+        6,272 rows of 1,026 channels (the published autoencoder's) take 95 ms on two threads of a CPU, of 1,040 channels 75.
+        """
+        more_in, more_out = -self.up.in_features % ALIGNED, -self.up.out_features % ALIGNED
+        if torch.is_grad_enabled() or not (more_in or more_out):
+            return self.hidden(x)
+        weight, bias = F.pad(self.up.weight, (0, more_in, 0, more_out)), F.pad(self.up.bias, (0, more_out))
+        return F.gelu(F.linear(F.pad(self.norm(x), (0, more_in)), weight, bias), approximate=self.gelu)
+
 
 class SelfAttend(nn.Module):
     """x + attention(norm(x)), then x + feedforward(x)."""
@@ -130,7 +142,7 @@ class Moved(NamedTuple):
     """Inputs as `CrossAttend.folded_queries` reads them: the same for all queries, so for many chunks computed once."""
 
     keys: Tensor      # (B, M, query_channels)
-    values: Tensor    # (B, M, query_channels)
+    values: Tensor    # (B, M, query_channels and zeros up to a multiple of ALIGNED)
     bias: Tensor      # (B, M)
 
 
@@ -173,7 +185,9 @@ class CrossAttend(nn.Module):
             moved: what `move` made of the inputs, where they are read several times.
         """
         x, down = self.attended(queries, inputs, padding=padding, moved=moved), self.feedforward.down
-        return F.linear(x, weight, bias + weight @ down.bias) + F.linear(self.feedforward.hidden(x), weight @ down.weight)
+        hidden, behind = self.feedforward.aligned(x), weight @ down.weight
+        behind = F.pad(behind, (0, hidden.shape[-1] - behind.shape[-1]))
+        return F.linear(x, weight, bias + weight @ down.bias) + F.linear(hidden, behind)
 
     def attended(self, queries: Tensor, inputs: Tensor, mask: Tensor | None = None, query_mask: Tensor | None = None,
                  padding: Tensor | None = None, moved: Moved | None = None) -> Tensor:
@@ -233,7 +247,8 @@ class CrossAttend(nn.Module):
         """
         norm, normed = self.norm_query, self.norm_input(inputs)
         k = self.key(normed)
-        return Moved(keys=(k @ self.query.weight) * norm.weight, values=self.value(normed) @ self.out.weight.mT,
+        values = self.value(normed) @ self.out.weight.mT
+        return Moved(keys=(k @ self.query.weight) * norm.weight, values=F.pad(values, (0, -values.shape[2] % ALIGNED)),
                      bias=k.shape[2] ** -0.5 * (k @ self.query(norm.bias)))
 
     def folded_queries(self, queries: Tensor, moved: Moved, padding: Tensor | None = None) -> Tensor:
@@ -246,7 +261,8 @@ class CrossAttend(nn.Module):
         bare = bare.expand(len(keys), -1, -1)
         keys, values, bias = (part.to(bare.dtype) for part in (keys, values, bias))
         scale = self.query.out_features ** -0.5
-        return attend(bare[:, None], keys[:, None], values[:, None], bias[:, None, None], scale)[:, 0] + self.out.bias
+        mixed = attend(bare[:, None], keys[:, None], values[:, None], bias[:, None, None], scale)[:, 0]
+        return mixed[..., :self.out.out_features] + self.out.bias
 
     def narrowed(self, queries: Tensor, keys: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
         """Normed queries and keys of few channels with the same products, for queries that all end in the same padding.
