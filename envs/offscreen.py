@@ -5,10 +5,14 @@ off (`FAST`) a frame takes about 1 ms in place of 70 (Mesa's llvmpipe, one core)
 view settings that are stored with the data.
 
 Importing this module chooses EGL for MuJoCo unless MUJOCO_GL says otherwise, because MuJoCo reads that variable once, when
-it is imported: a family's file that draws imports this one at its top.
+it is imported: a family's file that draws imports this one at its top. It also imports triton, which comes with torch for
+GPUs: its LLVM and that of Mesa's drivers live together only if triton's is loaded first; else torch's compiler, which loads
+triton when it is first asked for, would end the process (seen with triton 3.7 and Mesa 22).
 """
 
 import atexit
+import contextlib
+import importlib
 import os
 import sys
 import weakref
@@ -22,6 +26,8 @@ import numpy as np
 
 if sys.platform == "linux":   # elsewhere the systems' own libraries draw without a screen
     os.environ.setdefault("MUJOCO_GL", "egl")
+with contextlib.suppress(ImportError):
+    importlib.import_module("triton")
 
 APT = ("libegl1", "libgl1")   # Debian packages that draw in software
 FAST: Mapping[str, Any] = MappingProxyType({"shadows": False, "reflections": False, "offsamples": 0})

@@ -55,7 +55,7 @@ def test_everything_comes_back(run: Path) -> None:
     for stem in ("model", "optimizer"):
         assert_equal(loaded.tensors[stem], saved["tensors"][stem])
     assert loaded.documents == saved["documents"] and loaded.files == saved["files"]
-    assert loaded.versions["torch"] == torch.__version__ and loaded.versions["calico-agent"] != ""
+    assert torch.__version__.startswith(loaded.versions["torch"]) and loaded.versions["calico-agent"] != ""   # "+cu130"
 
 
 @pytest.mark.parametrize("tensor", [torch.zeros(0, 3), torch.tensor(True), torch.arange(6).reshape(2, 3).T,

@@ -1,5 +1,6 @@
 """Pictures without a screen: sizes, points of view, what is drawn, and messages."""
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -150,3 +151,11 @@ def test_frames_for_people_are_larger() -> None:
 def test_a_stack_of_frames_fits_a_patch() -> None:
     with pytest.raises(ValueError, match="view setting frames=5; a patch has 1 to 4 channels"):
         PixelView(Falling(), **{**PIXELS, "camera": -1, "frames": 5})
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton comes with torch for GPUs")
+def test_triton_lives_beside_what_draws() -> None:
+    """Loaded after Mesa's LLVM it ends the process, and torch's compiler loads it late."""
+    code = ("from calico.envs.registry import make; make('Hopper-v5-pixels').reset(seed=0); import torch._dynamo; "
+            "from triton import knobs")
+    subprocess.run([sys.executable, "-c", code], check=True)
