@@ -50,6 +50,10 @@ class FinetuneSettings:
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=5e-4, final_share=0.01))
     training: SupervisedConfig = field(default_factory=lambda: SupervisedConfig(steps=1000))
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.hidden < 1:
+            raise ValueError(f"hidden={self.hidden} must be a share: at least 0, less than 1")
+
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:

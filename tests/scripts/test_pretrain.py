@@ -270,6 +270,14 @@ def test_version_1_can_be_chosen_over_a_config_of_version_2() -> None:
 
 # ---- probe and finetune
 
+@pytest.mark.parametrize("hidden", [-0.1, 1.0, 1.5])
+def test_a_text_cannot_be_hidden_whole(hidden: float, runs: dict[str, Path], data: dict[str, Path], tmp_path: Path,
+                                       refused: Refused) -> None:
+    run = tmp_path / "run"
+    said = refused("finetune", runs["text"], data["text"], "--out", run, f"hidden={hidden}")
+    assert f"hidden={hidden} must be a share" in said and not run.exists()
+
+
 def test_the_probe_shows_all_sides(runs: dict[str, Path], data: dict[str, Path], answered: Answered) -> None:
     found = answered("probe", runs["vision"], data["vision"])
     assert found.keys() == {"pre-trained", "untrained", "raw pixels"}
