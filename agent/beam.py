@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..tokenizers.tokens import Tokens
-from .decoder import Cache
+from .backbones.cache import Cache
 from .generate import read, text_tokens
 from .model import Model
 

@@ -3,7 +3,7 @@
     runs/demo/lock                              who is training here (run_lock.py)
     runs/demo/checkpoints/latest                "step_00000100", replaced atomically
     runs/demo/checkpoints/step_00000100/
-        model.safetensors  optimizer.safetensors     tensors (optimizer_state.py)
+        model.safetensors  optimizer.safetensors     tensors (training/optimizer_state.py)
         config.json  state.json  tasks.json  ...     documents
         tokenizer.model  README.md  ...              other files
         manifest.json                                format, step, versions, size and SHA-256 of each file
@@ -34,8 +34,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .optimizer_state import flatten_optimizer, restore_optimizer, restore_rng, rng_tensors
 from .run_lock import is_alive, run_lock
+from .training.optimizer_state import flatten_optimizer, restore_optimizer, restore_rng, rng_tensors
 
 __all__ = ["JSON", "Checkpoint", "CheckpointError", "checkpoints", "export", "find", "flatten_optimizer", "from_hub",
            "load", "push_to_hub", "restore_optimizer", "restore_rng", "rng_tensors", "run_lock", "save"]

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from ..tokenizers.tokens import MAX_CHANNELS, NO_POSITION, PATCH_SIZE, POSITION_BINS, Kind, Tokens
 from ..tokenizers.vocabulary import Vocabulary
-from .data2vec_encoders import Encoder
+from .data2vec.encoders import Encoder
+from .data2vec.pretrained import encoder_document
 from .front_end import FRONT_ENDS, FrontEnd, FrontEndConfig
 from .hardware import recurring
-from .pretrained import encoder_document
 from .sound_block import SoundBlock
 
 GROUPS = 32     # GroupNorm groups of the patch block, as in the paper's appendix; fewer where the block is narrower
@@ -119,7 +119,7 @@ class Embedding(nn.Module):
         return cast(FrontEnd, self.front_ends[name])   # ModuleDict does not tell type checkers what it holds
 
     def encoder_documents(self) -> dict[str, Any]:
-        """What builds the encoders again, as JSON; see pretrained.py."""
+        """What builds the encoders again, as JSON; see data2vec/pretrained.py."""
         return {name: encoder_document(self.front_end(name).encoder) for name in self.front_ends}
 
     def forward(self, tokens: Tokens) -> Tensor:

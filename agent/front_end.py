@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.tokens import ACTION, PATCH_SIZE, SOUND_RATE, SOUND_SAMPLES, Kind, Tokens
-from .data2vec_encoders import Encoder, SpeechEncoder, TextEncoder, VisionEncoder, standardize
-from .data2vec_inputs import OFFSET
-from .data2vec_weights import Modality
+from .data2vec.batches import OFFSET
+from .data2vec.encoders import Encoder, SpeechEncoder, TextEncoder, VisionEncoder, standardize
+from .data2vec.hugging_face import Modality
+from .data2vec.pretrained import load_pretrained
 from .hardware import recurring
-from .pretrained import load_pretrained
 
 MODALITIES: dict[str, Modality] = {"vision": "vision", "audio": "speech", "text": "text"}   # our field -> the encoder's word
 

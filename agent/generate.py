@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..tokenizers.tokens import DTYPES, NO_POSITION, Kind, Tokens
-from .decoder import Cache
+from .backbones.cache import Cache
 from .model import Model
 from .sampling import SamplingConfig, choose
 

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from ..tokenizers.tokens import Kind, Tokens
 from ..tokenizers.vocabulary import Vocabulary
-from .data2vec_backbone import MaskedEncoder, MaskedEncoderConfig
-from .data2vec_encoders import Encoder
-from .decoder import Cache, Decoder, DecoderConfig
+from .backbones.cache import Cache
+from .backbones.decoder import Decoder, DecoderConfig
+from .backbones.masked_encoder import MaskedEncoder, MaskedEncoderConfig
+from .backbones.perceiver import Perceiver, PerceiverConfig
+from .backbones.perceiver_ar import PerceiverAR, PerceiverARConfig
+from .data2vec.encoders import Encoder
 from .embedding import Embedding, EmbeddingConfig
-from .perceiver_ar import PerceiverAR, PerceiverARConfig
-from .perceiver_backbone import Perceiver, PerceiverConfig
 
 Backbone = Decoder | Perceiver | PerceiverAR | MaskedEncoder
 BackboneConfig = DecoderConfig | PerceiverConfig | PerceiverARConfig | MaskedEncoderConfig

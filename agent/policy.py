@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..tokenizers.task import TaskCodec
 from ..tokenizers.tokens import ACTION, BESIDE, DTYPES, NO_POSITION, Kind, Tokens
-from .decoder import Cache
+from .backbones.cache import Cache
 from .hardware import Precision, acting_dtype
 from .model import Model
 from .sampling import SamplingConfig, choose

@@ -3,13 +3,13 @@
     captions    JSON Lines {"image": "0001.png", "caption": "..."} or {"image": ..., "captions": ["...", ...]}
     dialogues   JSON Lines {"messages": [{"role": "user", "content": "..."}, ...]}; content may be a list of
                 {"type": "text", "text": "..."}, {"type": "image", "image": "0001.png"} and {"type": "audio", "audio":
-                "0001.flac"}; turns.py knows other shapes, questions about a picture or a sound among them
+                "0001.flac"}; formats/dialogues.py knows other shapes, questions about a picture or a sound among them
 
 The same objects may stand in a .json list or in WebDataset shards; COCO captions and VQAv2 questions are read as well
-(records.py, coco.py, shards.py). Images lie beside `name.jsonl` in `name.zip`, `name_images.zip` or in a folder `name/`
+(records.py, formats/coco.py, shards.py). Images lie beside `name.jsonl` in `name.zip`, `name_images.zip` or in a folder `name/`
 or `images/`; sounds too, or in the manifest's own folder. Further keys of a line are kept in `extra`: the facts, for
-instance, that grounded.py checks a caption against. Every record is checked when a file is opened; an error names the file
-and the line.
+instance, that synthetic_captions.py checks a caption against. Every record is checked when a file is opened; an error names the
+file and the line.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ import numpy as np
 from ..tokenizers.document import ROLES
 from ..tokenizers.tokens import SOUND_RATE, SOUND_SAMPLES
 from .file_store import FileStore
+from .formats.dialogues import extra_of, messages_of
 from .images import ImageStore
 from .records import Check, JsonDocument, JsonLines, require_text
 from .shards import ShardImages, ShardRecords, shards_of
 from .sounds import SoundStore
-from .turns import extra_of, messages_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ import pyarrow.parquet as pq
 from ..tokenizers.episode import Episode
 from .byte_cache import ByteCache
 from .columns import Column, column_array, leaf_columns, padded
-from .parts import FORMAT, STEP_TYPES, Part, part_paths, plain_json, sidecar_digest, sidecar_path, versions
+from .parquet_part import FORMAT, STEP_TYPES, Part, part_paths, plain_json, sidecar_digest, sidecar_path, versions
 from .publish import file_sha256, flush, publish, temporary_name, write_error
 
 

@@ -1,7 +1,7 @@
 """Records: the JSON objects of a manifest, each with the place in the file that an error names.
 
     .jsonl    one object per line; read again when asked for, so that only places are in memory
-    .json     a list of objects, COCO captions or VQAv2 questions (see coco.py); held in memory
+    .json     a list of objects, COCO captions or VQAv2 questions (see formats/coco.py); held in memory
     .tar      WebDataset shards, see shards.py
 """
 
@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from .coco import coco_entries, vqa_entries
+from .formats.coco import coco_entries, vqa_entries
 from .publish import file_sha256
 
 MAX_LINE_BYTES = 1 << 24

@@ -25,25 +25,26 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from calico.agent.backbones.perceiver_ar import PerceiverARConfig
 from calico.agent.hardware import autocast, keep_freed_memory
 from calico.agent.loss import target_mask
 from calico.agent.model import Model, matmul_flops_per_token, named_size
-from calico.agent.optimizer import OptimizerConfig
-from calico.agent.perceiver_ar import PerceiverARConfig
 from calico.agent.policy import AgentPolicy, for_acting
 from calico.agent.sampling import SamplingConfig
-from calico.agent.training import Trainer, TrainingConfig
+from calico.agent.training.optimizer import OptimizerConfig
+from calico.agent.training.trainer import Trainer, TrainingConfig
 from calico.datasets.mixture import Batch
 from calico.envs.registry import get_task
-from calico.scripts import bench_perceiver_scores, console
-from calico.scripts.bench_data2vec import bench_data2vec
-from calico.scripts.bench_perceiver import bench_perceiver
-from calico.scripts.bench_runner import bench_runner
-from calico.scripts.bench_text import bench_text
+from calico.scripts.benchmarks import perceiver_scores
+from calico.scripts.benchmarks.data2vec import bench_data2vec
+from calico.scripts.benchmarks.interleaved import seconds
+from calico.scripts.benchmarks.perceiver import bench_perceiver
+from calico.scripts.benchmarks.runner import bench_runner
+from calico.scripts.benchmarks.text import bench_text
 from calico.scripts.collect import collect, collect_scenes
-from calico.scripts.in_turns import seconds
-from calico.scripts.settings import SourceSettings, load_settings
-from calico.scripts.sources import build_mixture, open_sources, text_tokenizer
+from calico.scripts.common import console
+from calico.scripts.common.settings import SourceSettings, load_settings
+from calico.scripts.common.sources import build_mixture, open_sources, text_tokenizer
 from calico.tokenizers.episode import Episode
 from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.tokens import Tokens
@@ -59,7 +60,7 @@ SCORES = "perceiver-scores"     # has a parser of its own
 def main(argv: list[str] | None = None) -> int:
     """Parse, measure, print."""
     if argv and argv[0] == SCORES:
-        return bench_perceiver_scores.main(argv[1:])
+        return perceiver_scores.main(argv[1:])
     parser = console.make_parser("bench", __doc__)
     parser.add_argument("what", choices=[*BENCHES, SCORES])
     parser.add_argument("--compile", action="store_true", help="training: with torch.compile")

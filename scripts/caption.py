@@ -17,8 +17,8 @@ import numpy as np
 
 from calico.agent.sampling import SamplingConfig
 from calico.agent.talk import Said, Speaker
-from calico.scripts import console
-from calico.scripts.shown import in_batches, load
+from calico.scripts.common import console
+from calico.scripts.common.media_inputs import in_batches, load
 
 SAMPLED = 0.9              # temperature where several are drawn: Gato, appendix
 

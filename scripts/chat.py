@@ -21,8 +21,8 @@ from calico.agent.sampling import SamplingConfig
 from calico.agent.talk import Conversation, Cut, Speaker, user_message
 from calico.datasets.document_writers import DialogueWriter
 from calico.datasets.documents import DialogueReader
-from calico.scripts import console
-from calico.scripts.shown import load_agent, read_shown
+from calico.scripts.common import console
+from calico.scripts.common.media_inputs import load_agent, read_shown
 from calico.tokenizers.tokens import SOUND_RATE
 
 HELP = """/image FILE  show a picture or play a sound with your next message

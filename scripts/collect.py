@@ -25,16 +25,16 @@ import numpy as np
 
 from calico.datasets.document_writers import CaptionWriter, DialogueWriter
 from calico.datasets.episodes import EpisodeReader, EpisodeWriter
-from calico.datasets.grounded import caption, picture_dialogue, small_talk, told_dialogue
+from calico.datasets.synthetic_captions import caption, picture_dialogue, small_talk, told_dialogue
 from calico.envs import scores, workers
 from calico.envs.experts import PLAYERS, episodes_of, make_player, task_for
 from calico.envs.registry import Task, get_task, make
 from calico.envs.runner import EnvironmentFault
 from calico.envs.sb3 import RUNS_CODE, runs_code
 from calico.envs.scenes import WORLDS, scenes
-from calico.scripts import console
-from calico.scripts.ranks import folder_name, share
-from calico.scripts.train_expert import TRAIN_STEPS, train_expert
+from calico.scripts.common import console
+from calico.scripts.common.expert_training import TRAIN_STEPS, train_expert
+from calico.scripts.common.sharding import folder_name, share
 from calico.tokenizers.spaces import space_to_json
 
 PART_SECONDS = 60.0   # a kill costs what is in the unfinished file: at most a minute's work

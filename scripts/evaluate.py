@@ -28,14 +28,16 @@ from calico.agent import checkpoint
 from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
 from calico.agent.talk import Speaker, user_message
-from calico.datasets.parts import versions
+from calico.datasets.parquet_part import versions
 from calico.envs import scores
 from calico.envs.registry import get_task
 from calico.envs.scenes import WORLDS, scenes
 from calico.envs.statistics import Estimate
-from calico.scripts import console
-from calico.scripts.config import config_from_json
-from calico.scripts.held_out import (
+from calico.scripts.common import console
+from calico.scripts.common.config import config_from_json
+from calico.scripts.common.settings import RunSettings
+from calico.scripts.common.sharding import Results, rank_and_size
+from calico.scripts.evaluation.data import (
     SUITES,
     UNSEEN_SCENES,
     HeldOut,
@@ -46,13 +48,11 @@ from calico.scripts.held_out import (
     open_here,
     trained_worlds,
 )
-from calico.scripts.judge import Example, Judge, Judged
-from calico.scripts.judge_pictures import judge_captions, judge_questions
-from calico.scripts.judge_words import judge_chat, judge_text
-from calico.scripts.ranks import Results, rank_and_size
-from calico.scripts.report import Report, TaskScore, format_number, write_report
+from calico.scripts.evaluation.pictures import judge_captions, judge_questions
+from calico.scripts.evaluation.report import Report, TaskScore, format_number, write_report
+from calico.scripts.evaluation.suites import Example, Judge, Judged
+from calico.scripts.evaluation.words import judge_chat, judge_text
 from calico.scripts.rollout import UNSEEN, aggregates, film_of, play, report_scores
-from calico.scripts.settings import RunSettings
 
 JUDGES: dict[str, Callable[[Judge, HeldOut, Judge | None], Judged[Any]]] = {
     "captions": judge_captions, "vqa": judge_questions, "chat": judge_chat, "text": judge_text}

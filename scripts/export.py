@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from calico.datasets.episodes import EpisodeReader
-from calico.datasets.lerobot_data import write_lerobot
-from calico.datasets.minari_data import write_minari
-from calico.scripts import console
+from calico.datasets.formats.lerobot import write_lerobot
+from calico.datasets.formats.minari import write_minari
+from calico.scripts.common import console
 from calico.tokenizers.episode import Episode
 
 FORMATS = {"minari": write_minari, "lerobot": write_lerobot}

@@ -21,21 +21,21 @@ import torch
 from torch import Tensor
 
 from calico.agent import checkpoint
-from calico.agent.data2vec_encoders import SpeechEncoder
-from calico.agent.data2vec_inputs import Inputs
-from calico.agent.finetuning import Classifier, classification_loss
+from calico.agent.data2vec.batches import Inputs
+from calico.agent.data2vec.classifier import Classifier, classification_loss
+from calico.agent.data2vec.encoders import SpeechEncoder
+from calico.agent.data2vec.pretrained import TOKENIZER_FILE, Pretrained, build_encoder, encoder_document, load_pretrained
 from calico.agent.hardware import autocast, usable_device
-from calico.agent.optimizer import OptimizerConfig
-from calico.agent.pretrained import TOKENIZER_FILE, Pretrained, build_encoder, encoder_document, load_pretrained
 from calico.agent.run_lock import run_lock
-from calico.agent.supervised import Batch, Progress, Supervised, SupervisedConfig
+from calico.agent.training.optimizer import OptimizerConfig
+from calico.agent.training.supervised import Batch, Progress, Supervised, SupervisedConfig
 from calico.datasets.images import decode_file
-from calico.datasets.labelled import Labelled
 from calico.datasets.mixture import first_difference
+from calico.datasets.samples.labelled import Labelled
 from calico.datasets.sounds import decode_sound
-from calico.scripts import console
-from calico.scripts.config import config_to_json, load_config, save_resolved
-from calico.scripts.encoder_data import BATCH, HELD_OUT, by_length, numbers_of, open_labelled, some_per_class
+from calico.scripts.common import console
+from calico.scripts.common.config import config_to_json, load_config, save_resolved
+from calico.scripts.common.encoder_data import BATCH, HELD_OUT, by_length, numbers_of, open_labelled, some_per_class
 
 
 @dataclass(frozen=True, kw_only=True)

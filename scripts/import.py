@@ -6,19 +6,19 @@
 
 With `--task` the name of something that `calico tasks` lists, the data must have that environment's spaces, and what is
 trained on it can play it; with any other name, and without, the spaces are those of the data. What a format does not know
-(seeds, the final observation, how an episode ended) is listed in the sidecar, see datasets/foreign.py.
+(seeds, the final observation, how an episode ended) is listed in the sidecar, see datasets/formats/importing.py.
 """
 
 from pathlib import Path
 
-from calico.datasets.d4rl import read_d4rl
 from calico.datasets.episodes import EpisodeWriter
-from calico.datasets.foreign import Spaces
-from calico.datasets.jat import read_jat
-from calico.datasets.minari_data import read_minari
+from calico.datasets.formats.d4rl import read_d4rl
+from calico.datasets.formats.importing import Spaces
+from calico.datasets.formats.jat import read_jat
+from calico.datasets.formats.minari import read_minari
 from calico.envs.registry import make, tasks
-from calico.scripts import console
-from calico.scripts.ranks import folder_name
+from calico.scripts.common import console
+from calico.scripts.common.sharding import folder_name
 
 FORMATS = {"minari": read_minari, "jat": read_jat, "d4rl": read_d4rl}
 

@@ -23,12 +23,12 @@ from rich.console import Console
 
 from calico.datasets.documents import Caption, Dialogue, Document
 from calico.datasets.episodes import EpisodeReader
-from calico.datasets.opening import open_data
+from calico.datasets.open_data import open_data
 from calico.envs.experts import RandomPolicy, make_expert
 from calico.envs.registry import get_task, make
 from calico.envs.runner import rollout
-from calico.scripts.console import make_parser, print_json, run_command
-from calico.scripts.token_view import Inspected, render, token_rows
+from calico.scripts.common.console import make_parser, print_json, run_command
+from calico.scripts.common.token_view import Inspected, render, token_rows
 from calico.tokenizers.document import Text, caption_parts, dialogue_parts, encode_document, text_parts
 from calico.tokenizers.episode import Episode
 from calico.tokenizers.spaces import space_from_json

@@ -14,17 +14,17 @@ command is given again. `--init` and `predict` also take the folder of a Hugging
 import importlib
 import sys
 
-from calico.scripts import console
+from calico.scripts.common import console
 
-# task -> the file in scripts/ that has `train(task, argv) -> int` and `predict(task, argv) -> int`
+# task -> the file in scripts/perceiver_tasks/ that has `train(task, argv) -> int` and `predict(task, argv) -> int`
 TASKS = {
-    "classify-text": "perceive_classify",
-    "classify-image": "perceive_classify",
-    "classify-audio": "perceive_classify",
-    "classify-points": "perceive_classify",
-    "fill-mask": "perceive_fill_mask",
-    "flow": "perceive_flow",
-    "autoencode": "perceive_autoencode",
+    "classify-text": "classify",
+    "classify-image": "classify",
+    "classify-audio": "classify",
+    "classify-points": "classify",
+    "fill-mask": "fill_mask",
+    "flow": "flow",
+    "autoencode": "autoencode",
 }
 
 
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("verb", choices=("train", "predict"), metavar="VERB", help="train or predict")
     parser.add_argument("more", nargs="*", help="see calico perceive TASK VERB --help")
     arguments = parser.parse_args(words[:2])
-    module = importlib.import_module(f"calico.scripts.{TASKS[arguments.task]}")
+    module = importlib.import_module(f"calico.scripts.perceiver_tasks.{TASKS[arguments.task]}")
     return int(getattr(module, arguments.verb)(arguments.task, words[2:]))
 
 

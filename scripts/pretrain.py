@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from calico.agent import checkpoint
-from calico.agent.data2vec import OBJECTIVES, CollapseGuard, Data2Vec, Data2VecConfig
-from calico.agent.data2vec_encoders import (
+from calico.agent.data2vec.batches import Inputs, text_vocabulary
+from calico.agent.data2vec.encoders import (
     Encoder,
     SpeechConfig,
     SpeechEncoder,
@@ -32,19 +32,19 @@ from calico.agent.data2vec_encoders import (
     VisionConfig,
     VisionEncoder,
 )
-from calico.agent.data2vec_inputs import Inputs, text_vocabulary
+from calico.agent.data2vec.objective import OBJECTIVES, CollapseGuard, Data2Vec, Data2VecConfig
+from calico.agent.data2vec.pretrained import TOKENIZER_FILE, Modality, encoder_document
 from calico.agent.hardware import usable_device
-from calico.agent.optimizer import OptimizerConfig
-from calico.agent.pretrained import TOKENIZER_FILE, Modality, encoder_document
 from calico.agent.run_lock import run_lock
-from calico.agent.supervised import Batch, Progress, Supervised, SupervisedConfig
+from calico.agent.training.optimizer import OptimizerConfig
+from calico.agent.training.supervised import Batch, Progress, Supervised, SupervisedConfig
 from calico.datasets.mixture import first_difference
+from calico.datasets.samples.unlabelled import Unlabelled
 from calico.datasets.splits import is_held_out
 from calico.datasets.texts import TextReader
-from calico.datasets.unlabelled import Unlabelled
-from calico.scripts import console
-from calico.scripts.config import config_from_json, config_to_json, given, load_config, save_resolved
-from calico.scripts.encoder_data import HELD_OUT, Probe, embed, numbers_of, open_labelled, open_pieces, open_unlabelled
+from calico.scripts.common import console
+from calico.scripts.common.config import config_from_json, config_to_json, given, load_config, save_resolved
+from calico.scripts.common.encoder_data import HELD_OUT, Probe, embed, numbers_of, open_labelled, open_pieces, open_unlabelled
 from calico.tokenizers.text import TextTokenizer
 
 
@@ -52,7 +52,7 @@ from calico.tokenizers.text import TextTokenizer
 class PretrainData:
     """What is learnt from."""
 
-    paths: list[str] = field(default_factory=list)   # folders, zips, manifests, arrays; see datasets/unlabelled.py
+    paths: list[str] = field(default_factory=list)   # folders, zips, manifests, arrays; see datasets/samples/unlabelled.py
     batch_size: int = 64                             # samples per step
     seconds: float = 10.0                            # longest stretch of a sound
     pieces: int = 4000                               # of the text tokenizer that is learnt from the texts

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from calico.agent.data2vec_encoders import VisionEncoder
-from calico.agent.data2vec_inputs import Inputs, picture
-from calico.agent.pretrained import build_encoder, encoder_document, load_pretrained
-from calico.scripts import console
-from calico.scripts.encoder_data import Probe, embed, open_labelled
+from calico.agent.data2vec.batches import Inputs, picture
+from calico.agent.data2vec.encoders import VisionEncoder
+from calico.agent.data2vec.pretrained import build_encoder, encoder_document, load_pretrained
+from calico.scripts.common import console
+from calico.scripts.common.encoder_data import Probe, embed, open_labelled
 
 DRAWS = 5   # of a few labels per class
 

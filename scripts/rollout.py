@@ -27,11 +27,11 @@ from calico.envs.registry import get_task, make
 from calico.envs.runner import EnvironmentFault, Film, rollout
 from calico.envs.scores import normalise, share_at
 from calico.envs.statistics import interquartile_mean, stratified_bootstrap
-from calico.scripts import console
-from calico.scripts.film import MAX_FILM_SIDE, REEL_ROWS, encode_mp4, film_episodes, fit, import_av, reel_gif
-from calico.scripts.film import Film as Filmed
-from calico.scripts.ranks import Results, folder_name, share
-from calico.scripts.report import TaskScore
+from calico.scripts.common import console
+from calico.scripts.common.film import MAX_FILM_SIDE, REEL_ROWS, encode_mp4, film_episodes, fit, import_av, reel_gif
+from calico.scripts.common.film import Film as Filmed
+from calico.scripts.common.sharding import Results, folder_name, share
+from calico.scripts.evaluation.report import TaskScore
 from calico.tokenizers.spaces import space_to_json
 from calico.tokenizers.tokens import Tokens
 

@@ -2,7 +2,7 @@
 
     calico score CartPole-v1 Acrobot-v1                      # 20 episodes of each, a table
     calico score --family classic --episodes 100 --json
-    torchrun --nproc-per-node 4 -m calico.scripts.score --family atari     # each rank its share; see ranks.py
+    torchrun --nproc-per-node 4 -m calico.scripts.score --family atari     # each rank its share; see common/sharding.py
 
 Every episode leaves a small file under --out, so that a stopped measurement goes on where it was; one made with other
 packages, another view or an expert that was changed since is played again. `--write` puts finished tasks into the table that
@@ -18,8 +18,8 @@ from calico.envs import scores, workers
 from calico.envs.experts import expert_version
 from calico.envs.registry import FAMILIES, Task, get_task, tasks
 from calico.envs.runner import EnvironmentFault
-from calico.scripts import console
-from calico.scripts.ranks import Results, share
+from calico.scripts.common import console
+from calico.scripts.common.sharding import Results, share
 
 POLICIES = ("random", "expert")
 

@@ -28,7 +28,7 @@ from rich.text import Text
 
 from calico.envs import scores
 from calico.envs.registry import FAMILIES, MissingPackage, Task, family, get_task, make, tasks
-from calico.scripts.console import make_parser, note, print_json, progress, run_command
+from calico.scripts.common.console import make_parser, note, print_json, progress, run_command
 from calico.tokenizers.spaces import is_image, is_text, leaf_spaces, space_to_json
 from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.text import TextTokenizer

@@ -9,11 +9,11 @@ are whatever `calico train` takes: text, captions, questions, dialogues, episode
 
 from pathlib import Path
 
-from calico.datasets.opening import open_data
+from calico.datasets.open_data import open_data
 from calico.datasets.publish import publish, temporary_name
-from calico.scripts import console
-from calico.scripts.settings import SourceSettings
-from calico.scripts.sources import OpenedSource, limited, strings
+from calico.scripts.common import console
+from calico.scripts.common.settings import SourceSettings
+from calico.scripts.common.sources import OpenedSource, limited, strings
 from calico.tokenizers.text import TextTokenizer
 
 

@@ -17,12 +17,12 @@ from calico.agent import checkpoint
 from calico.agent.agent import Agent
 from calico.agent.hardware import usable_device
 from calico.agent.run_lock import run_lock
-from calico.agent.training import Report, Trainer
+from calico.agent.training.trainer import Report, Trainer
 from calico.datasets.mixture import Mixture, first_difference, loader
-from calico.scripts import console
-from calico.scripts.config import config_from_json, config_to_json, save_resolved
-from calico.scripts.settings import RunSettings, load_settings
-from calico.scripts.sources import build_mixture, model_config, open_sources, resampled, task_specs, text_tokenizer
+from calico.scripts.common import console
+from calico.scripts.common.config import config_from_json, config_to_json, save_resolved
+from calico.scripts.common.settings import RunSettings, load_settings
+from calico.scripts.common.sources import build_mixture, model_config, open_sources, resampled, task_specs, text_tokenizer
 from calico.tokenizers.vocabulary import Vocabulary
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from calico.agent.talk import Speaker
-from calico.scripts import console
-from calico.scripts.shown import in_batches, is_sound, load, read_shown
+from calico.scripts.common import console
+from calico.scripts.common.media_inputs import in_batches, is_sound, load, read_shown
 
 
 @console.run_command

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from calico.agent.agent import Agent
-from calico.agent.pretrained import load_encoder
+from calico.agent.data2vec.pretrained import load_encoder
 from calico.scripts.main import main
 
 from .conftest import SmallRun

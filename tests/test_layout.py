@@ -84,7 +84,7 @@ def test_folders_named_like_hugging_face_packages_are_namespaces() -> None:
     # With an __init__.py there, `import transformers` started in the repository root would load ours instead.
     assert not (ROOT / "tokenizers" / "__init__.py").exists()
     assert not (ROOT / "datasets" / "__init__.py").exists()
-    for folder in ("agent", "envs", "scripts"):
+    for folder in ("agent", "envs"):
         assert (ROOT / folder / "__init__.py").exists(), folder
 
 

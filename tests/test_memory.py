@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 
 from calico.agent.agent import Agent
-from calico.agent.decoder import DecoderConfig
+from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.embedding import EmbeddingConfig
 from calico.agent.model import ModelConfig
-from calico.agent.optimizer import OptimizerConfig
-from calico.agent.training import Trainer, TrainingConfig
+from calico.agent.training.optimizer import OptimizerConfig
+from calico.agent.training.trainer import Trainer, TrainingConfig
 from calico.datasets.documents import Caption, Dialogue
 from calico.datasets.mixture import Mixture
 from calico.datasets.sources import DocumentSource, Source
-from calico.scripts.held_out import HeldOut
-from calico.scripts.judge import Judge
-from calico.scripts.judge_pictures import judge_captions, judge_questions
-from calico.scripts.judge_words import judge_chat, judge_text
+from calico.scripts.evaluation.data import HeldOut
+from calico.scripts.evaluation.pictures import judge_captions, judge_questions
+from calico.scripts.evaluation.suites import Judge
+from calico.scripts.evaluation.words import judge_chat, judge_text
 from calico.tokenizers.text import TextTokenizer
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
 

@@ -14,8 +14,8 @@ from calico.agent.sampling import SamplingConfig
 from calico.agent.talk import Speaker
 from calico.datasets.documents import DialogueReader
 from calico.envs.runner import rollout
+from calico.scripts.common.media_inputs import read_shown
 from calico.scripts.main import main
-from calico.scripts.shown import read_shown
 
 from .conftest import CONFIG, SmallRun
 from .counting import registered

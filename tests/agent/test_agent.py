@@ -11,8 +11,8 @@ import torch
 
 from calico.agent import checkpoint
 from calico.agent.agent import Agent
+from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.checkpoint import CheckpointError
-from calico.agent.decoder import DecoderConfig
 from calico.agent.embedding import EmbeddingConfig
 from calico.agent.model import ModelConfig
 from calico.agent.sampling import SamplingConfig

@@ -10,7 +10,7 @@ from torch import Tensor
 from calico.agent.generate import generate
 from calico.agent.loss import target_losses, target_mask, trained_targets
 from calico.agent.model import KINDS, Backbone, BackboneConfig, build_backbone
-from calico.agent.optimizer import OptimizerConfig, build_optimizer
+from calico.agent.training.optimizer import OptimizerConfig, build_optimizer
 from calico.tokenizers.tokens import NO_POSITION, Kind, Tokens
 
 from .conftest import BACKBONES, VOCABULARY, batch_of, every_backbone, make_model, stream

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from calico.agent.decoder import DecoderConfig
+from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.likelihood import Likelihood, likelihoods
 from calico.agent.model import BackboneConfig, Model, ModelConfig
 from calico.agent.policy import for_acting

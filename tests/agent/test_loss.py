@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from calico.agent.decoder import Decoder
+from calico.agent.backbones.decoder import Decoder
 from calico.agent.loss import target_losses, target_mask
 from calico.agent.model import Model
-from calico.agent.optimizer import OptimizerConfig, build_optimizer
+from calico.agent.training.optimizer import OptimizerConfig, build_optimizer
 
 from .conftest import batch_of, stream
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from calico.agent.decoder import DecoderConfig
+from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.model import (
     KINDS,
     SIZES,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from calico.agent.decoder import DecoderConfig
+from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.model import BackboneConfig, Model
 from calico.agent.policy import AgentPolicy
 from calico.agent.sampling import SamplingConfig, choose

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from calico.agent.agent import Agent
-from calico.agent.decoder import DecoderConfig
+from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.embedding import EmbeddingConfig
 from calico.agent.likelihood import likelihoods
 from calico.agent.model import ModelConfig

@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from calico.datasets import parts, publish
+from calico.datasets import parquet_part as parts
+from calico.datasets import publish
 from calico.datasets.episodes import EpisodeReader, EpisodeWriter
 from calico.tokenizers.episode import Episode
 

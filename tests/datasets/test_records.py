@@ -9,7 +9,7 @@ import pytest
 
 from calico.datasets.documents import CaptionReader, DialogueReader
 from calico.datasets.images import encode_file
-from calico.datasets.opening import open_data
+from calico.datasets.open_data import open_data
 
 COCO: dict[str, Any] = {
     "images": [{"id": 7, "file_name": "seven.png"}, {"id": 8, "file_name": "eight.png"}, {"id": 9, "file_name": "nine.png"}],

@@ -12,7 +12,7 @@ import pytest
 
 from calico.datasets.documents import CaptionReader, DialogueReader
 from calico.datasets.images import encode_file
-from calico.datasets.opening import open_data
+from calico.datasets.open_data import open_data
 
 from .test_documents import png_claiming
 

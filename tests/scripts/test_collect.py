@@ -10,8 +10,8 @@ import pytest
 
 from calico.datasets.documents import CaptionReader, DialogueReader
 from calico.datasets.episodes import EpisodeReader, EpisodeWriter
-from calico.datasets.grounded import caption_is_right
-from calico.datasets.opening import open_data
+from calico.datasets.open_data import open_data
+from calico.datasets.synthetic_captions import caption_is_right
 from calico.envs import scores
 from calico.envs.experts import make_expert
 from calico.envs.registry import get_task, make

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from calico.agent import checkpoint
-from calico.datasets.opening import open_data
+from calico.datasets.open_data import open_data
 from calico.envs import scores
 from calico.envs.registry import get_task
 from calico.envs.scenes import WORLDS

@@ -10,11 +10,11 @@ import pytest
 
 from calico.agent import checkpoint
 from calico.agent.agent import Agent
-from calico.scripts import judge as judging
 from calico.scripts.evaluate import told
-from calico.scripts.held_out import drawn_captions
-from calico.scripts.judge import Judge
-from calico.scripts.judge_pictures import judge_captions
+from calico.scripts.evaluation import suites as judging
+from calico.scripts.evaluation.data import drawn_captions
+from calico.scripts.evaluation.pictures import judge_captions
+from calico.scripts.evaluation.suites import Judge
 from calico.scripts.main import main
 from calico.tokenizers.tokens import Tokens
 

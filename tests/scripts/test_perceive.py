@@ -11,7 +11,7 @@ from calico.scripts.perceive import TASKS
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("verb", ["train", "predict"])
 def test_every_task_has_both_verbs_with_an_example(task: str, verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert callable(getattr(importlib.import_module(f"calico.scripts.{TASKS[task]}"), verb))
+    assert callable(getattr(importlib.import_module(f"calico.scripts.perceiver_tasks.{TASKS[task]}"), verb))
     with pytest.raises(SystemExit) as left:
         main(["perceive", task, verb, "--help"])
     out = capsys.readouterr().out

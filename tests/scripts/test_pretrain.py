@@ -19,10 +19,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from calico.agent import checkpoint
-from calico.agent.data2vec import OBJECTIVES
-from calico.agent.pretrained import load_encoder
-from calico.agent.supervised import Supervised
-from calico.scripts.config import config_from_json, config_to_json, shipped_configs
+from calico.agent.data2vec.objective import OBJECTIVES
+from calico.agent.data2vec.pretrained import load_encoder
+from calico.agent.training.supervised import Supervised
+from calico.scripts.common.config import config_from_json, config_to_json, shipped_configs
 from calico.scripts.main import main
 from calico.scripts.pretrain import PretrainSettings, load_settings
 
@@ -167,8 +167,8 @@ def test_stopped_and_continued_equals_never_stopped(data: dict[str, Path], runs:
 
 def test_the_held_out_fifth_is_not_learnt_from(data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The samples whose numbers appear in batches are those that `finetune` and `probe` learn from, too."""
-    from calico.datasets.labelled import read_pictures
-    from calico.datasets.unlabelled import Unlabelled
+    from calico.datasets.samples.labelled import read_pictures
+    from calico.datasets.samples.unlabelled import Unlabelled
 
     kept: list[str] = []
     only = Unlabelled.only

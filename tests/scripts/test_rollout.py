@@ -18,8 +18,8 @@ from calico.agent.sampling import SamplingConfig
 from calico.envs import scores
 from calico.envs.registry import make
 from calico.envs.runner import rollout
+from calico.scripts.evaluation.report import TaskScore
 from calico.scripts.main import main
-from calico.scripts.report import TaskScore
 from calico.scripts.rollout import aggregates, film_of
 from calico.tokenizers.task import TaskCodec
 

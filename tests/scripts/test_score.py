@@ -10,7 +10,7 @@ import pytest
 from calico.envs import scores
 from calico.envs.experts import expert_version
 from calico.envs.registry import Task, get_task
-from calico.scripts.ranks import Results, share
+from calico.scripts.common.sharding import Results, share
 from calico.scripts.score import main
 
 TASK = "BabyAI-GoToObj-v0"

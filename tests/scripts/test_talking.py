@@ -19,9 +19,9 @@ from calico.agent.talk import Conversation, Speaker, user_message
 from calico.datasets.documents import DialogueReader
 from calico.datasets.images import MAX_PIXELS
 from calico.scripts.chat import load_history, save_history
-from calico.scripts.console import printable
+from calico.scripts.common.console import printable
+from calico.scripts.common.media_inputs import load_agent, read_picture
 from calico.scripts.main import main
-from calico.scripts.shown import load_agent, read_picture
 
 from ..conftest import SmallRun
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from calico.scripts import sources
+from calico.scripts.common import sources
 from calico.scripts.main import main
 from calico.tokenizers.text import TextTokenizer
 

@@ -15,11 +15,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from calico.agent import checkpoint, training
+from calico.agent import checkpoint
+from calico.agent.training import trainer as training
 from calico.datasets import publish
 from calico.datasets.episodes import EpisodeReader, EpisodeWriter
+from calico.scripts.common.settings import RunSettings, load_settings
 from calico.scripts.main import main
-from calico.scripts.settings import RunSettings, load_settings
 from calico.tokenizers.text import TextTokenizer
 
 from ..conftest import SmallRun

@@ -1,0 +1,116 @@
+"""What backbones that act share: a ring of keys and values per row, rotary positions, attention of few queries to many keys.
+
+Legend: B batch, S seq, H heads, D head dim, C cache slots.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..hardware import has_amx, recurring
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Keys and values of the tokens seen so far, per row; the caller holds it, `Decoder.extend` consumes and returns it.
+
+    Row b has seen `lengths[b]` tokens; token t lies in slot t modulo the number of slots. Rows are independent: `reset`
+    one and the others do not notice. `extend` writes into the tensors in place, so a cache is used once.
+
+    Attributes:
+        keys, values: one tensor (B, H, C, D) per layer.
+        lengths: int64 (B,).
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    lengths: Tensor
+
+    @property
+    def slots(self) -> int:
+        """Ring size C."""
+        return self.keys[0].shape[2]
+
+    def reset(self, rows: Tensor) -> "Cache":
+        """These rows have seen nothing. Their old keys stay in memory and are never read: slots past the length are masked."""
+        lengths = self.lengths.clone()
+        lengths[rows] = 0
+        return Cache(self.keys, self.values, lengths)
+
+    def select(self, rows: Tensor) -> "Cache":
+        """A cache of just these rows, in this order (a copy); rows may repeat."""
+        return Cache(tuple(k[rows] for k in self.keys), tuple(v[rows] for v in self.values), self.lengths[rows])
+
+    def assign(self, rows: Tensor, other: "Cache") -> "Cache":
+        """Overwrite `rows` with the rows of `other` (same slots), or with its single row."""
+        for mine, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
+            mine[rows] = theirs
+        lengths = self.lengths.clone()
+        lengths[rows] = other.lengths
+        return Cache(self.keys, self.values, lengths)
+
+
+def write_ring(ring: Tensor, slots: Tensor, new: Tensor) -> None:
+    """Put new (B, H, S, D) into the slots (B, S) of a ring (B, H, C, D), in place."""
+    rows = torch.arange(len(slots), device=slots.device)[:, None]
+    ring.transpose(1, 2)[rows, slots] = new.transpose(1, 2).to(ring.dtype)        # (B, S, H, D)
+
+
+def ring_bias(positions: Tensor, keys: Tensor, window: int) -> tuple[Tensor, int]:
+    """Who sees what once tokens at `positions` (B, S) are written into a ring of keys (B, H, C, D).
+
+    Returns:
+        bias (B, 1, S, filled), 0 for the last `window` tokens up to each and -inf elsewhere; and how many slots to look at:
+        all that are in use, and a few more, so that attention's shapes recur while the ring fills.
+    """
+    slots = keys.shape[2]
+    newest = positions[:, -1:]                                                             # (B, 1), padding included
+    filled = min(slots, recurring(int(newest.max()) + 1))
+    held = newest - (newest - torch.arange(filled, device=positions.device)) % slots       # (B, filled): position in each slot
+    reach = positions[:, :, None] - held[:, None, :]                                       # (B, S, filled)
+    seen = (reach >= 0) & (reach < window) & (held >= 0)[:, None, :]
+    return torch.zeros(seen.shape, dtype=keys.dtype, device=keys.device).masked_fill_(~seen, -torch.inf)[:, None], filled
+
+
+class Rotations(nn.Module):
+    """Cosines and sines of rotary positions (2104.09864), from a table that grows with the longest history."""
+
+    def __init__(self, head_dim: int, base: float = 10_000.0) -> None:
+        super().__init__()
+        self.head_dim, self.base = head_dim, base
+        self.table = torch.empty(0, head_dim)
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions: int64 (..., S) -> cos, sin: (..., S, D / 2), with a heads axis where there is a batch axis."""
+        needed = int(positions[..., -1].max()) + 1 if positions.ndim > 1 else positions.shape[-1]
+        if needed > len(self.table) or self.table.device != positions.device:
+            self.grow(max(1024, 1 << (needed - 1).bit_length()), positions.device)
+        cos, sin = self.table[positions].chunk(2, dim=-1)
+        return (cos[:, None], sin[:, None]) if positions.ndim > 1 else (cos, sin)
+
+    def grow(self, length: int, device: torch.device) -> None:
+        """Angles in double precision: single precision is off by 0.03 rad near position one million."""
+        frequencies = self.base ** (-torch.arange(0, self.head_dim, 2, dtype=torch.float64) / self.head_dim)
+        angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
+        self.table = torch.cat([angles.cos(), angles.sin()], dim=-1).float().to(device)
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate the pairs (x_i, x_{i + D/2}) of x (B, H, S, D) by the angles of their positions."""
+    cos, sin = (r.to(x.dtype) for r in rotation)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """A few queries (B, H, S, D) against a cache (B, H, C, D); bias (B, 1, S, C) is added to the scores.
+
+    CPUs with AMX run `scaled_dot_product_attention` 1.7 to 4.6 times faster than the spelled-out form; other CPUs run
+    the spelled-out form 2.5 to 8 times faster (measured on an AVX-512 bf16 machine).
+    """
+    if q.is_cuda or has_amx():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
+    return scores.softmax(dim=-1) @ v

@@ -1,0 +1,217 @@
+"""`perceiver-ar`: Perceiver AR (arXiv:2202.07765), the causal Perceiver that acts with a long context at a low price.
+
+The last tokens are the latents: each reads the whole context up to itself by one causal cross-attention, and only they go
+through the layers, which attend among latents. Training one window of N latents behind a prefix of any length costs N tokens
+in every layer but the first. What differs from the paper:
+- a layer sees the last `window` latents, not those of one fixed window, so that acting token by token with ring caches equals
+  an uncached pass over the whole history for ever; in training the first latents of a window see fewer than N;
+- the layers are the decoder's: GEGLU, no biases, rotary positions on whole heads (the paper: on a fraction of each).
+
+Only the latents of a window get a gradient, so each training step draws where its window lies (`draw`).
+
+Legend: B batch, S seq, L latents, H heads, D head dim, C cache slots.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .cache import Cache, Rotations, biased_attention, ring_bias, rotate, write_ring
+from .decoder import QUERY_CHUNK, Block, DecoderConfig, FeedForward, ResidualLinear
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerceiverARConfig:
+    """One cross-attention over `context` tokens, then `depth` layers over the last `window` of them."""
+
+    kind: Literal["perceiver-ar"] = "perceiver-ar"
+    width: int = 128          # divisible by heads, and into even heads for rotary positions
+    depth: int = 4            # layers over latents
+    heads: int = 4
+    feedforward: int = 4      # GEGLU width before the split, in multiples of width
+    context: int = 4096       # tokens per training sequence, and those that the cross-attention sees
+    window: int = 512         # latents: tokens that a layer sees, and how many are trained on at a time
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(f"backbone.width={self.width} does not split into {self.heads} heads of an even size")
+        if self.window < 1 or self.context < 2:
+            raise ValueError(f"backbone.window={self.window} must be at least 1 and context={self.context} at least 2")
+
+    @property
+    def limit(self) -> None:
+        """Longest history: any, see DecoderConfig.limit."""
+        return None
+
+    @property
+    def attention_window(self) -> int:
+        """Tokens that a layer sees, never more than there are in training."""
+        return min(self.window, self.context)
+
+    @property
+    def grain(self) -> int:
+        """Tokens by which training windows move."""
+        return max(1, self.attention_window // 8)
+
+    @property
+    def layer(self) -> DecoderConfig:
+        """Of the layers over latents."""
+        return DecoderConfig(width=self.width, depth=self.depth, heads=self.heads, feedforward=self.feedforward,
+                             context=self.context, window=self.attention_window)
+
+
+class CausalCrossAttend(nn.Module):
+    """The last tokens, or whatever queries there are, read the tokens up to themselves; then a feed-forward."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.norm_query, self.norm_input, self.norm_feedforward = (nn.LayerNorm(config.width, bias=False) for _ in range(3))
+        self.query = nn.Linear(config.width, config.width, bias=False)
+        self.key_value = nn.Linear(config.width, 2 * config.width, bias=False)
+        self.out = ResidualLinear(config.width, config.width, bias=False)
+        self.feedforward = FeedForward(config)
+
+    def project_query(self, latents: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        """(B, L, width) -> (B, H, L, D), rotated."""
+        return rotate(self.query(self.norm_query(latents)).unflatten(-1, (self.heads, -1)).transpose(1, 2), rotation)
+
+    def project_inputs(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """(B, S, width) -> rotated keys and values, (B, H, S, D) each."""
+        pair = self.key_value(self.norm_input(x)).chunk(2, dim=-1)
+        k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in pair)
+        return rotate(k, rotation), v
+
+    def forward(self, x: Tensor, count: int, rotations: Rotations, context: int) -> Tensor:
+        """Tokens (B, S, width) -> their last `count` as latents (B, count, width) that see `context` tokens each."""
+        positions = torch.arange(x.shape[1], device=x.device)
+        latents, first = x[:, x.shape[1] - count:], x.shape[1] - count
+        cos, sin = rotations(positions)
+        q = self.project_query(latents, (cos[first:], sin[first:]))
+        return self.finish(latents, suffix_attention(q, *self.project_inputs(x, (cos, sin)), context))
+
+    def extend(self, x: Tensor, rotation: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, slots: Tensor, bias: Tensor,
+               filled: int) -> Tensor:
+        """New tokens, all of them latents, against the cache; arguments as in decoder.Attention.extend."""
+        k, v = self.project_inputs(x, rotation)
+        write_ring(keys, slots, k)
+        write_ring(values, slots, v)
+        q = self.project_query(x, rotation).to(keys.dtype)
+        return self.finish(x, biased_attention(q, keys[:, :, :filled], values[:, :, :filled], bias))
+
+    def finish(self, latents: Tensor, mixed: Tensor) -> Tensor:
+        """Residual and feed-forward behind the mixed values (B, H, L, D)."""
+        x = latents + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.feedforward(self.norm_feedforward(x))
+
+
+class PerceiverAR(nn.Module):
+    """Embedded tokens in, hidden states of the last of them out."""
+
+    def __init__(self, config: PerceiverARConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.cross_attend = CausalCrossAttend(config.layer)
+        # a cast, because ModuleList does not tell type checkers what it holds
+        self.blocks = cast(Sequence[Block], nn.ModuleList(Block(config.layer) for _ in range(config.depth)))
+        self.norm = nn.LayerNorm(config.width, bias=False)
+        self.rotations = Rotations(config.width // config.heads)
+        for module in self.modules():
+            if isinstance(module, ResidualLinear):      # GPT-2's residual scaling, the cross-attention counted
+                module.residual_scale = 1 / math.sqrt(2 * (config.depth + 1))
+
+    def draw(self, targets: Tensor) -> Tensor:
+        """Which of the targets, bool (B, S), a training step learns from: those in one window.
+
+        Ends up to half a window beyond the sequence, or short of a window, count as the last or first one that is possible:
+        so the outermost places are latents half as often as those in the middle, not almost never.
+        """
+        seq, window, grain = targets.shape[1], self.config.attention_window, self.config.grain
+        stop = window // 2 + grain * int(torch.randint(seq // grain + 1, ()))
+        stop = min(max(stop, window), seq)
+        places = torch.arange(seq, device=targets.device)
+        return targets & (places >= stop - window) & (places < stop)
+
+    def forward(self, x: Tensor, where: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Whole sequences; position 0 is the first token of each row.
+
+        Args:
+            x: (B, S, width).
+            where: (rows, places), int64 (n,) each: these hidden states are wanted. In training only the tokens from the first
+                to the last of these places are latents, or a window of them. None: all.
+        Returns:
+            (n, width), or (B, S, width).
+        """
+        if where is None:
+            return self.last(x, x.shape[1])
+        rows, places = where
+        if not len(rows):
+            return self.norm(x[where])
+        if not self.training:
+            return self.last(x, x.shape[1])[where]
+        grain = self.config.grain                                       # few different shapes: see hardware.recurring
+        stop = min(x.shape[1], (int(places.max()) // grain + 1) * grain)
+        start = max(0, min(int(places.min()), stop - self.config.attention_window) // grain * grain)
+        return self.last(x[:, :stop], stop - start)[rows, places - start]
+
+    def last(self, x: Tensor, count: int) -> Tensor:
+        """(B, S, width) -> hidden states of the last `count` tokens, which are the latents: (B, count, width). All of them give
+        what `extend` gives token by token."""
+        latents = self.cross_attend(x, count, self.rotations, self.config.context)
+        cos, sin = self.rotations(torch.arange(x.shape[1], device=x.device))
+        rotation = cos[-count:], sin[-count:]
+        for block in self.blocks:
+            latents = block(latents, rotation)
+        return self.norm(latents)
+
+    def new_cache(self, batch: int, chunk: int, dtype: torch.dtype = torch.float32) -> Cache:
+        """An empty cache for `batch` rows that are extended by at most `chunk` tokens at a time: a ring of context + chunk - 1
+        slots for the cross-attention and one of window + chunk - 1 for each layer."""
+        config, device = self.config, self.norm.weight.device
+        slots = [config.context + chunk - 1] + [config.attention_window + chunk - 1] * config.depth
+        shapes = [(batch, config.heads, size, config.width // config.heads) for size in slots]
+        keys, values = ([torch.zeros(shape, dtype=dtype, device=device) for shape in shapes] for _ in range(2))
+        return Cache(tuple(keys), tuple(values), torch.zeros(batch, dtype=torch.int64, device=device))
+
+    def extend(self, x: Tensor, cache: Cache, counts: Tensor | None = None,
+               where: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Cache]:
+        """Append tokens to each row's history; the same hidden states as `forward` over the row's whole history.
+
+        Args, returns: as Decoder.extend.
+        """
+        seq, config = x.shape[1], self.config
+        assert seq <= cache.slots - config.context + 1, (seq, cache.slots, config.context)
+        positions = cache.lengths[:, None] + torch.arange(seq, device=x.device)   # (B, S)
+        rotation = self.rotations(positions)
+        bias, filled = ring_bias(positions, cache.keys[0], config.context)
+        x = self.cross_attend.extend(x, rotation, cache.keys[0], cache.values[0], positions % cache.slots, bias, filled)
+        if self.blocks:
+            slots = cache.keys[1].shape[2]
+            bias, filled = ring_bias(positions, cache.keys[1], config.attention_window)
+            for block, keys, values in zip(self.blocks, cache.keys[1:], cache.values[1:], strict=True):
+                normed = block.norm_attention(x)
+                x = block.feed(x + block.attention.extend(normed, rotation, keys, values, positions % slots, bias, filled))
+        lengths = cache.lengths + (seq if counts is None else counts)
+        return self.norm(x if where is None else x[where]), Cache(cache.keys, cache.values, lengths)
+
+
+def suffix_attention(q: Tensor, k: Tensor, v: Tensor, context: int) -> Tensor:
+    """The queries (B, H, L, D) of the last L of S tokens, each to itself and the context - 1 tokens before it.
+
+    In blocks of queries against just the keys (B, H, S, D) that they can see: no (L, S) mask.
+    """
+    count, first = q.shape[2], k.shape[2] - q.shape[2]
+    mixed = []
+    for start in range(0, count, QUERY_CHUNK):
+        at = torch.arange(first + start, first + min(start + QUERY_CHUNK, count), device=q.device)
+        low, high = max(0, first + start - context + 1), int(first + start + len(at))
+        reach = at[:, None] - torch.arange(low, high, device=q.device)
+        mask = (reach >= 0) & (reach < context)
+        mixed.append(F.scaled_dot_product_attention(q[:, :, start:start + len(at)], k[:, :, low:high], v[:, :, low:high],
+                                                    attn_mask=mask))
+    return torch.cat(mixed, dim=2)

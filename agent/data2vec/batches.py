@@ -1,0 +1,144 @@
+"""From what a file holds to what an encoder reads: pictures, sounds and texts as batches of tensors, and one vector for each.
+
+    pictures   uint8 (height, width, 3), any size -> float (B, 3, side, side) in [-1, 1]
+    sounds     float32 (samples,) at the encoder's sample rate -> (B, longest), zero mean, unit variance; lengths (B,)
+    texts      str, or pieces int (n,) -> ids (B, longest): SentencePiece's + 1, after them padding, which is 0
+
+In training each sample is a view: a crop of the picture, perhaps mirrored, a stretch of the text with some of it hidden, or of
+the sound played faster or slower. Which one is drawn from the generator that is given, so a batch is a pure function of the
+step. Without one, the whole sample is used: the middle square of a picture, the beginning of a sound or text that is too long.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...tokenizers.text import TextTokenizer
+from .encoders import Encoder, SpeechEncoder, TextConfig, TextEncoder, VisionEncoder, standardize
+
+PAD, OFFSET = 0, 1   # ids of our own text encoders: SentencePiece's pieces begin after the padding
+CROP = (0.35, 1.0)   # area of a training crop as a share of the picture
+ASPECT = 4 / 3       # its largest width / height, and its inverse the smallest
+SPEED = (0.9, 1.1)   # of a training sound, as in Ko et al. (Interspeech 2015)
+
+
+def text_vocabulary(text: TextTokenizer) -> dict[str, int]:
+    """Fields of a TextConfig that follow from the tokenizer: room for padding in front and [MASK] behind."""
+    return {"vocab_size": text.size + OFFSET + 1, "pad": PAD, "mask": text.size + OFFSET}
+
+
+class Inputs:
+    """Makes an encoder's batches."""
+
+    def __init__(self, encoder: Encoder, text: TextTokenizer | None = None, seconds: float = 10.0,
+                 hidden: float = 0.0) -> None:
+        """
+        Args:
+            text: for a text encoder.
+            seconds: longest stretch of a sound.
+            hidden: share of a text's pieces that a view shows as [MASK].
+        Raises:
+            ValueError: a text encoder without a tokenizer whose pieces fit.
+        """
+        self.encoder, self.text, self.seconds, self.hidden = encoder, text, seconds, hidden
+        if isinstance(encoder, TextEncoder):
+            config: TextConfig = encoder.config
+            if text is None or text_vocabulary(text) != {name: getattr(config, name) for name in ("vocab_size", "pad", "mask")}:
+                raise ValueError("this text encoder was not pre-trained here, so its tokenizer is not known; give a run of "
+                                 "`calico pretrain`")
+
+    def __call__(self, items: Sequence[Any], rng: np.random.Generator | None = None) -> tuple[Tensor, ...]:
+        """A batch for `encoder.features`; rng: draws views for training."""
+        match self.encoder:
+            case VisionEncoder():
+                side = self.encoder.config.image_size
+                return (torch.stack([picture(item, side, rng) for item in items]),)
+            case SpeechEncoder():
+                config = self.encoder.config
+                return sounds(items, config.samples(2), int(self.seconds * config.sample_rate), rng)
+            case TextEncoder():
+                ids = self.texts(items, self.encoder.config.max_length, rng)
+                if rng is not None and self.hidden:
+                    chosen = torch.from_numpy(rng.random(ids.shape) < self.hidden) & (ids != PAD)
+                    ids = torch.where(chosen, self.encoder.config.mask, ids)
+                return (ids,)
+        raise TypeError(f"no inputs are known for {type(self.encoder).__name__}")
+
+    def texts(self, items: Sequence[str | np.ndarray], longest: int, rng: np.random.Generator | None) -> Tensor:
+        """int64 (B, at most `longest`)."""
+        assert self.text is not None
+        pieces = (self.text.encode(item) if isinstance(item, str) else item for item in items)
+        rows = [stretch(row + OFFSET, longest, rng) for row in pieces]
+        ids = torch.full((len(rows), max(1, *map(len, rows))), PAD)
+        for row, given in zip(ids, rows, strict=True):
+            row[:len(given)] = torch.from_numpy(given)
+        return ids
+
+    def problem(self, item: Any, places: int = 2) -> str | None:
+        """Why a sample does not give so many places; None where it does. Pre-training needs one to see and one to predict."""
+        match self.encoder:
+            case SpeechEncoder() if len(item) < (needed := self.encoder.config.samples(places)):
+                return f"{len(item)} samples of sound are too short, at least {needed} are needed"
+            case TextEncoder() if self.text is not None and len(self.text.encode(item[:64])) < places:
+                return f"the text {item!r} is too short"
+        return None
+
+
+def picture(pixels: np.ndarray, side: int, rng: np.random.Generator | None) -> Tensor:
+    """uint8 (height, width, 3) -> float (3, side, side) in [-1, 1]."""
+    height, width = pixels.shape[:2]
+    if rng is None:
+        rows = columns = min(height, width)
+        top, left = (height - rows) // 2, (width - columns) // 2
+    else:
+        area = height * width * rng.uniform(*CROP)
+        aspect = math.exp(rng.uniform(-1, 1) * math.log(ASPECT))
+        rows, columns = (max(1, round(math.sqrt(size))) for size in (area / aspect, area * aspect))
+        rows, columns = min(height, rows), min(width, columns)
+        top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+    chosen = pixels[top:top + rows, left:left + columns]
+    if rng is not None and rng.random() < 0.5:
+        chosen = chosen[:, ::-1]
+    x = torch.from_numpy(np.array(chosen, np.float32)).permute(2, 0, 1) / 127.5 - 1
+    if x.shape[1:] == (side, side):
+        return x
+    return F.interpolate(x[None], (side, side), mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+def sounds(items: Sequence[np.ndarray], shortest: int, longest: int,
+           rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
+    """Waveforms (B, samples), standardised, and lengths (B,); shortest: samples that a sound played faster keeps."""
+    played = items if rng is None else [resampled(item, min(rng.uniform(*SPEED), len(item) / shortest)) for item in items]
+    rows = [stretch(item, longest, rng) for item in played]
+    lengths = torch.tensor([len(row) for row in rows])
+    waveforms = torch.zeros(len(rows), int(lengths.max()))
+    for row, given in zip(waveforms, rows, strict=True):
+        row[:len(given)] = torch.from_numpy(np.array(given, np.float32))
+    return standardize(waveforms, lengths), lengths
+
+
+def resampled(samples: np.ndarray, speed: float) -> np.ndarray:
+    """A sound played faster (above 1) or slower, and so higher or lower."""
+    places = np.linspace(0, len(samples) - 1, max(1, round(len(samples) / speed)))
+    return np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
+
+
+def stretch(values: np.ndarray, longest: int, rng: np.random.Generator | None) -> np.ndarray:
+    """At most `longest` of the values: anywhere, or from the beginning."""
+    first = 0 if rng is None or len(values) <= longest else int(rng.integers(len(values) - longest + 1))
+    return values[first:first + longest]
+
+
+def pooled(encoder: Encoder, inputs: tuple[Tensor, ...]) -> Tensor:
+    """One vector per sample: the mean of the encoder's output over its real places, (B, width); with gradient."""
+    features = encoder.features(*inputs)
+    hidden = encoder.encode(features).hidden[:, encoder.prefix:]
+    if features.real is None:
+        return hidden.mean(1)
+    weight = features.real.to(hidden.dtype)
+    return (hidden * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)

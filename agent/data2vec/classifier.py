@@ -1,0 +1,33 @@
+"""Classes on top of an encoder: the mean of its output over the places, a norm and one linear layer, all trained together."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .batches import pooled
+from .encoders import Encoder
+
+
+class Classifier(nn.Module):
+    """An encoder, pre-trained or not, and the layer that names its classes."""
+
+    def __init__(self, encoder: Encoder, classes: int) -> None:
+        super().__init__()
+        self.encoder, self.norm, self.head = encoder, nn.LayerNorm(encoder.width), nn.Linear(encoder.width, classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What `encoder.features` takes, (B, ...) -> logits (B, classes)."""
+        return self.head(self.norm(pooled(self.encoder, inputs)))
+
+
+def classification_loss(smoothing: float) -> Any:
+    """For Supervised: batches hold "labels" and, in this order, the classifier's inputs."""
+    def loss(model: Classifier, batch: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Any]]:
+        logits = model(*(tensor for name, tensor in batch.items() if name != "labels")).float()
+        right = (logits.argmax(1) == batch["labels"]).float().mean()
+        return F.cross_entropy(logits, batch["labels"], label_smoothing=smoothing), {"accuracy": right}
+    return loss

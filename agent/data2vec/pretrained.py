@@ -1,0 +1,93 @@
+"""A pre-trained encoder, wherever it lies: a run of `calico pretrain` or `calico finetune`, or a Hugging Face Data2Vec folder.
+
+    encoder = load_encoder("runs/pictures", "vision")           # VisionEncoder in eval mode: the student
+    encoder.encode(encoder.features(pixels)).hidden             # pixels: float (B, 3, height, width) in [-1, 1]
+
+What each modality wants as input is in batches.py. Everything that builds the encoder again stands in the checkpoint's
+document "encoder"; its weights are those of the tensors "model" under `encoder.`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...tokenizers.text import TextTokenizer
+from .. import checkpoint
+from .encoders import Encoder, SpeechConfig, SpeechEncoder, TextConfig, TextEncoder, VisionConfig, VisionEncoder
+from .hugging_face import Modality, load_data2vec
+
+TOKENIZER_FILE = "tokenizer.model"
+ENCODERS: dict[Modality, tuple[type, type[Encoder]]] = {
+    "vision": (VisionConfig, VisionEncoder), "speech": (SpeechConfig, SpeechEncoder), "text": (TextConfig, TextEncoder)}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """An encoder and what belongs to it.
+
+    Attributes:
+        encoder: in eval mode, fp32, on the CPU.
+        modality: what it reads.
+        text: the tokenizer of a text encoder that was pre-trained here; None elsewhere.
+        source: the checkpoint's folder.
+    """
+
+    encoder: Encoder
+    modality: Modality
+    text: TextTokenizer | None
+    source: Path
+
+
+def load_encoder(folder: Path | str, modality: Modality | None = None) -> Encoder:
+    """The encoder alone; see load_pretrained."""
+    return load_pretrained(folder, modality).encoder
+
+
+def load_pretrained(folder: Path | str, modality: Modality | None = None) -> Pretrained:
+    """Read an encoder.
+
+    Args:
+        folder: a run's folder (its latest checkpoint), one checkpoint's, or one that `save_pretrained` wrote.
+        modality: what the caller needs; None: whatever it is.
+    Raises:
+        checkpoint.CheckpointError: nothing there, a damaged file, or a checkpoint of something else.
+        ValueError: an encoder of another modality; what load_data2vec says of Hugging Face's.
+    """
+    folder = Path(folder)
+    if (folder / "model.safetensors").is_file() and not (folder / checkpoint.MANIFEST).exists():
+        encoder = load_data2vec(folder, modality)
+        return Pretrained(encoder, modality_of(encoder), None, folder)
+    saved = checkpoint.load(folder, only=("model",))
+    if "encoder" not in saved.documents:
+        raise checkpoint.CheckpointError(f"{saved.path} holds no pre-trained encoder; give a run of `calico pretrain` or "
+                                         "`calico finetune`, or a Data2Vec folder of Hugging Face's")
+    try:
+        encoder = build_encoder(saved.documents["encoder"])
+        weights = {name: tensor for name, tensor in saved.tensors["model"].items() if name.startswith("encoder.")}
+        encoder.load_state_dict({name.removeprefix("encoder."): tensor for name, tensor in weights.items()})
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise checkpoint.CheckpointError(f"{saved.path} holds no encoder that this Calico can rebuild ({error!r}); it was "
+                                         f"written by calico-agent {saved.versions.get('calico-agent', 'unknown')}") from error
+    found = modality_of(encoder)
+    if modality not in (None, found):
+        raise ValueError(f"{saved.path} holds a {found} encoder, {modality} was asked for; choose another run")
+    text = TextTokenizer.from_bytes(saved.files[TOKENIZER_FILE]) if TOKENIZER_FILE in saved.files else None
+    return Pretrained(encoder.eval(), found, text, saved.path)
+
+
+def encoder_document(encoder: Encoder) -> dict[str, Any]:
+    """What `build_encoder` needs, as JSON."""
+    return {"modality": modality_of(encoder), "config": asdict(encoder.config)}   # type: ignore[call-overload]
+
+
+def build_encoder(document: Mapping[str, Any]) -> Encoder:
+    """A fresh encoder of the same shape. Raises KeyError or TypeError where the document is another one's."""
+    config, encoder = ENCODERS[document["modality"]]
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in document["config"].items()}
+    return encoder(config(**fields))
+
+
+def modality_of(encoder: Encoder) -> Modality:
+    """What an encoder reads. Raises KeyError for one that is not among ENCODERS."""
+    return {kind: modality for modality, (_, kind) in ENCODERS.items()}[type(encoder)]

@@ -1,0 +1,290 @@
+"""The layers of Perceiver IO (arXiv:2107.14795) and the original Perceiver (2103.03206).
+
+A small array of latents reads inputs of any length by cross-attention, works on itself, and is read out by queries of any
+number: the price is linear in inputs and outputs. Pre-norm blocks with biases, feed-forwards as wide as the stream.
+What differs from the releases of DeepMind and Hugging Face, none of it in the numbers:
+- a cross-attention with one head never projects its inputs (`CrossAttend.folded`), a third of the work of reading a picture,
+  or, where there are more queries than inputs, its queries (`CrossAttend.folded_queries`);
+- latents and learned queries are projected once, not once per sample;
+- attention goes through `scaled_dot_product_attention`, which keeps no matrix of scores.
+Where the two releases differ in the numbers, a field of the configuration chooses; `hf_exact` (sizes.py) sets them all.
+
+tasks.py puts a reader in front of these layers and a head behind them.
+
+Legend: B batch, M input elements, N latents, Q queries, C channels.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ALIGNED = 16                     # channels: matrix products of other widths are slower
+SMALL_SCORES = 1 << 23           # numbers in a batch's matrices of scores: 16 MB in bf16
+Gelu = Literal["none", "tanh"]   # exact, as Hugging Face; tanh approximation, as DeepMind
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentConfig:
+    """The latents, how they read the input, and the layers that work on them."""
+
+    latents: int = 256
+    width: int = 512
+    blocks: int = 1               # the same layers, run so many times over
+    layers: int = 6               # self-attention layers in a block
+    heads: int = 8
+    cross_attends: int = 1        # input read before each of the first blocks; from the second one on with the same weights
+    cross_heads: int = 1
+    qk_channels: int | None = None    # of all attention here; None: the input's in the cross-attention, the width in layers
+    v_channels: int | None = None     # None: as qk_channels
+    cross_shape: Literal["kv", "q"] = "kv"   # what a cross-attention's qk_channels follow where they are not given
+    widening: int = 1             # feed-forward width of the layers, in multiples of the width
+    cross_widening: int = 1
+    query_residual: bool = True
+    gelu: Gelu = "none"
+    wipe_masked: bool = False     # DeepMind: a query that is masked, or may read nothing, attends to zeros
+
+    def __post_init__(self) -> None:
+        for channels in (self.qk_channels or self.width, self.v_channels or self.qk_channels or self.width):
+            if channels % self.heads:
+                raise ValueError(f"{channels} channels do not split into {self.heads} heads; change heads= or the channels")
+        if not 1 <= self.cross_attends <= self.blocks:
+            raise ValueError(f"cross_attends={self.cross_attends} must be between 1 and blocks={self.blocks}")
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+    """Softmax attention: (B, heads, Q, c), (B, heads, M, c) twice -> (B, heads, Q, c).
+
+    torch's kernel keeps no matrix of scores. In training on a CPU three plain steps are taken instead where that matrix is
+    small and in bf16 (forward and backward of 64 x 64 scores take a quarter of the time), or where keys and values are raw
+    input and not much smaller than it: the kernel works out the gradient of raw input, too (256 latents that read 50,176
+    pixels take 0.4 of the time without).
+    """
+    bf16 = q.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    small = bf16 and q.shape[:3].numel() * k.shape[2] <= SMALL_SCORES
+    raw = not k.requires_grad and q.shape[2] <= 2 * k.shape[3]
+    if not (torch.is_grad_enabled() and q.device.type == "cpu" and (small or raw)):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    scores = (q * (scale or q.shape[3] ** -0.5)) @ k.mT
+    return (scores if bias is None else scores + bias).softmax(dim=-1).to(v.dtype) @ v
+
+
+class FeedForward(nn.Module):
+    """norm, up, GELU, down; the residual is the caller's."""
+
+    def __init__(self, width: int, widening: int, gelu: Gelu) -> None:
+        super().__init__()
+        self.gelu = gelu
+        self.norm = nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, widening * width), nn.Linear(widening * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """All but the last matrix."""
+        return F.gelu(self.up(self.norm(x)), approximate=self.gelu)
+
+    def aligned(self, x: Tensor) -> Tensor:
+        """`hidden`; without gradient with zeros behind its channels, up to a multiple of ALIGNED.
+
+        6,272 rows of 1,026 channels (the published autoencoder's) take 95 ms on two threads of a CPU, of 1,040 channels 75.
+        """
+        more_in, more_out = -self.up.in_features % ALIGNED, -self.up.out_features % ALIGNED
+        if torch.is_grad_enabled() or not (more_in or more_out):
+            return self.hidden(x)
+        weight, bias = F.pad(self.up.weight, (0, more_in, 0, more_out)), F.pad(self.up.bias, (0, more_out))
+        return F.gelu(F.linear(F.pad(self.norm(x), (0, more_in)), weight, bias), approximate=self.gelu)
+
+
+class SelfAttend(nn.Module):
+    """x + attention(norm(x)), then x + feedforward(x)."""
+
+    def __init__(self, config: LatentConfig) -> None:
+        super().__init__()
+        qk = config.qk_channels or config.width
+        v = config.v_channels or qk
+        self.heads, self.split = config.heads, [qk, qk, v]
+        self.norm = nn.LayerNorm(config.width)
+        self.qkv = nn.Linear(config.width, 2 * qk + v)
+        self.out = nn.Linear(v, config.width)
+        self.feedforward = FeedForward(config.width, config.widening, config.gelu)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(self.norm(x)).split(self.split, dim=-1))
+        mixed = attend(q, k, v)                                               # (B, heads, N, C / heads)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.feedforward(x)
+
+
+class Moved(NamedTuple):
+    """Inputs as `CrossAttend.folded_queries` reads them: the same for all queries, so for many chunks computed once."""
+
+    keys: Tensor      # (B, M, query_channels)
+    values: Tensor    # (B, M, query_channels and zeros up to a multiple of ALIGNED)
+    bias: Tensor      # (B, M)
+
+
+class CrossAttend(nn.Module):
+    """Queries (1 or B, Q, query_channels) read inputs (B, M, input_channels) -> (B, Q, query_channels)."""
+
+    def __init__(self, config: LatentConfig, query_channels: int, input_channels: int, *, heads: int = 1, widening: int = 1,
+                 qk_channels: int | None = None, v_channels: int | None = None, residual: bool = False) -> None:
+        super().__init__()
+        qk = qk_channels or (input_channels if config.cross_shape == "kv" else query_channels)
+        v = v_channels or qk
+        if qk % heads or v % heads:
+            raise ValueError(f"{qk} channels of keys and {v} of values do not split into {heads} heads of a cross-attention; "
+                             "change cross_heads= or give qk_channels= and v_channels=")
+        self.heads, self.residual, self.wipe_masked = heads, residual, config.wipe_masked
+        self.norm_query, self.norm_input = nn.LayerNorm(query_channels), nn.LayerNorm(input_channels)
+        self.query = nn.Linear(query_channels, qk)
+        self.key, self.value = nn.Linear(input_channels, qk), nn.Linear(input_channels, v)
+        self.out = nn.Linear(v, query_channels)
+        self.feedforward = FeedForward(query_channels, widening, config.gelu)
+
+    def forward(self, queries: Tensor, inputs: Tensor, mask: Tensor | None = None, query_mask: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            mask: bool (B, M), True where an input may be read. Where a row has none, all are read alike, as Hugging Face's
+                does, unless `wipe_masked`.
+            query_mask: bool (B, Q), True where the output matters; of effect with `wipe_masked` only.
+        """
+        x = self.attended(queries, inputs, mask, query_mask)
+        return x + self.feedforward(x)
+
+    def read_out(self, queries: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None = None,
+                 moved: Moved | None = None) -> Tensor:
+        """The outputs times a matrix: F.linear(self(queries, inputs), weight, bias).
+
+        The same numbers with one matrix less to multiply each output with: the feed-forward's last one moves into `weight`.
+
+        Args:
+            padding: (1, n) channels that stand behind those of each query; None: the queries have all of theirs.
+            moved: what `move` made of the inputs, where they are read several times.
+        """
+        x, down = self.attended(queries, inputs, padding=padding, moved=moved), self.feedforward.down
+        hidden, behind = self.feedforward.aligned(x), weight @ down.weight
+        behind = F.pad(behind, (0, hidden.shape[-1] - behind.shape[-1]))
+        return F.linear(x, weight, bias + weight @ down.bias) + F.linear(hidden, behind)
+
+    def attended(self, queries: Tensor, inputs: Tensor, mask: Tensor | None = None, query_mask: Tensor | None = None,
+                 padding: Tensor | None = None, moved: Moved | None = None) -> Tensor:
+        """All but the feed-forward."""
+        folds = self.folds_queries(queries, inputs, masked=mask is not None or query_mask is not None)
+        if padding is not None and (self.residual or not folds):
+            queries, padding = torch.cat([queries, padding.expand(*queries.shape[:2], -1)], dim=-1), None
+        if folds:
+            x = self.folded_queries(queries, self.move(inputs) if moved is None else moved, padding)
+            return x + queries if self.residual else x
+        q = self.query(self.norm_query(queries))
+        bias = None
+        if mask is not None:
+            # a finite number, also once autocast has rounded it to bf16: a row without inputs must not become NaN
+            lowest = torch.finfo(inputs.dtype).min / 2
+            bias = torch.zeros(mask.shape, dtype=inputs.dtype, device=inputs.device).masked_fill(~mask, lowest)[:, None, None]
+        folds = self.heads == 1 and q.shape[1] < inputs.shape[1] and inputs.shape[2] <= min(q.shape[2], self.value.out_features)
+        mixed = self.folded(q, inputs, bias) if folds else self.projected(q, inputs, bias)
+        if self.wipe_masked and mask is not None:
+            mixed = mixed * mask.any(dim=1)[:, None, None]
+        if self.wipe_masked and query_mask is not None:
+            mixed = mixed * query_mask[..., None]
+        x = self.out(mixed)
+        return x + queries if self.residual else x
+
+    def projected(self, q: Tensor, inputs: Tensor, bias: Tensor | None) -> Tensor:
+        """As written in the papers: (B, Q, v)."""
+        normed = self.norm_input(inputs)
+        k, v = self.key(normed), self.value(normed)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q.expand(len(inputs), -1, -1), k, v))
+        return attend(q, k, v, bias).transpose(1, 2).flatten(2)
+
+    def folded(self, q: Tensor, inputs: Tensor, bias: Tensor | None) -> Tensor:
+        """The same numbers for one head without two projections of every input: 50,176 x 261 x 261 twice for a picture.
+
+        With x normed but not yet scaled by g and shifted by b: the keys' matrix moves to the queries,
+        q . ((x g + b) Wk + bk) = x . (g (Wk^T q)) + a number that is the same for all inputs, which the softmax takes out;
+        and as weights sum to 1, the values' matrix, scale and shift move behind the weighted sum.
+        """
+        norm = self.norm_input
+        bare = F.layer_norm(inputs, norm.normalized_shape, eps=norm.eps)[:, None]                     # (B, 1, M, C)
+        moved = ((q @ self.key.weight) * norm.weight).to(bare.dtype).expand(len(inputs), -1, -1)[:, None]   # (B, 1, Q, C)
+        mixed = attend(moved, bare, bare, bias, scale=q.shape[2] ** -0.5)[:, 0]
+        return self.value(mixed * norm.weight + norm.bias)
+
+    def folds_queries(self, queries: Tensor, inputs: Tensor, masked: bool) -> bool:
+        """Whether `folded_queries` is less work; in training its bias would take torch's fast kernel away."""
+        return (self.heads == 1 and not masked and not torch.is_grad_enabled() and queries.shape[1] > inputs.shape[1]
+                and queries.shape[2] <= min(self.query.out_features, self.value.out_features))
+
+    def move(self, inputs: Tensor) -> Moved:
+        """The inputs for `folded_queries`.
+
+        With queries x normed but not yet scaled by g and shifted by b, (Wq (x g + b) + bq) . k is x . (g (Wq^T k)) plus
+        (Wq b + bq) . k: the queries' matrix moves to the keys, the shift becomes a bias of each key, and the outputs' matrix
+        moves to the values.
+        """
+        norm, normed = self.norm_query, self.norm_input(inputs)
+        k = self.key(normed)
+        values = self.value(normed) @ self.out.weight.mT
+        return Moved(keys=(k @ self.query.weight) * norm.weight, values=F.pad(values, (0, -values.shape[2] % ALIGNED)),
+                     bias=k.shape[2] ** -0.5 * (k @ self.query(norm.bias)))
+
+    def folded_queries(self, queries: Tensor, moved: Moved, padding: Tensor | None = None) -> Tensor:
+        """`folded` the other way round, for many queries that read few inputs: 182,528 pixels' flow out of 2,048 latents."""
+        norm, (keys, values, bias) = self.norm_query, moved
+        if padding is None:
+            bare = F.layer_norm(queries, norm.normalized_shape, eps=norm.eps)
+        else:
+            bare, keys = self.narrowed(queries, keys, padding)
+        bare = bare.expand(len(keys), -1, -1)
+        keys, values, bias = (part.to(bare.dtype) for part in (keys, values, bias))
+        scale = self.query.out_features ** -0.5
+        mixed = attend(bare[:, None], keys[:, None], values[:, None], bias[:, None, None], scale)[:, 0]
+        return mixed[..., :self.out.out_features] + self.out.bias
+
+    def narrowed(self, queries: Tensor, keys: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+        """Normed queries and keys of few channels with the same products, for queries that all end in the same padding.
+
+        A normed query [x p] is ([x p] - mean) / deviation, and its product with a key [k l] is
+        (x . k + 1 (p . l) - mean sum([k l])) / deviation: that of [x 1 mean] / deviation and [k, p . l, -sum([k l])].
+        """
+        own, width = queries.shape[2], queries.shape[2] + padding.shape[1]
+        wide = torch.promote_types(queries.dtype, torch.float32)
+        x, p = queries.to(wide), padding.to(wide)
+        mean = (x.sum(dim=-1, keepdim=True) + p.sum()) / width
+        square = (x.square().sum(dim=-1, keepdim=True) + p.square().sum()) / width
+        bare = torch.cat([x, torch.ones_like(mean), mean], dim=-1) / (square - mean.square() + self.norm_query.eps).sqrt()
+        narrow = torch.cat([keys[..., :own], keys[..., own:] @ padding.mT, -keys.sum(dim=-1, keepdim=True)], dim=-1)
+        return bare.to(queries.dtype), narrow
+
+
+class Encoder(nn.Module):
+    """Inputs (B, M, channels) -> latents (B, N, width)."""
+
+    def __init__(self, config: LatentConfig, channels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.latents = nn.Parameter(torch.empty(config.latents, config.width))
+        self.cross_attend = self.make_cross_attend(channels)
+        self.cross_attend_again = self.make_cross_attend(channels) if config.cross_attends > 1 else None
+        self.layers = nn.ModuleList(SelfAttend(config) for _ in range(config.layers))
+        nn.init.trunc_normal_(self.latents, std=0.02)
+
+    def make_cross_attend(self, channels: int) -> CrossAttend:
+        """One reading of the input."""
+        config = self.config
+        return CrossAttend(config, config.width, channels, heads=config.cross_heads, widening=config.cross_widening,
+                           qk_channels=config.qk_channels, v_channels=config.v_channels, residual=config.query_residual)
+
+    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """mask: bool (B, M), True where an input may be read; None: all."""
+        x = self.cross_attend(self.latents[None], inputs, mask)
+        for block in range(self.config.blocks):
+            if self.cross_attend_again is not None and 0 < block < self.config.cross_attends:
+                x = self.cross_attend_again(x, inputs, mask)
+            for layer in self.layers:
+                x = layer(x)
+        return x

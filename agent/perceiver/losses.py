@@ -1,0 +1,57 @@
+"""Losses of the two Perceiver tasks that come without one elsewhere: optical flow, and video with sound and a label.
+
+Perceiver IO (arXiv:2107.14795), appendices on optical flow and on multimodal autoencoding.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .tasks import Autoencoder, Flow
+
+FLOW_SCALE = 20.0                                             # pixels of an output of one
+WEIGHTS = {"image": 0.03, "audio": 1.0, "label": 1e-4}        # as published: the figures are means over values
+
+
+def end_point_error(flow: Tensor, truth: Tensor) -> Tensor:
+    """Mean length of the difference, in pixels, over the pixels whose true flow is known.
+
+    Args:
+        flow, truth: (..., 2); truth is NaN where it is unknown.
+    """
+    known = truth.isfinite().all(dim=-1)
+    # the root's slope is infinite at zero
+    return ((flow - truth)[known].square().sum(dim=-1) + 1e-8).sqrt().mean()
+
+
+def flow_loss(model: Flow, batch: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """End-point error of frames (B, 2, 3, H, W) whose flow (B, H, W, 2) is known, and that of no flow at all."""
+    error = end_point_error(FLOW_SCALE * model(batch["frames"]).float(), batch["flow"])
+    return error, {"zero_flow": end_point_error(torch.zeros_like(batch["flow"]), batch["flow"])}
+
+
+def autoencoding_loss(model: Autoencoder, batch: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """L1 of the pixels and samples that are asked for and cross-entropy of the label, weighted as published.
+
+    Args:
+        batch: image (B, T, 3, H, W) in [0, 1], audio (B, samples) in [-1, 1], label int64 (B,); pixels int64 (n,) and patches
+            int64 (m,): which places are decoded. The paper decodes 512 of each.
+    Returns:
+        The loss, and the means that it is made of.
+    """
+    label = F.one_hot(batch["label"], model.config.labels).to(batch["image"].dtype)
+    made = model({"image": batch["image"], "audio": batch["audio"], "label": label},
+                 {"image": batch["pixels"], "audio": batch["patches"], "label": None})
+    pixels = batch["image"].movedim(2, -1).flatten(1, 3)[:, batch["pixels"]]                        # (B, n, 3)
+    samples = batch["audio"].unflatten(1, (-1, model.config.patch))[:, batch["patches"]].flatten(1)  # (B, m * patch)
+    parts = {"image": (made["image"].float() - pixels).abs().mean(), "audio": (made["audio"].float() - samples).abs().mean(),
+             "label": F.cross_entropy(made["label"].float(), batch["label"])}
+    loss = torch.stack([WEIGHTS[name] * part for name, part in parts.items()]).sum()
+    return loss, {name: part.detach() for name, part in parts.items()}
+
+
+def psnr(made: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, where the peak is 1: pixels in [0, 1], or samples in [-1, 1]."""
+    return -10 * (made - truth).square().mean().log10()

@@ -1,0 +1,95 @@
+"""Published sizes of Perceivers, the details in which the two releases of them differ, and small sizes for a laptop.
+
+Perceiver IO (arXiv:2107.14795): six released models. Perceiver (2103.03206): the ImageNet model, never released.
+"""
+
+from dataclasses import replace
+
+import torch
+
+from .inputs import AudioConfig, ImageConfig, MelConfig, PatchesConfig, PointsConfig, TextConfig
+from .layers import LatentConfig
+from .tasks import AutoencoderConfig, ClassifierConfig, FlowConfig, LanguageConfig, TaskConfig, TaskModel, build
+
+_IMAGE = LatentConfig(latents=512, width=1024, blocks=8, layers=6, heads=8)
+
+
+def _image(reader: ImageConfig) -> ClassifierConfig:
+    return ClassifierConfig(latent=_IMAGE, reader=reader, labels=1000)
+
+
+SIZES: dict[str, TaskConfig] = {
+    "language-perceiver": LanguageConfig(
+        latent=LatentConfig(latents=256, width=1280, layers=26, heads=8, cross_heads=8, qk_channels=256, v_channels=1280),
+        text=TextConfig()),
+    "vision-perceiver-learned": _image(ImageConfig(kind="conv1x1")),
+    "vision-perceiver-fourier": _image(ImageConfig(kind="pixels")),
+    "vision-perceiver-conv": _image(ImageConfig(kind="conv", size=(56, 56))),
+    "optical-flow-perceiver": FlowConfig(latent=LatentConfig(latents=2048, width=512, layers=24, heads=16)),
+    "multimodal-perceiver": AutoencoderConfig(latent=LatentConfig(latents=784, width=512, layers=8, heads=8)),
+    # reads the picture before each of its eight blocks, the last seven times with the same weights
+    "perceiver-imagenet": ClassifierConfig(latent=replace(_IMAGE, cross_attends=8), reader=ImageConfig(kind="pixels"),
+                                           labels=1000, decoder="mean"),
+}
+
+
+def named_size(name: str) -> TaskConfig:
+    """One of SIZES.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in SIZES:
+        raise ValueError(f"Perceiver size {name!r} is unknown; choose one of {', '.join(SIZES)}")
+    return SIZES[name]
+
+
+# Small sizes: trained from nothing on some thousand samples in minutes on a CPU; docs/results/perceiver.md has what they reach.
+_SMALL = LatentConfig(latents=64, width=128, layers=4, heads=4, widening=2)
+_BYTES = TextConfig(width=128, grams=(3, 4, 5, 6), stride=4)
+_READS_TEXT = replace(_SMALL, cross_heads=8)     # as the published language model
+SMALL: dict[str, dict[str, ClassifierConfig]] = {
+    "classify-image": {
+        "stem": ClassifierConfig(latent=replace(_SMALL, latents=32), reader=ImageConfig(kind="stem", size=(8, 8), bands=8)),
+        "patches": ClassifierConfig(latent=_SMALL, reader=PatchesConfig(
+            block=(1, 4, 4), bands=8, resolution=(8, 8), project=96)),
+    },
+    "classify-audio": {
+        "mel": ClassifierConfig(latent=_SMALL, reader=MelConfig()),
+        "raw": ClassifierConfig(latent=_SMALL, reader=AudioConfig(patch=64, bands=64, resolution=512)),
+    },
+    "classify-points": {"points": ClassifierConfig(latent=_SMALL, reader=PointsConfig(extra=3, bands=16, resolution=32))},
+    "classify-text": {"bytes": ClassifierConfig(latent=_READS_TEXT, reader=_BYTES)},
+}
+SMALL_FLOW = FlowConfig(latent=replace(_SMALL, layers=3), size=(24, 32), bands=12, project=32, search=4, query_residual=True)
+SMALL_AUTOENCODER = AutoencoderConfig(latent=replace(_SMALL, latents=128, width=192), size=(48, 48), resolution=(12, 12),
+                                      samples_per_frame=320, label_channels=64, channels=128)
+SMALL_LANGUAGE = LanguageConfig(latent=_READS_TEXT, text=_BYTES, near=16)     # of fill-mask, for classify-text to start from
+
+
+def hf_exact(config: TaskConfig) -> TaskConfig:
+    """As Hugging Face computes it: exact GELU, even padding of the convolution, query residual in each classifier, masked
+    queries answered like others, the label always masked in training."""
+    return _exact(config, dm=False)
+
+
+def dm_exact(config: TaskConfig) -> TaskConfig:
+    """As DeepMind computes it: GELU's tanh approximation, SAME padding, no query residual behind learned positions, masked
+    queries wiped, the label masked in half of the training."""
+    return _exact(config, dm=True)
+
+
+def _exact(config: TaskConfig, dm: bool) -> TaskConfig:
+    config = replace(config, latent=replace(config.latent, gelu="tanh" if dm else "none", wipe_masked=dm))
+    if isinstance(config, AutoencoderConfig):
+        return replace(config, label_mask_prob=0.5 if dm else 1.0)
+    if isinstance(config, ClassifierConfig) and isinstance(config.reader, ImageConfig):
+        return replace(config, reader=replace(config.reader, padding="same" if dm else "even"),
+                       query_residual=not (dm and config.reader.kind == "conv1x1"))
+    return config
+
+
+def on_meta(config: TaskConfig) -> TaskModel:
+    """The model without memory for its weights, to count parameters and to load weights into."""
+    with torch.device("meta"):
+        return build(config)

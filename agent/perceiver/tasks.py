@@ -1,0 +1,371 @@
+"""The networks of Perceiver IO's tasks (arXiv:2107.14795): masked language, classification, optical flow, autoencoding.
+
+Each is a reader (inputs.py), the latents of layers.py, and queries of its own. Just the outputs that are asked for are decoded,
+and an input is encoded once for all of them. sizes.py has the published sizes, hugging_face.py reads published weights.
+
+Legend: B batch, M input elements, N latents, Q queries, C channels.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .inputs import (
+    PAD,
+    AudioConfig,
+    LabelConfig,
+    MixtureConfig,
+    PatchesConfig,
+    ReaderConfig,
+    Text,
+    TextConfig,
+    build_reader,
+    fourier_cells,
+    fourier_channels,
+)
+from .layers import CrossAttend, Encoder, LatentConfig, Moved
+
+# ---- masked language -------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageConfig:
+    """Bytes in, bytes out.
+
+    near: bytes at each side of a place that its query is made of, beside the place itself. 0, as published: the query knows
+        the place alone, and a small model does not get beyond guessing the commonest letters.
+    """
+
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    near: int = 0
+
+
+class NearBytes(nn.Module):
+    """The bytes around places of ids (B, M) -> (B, Q, width); there is padding beyond the ends."""
+
+    def __init__(self, near: int, vocab_size: int, width: int) -> None:
+        super().__init__()
+        self.near = near
+        self.table = nn.Embedding(vocab_size, width // 4)
+        self.mix = nn.Sequential(nn.Linear((2 * near + 1) * (width // 4), width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, ids: Tensor, places: Tensor) -> Tensor:
+        """places: int64 (B, Q)."""
+        around = places[..., None] + torch.arange(2 * self.near + 1, device=ids.device)           # (B, Q, 2 near + 1)
+        seen = F.pad(ids, (self.near, self.near), value=PAD).gather(1, around.flatten(1)).view_as(around)
+        return self.mix(self.table(seen).flatten(2))
+
+
+class MaskedLanguage(nn.Module):
+    """Bytes, some of them masked -> scores of the bytes at chosen places."""
+
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.text.width
+        self.reader = Text(config.text)
+        self.encoder = Encoder(config.latent, width)
+        self.queries = nn.Parameter(torch.empty(config.text.positions, width))
+        self.near = NearBytes(config.near, config.text.vocab_size, width) if config.near else None
+        self.decoder = CrossAttend(config.latent, width, config.latent.width, heads=8, qk_channels=256, v_channels=width,
+                                   residual=bool(config.near))
+        self.bias = nn.Parameter(torch.zeros(config.text.vocab_size))
+        nn.init.trunc_normal_(self.queries, std=0.02)
+        initialise(self)
+        if self.near is not None:
+            nn.init.normal_(self.near.table.weight)      # no norm follows that would make small ones heard
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None, places: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            ids: int64 (B, M), of bytes (perceiver_inputs.encode_bytes).
+            mask: bool (B, M), True at bytes that are there; None: all.
+            places: int64 (Q,) or (B, Q): where scores are wanted, and nothing else is worked out; None: at 0 ... M - 1.
+        Returns:
+            (B, Q, vocab_size). The output head is the transposed embedding table.
+        """
+        query_mask = None
+        if places is None:
+            places, query_mask = torch.arange(ids.shape[1], device=ids.device), mask
+        latents = self.encoder(self.reader(ids), self.reader.elements(mask))
+        places = places if places.ndim == 2 else places[None]
+        queries = self.queries[places]
+        if self.near is not None:
+            there = ids if mask is None else ids.masked_fill(~mask, PAD)
+            queries = queries + self.near(there, places.expand(len(ids), -1))
+        decoded = self.decoder(queries, latents, query_mask=query_mask)
+        return F.linear(decoded, self.reader.table.weight, self.bias)
+
+
+# ---- classification --------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """Anything in, one of `labels` classes out."""
+
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    reader: ReaderConfig = field(default_factory=TextConfig)
+    labels: int = 2
+    decoder: Literal["query", "mean"] = "query"   # Perceiver IO: one learned query; the original: the mean of the latents
+    query_residual: bool = True                   # of the query
+
+
+class Classifier(nn.Module):
+    """Raw inputs of its reader -> scores (B, labels)."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.latent.width
+        self.reader = build_reader(config.reader)
+        self.encoder = Encoder(config.latent, self.reader.channels)
+        self.decoder: CrossAttend | None = None
+        if config.decoder == "query":
+            self.query = nn.Parameter(torch.empty(1, width))
+            self.decoder = CrossAttend(config.latent, width, width, residual=config.query_residual)
+            nn.init.trunc_normal_(self.query, std=0.02)
+        self.head = nn.Linear(width, config.labels)
+        initialise(self)
+
+    def forward(self, inputs: Tensor | Mapping[str, Tensor], mask: Tensor | None = None) -> Tensor:
+        """mask: bool (B, M), True at elements (of text: bytes) that are there; None: all."""
+        if isinstance(self.reader, Text):
+            mask = self.reader.elements(mask)
+        latents = self.encoder(self.reader(inputs), mask)
+        pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(self.query[None], latents)[:, 0]
+        return self.head(pooled)
+
+
+# ---- optical flow ----------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """Two frames in, where each pixel of the first one went out."""
+
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    size: tuple[int, int] = (368, 496)    # rows, columns trained on; it sets the Fourier frequencies, other sizes run too
+    bands: int = 64
+    project: int = 64
+    # Not in the paper, whose model learns to compare pixels in 480 epochs: what helps one that sees few pairs.
+    search: int = 0               # above 0: each pixel is also compared with those so far around it in the second frame
+    query_residual: bool = False  # of the queries
+
+
+class Flow(nn.Module):
+    """Frames (B, 2, 3, H, W) in [-1, 1] -> flow (B, H, W, 2); pixels to the right and down are 20 times that."""
+
+    def __init__(self, config: FlowConfig) -> None:
+        super().__init__()
+        self.config = config
+        # a frame's 3 colours in the 3x3 pixels around each pixel make 27 channels, and two frames one element
+        self.reader = build_reader(PatchesConfig(block=(2, 1, 1), channels=27, bands=config.bands, resolution=config.size,
+                                                 project=config.project))
+        channels = self.reader.channels + ((2 * config.search + 1) ** 2 if config.search else 0)
+        self.encoder = Encoder(config.latent, channels)
+        self.decoder = CrossAttend(config.latent, channels, config.latent.width, residual=config.query_residual)
+        self.head = nn.Linear(channels, 2)
+        initialise(self)
+
+    def forward(self, frames: Tensor, chunk: int = 1 << 14) -> Tensor:
+        """
+        Args:
+            frames: (B, 2, 3, H, W), or (B, 2, 27, H, W) with neighbours already gathered (see `neighbours`).
+            chunk: pixels decoded at a time where no gradient is wanted, which bounds the memory.
+        """
+        if frames.ndim != 5 or frames.shape[1] != 2 or frames.shape[2] not in (3, 27):
+            raise ValueError(f"frames of shape {tuple(frames.shape)} came; optical flow reads (batch, 2, 3, rows, columns)")
+        inputs = self.reader(neighbours(frames) if frames.shape[2] == 3 else frames)
+        if self.config.search:
+            centres = frames if frames.shape[2] == 3 else frames[:, :, 12:15]
+            inputs = torch.cat([inputs, differences(centres, self.config.search).to(inputs.dtype)], dim=-1)
+        latents = self.encoder(inputs)
+        size, moved = (inputs.shape[1], None) if torch.is_grad_enabled() else (chunk, self.decoder.move(latents))
+        flow = torch.cat([self.decoder.read_out(queries, latents, self.head.weight, self.head.bias, moved=moved)
+                          for queries in inputs.split(size, dim=1)], dim=1)
+        return (flow / 100).unflatten(1, tuple(frames.shape[3:]))
+
+
+def neighbours(frames: Tensor) -> Tensor:
+    """(B, 2, 3, H, W) -> (B, 2, 27, H, W): row, column, colour of the 3x3 pixels around each; zeros outside."""
+    size = frames.shape[3:]
+    columns = F.unfold(frames.flatten(0, 1), 3, padding=1)                     # (B * 2, colour * 9, H * W)
+    return columns.unflatten(1, (-1, 9)).transpose(1, 2).flatten(1, 2).unflatten(0, frames.shape[:2]).unflatten(-1, size)
+
+
+def differences(frames: Tensor, reach: int) -> Tensor:
+    """How unlike each pixel's surroundings are to those of the pixels around it in the other frame.
+
+    Args:
+        frames: (B, 2, 3, H, W).
+        reach: pixels up, down, left and right.
+    Returns:
+        (B, H * W, (2 * reach + 1) ** 2), row by row: mean absolute difference of 5x5 pixels, for each pixel of mean 0 and
+        deviation 1, or less where all are alike.
+    """
+    height, width = frames.shape[3:]
+    around = F.pad(frames[:, 1], (reach,) * 4, mode="replicate")
+    shifts = [(row, column) for row in range(2 * reach + 1) for column in range(2 * reach + 1)]
+    unlike = torch.stack([(frames[:, 0] - around[..., row:row + height, column:column + width]).abs().mean(dim=1)
+                          for row, column in shifts], dim=1)                    # (B, shifts, H, W)
+    unlike = F.avg_pool2d(unlike, 5, stride=1, padding=2, count_include_pad=False)
+    return ((unlike - unlike.mean(dim=1, keepdim=True)) / (unlike.std(dim=1, keepdim=True) + 0.02)).flatten(2).mT
+
+
+# ---- video, sound and label ------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """Video, its sound and its label through one set of latents."""
+
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    frames: int = 16
+    size: tuple[int, int] = (224, 224)         # rows, columns of the decoded video
+    resolution: tuple[int, int] = (56, 56)     # rows, columns of 4x4 blocks; it sets the Fourier frequencies
+    samples_per_frame: int = 1920
+    patch: int = 16                            # samples
+    labels: int = 700
+    label_channels: int = 1024                 # of the label's query
+    channels: int = 512                        # decoded, before each modality's own last layer
+    label_mask_prob: float = 0.5               # in training: the label must also be guessed
+
+    @property
+    def samples(self) -> int:
+        """Of a clip's sound."""
+        return self.frames * self.samples_per_frame
+
+    @property
+    def video_grid(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of the decoded video: one query per pixel."""
+        return (self.frames, *self.size)
+
+    @property
+    def audio_grid(self) -> tuple[int]:
+        """Patches of the decoded sound: one query per patch."""
+        return (self.samples // self.patch,)
+
+
+class Autoencoder(nn.Module):
+    """{"image": video, "audio": samples, "label": one-hot} -> latents -> any pixels, any samples, the label."""
+
+    VIDEO_BANDS, AUDIO_BANDS = 32, 192
+    MARGIN = 2     # learned channels of the widest query
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.video_resolution = (config.frames, *config.resolution)
+        self.reader = build_reader(MixtureConfig(
+            modalities={"audio": AudioConfig(patch=config.patch, bands=self.AUDIO_BANDS, resolution=config.samples),
+                        "image": PatchesConfig(block=(1, 4, 4), bands=self.VIDEO_BANDS, resolution=self.video_resolution),
+                        "label": LabelConfig(labels=config.labels)},
+            mask_probs={"audio": 0.0, "image": 0.0, "label": config.label_mask_prob}))
+        self.encoder = Encoder(config.latent, self.reader.channels)
+        widths = {"audio": fourier_channels(1, self.AUDIO_BANDS), "image": fourier_channels(3, self.VIDEO_BANDS),
+                  "label": config.label_channels}
+        width = max(widths.values()) + self.MARGIN
+        self.label_query = nn.Parameter(torch.empty(1, config.label_channels))
+        self.padding = nn.ParameterDict({name: torch.empty(1, width - own) for name, own in widths.items()})
+        self.decoder = CrossAttend(config.latent, width, config.latent.width)
+        self.shared_head = nn.Linear(width, config.channels)
+        self.heads = nn.ModuleDict({"audio": nn.Linear(config.channels, config.patch), "image": nn.Linear(config.channels, 3),
+                                    "label": nn.Linear(config.channels, config.labels)})
+        for vector in (self.label_query, *self.padding.values()):
+            nn.init.trunc_normal_(vector, std=0.02)
+        initialise(self)
+
+    def forward(self, inputs: Mapping[str, Tensor], points: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        """`encode`, then `decode`."""
+        return self.decode(self.encode(inputs), points)
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """
+        Args:
+            inputs: image (B, T, 3, H, W), audio (B, samples), label (B, labels). At evaluation the label is not looked at,
+                zeros do.
+        Returns:
+            latents (B, N, width): encode once, decode as often as needed.
+        """
+        return self.encoder(self.reader(inputs))
+
+    def decode(self, latents: Tensor, points: Mapping[str, Tensor | None], moved: Moved | None = None) -> dict[str, Tensor]:
+        """
+        Args:
+            latents: (B, N, width).
+            points: what is wanted: image: int64 (n,), flat indices into (frames, rows, columns); audio: int64 (n,), indices
+                of patches; label: None. Outputs do not depend on what else is asked for.
+            moved: `decoder.move(latents)`, where they are decoded several times.
+        Returns:
+            Of the asked: image (B, n, 3), audio (B, n * patch), label (B, labels), not normalised.
+        """
+        made = {name: self.read_out(name, self.queries(name, points[name], latents)[None], latents, moved)
+                for name in sorted(points)}
+        return {name: part if name == "image" else part.flatten(1) for name, part in made.items()}
+
+    def read_out(self, name: str, queries: Tensor, latents: Tensor, moved: Moved | None) -> Tensor:
+        """One modality's outputs (B, n, its channels); of many queries the two last matrices are multiplied first."""
+        shared, head = self.shared_head, cast(nn.Linear, self.heads[name])
+        if name == "label":
+            made: Tensor = head(shared(self.decoder(queries, latents)))
+            return made
+        return self.decoder.read_out(queries, latents, head.weight @ shared.weight, head.weight @ shared.bias + head.bias,
+                                     self.padding[name].to(queries.dtype), moved)
+
+    def queries(self, name: str, cells: Tensor | None, like: Tensor) -> Tensor:
+        """(n, width) of the label, else (n, own channels), behind which the modality's padding stands."""
+        config = self.config
+        if name == "label":
+            return torch.cat([self.label_query, self.padding[name]], dim=-1).to(like.dtype)
+        if name not in self.padding or cells is None:
+            raise ValueError(f"points for {name!r} are {cells}; give indices for image and audio, None for label, no other key")
+        grid, bands, resolution = (config.audio_grid, self.AUDIO_BANDS, (config.samples,)) if name == "audio" else (
+            config.video_grid, self.VIDEO_BANDS, self.video_resolution)
+        return fourier_cells(cells.to(like.device), grid, bands, resolution).to(like.dtype)
+
+    def reconstruct(self, inputs: Mapping[str, Tensor], chunks: int = 128) -> dict[str, Tensor]:
+        """A whole clip, encoded once and decoded in chunks: image (B, T, 3, H, W), audio (B, samples), label (B, labels)."""
+        latents = self.encode(inputs)
+        moved = None if torch.is_grad_enabled() else self.decoder.move(latents)
+        made = {name: torch.cat([self.decode(latents, {name: some}, moved)[name] for some in parts], dim=1)
+                for name, parts in self.chunks(chunks).items()}
+        return {"image": made["image"].unflatten(1, self.config.video_grid).movedim(-1, 2), "audio": made["audio"],
+                "label": self.decode(latents, {"label": None})["label"]}
+
+    def chunks(self, count: int) -> dict[str, tuple[Tensor, ...]]:
+        """Points of a whole clip: the pixels in `count` parts of about the same number, the few patches of sound in parts of as
+        many."""
+        pixels = torch.arange(math.prod(self.config.video_grid)).tensor_split(count)
+        return {"image": pixels, "audio": torch.arange(self.config.audio_grid[0]).split(max(1, len(pixels[0])))}
+
+
+# ---- all of them -----------------------------------------------------------------------------------------------------------
+
+TaskConfig = LanguageConfig | ClassifierConfig | FlowConfig | AutoencoderConfig
+TaskModel = MaskedLanguage | Classifier | Flow | Autoencoder
+
+
+def build(config: TaskConfig) -> TaskModel:
+    """The model that a configuration describes, with first weights."""
+    match config:
+        case LanguageConfig():
+            return MaskedLanguage(config)
+        case ClassifierConfig():
+            return Classifier(config)
+        case FlowConfig():
+            return Flow(config)
+        case AutoencoderConfig():
+            return Autoencoder(config)
+
+
+def initialise(model: nn.Module) -> None:
+    """Matrices: deviation 1 / sqrt(fan-in), tables 0.02, biases zero; DeepMind's, with its truncation left out."""
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,80 @@
+"""Import D4RL's HDF5 files (Fu et al., arXiv:2004.07219): one file per data set, all episodes one after another.
+
+    observations (N, ...), actions (N, ...), rewards (N,)
+    terminals, timeouts   bool (N,), True at an episode's last step: ended by its MDP, or by a limit
+    next_observations     in some files; else the final observation of an episode is unknown, see importing.py
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from ...tokenizers.episode import Episode
+from .importing import Foreign, Spaces, fitted_episode, guessed_space, reading, task_values
+
+NEEDED = ("observations", "actions", "rewards", "terminals", "timeouts")
+
+
+def read_d4rl(path: Path, name: str | None = None, both: Spaces | None = None) -> Foreign:
+    """Open a D4RL file.
+
+    Args:
+        name: of the task; default: the file's name.
+        both: spaces of observations and actions; default: guessed from the values.
+    Raises:
+        ValueError: no such file, not HDF5, a missing or misshapen array.
+        ImportError: h5py is missing; the message says how to install it.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError('reading HDF5 needs h5py; run: pip install "calico-agent[data]"') from error
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; give a D4RL data set, such as hopper-medium-v2.hdf5")
+    with reading(str(path)):
+        file = h5py.File(path, "r")
+        found = {key: file[key] for key in (*NEEDED, "next_observations") if isinstance(file.get(key), h5py.Dataset)}
+        if missing := [key for key in NEEDED if key not in found]:
+            old = " (files of D4RL's version 0 may lack timeouts; take a later version)" if missing == ["timeouts"] else ""
+            raise ValueError(f"{path} lacks {', '.join(missing)}{old}; it holds {', '.join(sorted(file)) or 'nothing'}")
+        rows = len(found["rewards"])
+        if wrong := [f"{key} {values.shape}" for key, values in found.items() if values.shape[:1] != (rows,)]:
+            raise ValueError(f"{path}: {', '.join(wrong)} where rewards has {rows} rows")
+        ends = episode_ends(np.asarray(found["terminals"][()], bool).reshape(rows), found["timeouts"][()].reshape(rows))
+        if both is None:
+            both = array_space(found["observations"]), array_space(found["actions"], acted=True)
+    name = name or path.stem
+    unknown = ["seed", *([] if "next_observations" in found else ["final_observation"])]
+    task = task_values(name, both, format="d4rl", file=path.name, unknown=unknown)
+    return Foreign(task=task, episodes=_episodes(path, name, both, found, ends), total=len(ends))
+
+
+def episode_ends(terminals: np.ndarray, timeouts: np.ndarray) -> np.ndarray:
+    """Row after each episode's last one; rows after the last marked end are an episode that was cut off."""
+    last = np.flatnonzero(terminals | timeouts.astype(bool)) + 1
+    return last if len(last) and last[-1] == len(terminals) else np.append(last, len(terminals))
+
+
+def array_space(values: Any, acted: bool = False) -> spaces.Space[Any]:
+    """The space of an array (N, ...) of the file; only actions and whole numbers are worth reading for it."""
+    if values.dtype.kind == "f" and not acted:
+        return guessed_space(values.dtype, values.shape[1:], -np.inf, np.inf)
+    array = values[()]
+    return guessed_space(array.dtype, array.shape[1:], array.min(initial=0), array.max(initial=0))
+
+
+def _episodes(path: Path, name: str, both: Spaces, arrays: dict[str, Any], ends: np.ndarray) -> Iterator[Episode]:
+    for number, (start, stop) in enumerate(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)):
+        where = f"{path}, rows [{start}, {stop})"
+        with reading(where):
+            part = {key: values[start:stop] for key, values in arrays.items()}
+            observations = part["observations"]
+            if "next_observations" in part:
+                observations = np.concatenate([observations, part["next_observations"][-1:]])
+            terminated = bool(part["terminals"].reshape(-1)[-1])
+            yield fitted_episode(where, both, task=name, seed=number, observations={"": observations},
+                                 actions={"": part["actions"]}, rewards=part["rewards"].reshape(-1), terminated=terminated,
+                                 truncated=not terminated)

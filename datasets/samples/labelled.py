@@ -1,0 +1,302 @@
+"""Samples with one class each, for classification: pictures, sounds, point clouds and texts.
+
+    pictures/ or pictures.zip    <class>/<file>: the folder that a file lies in names its class
+    digits.npz                   images (n, H, W) or (n, H, W, 3) uint8, labels (n,), and perhaps classes: their names
+    sounds.jsonl                 {"file": ..., "label": ...}, the files in sounds.zip or sounds/ beside it
+    sounds/ or sounds.zip        <class>/<file>, as with pictures
+    clouds.npz                   points (n, M, D), the first three of D are coordinates; labels (n,), and perhaps classes
+    clouds/ or clouds.zip        <class>/<file>: .npy, .off, .ply, .stl, .obj
+    reviews.jsonl                {"text": ..., "label": ...}
+
+Opening decodes every file once: what cannot be read is named before hours of training, and not by the step that meets it.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..documents import images_beside
+from ..file_store import FileStore
+from ..images import ImageStore
+from ..records import JsonLines, require_text
+from ..sounds import SoundStore, decode_sound
+from ..splits import split
+from .point_clouds import CloudStore, check_cloud
+
+MAX_NAMED = 3        # faulty files that an error names
+MAX_RATE = 16000     # samples per second, where no rate is asked for: enough for speech, and a third of a CD's work
+
+Count = Callable[[Iterable[Any]], Iterable[Any]]   # passes a list through and shows progress
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Samples, and the class of each.
+
+    Attributes:
+        samples: text str; picture uint8 (H, W, 3); sound float32 (samples,); cloud float32 (M, D).
+        labels: int64 (n,), indices into `classes`.
+        classes: names in alphabetical order, or in the file's own.
+        keys: of each sample, SHA-256 of its content: equal samples fall on the same side of a split.
+        remarks: what a user should know about the reading, such as sounds that were resampled.
+    """
+
+    samples: Sequence[Any] | np.ndarray
+    labels: np.ndarray
+    classes: list[str]
+    keys: list[str]
+    remarks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise ValueError(f"{len(self.classes)} classes in {len(self.labels)} samples ({', '.join(self.classes)}); at least "
+                             "two are needed to tell them apart")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies samples and labels."""
+        return hashlib.sha256(repr([self.keys, self.labels.tolist(), self.classes]).encode()).hexdigest()
+
+    def split(self, held_out: float) -> tuple[np.ndarray, np.ndarray]:
+        """Indices to train on and to hold out; see splits.split."""
+        return split(self.keys, held_out)
+
+
+class Files(Sequence[np.ndarray]):
+    """The decoded files of a store, by number."""
+
+    def __init__(self, store: FileStore, names: Sequence[str]) -> None:
+        self.store, self.names = store, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: Any) -> Any:
+        """File `index`."""
+        return self.store[self.names[index]]
+
+
+def read_pictures(path: Path, max_side: int, count: Count = iter) -> Labelled:
+    """Pictures of classes; larger ones are shrunk to `max_side` pixels.
+
+    Raises:
+        ValueError: nothing of the kind, files that cannot be read, fewer than two classes.
+    """
+    if path.suffix == ".npz":
+        return read_arrays(path, "images", check_pictures)
+    return read_files(ImageStore(path, max_side=max_side, cache_bytes=1 << 30), count)
+
+
+def read_sounds(path: Path, rate: int | None = None, label: str = "label", count: Count = iter) -> tuple[Labelled, int]:
+    """Sounds and their sample rate.
+
+    Args:
+        rate: samples per second; what has another rate is resampled. None: the first file's, at most MAX_RATE.
+        label: field of a manifest's records that has the class.
+    Raises:
+        ValueError: as read_pictures.
+    """
+    records: JsonLines | None = None
+    if path.suffix == ".jsonl":
+        records = JsonLines(path, lambda record: check_entry(record, "file", label))
+    store = SoundStore(images_beside(path) if records is not None else path, rate=rate or MAX_RATE)
+    names = [record["file"] for record in records] if records is not None else named_files(store)
+    if rate is None:
+        store.rate = min(decode_sound(store.read(names[0]), MAX_RATE)[1], MAX_RATE)
+    classes = [class_of(record, label) for record in records] if records is not None else class_folders(store, names)
+    found = label_files(store, names, classes, count)
+    others = {own: times for own, times in store.own_rates.items() if own != store.rate}
+    listed = ", ".join(f"{times} of {own} Hz" for own, times in sorted(others.items()))
+    return replace(found, remarks=(f"resampled to {store.rate} Hz: {listed}",) if others else ()), store.rate
+
+
+def read_clouds(path: Path, count: Count = iter) -> Labelled:
+    """Point clouds of classes.
+
+    Raises:
+        ValueError: as read_pictures.
+    """
+    if path.suffix == ".npz":
+        return read_arrays(path, "points", check_clouds)
+    return read_files(CloudStore(path), count)
+
+
+def read_texts(path: Path, label: str = "label") -> Labelled:
+    """Texts of a JSON Lines file: `text`, and the class in the field `label`.
+
+    Raises:
+        ValueError: another kind of file, a record without these, fewer than two classes.
+    """
+    if path.suffix != ".jsonl" or not path.is_file():
+        raise ValueError(f'{path} is not a .jsonl file; texts come as lines of {{"text": ..., "{label}": ...}}')
+    records = list(JsonLines(path, lambda record: check_entry(record, "text", label)))
+    labels, classes = number([class_of(record, label) for record in records])
+    texts = [record["text"] for record in records]
+    return Labelled(texts, labels, classes, [hashlib.sha256(text.encode()).hexdigest() for text in texts])
+
+
+def check_entry(record: dict[str, Any], content: str, label: str) -> None:
+    """Raise ValueError unless a record has a text in the field `content`, and a class."""
+    require_text(record.get(content), content)
+    class_of(record, label)
+
+
+def class_of(record: dict[str, Any], label: str) -> str:
+    """The class that a record names: text or a whole number.
+
+    Raises:
+        ValueError: there is none; the message lists the record's fields.
+    """
+    value = record.get(label)
+    if not isinstance(value, str | int) or value == "":
+        raise ValueError(f"the field {label!r} must name a class, got {value!r}; the record has {', '.join(record)} "
+                         "(choose with --label)")
+    return str(value)
+
+
+def number(names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Class names -> int64 indices, and the different names in alphabetical order."""
+    classes = sorted(set(names))
+    index = {name: i for i, name in enumerate(classes)}
+    return np.array([index[name] for name in names], np.int64), classes
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------------
+
+def read_files(store: FileStore, count: Count) -> Labelled:
+    """Every file of the store's kinds in a folder or zip of class folders."""
+    names = named_files(store)
+    return label_files(store, names, class_folders(store, names), count)
+
+
+def named_files(store: FileStore) -> list[str]:
+    """The files of the store's kinds.
+
+    Raises:
+        ValueError: there are none.
+    """
+    names = [name for name in store.names() if name.lower().endswith(store.suffixes)]
+    if not names:
+        raise ValueError(f"{store.path} holds no {store.what}s ({', '.join(store.suffixes)})")
+    return names
+
+
+def class_folders(store: FileStore, names: Sequence[str]) -> list[str]:
+    """The folder that each file lies in.
+
+    Raises:
+        ValueError: one lies in none.
+    """
+    if loose := [name for name in names if "/" not in name]:
+        raise ValueError(f"{loose[0]!r} in {store.path} lies in no class folder; sort the {store.what}s as <class>/<file>")
+    return [name.split("/")[-2] for name in names]
+
+
+def label_files(store: FileStore, names: Sequence[str], classes: Sequence[str], count: Count) -> Labelled:
+    """Decode each once, for its key and to know that it can be."""
+    keys, faults = [], []
+    for name in count(names):
+        try:
+            keys.append(array_key(store[name]))
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        more = f" ... ({len(faults)} in all)" if len(faults) > MAX_NAMED else ""
+        raise ValueError(f"{len(faults)} of {len(names)} {store.what}s cannot be read: {'; '.join(faults[:MAX_NAMED])}{more}; "
+                         "mend or remove them")
+    labels, known = number(classes)
+    return Labelled(Files(store, names), labels, known, keys)
+
+
+def array_key(values: np.ndarray) -> str:
+    """SHA-256 of an array's shape and content."""
+    return hashlib.sha256(repr(values.shape).encode() + np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+# ---- arrays ----------------------------------------------------------------------------------------------------------------
+
+def read_arrays(path: Path, name: str, check: Callable[[np.ndarray], np.ndarray]) -> Labelled:
+    """`name` and labels of a .npz file; no pickled array is read.
+
+    Raises:
+        ValueError: they are missing, of other shapes or kinds.
+    """
+    arrays = load_arrays(path, (name, "labels"))
+    try:
+        samples = check(arrays[name])
+    except ValueError as error:
+        raise ValueError(f"{name} in {path}: {error}") from None
+    labels = arrays["labels"]
+    if labels.shape != (len(samples),) or labels.dtype.kind not in "iuU":
+        raise ValueError(f"labels in {path} are {labels.dtype} {labels.shape}; a whole number or a name for each of the "
+                         f"{len(samples)} {name} was expected")
+    if "classes" in arrays and labels.dtype.kind != "U":
+        classes = [str(entry) for entry in arrays["classes"]]
+        if labels.min() < 0 or labels.max() >= len(classes):
+            raise ValueError(f"labels in {path} run from {labels.min()} to {labels.max()}, there are {len(classes)} classes")
+        numbers = labels.astype(np.int64)
+    elif labels.dtype.kind == "U":
+        numbers, classes = number([str(entry) for entry in labels])
+    else:
+        values, numbers = np.unique(labels, return_inverse=True)
+        classes = [str(value) for value in values]
+    return Labelled(samples, numbers, classes, [array_key(sample) for sample in samples])
+
+
+def load_arrays(path: Path, needed: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file.
+
+    Raises:
+        ValueError: it is none, or lacks one that is needed.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except Exception as error:    # NumPy raises OSError, EOFError, zipfile's and zlib's errors and more
+        raise ValueError(f"{path} is not a readable .npz file of plain arrays ({error or type(error).__name__})") from error
+    if missing := [name for name in needed if name not in arrays]:
+        raise ValueError(f"{path} has no array {missing[0]!r}; it has {', '.join(arrays) or 'none'}")
+    return arrays
+
+
+def check_pictures(images: np.ndarray) -> np.ndarray:
+    """uint8 (n, H, W, 3); grey ones get three equal channels, without taking more memory.
+
+    Raises:
+        ValueError: other numbers or shapes.
+    """
+    if images.dtype.kind == "f" and (faults := int(np.isnan(images).any(axis=tuple(range(1, images.ndim))).sum())):
+        raise ValueError(f"{faults} of {len(images)} pictures hold NaN; mend or remove them")
+    if images.dtype != np.uint8:
+        raise ValueError(f"pictures must be uint8 from 0 to 255, got {images.dtype}; scale and convert them")
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    if images.ndim == 3:
+        images = np.broadcast_to(images[..., None], (*images.shape, 3))
+    if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
+        raise ValueError(f"pictures must be (n, height, width) or (n, height, width, 3), got {images.shape}")
+    return images
+
+
+def check_clouds(points: np.ndarray) -> np.ndarray:
+    """float32 (n, M, D).
+
+    Raises:
+        ValueError: another shape, NaN or infinite coordinates.
+    """
+    if points.ndim != 3:
+        raise ValueError(f"point clouds must be (n, points, numbers per point), got {points.shape}")
+    for i, cloud in enumerate(points):
+        try:
+            check_cloud(cloud)
+        except ValueError as error:
+            raise ValueError(f"cloud {i}: {error}") from None
+    return points.astype(np.float32)
+

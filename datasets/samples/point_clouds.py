@@ -1,0 +1,76 @@
+"""Point clouds, alone or named ones in a folder or a zip: .npy arrays, and meshes (.off, .ply, .stl, .obj) sampled evenly.
+
+Meshes are read by trimesh, the extra `points`; their points get the normals of the surface.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..file_store import FileStore
+
+MESHES = (".off", ".ply", ".stl", ".obj")
+SUFFIXES = (".npy", *MESHES)
+SAMPLED = 2048           # points taken from a mesh
+
+
+def decode_cloud(data: bytes, suffix: str) -> np.ndarray:
+    """Decode a file of one of SUFFIXES.
+
+    Returns:
+        float32 (M, D): coordinates first; of a mesh with faces D is 6, the last three are normals.
+    Raises:
+        ValueError: of another kind, broken, empty, without three coordinates per point, not finite.
+        ImportError: a mesh without the extra `points`.
+    """
+    if suffix not in SUFFIXES:
+        raise ValueError(f"a file {suffix or 'without ending'} is no point cloud; {', '.join(SUFFIXES)} are read")
+    if suffix == ".npy":
+        try:
+            cloud = np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"not a readable .npy array ({error})") from error
+        return check_cloud(cloud).astype(np.float32)
+    try:
+        import trimesh
+    except ImportError:
+        raise ImportError(f'{suffix} files need trimesh; pip install "calico-agent[points]"') from None
+    try:
+        mesh: Any = trimesh.load(io.BytesIO(data), file_type=suffix[1:], process=False)
+        if isinstance(mesh, trimesh.Scene):
+            mesh = mesh.to_mesh()
+        if not len(getattr(mesh, "faces", ())):
+            return check_cloud(np.asarray(mesh.vertices)).astype(np.float32)
+        points, faces = trimesh.sample.sample_surface(mesh, SAMPLED, seed=0)
+        return check_cloud(np.concatenate([points, mesh.face_normals[faces]], axis=1)).astype(np.float32)
+    except Exception as error:    # a parser per format, with errors of many kinds
+        raise ValueError(f"not a readable {suffix} file ({error or type(error).__name__})") from error
+
+
+def check_cloud(cloud: np.ndarray) -> np.ndarray:
+    """The same cloud.
+
+    Raises:
+        ValueError: not (M, 3 or more) numbers, none, or one that is not finite.
+    """
+    if cloud.ndim != 2 or cloud.shape[1] < 3 or not len(cloud) or cloud.dtype.kind not in "fiu":
+        raise ValueError(f"a point cloud is (points, 3 or more) numbers, got {cloud.dtype} {cloud.shape}")
+    if not np.isfinite(cloud).all():
+        raise ValueError(f"{int((~np.isfinite(cloud)).any(axis=1).sum())} of {len(cloud)} points are not finite")
+    return cloud
+
+
+class CloudStore(FileStore):
+    """Named point clouds; the latest ones are kept decoded."""
+
+    what = "point cloud"
+    suffixes = SUFFIXES
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path, cache_bytes=1 << 29)
+
+    def decode(self, data: bytes, name: str) -> np.ndarray:
+        """float32 (M, D)."""
+        return decode_cloud(data, Path(name).suffix.lower())

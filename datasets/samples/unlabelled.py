@@ -1,0 +1,189 @@
+"""Samples without classes, for learning from pictures, sounds and texts alone.
+
+    pictures/ or pictures.zip     every PNG, JPEG and WEBP file in it and in the folders below; sounds/ likewise
+    sounds.jsonl                  {"file": ...} (or "image"), the files in a folder or zip beside it
+    digits.npz                    images (n, H, W) or (n, H, W, 3) uint8
+    data/ALE-Pong-v5              episodes, see episodes.py: what was seen, FRAMES pictures spread over all of them
+    reviews.jsonl, books/, x.txt  texts, see texts.py; cut into pieces of so many tokens
+
+Opening decodes every file once. What cannot be read or used is counted, named and left out, up to a limit: a thousandth of a
+crawl is always broken, but when half of it is, something else is wrong.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...tokenizers.spaces import is_image, leaf_spaces, space_from_json
+from ..documents import images_beside
+from ..episodes import EpisodeReader
+from ..file_store import FileStore
+from ..records import JsonLines, require_text
+from ..texts import TextReader
+from .labelled import MAX_NAMED, Count, array_key, check_pictures, load_arrays
+
+FRAMES = 10_000   # of one data set of episodes
+
+Problem = Callable[[Any], str | None]   # why a sample is of no use; None where it is
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Samples.
+
+    Attributes:
+        samples: picture uint8 (H, W, 3); sound float32 (samples,); text int32 ids (n,).
+        keys: of each, SHA-256 of its content, or of the text that it is a piece of; see splits.is_held_out.
+        skipped: what was left out, with the reason.
+    """
+
+    samples: Sequence[Any]
+    keys: list[str]
+    skipped: list[str]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def only(self, numbers: Iterable[int]) -> "Unlabelled":
+        """These samples alone."""
+        chosen = [int(i) for i in numbers]
+        return replace(self, samples=Chosen([(self.samples, i) for i in chosen]), keys=[self.keys[i] for i in chosen])
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the samples and their order."""
+        return hashlib.sha256("".join(self.keys).encode()).hexdigest()
+
+
+class Chosen(Sequence[Any]):
+    """Some samples out of several sequences, read when they are asked for."""
+
+    def __init__(self, places: Sequence[tuple[Any, Any]]) -> None:
+        """places: container and key of each."""
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Sample `index`."""
+        container, key = self.places[index]
+        return container[key]
+
+
+def read_unlabelled(paths: Sequence[Path], open_store: Callable[[Path], FileStore], problem: Problem, most_skipped: int,
+                    count: Count = iter) -> Unlabelled:
+    """Pictures or sounds.
+
+    Args:
+        open_store: makes the store of a folder or zip.
+        problem: tells what is of no use.
+        most_skipped: how many samples may be left out.
+    Raises:
+        ValueError: nothing there, or more left out than that.
+    """
+    places = [place for path in paths for place in places_in(path, open_store)]
+    kept, keys, skipped = [], [], []
+    for container, key in count(places):
+        try:
+            sample = container[key]
+            reason = problem(sample)
+        except ValueError as error:
+            reason = str(error)
+        else:
+            reason = reason and f"{key!r}: {reason}"
+        if reason is None:
+            kept.append((container, key))
+            keys.append(array_key(sample))
+            continue
+        skipped.append(reason)
+    check_skipped(skipped, len(places), most_skipped)
+    return Unlabelled(Chosen(kept), keys, skipped)
+
+
+def check_skipped(skipped: Sequence[str], count: int, most: int) -> None:
+    """Raise ValueError where too much was left out, or everything."""
+    if len(skipped) > most or len(skipped) == count:
+        more = f" ... ({len(skipped)} in all)" if len(skipped) > MAX_NAMED else ""
+        raise ValueError(f"{len(skipped)} of {count} samples cannot be used, the limit is {most}: "
+                         f"{'; '.join(skipped[:MAX_NAMED])}{more}; mend or remove them, or raise data.most_skipped")
+
+
+def places_in(path: Path, open_store: Callable[[Path], FileStore]) -> list[tuple[Any, Any]]:
+    """What a path holds, as (container, key) of each sample. Raises ValueError where it holds nothing."""
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; give a folder, a .zip or a .jsonl manifest")
+    if path.suffix == ".npz":
+        images = check_pictures(load_arrays(path, ("images",))["images"])
+        return [(images, i) for i in range(len(images))]
+    if path.is_dir() and any(path.glob("*.parquet")) and open_store(path).what == "image":
+        frames = frames_of(EpisodeReader(path))
+        return [(frames, i) for i in range(len(frames))]
+    if path.suffix == ".jsonl":
+        store = open_store(images_beside(path))
+        names = [str(record.get("file") or record.get("image")) for record in JsonLines(path, check_file)]
+    else:
+        store = open_store(path)
+        names = [name for name in store.names() if name.lower().endswith(store.suffixes)]
+    if not names:
+        raise ValueError(f"{path} holds no {store.what}s ({', '.join(store.suffixes)})")
+    return [(store, name) for name in names]
+
+
+def frames_of(reader: EpisodeReader) -> np.ndarray:
+    """Observed pictures of episodes, uint8 (n, H, W, 3): of stacked frames the newest three, of fewer the last one repeated.
+
+    Raises:
+        ValueError: the task shows no picture.
+    """
+    spaces = leaf_spaces(space_from_json(reader.task["observation_space"]))
+    name = next((name for name, space in spaces.items() if is_image(space)), None)
+    if name is None:
+        raise ValueError(f"{reader.path} shows no pictures: its observations are {', '.join(map(str, spaces.values()))}")
+    ends = np.cumsum(reader.lengths)
+    chosen = np.linspace(0, ends[-1] - 1, min(FRAMES, int(ends[-1]))).astype(int)
+    frames = []
+    for number, stop in enumerate(ends.tolist()):
+        start = stop - int(reader.lengths[number])
+        steps = chosen[(chosen >= start) & (chosen < stop)] - start
+        if len(steps):
+            frames.append(reader[number].observations[name][steps])
+    pixels = np.concatenate(frames)
+    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+    last = pixels.shape[-1]
+    return np.ascontiguousarray(pixels[..., [max(last - 3, 0) + min(channel, last - 1) for channel in range(3)]])
+
+
+def check_file(record: dict[str, Any]) -> None:
+    """A manifest's record names a file."""
+    require_text(record.get("file") or record.get("image"), "file")
+
+
+def read_pieces(texts: TextReader, encode: Callable[[str], np.ndarray], longest: int, count: Count = iter) -> Unlabelled:
+    """Texts as token ids, cut into pieces of at most `longest` tokens; what is left with fewer than two is left out.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    samples, keys, skipped = [], [], []
+    for number in count(range(len(texts))):
+        text = texts[number]
+        ids = encode(text)
+        pieces = [piece for piece in pieces_of(ids, longest) if len(piece) > 1]
+        samples += pieces
+        keys += [hashlib.sha256(text.encode()).hexdigest()] * len(pieces)
+        if not pieces:
+            skipped.append(f"text {number}: {len(ids)} tokens are too few")
+    if not samples:
+        raise ValueError(f"none of {len(texts)} texts has two tokens; give longer ones")
+    return Unlabelled(samples, keys, skipped)
+
+
+def pieces_of(ids: np.ndarray, longest: int) -> Iterator[np.ndarray]:
+    """Stretches of about equal length."""
+    count = max(1, -(-len(ids) // longest))
+    yield from np.array_split(ids, count)

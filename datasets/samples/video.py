@@ -1,0 +1,222 @@
+"""Videos with their sound and a label: files in any format that FFmpeg reads, at one frame rate, one size and one sample rate.
+
+Pictures are cut to the wanted proportions around their middle and resized; a moment shows the latest frame before it. The
+sound comes from the file, else from a sound file of the same name beside it, else it is silence; what was done is said.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..sounds import FORMATS as SOUND_FORMATS
+from ..sounds import SUFFIXES as SOUND_SUFFIXES
+from ..sounds import decode_sound
+
+SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
+FORMATS = f"{SOUND_FORMATS},gif"   # no lists of files, see there
+MAX_SECONDS = 60.0             # of one video; what is longer is cut
+
+
+@dataclass(frozen=True)
+class Format:
+    """How videos are read: size in rows and columns, frames per second, samples of sound per frame."""
+
+    size: tuple[int, int] = (224, 224)
+    fps: float = 25.0
+    samples_per_frame: int = 1920
+
+    @property
+    def rate(self) -> int:
+        """Samples per second."""
+        return round(self.fps * self.samples_per_frame)
+
+
+@dataclass(frozen=True)
+class Video:
+    """A whole video.
+
+    Attributes:
+        name: of the file.
+        frames: uint8 (T, H, W, 3).
+        sound: float32 (T * samples per frame,) in [-1, 1].
+        label: what is to be seen; empty where nobody said.
+        notes: what was done to the sound and the length.
+    """
+
+    name: str
+    frames: np.ndarray
+    sound: np.ndarray
+    label: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def read_video(path: Path | str, form: Format, *, sound: Path | str | None = None, label: str = "") -> Video:
+    """Decode a video file.
+
+    Args:
+        sound: a file with the sound, in place of the video's own.
+    Raises:
+        ValueError: not a readable video, or not a readable sound; names the file.
+        ImportError: the extra `media` is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; give a video")
+    frames, has_sound, cut = _read_frames(path, form)
+    notes = [f"{path.name} is longer than {MAX_SECONDS:.0f} s: the rest is left out"] if cut else []
+    beside = [path.with_suffix(suffix) for suffix in SOUND_SUFFIXES if path.with_suffix(suffix).is_file()]
+    source = Path(sound) if sound is not None else path if has_sound else beside[0] if beside else None
+    samples = np.zeros(len(frames) * form.samples_per_frame, np.float32)
+    if source is None:
+        notes.append(f"{path.name} has no sound: silence takes its place")
+    else:
+        try:
+            made, own = decode_sound(source.read_bytes(), form.rate)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{source}: {error}") from None
+        samples[:len(made)] = made[:len(samples)]
+        if source != path:
+            notes.append(f"{path.name}: its sound is {source.name}")
+        if own != form.rate:
+            notes.append(f"{path.name}: sound resampled from {own} to {form.rate} samples per second")
+    return Video(path.name, frames, samples, label, tuple(notes))
+
+
+def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, bool]:
+    """uint8 (T, H, W, 3), whether there is sound, and whether the video is longer than MAX_SECONDS."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError('videos need PyAV; pip install "calico-agent[media]"') from error
+    frames: list[np.ndarray] = []
+    most = round(MAX_SECONDS * form.fps)
+
+    def show(frame: Any, until: float) -> None:
+        while frame is not None and len(frames) < most and len(frames) / form.fps < until - 1e-6:
+            frames.append(fitted(frame.to_image(), form.size))
+
+    try:
+        with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
+            if not container.streams.video:
+                raise ValueError("there are no pictures in it")
+            has_sound, step = bool(container.streams.audio), 1 / float(container.streams.video[0].average_rate or form.fps)
+            latest, began, end = None, 0.0, 0.0
+            for frame in container.decode(video=0):
+                if latest is None:
+                    began = frame.time or 0.0
+                now = end if frame.time is None else frame.time - began    # without times they follow at the stream's rate
+                show(latest, now)
+                if len(frames) == most:
+                    return np.stack(frames), has_sound, True
+                latest, end = frame, now + step
+            show(latest, end)
+    except (av.FFmpegError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable video ({getattr(error, 'strerror', None) or error})") from None
+    if not frames:
+        raise ValueError(f"{path}: not a readable video (no frames)")
+    return np.stack(frames), has_sound, False
+
+
+def fitted(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """The middle of a picture in the proportions of `size`, resized to it: uint8 (H, W, 3)."""
+    height, width = size
+    scale = min(picture.width / width, picture.height / height)
+    left, top = (picture.width - width * scale) / 2, (picture.height - height * scale) / 2
+    middle = picture.crop((round(left), round(top), round(left + width * scale), round(top + height * scale)))
+    return np.asarray(middle.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+
+
+# ---- many of them ----------------------------------------------------------------------------------------------------------
+
+def read_videos(source: Path | str, form: Format) -> list[Video]:
+    """The videos of a folder (a folder below it names the label) or of a manifest: JSON lines with `file`, and perhaps `label`
+    and `sound`, files beside it.
+
+    Raises:
+        ValueError: nothing there, or a file that cannot be read; names it.
+    """
+    source = Path(source)
+    rows: list[dict[str, Any]]
+    if source.is_dir():
+        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+        rows = [{"file": path.relative_to(source), "label": path.parent.name * (path.parent != source)} for path in files]
+        place = source
+    else:
+        try:
+            rows = [json.loads(line) for line in source.read_text("utf-8").splitlines() if line.strip()]
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{source} cannot be read as JSON lines: {error}; give a folder of videos or a manifest") from None
+        place = source.parent
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or "file" not in row:
+            raise ValueError(f'{source}, line {number}: no "file"; each line is {{"file": FILE, "label": TEXT}}')
+    if not rows:
+        raise ValueError(f"{source} has no videos; there must be files ending in {', '.join(SUFFIXES)}")
+    return [read_video(place / row["file"], form, sound=place / row["sound"] if row.get("sound") else None,
+                       label=str(row.get("label") or "")) for row in rows]
+
+
+class Clips:
+    """Clips of videos; the last fifth of each video is kept apart and measured."""
+
+    def __init__(self, videos: Sequence[Video], frames: int, samples_per_frame: int, patch: int, seed: int = 0) -> None:
+        """
+        Args:
+            frames: of a clip; a video needs as many for each of its two parts.
+            patch: samples of sound that are decoded together.
+        Raises:
+            ValueError: a video is too short.
+        """
+        self.videos, self.frames, self.per_frame, self.patch, self.seed = videos, frames, samples_per_frame, patch, seed
+        self.labels = sorted({video.label for video in videos})
+        for video in videos:
+            if len(video.frames) < 2 * frames:
+                raise ValueError(f"{video.name} has {len(video.frames)} frames; {2 * frames} at least are needed, a clip of "
+                                 f"{frames} to learn from and one to measure")
+
+    def batch(self, step: int, count: int, points: int = 512) -> dict[str, Tensor]:
+        """Random clips, a pure function of the seed and the step; see perceiver_losses.autoencoding_loss.
+
+        Args:
+            points: pixels, and patches of sound, that are decoded.
+        """
+        rng = np.random.default_rng((self.seed, step))
+        chosen = [(video, int(rng.integers(self.border(video) - self.frames + 1)))
+                  for video in (self.videos[i] for i in rng.integers(len(self.videos), size=count))]
+        batch = self.stack(chosen)
+        pixels = self.frames * int(np.prod(self.videos[0].frames.shape[1:3]))
+        patches = self.frames * self.per_frame // self.patch
+        return batch | {"pixels": torch.from_numpy(rng.integers(pixels, size=points)),
+                        "patches": torch.from_numpy(rng.integers(patches, size=min(points, patches)))}
+
+    def held_out(self) -> dict[str, Tensor]:
+        """The last clip of each video."""
+        return self.stack([(video, len(video.frames) - self.frames) for video in self.videos])
+
+    def border(self, video: Video) -> int:
+        """The frame from which on a video is kept apart."""
+        return len(video.frames) - max(self.frames, len(video.frames) // 5)
+
+    def stack(self, chosen: Sequence[tuple[Video, int]]) -> dict[str, Tensor]:
+        """Clips from given frames on: image float32 (B, T, 3, H, W) in [0, 1], audio (B, samples), label int64 (B,)."""
+        parts = [clip(video, start, self.frames, self.per_frame) for video, start in chosen]
+        return {"image": torch.stack([image for image, _ in parts]), "audio": torch.stack([sound for _, sound in parts]),
+                "label": torch.tensor([self.labels.index(video.label) for video, _ in chosen])}
+
+
+def clip(video: Video, start: int, frames: int, samples_per_frame: int) -> tuple[Tensor, Tensor]:
+    """`frames` frames from `start` on: image float32 (T, 3, H, W) in [0, 1] and sound (samples,); zeros beyond the end."""
+    image = torch.from_numpy(video.frames[start:start + frames]).permute(0, 3, 1, 2).float() / 255
+    sound = torch.from_numpy(video.sound[start * samples_per_frame:(start + frames) * samples_per_frame])
+    missing = frames - len(image)
+    if missing:
+        image = torch.cat([image, image.new_zeros(missing, *image.shape[1:])])
+        sound = torch.cat([sound, sound.new_zeros(missing * samples_per_frame)])
+    return image, sound

@@ -1,0 +1,99 @@
+"""The config of a training run: everything that `calico train` can be told, in one tree.
+
+    size: small                       # tiny, small, medium, gato-79m, gato-364m, gato-1.18b
+    backbone: {context: 1024}         # any field of the size can be changed
+    # backbone: perceiver             # or perceiver-ar, data2vec: another kind of the same width and depth
+    # backbone: {kind: perceiver, latents: 32}
+    data: {sources: [{path: data/CartPole-v1}, {path: data/captions, weight: 2.0}]}
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from calico.agent.backbones.decoder import DecoderConfig
+from calico.agent.embedding import EmbeddingConfig
+from calico.agent.model import SIZES, BackboneConfig, ModelConfig, named_size
+from calico.agent.training.optimizer import OptimizerConfig
+from calico.agent.training.trainer import TrainingConfig
+from calico.scripts.common.config import given, load_config
+from calico.tokenizers.vocabulary import VocabularyConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings:
+    """One data set of the mixture."""
+
+    path: str            # a folder or file: episodes, captions, dialogues or text
+    weight: float = 1.0  # share of the batches' rows, relative to the other sources
+    images: str = ""     # folder or zip of a manifest's images or sounds; empty: beside it
+    max_side: int = 64   # larger images are shrunk to so many pixels: a 64 x 64 one costs 16 tokens
+    max_seconds: float = 10.0     # longer sounds are cut: a second costs 25 tokens
+    shuffle_steps: bool = False   # single steps in random order: for tasks whose observation is the whole state
+    mirror: bool = False          # captioned pictures are mirrored half of the time: few photographs go further
+    crop: float = 1.0             # captioned pictures are seen through a frame of at least this share of their sides
+    held_out: float = 0.0         # share that is not trained on, by picture, dialogue or episode; `calico evaluate` judges it
+
+    def __post_init__(self) -> None:
+        if self.max_side < 1:
+            raise ValueError(f"{self.path}: max_side={self.max_side} must be at least 1 pixel")
+        if not self.max_seconds >= 0.04:
+            raise ValueError(f"{self.path}: max_seconds={self.max_seconds} must be at least 0.04, which is one token")
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"{self.path}: crop={self.crop} must be a share of the sides: more than 0, at most 1")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"{self.path}: held_out={self.held_out} must be a share: at least 0, less than 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """What is trained on, and how it is laid into rows."""
+
+    sources: list[SourceSettings] = field(default_factory=list)
+    batch_size: int = 8                   # rows per batch
+    prompt_probability: float = 0.25      # control rows that begin with another episode of the task (Gato: 0.25)
+    observation_text_loss: bool = True    # observed text (missions) is a target, as in the paper
+    max_text_tokens: int = 64             # longest observed text, and the places of an acted one
+    tokenizer: str = ""                   # a SentencePiece model; empty: learnt from the text of the sources
+    workers: int = 0                      # processes that prepare batches; 0: the training process does it, which is
+                                          # faster where there are only as many cores as threads that train
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.workers < 0:
+            raise ValueError(f"data.batch_size={self.batch_size} must be at least 1 and workers={self.workers} at least 0")
+        if self.max_text_tokens < 1:
+            raise ValueError(f"data.max_text_tokens={self.max_text_tokens} must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """A training run."""
+
+    out: str = "runs/run"                 # the run's folder: checkpoints, TensorBoard, resolved config
+    size: str = "tiny"                    # where backbone and embedding start from
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    backbone: BackboneConfig = field(default_factory=DecoderConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    data: DataSettings = field(default_factory=DataSettings)
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            named_size(self.size)         # raises with the names that exist
+
+    @property
+    def model(self) -> ModelConfig:
+        """What agent/ calls it."""
+        return ModelConfig(embedding=self.embedding, backbone=self.backbone)
+
+
+def load_settings(config: str | Path | None, overrides: list[str]) -> RunSettings:
+    """Field defaults, then those of `size` for the backbone's kind, then the YAML file, then `key=value`.
+
+    Raises:
+        ValueError: an unknown key, a wrong value or a file that cannot be read; see load_config.
+    """
+    size, kind = (given(config, overrides, key) for key in ("size", "backbone.kind"))
+    shape = named_size(str(size or RunSettings.size), kind=str(kind or "decoder"))
+    start = RunSettings(embedding=shape.embedding, backbone=shape.backbone)
+    return load_config(start, config, overrides)

@@ -1,0 +1,150 @@
+"""What a run is judged on: the held-out sides of its own data, data that the user names, and freshly drawn worlds.
+
+All of it has one form, whatever it comes from, so that one suite judges captions of photographs and of drawn rooms alike.
+"""
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calico.datasets.documents import Caption, CaptionReader, Dialogue, DialogueReader, Document
+from calico.datasets.episodes import EpisodeReader
+from calico.datasets.synthetic_captions import ask, caption
+from calico.datasets.texts import TextReader
+from calico.envs.scenes import WORLDS, scenes
+from calico.scripts.common import console
+from calico.scripts.common.settings import RunSettings, SourceSettings
+from calico.scripts.common.sources import OpenedSource, Side, open_source, whole
+
+UNSEEN_SCENES = 10_000_000   # first seed of evaluation pictures
+KNOWN = 5000                 # documents of the training side that baselines look at
+
+
+def replies(dialogue: Dialogue) -> bool:
+    """Whether the assistant says anything."""
+    return any(message["role"] == "assistant" for message in dialogue.messages)
+
+
+def shows(dialogue: Dialogue) -> bool:
+    """Whether there is a picture or a sound in it."""
+    return bool(dialogue.images or dialogue.sounds)
+
+
+SUITES: dict[str, Callable[[Document], bool]] = {
+    "captions": lambda document: isinstance(document, Caption),
+    "vqa": lambda document: isinstance(document, Dialogue) and shows(document) and replies(document),
+    "chat": lambda document: isinstance(document, Dialogue) and not shows(document) and replies(document),
+    "text": lambda document: isinstance(document, str),
+}
+READERS: dict[str, type] = {"captions": CaptionReader, "vqa": DialogueReader, "chat": DialogueReader, "text": TextReader}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Documents that were not trained on.
+
+    Attributes:
+        name: of the data set.
+        documents: what is judged.
+        known: documents of the same set that were trained on, for the baselines; empty where they are not here.
+        fingerprint: identifies the documents.
+    """
+
+    name: str
+    documents: Sequence[Document]
+    known: Sequence[Document]
+    fingerprint: str
+
+    def part(self, suite: str) -> "HeldOut":
+        """The documents that a suite judges."""
+        chosen, known = ([d for d in documents if SUITES[suite](d)] for documents in (self.documents, self.known))
+        return replace(self, documents=chosen, known=known)
+
+
+def open_here(settings: RunSettings, suites: Iterable[str]) -> list[OpenedSource]:
+    """The run's documents that these suites judge, as far as they lie here; what does not is named on stderr."""
+    readers = tuple(READERS[suite] for suite in suites)
+    opened: list[OpenedSource] = []
+    for source in settings.data.sources:
+        try:
+            found = open_source(source, {o.name for o in opened})
+        except ValueError as error:
+            console.note(f"not judged: {console.one_line(error)}")
+            continue
+        if isinstance(found.data, readers):
+            opened.append(found)
+    return opened
+
+
+def held_out_sets(opened: Sequence[OpenedSource], limit: int | None) -> Iterator[HeldOut]:
+    """What the run's own config keeps from training."""
+    for source in opened:
+        train, held = source.sides
+        if len(held.numbers):
+            yield HeldOut(source.name, list(held.documents(limit)), known(train), fingerprint(held, limit))
+
+
+def named_sets(paths: Sequence[str], opened: Sequence[OpenedSource], limit: int | None) -> Iterator[HeldOut]:
+    """Data that the user names, all of it; pictures in the size in which the run was trained on such data.
+
+    Raises:
+        ValueError: not documents.
+    """
+    for path in paths:
+        name = Path(path).stem
+        data = open_source(SourceSettings(path=path), set()).data
+        if isinstance(data, EpisodeReader):
+            raise ValueError(f"--data {path} holds episodes; the suite `control` plays tasks itself. Give captions, questions, "
+                             "dialogues or text")
+        like = [source for source in opened if type(source.data) is type(data)]
+        like.sort(key=lambda source: source.name != name)
+        if like:
+            data = open_source(SourceSettings(path=path, max_side=like[0].settings.max_side), set()).data
+        side = whole(data)
+        yield HeldOut(name, list(side.documents(limit)), known(like[0].sides[0]) if like else [], fingerprint(side, limit))
+
+
+def known(side: Side) -> list[Document]:
+    """The documents that baselines may look at."""
+    return list(side.documents(KNOWN))
+
+
+def fingerprint(side: Side, limit: int | None) -> str:
+    """Identifies the documents that are judged."""
+    return f"{side.data.fingerprint[:16]}-{zlib.crc32(side.numbers[:limit].tobytes()):08x}"
+
+
+def trained_worlds(opened: Sequence[OpenedSource]) -> list[str]:
+    """The worlds whose pictures the run was trained on, told by the names that `calico collect --scenes` gives."""
+    names = {source.name for source in opened}
+    return [world for world in WORLDS if {f"{world}-captions", f"{world}-dialogues"} & names]
+
+
+def drawn_captions(world: str, count: int, opened: Sequence[OpenedSource] = ()) -> HeldOut:
+    """Pictures of a world that no data set holds, each with its caption; `extra` holds the facts."""
+    drawn = scenes(world, range(UNSEEN_SCENES, UNSEEN_SCENES + count))
+    documents = [Caption(name=str(scene.seed), image=scene.image, captions=(caption(scene.facts),),
+                         extra={"facts": scene.facts}) for scene in drawn]
+    return HeldOut(world, documents, trained_on(f"{world}-captions", opened), f"drawn-{count}")
+
+
+def drawn_questions(world: str, count: int, opened: Sequence[OpenedSource] = ()) -> HeldOut:
+    """One question about each of such pictures."""
+    rng = np.random.default_rng(UNSEEN_SCENES)
+    documents = []
+    for scene in scenes(world, range(UNSEEN_SCENES, UNSEEN_SCENES + count)):
+        question, answer = ask(scene.facts, rng)[0]
+        messages: list[dict[str, Any]] = [
+            {"role": "user", "content": [{"type": "image", "image": "it"}, {"type": "text", "text": question}]},
+            {"role": "assistant", "content": answer}]
+        documents.append(Dialogue(messages=messages, images={"it": scene.image}, extra={"facts": scene.facts}))
+    return HeldOut(world, documents, trained_on(f"{world}-dialogues", opened), f"drawn-{count}")
+
+
+def trained_on(name: str, opened: Sequence[OpenedSource]) -> list[Document]:
+    """The training side of the source of that name, if there is one."""
+    return next((known(source.sides[0]) for source in opened if source.name == name), [])

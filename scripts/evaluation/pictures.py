@@ -1,0 +1,221 @@
+"""The suites `captions` and `vqa`: what is said about pictures, and whether the picture was looked at for it."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from calico.agent.likelihood import likelihoods
+from calico.datasets.documents import Caption, Dialogue
+from calico.datasets.synthetic_captions import answer_is_right, caption_is_right, questions
+from calico.scripts.evaluation.baselines import most_frequent, nearest
+from calico.scripts.evaluation.data import HeldOut
+from calico.scripts.evaluation.metrics import bleu_4, cider_d, rouge_l, vqa_accuracy
+from calico.scripts.evaluation.report import Captioned, Question
+from calico.scripts.evaluation.suites import BATCH, Figures, Judge, Judged, compared, filled, mean, words_of
+from calico.tokenizers.document import caption_parts, text_parts
+
+CHOICES = 10   # captions among which the true one is looked for
+GREY = 127
+
+
+def blank(image: np.ndarray) -> np.ndarray:
+    """A grey picture of the same size; of a sound, silence of the same length."""
+    return np.full_like(image, GREY if image.dtype == np.uint8 else 0)
+
+
+# ---- captions
+
+
+def judge_captions(judge: Judge, data: HeldOut, against: Judge | None = None, *, ablate: bool = True) -> Judged[Captioned]:
+    """Describe every picture and compare with what people said, or with the facts where they are known.
+
+    Args:
+        ablate: also with blanked pictures, by rank and beside the baselines; False: what the model says, no more.
+    """
+    groups = groups_of(data.documents)
+    shown: list[Any] = [data.documents[i] for group in groups for i in group]
+    found = {"model": describe(judge, data, groups, ablate)}
+    if ablate and against:
+        found["against"] = describe(against, data, groups, ablate)
+    said = {who: [text for one in ones for text in one["said"]] for who, ones in found.items()}
+    if ablate:
+        said["blanked"] = [text for one in found["model"] for text in one["blanked"]]
+    if ablate and data.known:
+        known: Sequence[Any] = data.known
+        said["nearest"] = [known[i].captions[0] for i in nearest((c.image for c in shown), (c.image for c in known))]
+        said["most_frequent"] = [most_frequent(text for c in known for text in c.captions)] * len(shown)
+    references = [caption.captions for caption in shown]
+    figures: Figures = {name: compared(partial(measure, references=references), said)
+                        for name, measure in (("cider_d", cider_d), ("bleu_4", bleu_4), ("rouge_l", rouge_l))}
+    if all("facts" in caption.extra for caption in shown):
+        figures["right"] = compared(lambda texts: mean(map(is_right, texts, shown)), said)
+    if ablate:
+        figures |= rank_figures(found)
+    examples = [Captioned(image=caption.image, caption=text, truth=caption.captions[0], right=is_right(text, caption))
+                for caption, text in zip(shown, said["model"], strict=True)]
+    return Judged(data.name, figures, examples)
+
+
+def is_right(text: str, caption: Caption) -> bool | None:
+    """Whether a text describes the picture, where the facts tell."""
+    return caption_is_right(text, caption.extra["facts"]) if "facts" in caption.extra else None
+
+
+def groups_of(shown: Sequence[Any]) -> list[list[int]]:
+    """The numbers of the pictures in groups of CHOICES, always the same ones; in a group nobody's first caption is true of
+    another one. Groups that do not fill up come last."""
+    full: list[list[int]] = []
+    open_groups: list[list[int]] = []
+    for number in np.random.default_rng(0).permutation(len(shown)).tolist():
+        mine = shown[number].captions
+        group = next((group for group in open_groups if not any(
+            shown[other].captions[0] in mine or mine[0] in shown[other].captions for other in group)), None)
+        if group is None:
+            open_groups.append(group := [])
+        group.append(number)
+        if len(group) == CHOICES:
+            full.append(group)
+            open_groups = [other for other in open_groups if other is not group]
+    return full + open_groups
+
+
+def describe(judge: Judge, data: HeldOut, groups: Sequence[Sequence[int]], ablate: bool) -> list[dict[str, Any]]:
+    """What is said of each group's pictures; with `ablate` also of `blanked` ones, and for full groups the `nats` of each
+    first caption behind each picture (pictures, captions), behind a blank one (captions,), and the captions' `tokens`."""
+    documents: Sequence[Any] = data.documents
+
+    def look(batch: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+        images = [[documents[i].image for i in group] for group in batch]
+        texts = iter(judge.speaker.captions([image for group in images for image in group]))
+        found: list[dict[str, Any]] = [{"said": [next(texts) for _ in group]} for group in images]
+        if not ablate:
+            return found
+        blanks = {image.shape: blank(image) for group in images for image in group}
+        unseen = dict(zip(blanks, judge.speaker.captions(list(blanks.values())), strict=True))
+        for one, group, pictures in zip(found, batch, images, strict=True):
+            one["blanked"] = [unseen[image.shape] for image in pictures]
+            if len(group) == CHOICES:
+                choices = [documents[i].captions[0] for i in group]
+                *seen, blind = caption_nats(judge, [*pictures, blanks[pictures[0].shape]], choices)
+                one |= {"nats": [[nats for nats, _ in row] for row in seen], "blind": [nats for nats, _ in blind],
+                        "tokens": [tokens for _, tokens in blind]}
+        return found
+
+    return judge.each("captions" if ablate else "captions-said", data, groups, look, size=max(1, BATCH // CHOICES))
+
+
+def caption_nats(judge: Judge, images: Sequence[np.ndarray], texts: Sequence[str]) -> list[list[tuple[float, int]]]:
+    """Nats and tokens of each text as the caption of each image."""
+    continuations = [judge.encode(text_parts(text)) for text in texts]
+    documents = [(judge.encode(caption_parts(image, None)), continuations) for image in images]
+    return [[(-one.total, one.count) for one in scored]
+            for scored in likelihoods(judge.speaker.model, documents, judge.agent.vocabulary.pad)]
+
+
+def rank_figures(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figures:
+    """Where each picture's own caption comes among its group's CHOICES.
+
+    By likelihood: per token, so that short captions do not win. By information: log p(caption | picture) / p(caption), where
+    p(caption) is the mean over the group's other pictures; this takes away that some sentences are likely with any picture.
+    """
+    matrices = {who: [(np.array(one["nats"]), np.array(one["blind"]), np.array(one["tokens"])) for one in ones if "nats" in one]
+                for who, ones in found.items()}
+    if not matrices["model"]:
+        return {}
+    likely = {who: ranks(-nats / tokens for nats, _, tokens in ones) for who, ones in matrices.items()}
+    likely["blanked"] = ranks(-np.tile(blind / tokens, (CHOICES, 1)) for _, blind, tokens in matrices["model"])
+    informed = {who: ranks(information(-nats) for nats, _, _ in ones) for who, ones in matrices.items()}
+    middle, chance = {"chance": (CHOICES + 1) / 2}, {"chance": 1 / CHOICES}
+    return {f"rank_of_{CHOICES}": {who: mean(ones) for who, ones in likely.items()} | middle,
+            f"first_of_{CHOICES}": {who: mean(ones == 1) for who, ones in likely.items()} | chance,
+            f"rank_of_{CHOICES}_by_information": {who: mean(ones) for who, ones in informed.items()} | middle,
+            f"first_of_{CHOICES}_by_information": {who: mean(ones == 1) for who, ones in informed.items()} | chance}
+
+
+def ranks(scores: Iterable[np.ndarray]) -> np.ndarray:
+    """int (pictures of all groups,): the place of a picture's own caption, the last one among equals.
+
+    Args:
+        scores: per group (pictures, captions), the own ones on the diagonal.
+    """
+    return np.concatenate([(group >= np.diagonal(group)[:, None]).sum(1) for group in scores])
+
+
+def information(log_likelihoods: np.ndarray) -> np.ndarray:
+    """(pictures, captions): each less the logarithm of its caption's mean likelihood with the other pictures."""
+    others = [np.logaddexp.reduce(np.delete(log_likelihoods, picture, axis=0)) for picture in range(len(log_likelihoods))]
+    return log_likelihoods - np.array(others) + np.log(len(others) - 1)
+
+
+# ---- questions
+
+
+def judge_questions(judge: Judge, data: HeldOut, against: Judge | None = None, *, ablate: bool = True) -> Judged[Question]:
+    """Ask the first question about every picture or sound: VQAv2's accuracy, or right or not where the facts are known.
+
+    Args:
+        ablate: also with blanked pictures, without the pictures, and the most frequent answers.
+    """
+    asked: Sequence[Any] = data.documents
+    found = answer_each(judge, data, ablate)
+    said = {who: [one[who] for one in found] for who in found[0]}
+    if ablate and against:
+        said["against"] = [one["model"] for one in answer_each(against, data, ablate)]
+    if ablate and data.known:
+        said["most_frequent"] = frequent_answers(asked, data.known)
+    scores = {who: [score(text, dialogue) for text, dialogue in zip(texts, asked, strict=True)] for who, texts in said.items()}
+    examples = [Question(image=next(iter(dialogue.images.values())), question=question_of(dialogue), answer=text,
+                         truth=answers_of(dialogue)[0], right=right >= 0.5)
+                for dialogue, text, right in zip(asked, said["model"], scores["model"], strict=True) if dialogue.images]
+    return Judged(data.name, {"accuracy": {who: mean(ones) for who, ones in scores.items()}}, examples)
+
+
+def answer_each(judge: Judge, data: HeldOut, ablate: bool) -> list[dict[str, Any]]:
+    """Each answer: to the picture, and with `ablate` to a grey one and to none."""
+    ways: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {"model": lambda image: image}
+    if ablate:
+        ways |= {"blanked": blank, "question_only": lambda image: None}
+
+    def answer(batch: Sequence[Any]) -> list[dict[str, Any]]:
+        said = [judge.speaker.replies([filled(before_reply(dialogue), dialogue, change) for dialogue in batch])
+                for change in ways.values()]
+        return [dict(zip(ways, texts, strict=True)) for texts in zip(*said, strict=True)]
+
+    return judge.each("vqa" if ablate else "vqa-said", data, data.documents, answer)
+
+
+def before_reply(dialogue: Dialogue) -> list[dict[str, Any]]:
+    """The messages before the assistant's first one."""
+    roles = [message["role"] for message in dialogue.messages]
+    return dialogue.messages[: roles.index("assistant") if "assistant" in roles else None]
+
+
+def question_of(dialogue: Dialogue) -> str:
+    """What is asked, in words."""
+    return " ".join(words_of(message) for message in before_reply(dialogue))
+
+
+def answers_of(dialogue: Dialogue) -> list[str]:
+    """What people answered; at least one."""
+    reply = dialogue.messages[len(before_reply(dialogue))]
+    return list(dialogue.extra.get("answers") or [words_of(reply)])
+
+
+def score(text: str, dialogue: Dialogue) -> float:
+    """From 0 to 1."""
+    facts, question = dialogue.extra.get("facts"), question_of(dialogue)
+    if facts and any(question in asked for asked in questions(facts).values()):
+        return float(answer_is_right(text, question, facts))
+    return vqa_accuracy(text, answers_of(dialogue))
+
+
+def frequent_answers(asked: Sequence[Dialogue], known: Sequence[Any]) -> list[str]:
+    """The answer that each question had most often, in training; for a new question the one that all together had."""
+    told: dict[str, list[str]] = {}
+    for dialogue in known:
+        told.setdefault(question_of(dialogue), []).append(answers_of(dialogue)[0])
+    overall = most_frequent(answer for answers in told.values() for answer in answers)
+    best = {question: most_frequent(answers) for question, answers in told.items()}
+    return [best.get(question_of(dialogue), overall) for dialogue in asked]

@@ -1,0 +1,149 @@
+"""What all suites of `calico evaluate` share: who is judged, how results are kept, and how figures are told.
+
+    figures: measure -> who -> number, such as {"cider_d": {"model": 0.17, "blanked": 0.06, "nearest": 0.10}}
+
+`model` is the run itself. Every other number is there to compare it with: the same model with the pictures `blanked` or left
+out (`question_only`), another run (`against`), or what needs no network (baselines.py).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import numpy as np
+
+from calico.agent.agent import Agent
+from calico.agent.likelihood import likelihoods
+from calico.agent.talk import Speaker
+from calico.datasets.documents import Dialogue
+from calico.datasets.parquet_part import versions
+from calico.scripts.common import console
+from calico.scripts.common.sharding import Results
+from calico.scripts.evaluation.data import HeldOut
+from calico.scripts.evaluation.metrics import Likelihood
+from calico.scripts.evaluation.report import Captioned, Question
+from calico.tokenizers.document import Part, encode_document
+from calico.tokenizers.tokens import Tokens
+
+Figures: TypeAlias = dict[str, dict[str, float]]
+Item = TypeVar("Item")
+Example = TypeVar("Example", Captioned, Question)
+
+MAX_TOKENS = 128   # of what is written
+BATCH = 64         # documents that are judged, and kept, together
+
+
+@dataclass(frozen=True)
+class Judged(Generic[Example]):
+    """A suite on one data set.
+
+    Attributes:
+        name: of the data set.
+        examples: pictures with what was said about them.
+    """
+
+    name: str
+    figures: Figures
+    examples: list[Example] = field(default_factory=list)
+
+
+class Judge:
+    """One agent and what is known of it already.
+
+    Args:
+        folder: where results are kept, a small file per BATCH documents: a stopped evaluation goes on where it was.
+    """
+
+    def __init__(self, agent: Agent, folder: Path) -> None:
+        self.agent, self.folder = agent, folder
+        self.speaker = Speaker(agent, max_tokens=MAX_TOKENS)
+        self.about = {"network": agent.fingerprint(), "versions": versions()}
+
+    def each(self, suite: str, data: HeldOut, items: Sequence[Item], judge: Callable[[Sequence[Item]], list[dict[str, Any]]],
+             size: int | None = None) -> list[dict[str, Any]]:
+        """`judge` gives plain JSON for each item of a batch; this for all items, without those that were kept.
+
+        Args:
+            size: items of a batch, by default BATCH.
+        """
+        size = size or BATCH
+        results = Results(self.folder, f"{suite}-{data.name}", "agent", self.about | {"data": data.fingerprint, "batch": size})
+        found: list[dict[str, Any]] = []
+        starts = range(0, len(items), size)
+        with console.progress(f"{suite} {data.name}", total=len(starts), unit="batches") as bar:
+            for number, start in enumerate(starts):
+                kept = results.get(number)
+                if kept is None:
+                    kept = {"results": judge(items[start : start + size])}
+                    results.put(number, kept)
+                found += kept["results"]
+                bar.advance()
+        return found
+
+    def encode(self, parts: Sequence[Part]) -> Tokens:
+        """A document's tokens."""
+        return encode_document(parts, self.agent.vocabulary, self.agent.text)
+
+    def nats(self, documents: Sequence[Tokens]) -> list[tuple[float, int]]:
+        """Negative log-likelihood of each document's targets, in nats, and how many they are.
+
+        What is longer than half of the context is read in windows that overlap by half: each target is counted once, with
+        at least half a context before it, except near the beginning.
+        """
+        half = max(1, self.agent.model.config.backbone.context // 2)
+        parts = [(number, window) for number, document in enumerate(documents) for window in windows(document, half)]
+        scored = likelihoods(self.speaker.model, [(before, [part]) for _, (before, part) in parts], self.agent.vocabulary.pad)
+        sums = np.zeros((len(documents), 2))
+        for (number, _), (found,) in zip(parts, scored, strict=True):
+            sums[number] += -found.total, found.count
+        return [(float(total), int(count)) for total, count in sums]
+
+
+def windows(tokens: Tokens, size: int) -> list[tuple[Tokens, Tokens]]:
+    """A sequence in parts of `size` tokens, each with the part before it; parts without a target are left out."""
+    cut = [(tokens[max(0, start - size) : start], tokens[start : start + size]) for start in range(0, len(tokens), size)]
+    return [(before, part) for before, part in cut if part.loss_mask.any()]
+
+
+def perplexities(found: Mapping[str, Likelihood]) -> Figures:
+    """Who -> likelihood of the same text, as figures."""
+    return {"perplexity_per_token": {who: one.perplexity_per_token for who, one in found.items()},
+            "perplexity_per_byte": {who: one.perplexity_per_byte for who, one in found.items()},
+            "bits_per_byte": {who: one.bits_per_byte for who, one in found.items()}}
+
+
+def compared(measure: Callable[[Sequence[str]], float], said: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """One measure of what each one said."""
+    return {who: measure(texts) for who, texts in said.items()}
+
+
+def mean(values: Iterable[Any]) -> float:
+    """As a plain float."""
+    return float(np.mean(list(values)))
+
+
+def entries(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A message's content as a list."""
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+
+
+def words_of(message: Mapping[str, Any]) -> str:
+    """The text of a message."""
+    return "".join(entry["text"] for entry in entries(message) if entry["type"] == "text")
+
+
+def filled(messages: Sequence[Mapping[str, Any]], dialogue: Dialogue,
+           change: Callable[[np.ndarray], np.ndarray | None] = lambda image: image) -> list[dict[str, Any]]:
+    """Messages with pixels and samples in place of their names; both are changed, or left out where `change` gives None."""
+    found = []
+    for message in messages:
+        content: list[dict[str, Any]] = []
+        for entry in entries(message):
+            kind = entry["type"]
+            given = {"image": dialogue.images, "audio": dialogue.sounds}.get(kind)
+            shown = None if given is None else change(given[entry[kind]])
+            content += [entry] if given is None else [] if shown is None else [{**entry, kind: shown}]
+        found.append({**message, "content": content})
+    return found

@@ -1,0 +1,118 @@
+"""The suites `chat` and `text`: how well replies and texts are predicted, and what is replied."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from calico.datasets.documents import Dialogue
+from calico.datasets.sources import document_parts
+from calico.scripts.evaluation.baselines import most_frequent, unigram
+from calico.scripts.evaluation.data import HeldOut
+from calico.scripts.evaluation.metrics import Likelihood, distinct, vqa_normal
+from calico.scripts.evaluation.suites import Judge, Judged, filled, perplexities, words_of
+from calico.tokenizers.document import text_parts
+from calico.tokenizers.text import TextTokenizer
+
+ENOUGH = 1 << 22      # characters of training text that the unigram baseline counts
+_NUMBER = re.compile(r"####\s*(-?[\d,]*\.?\d+)")
+
+
+def judge_text(judge: Judge, data: HeldOut, against: Judge | None = None) -> Judged[Any]:
+    """Bits per byte and perplexity of whole texts, their ends included.
+
+    The first token of a text, which nothing predicts, counts as one among all pieces: every byte is paid for once.
+    """
+    texts: Sequence[Any] = data.documents
+    found = {"model": text_likelihood(judge, data)}
+    if against:
+        found["against"] = text_likelihood(against, data)
+    if data.known:
+        found["unigram"] = unigram_of(judge.agent.text, (str(text) for text in data.known), texts)
+    return Judged(data.name, perplexities(found))
+
+
+def text_likelihood(judge: Judge, data: HeldOut) -> Likelihood:
+    """Summed over the texts."""
+    first = math.log(judge.agent.text.size)
+
+    def predict(batch: Sequence[Any]) -> list[dict[str, Any]]:
+        nats = judge.nats([judge.encode(text_parts(text)) for text in batch])
+        return [{"nats": total + first, "tokens": count + 1} for total, count in nats]
+
+    return total_of(judge.each("text", data, data.documents, predict), map(str, data.documents))
+
+
+def judge_chat(judge: Judge, data: HeldOut, against: Judge | None = None) -> Judged[Any]:
+    """Perplexity of what the assistant said, each reply given all before it; and of its own last replies how much they vary
+    (distinct-n, beside those of people), and how many are right where that can be checked."""
+    dialogues: Sequence[Any] = data.documents
+    replies = [[words_of(message) for message in dialogue.messages if message["role"] == "assistant"] for dialogue in dialogues]
+    found = {"model": (said := chat_each(judge, data))}
+    if against:
+        found["against"] = chat_each(against, data)
+    likelihood = {who: total_of(ones, ["".join(texts) for texts in replies]) for who, ones in found.items()}
+    known = [words_of(message) for dialogue in data.known if isinstance(dialogue, Dialogue) for message in dialogue.messages
+             if message["role"] == "assistant"]
+    if known:
+        likelihood["unigram"] = unigram_of(judge.agent.text, known, [text for texts in replies for text in texts])
+    last = [texts[-1] for texts in replies]
+    written = {who: [one["said"] for one in ones] for who, ones in found.items()} | {"people": last}
+    figures = perplexities(likelihood)
+    figures |= {f"distinct_{n}": {who: distinct(texts, n) for who, texts in written.items()} for n in (1, 2)}
+    checkable = [number for number, text in enumerate(last) if answer_in(text) is not None]
+    if checkable:
+        if known_answers := [answer for text in known if (answer := answer_in(text)) is not None]:
+            written["most_frequent"] = [most_frequent(known_answers)] * len(said)
+        del written["people"]
+        figures["answers_right"] = {who: float(np.mean([answer_in(texts[i]) == answer_in(last[i]) for i in checkable]))
+                                    for who, texts in written.items()}
+        figures["answers_checked"] = {"model": len(checkable)}
+    return Judged(data.name, figures)
+
+
+def chat_each(judge: Judge, data: HeldOut) -> list[dict[str, Any]]:
+    """Of each dialogue: nats and tokens of the assistant's messages, and what the agent says in place of the last one."""
+    def talk(batch: Sequence[Any]) -> list[dict[str, Any]]:
+        said = judge.speaker.replies([before_last_reply(dialogue) for dialogue in batch])
+        nats = judge.nats([judge.encode(document_parts(dialogue)) for dialogue in batch])
+        return [{"said": text, "nats": total, "tokens": count} for text, (total, count) in zip(said, nats, strict=True)]
+
+    return judge.each("chat", data, data.documents, talk)
+
+
+def before_last_reply(dialogue: Dialogue) -> list[dict[str, Any]]:
+    """The messages before the assistant's last one."""
+    roles = [message["role"] for message in dialogue.messages]
+    return filled(dialogue.messages[: len(roles) - 1 - roles[::-1].index("assistant")], dialogue)
+
+
+def answer_in(text: str) -> str | None:
+    """What can be checked in a reply: the number behind "####" as in GSM8K, or a reply that is a number, yes, no, true or
+    false and nothing else; None for all other replies."""
+    if marked := _NUMBER.search(text):
+        return marked[1].replace(",", "")
+    said = vqa_normal(text)
+    return said if said in ("yes", "no", "true", "false") or re.fullmatch(r"-?\d+(?:\.\d+)?", said) else None
+
+
+def total_of(found: Iterable[dict[str, Any]], texts: Iterable[str]) -> Likelihood:
+    """Sum of kept results; the bytes are those of the texts."""
+    ones = list(found)
+    return Likelihood(sum(one["nats"] for one in ones), sum(one["tokens"] for one in ones),
+                      sum(len(str(text).encode()) for text in texts))
+
+
+def unigram_of(text: TextTokenizer, known: Iterable[str], judged: Sequence[str]) -> Likelihood:
+    """Each piece of the judged texts by its share in the known ones."""
+    counted: list[np.ndarray] = []
+    characters = 0
+    for one in known:
+        counted.append(text.encode(one[: ENOUGH - characters]))
+        characters += len(one)
+        if characters >= ENOUGH:
+            break
+    pieces = np.concatenate([text.encode(one) for one in judged])
+    return unigram(np.concatenate(counted), pieces, text.size, sum(len(one.encode()) for one in judged))

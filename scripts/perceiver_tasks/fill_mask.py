@@ -1,0 +1,216 @@
+"""`calico perceive fill-mask train|predict`: a masked language model of UTF-8 bytes.
+
+Whole words are masked, 15 of 100, as in the paper (arXiv:2107.14795, section 4.1), and only their bytes are decoded.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from calico.agent.hardware import usable_device
+from calico.agent.perceiver.inputs import BYTE_OFFSET, CLS, MASK, SEP, decode_bytes, encode_bytes
+from calico.agent.perceiver.runs import config_to_json, load_trained, preparation
+from calico.agent.perceiver.samples import TextInput, words_of
+from calico.agent.perceiver.sizes import SMALL_LANGUAGE
+from calico.agent.perceiver.tasks import LanguageConfig, MaskedLanguage
+from calico.agent.training.supervised import Batch, shuffled
+from calico.datasets.splits import split_texts
+from calico.datasets.texts import TextReader
+from calico.scripts.common import console
+from calico.scripts.perceiver_tasks import training as runs
+from calico.scripts.perceiver_tasks.training import EVALUATIONS, HELD_OUT, training_parser
+
+BLANK = "[MASK]"
+SHARE = 0.15             # of the words
+PLACES = 32              # masked bytes per text are padded to a multiple of so many: CPU kernels are compiled per shape
+IGNORED = -100
+MEASURED = 256           # held-out texts, at most
+LENGTHS = range(1, 11)   # bytes of a blank that are tried
+
+TRAIN = f"""Train a Perceiver IO to fill in masked words, byte by byte.
+
+    calico perceive fill-mask train reviews.jsonl --out runs/language
+    calico perceive fill-mask train books/ --out runs/language --minutes 30
+    calico perceive classify-text train reviews.jsonl --init runs/language --out runs/reviews      # then fine-tune it
+
+DATA is a .txt, .jsonl or .parquet file of texts, or a folder of them. A fifth of them, by a hash of their content (the same as
+classify-text holds out), is held out and measured {EVALUATIONS} times: RUN/held_out.json. The same command continues.
+"""
+PREDICT = f"""Fill in the blanks of a text.
+
+    calico perceive fill-mask predict runs/language "This is a {BLANK}."
+    calico perceive fill-mask predict runs/language "This is a {BLANK}." --length 5 --json
+
+A byte model must be told how long a blank is: without --length {LENGTHS[0]} to {LENGTHS[-1]} bytes are tried, the likeliest
+first. RUN is what `calico perceive fill-mask train` made, or the folder of a Hugging Face PerceiverForMaskedLM.
+"""
+
+
+# ---- train -----------------------------------------------------------------------------------------------------------------
+
+def train(task: str, argv: Sequence[str]) -> int:
+    """Parse, read, train, report."""
+    options = fill_mask_parser(task).parse_args(argv)
+    report = fit(task, options)
+    if options.json:
+        console.print_json(report)
+    else:
+        print(f"{report['accuracy']:.1%} of masked bytes right, {report['bits_per_byte']:.2f} bits per masked byte in "
+              f"{report['held_out']} held-out texts, trained on {report['train']} in {report['steps']} steps, "
+              f"{report['minutes']:.1f} minutes")
+    console.wrote(options.out)
+    return 0
+
+
+def fill_mask_parser(task: str) -> console.Parser:
+    """The parser of `train`."""
+    parser = training_parser(task, TRAIN, steps=3000, batch=32, learning_rate=1e-3)
+    parser.add_argument("--length", type=int, default=1024, help="bytes that are read of a text (default 1024)")
+    return parser
+
+
+def fit(task: str, options: argparse.Namespace, network: Callable[[LanguageConfig], Any] = MaskedLanguage) -> dict[str, Any]:
+    """Train to the end, continuing what is in the run's folder; returns the held-out report, which is also written there.
+
+    Args:
+        network: makes what is trained where there is no model to start from; `calico bench perceiver-scores` has others.
+    Raises:
+        ValueError: data or the model to start from cannot be read, or the run began with other settings.
+    """
+    device = usable_device(options.device)
+    if options.batch < 1 or options.length < 16:
+        raise ValueError(f"--batch {options.batch} must be at least 1 and --length {options.length} at least 16 bytes")
+    reader = TextReader(options.data)
+    training, held_out = split_texts(reader, HELD_OUT)
+    start = load_trained(options.init, (task,)) if options.init else None
+    fit_in = preparation(start) if start else TextInput(positions=options.length)
+    assert isinstance(fit_in, TextInput)
+    torch.manual_seed(options.seed)
+    fitting = replace(SMALL_LANGUAGE, text=replace(SMALL_LANGUAGE.text, positions=fit_in.positions))
+    model: Any = (start.model if start else network(fitting)).to(device)
+
+    def batch_of(step: int) -> Batch:
+        rng = np.random.default_rng((options.seed, step))
+        rows = shuffled(len(training), options.batch, step, options.seed)
+        return mask_words(fit_in([training[row] for row in rows], rng), rng)
+
+    rng = np.random.default_rng(0)
+    examples = [mask_words(fit_in([held_out[row] for row in rows]), rng) for rows in np.array_split(
+        np.arange(min(len(held_out), MEASURED)), max(1, min(len(held_out), MEASURED) // 32))]
+
+    def evaluate(model: MaskedLanguage) -> dict[str, float]:
+        return measure(model, examples)
+
+    document = {"task": task, "model": config_to_json(model.config), "input": config_to_json(fit_in),
+                "data": reader.fingerprint}
+    trainer = runs.train(model, loss_of, batch_of, evaluate, document, options)
+    report = {**trainer.evaluation, "held_out": min(len(held_out), MEASURED), "task": task, "train": len(training),
+              "steps": trainer.step, "minutes": round(trainer.seconds / 60, 2),
+              "core_minutes": round(trainer.core_seconds / 60, 2), "parameters": sum(p.numel() for p in model.parameters())}
+    (options.out / "held_out.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def mask_words(batch: Batch, rng: np.random.Generator) -> Batch:
+    """Mask SHARE of the words, each with all its bytes; at least one per text.
+
+    Returns:
+        inputs and mask as they came, with MASK in place of the words' bytes; places int64 (B, Q) of those bytes, and targets
+        int64 (B, Q), IGNORED where a text has fewer than Q.
+    """
+    ids = batch["inputs"].numpy()
+    places = [words_of(row, SHARE, rng) for row in ids]
+    longest = min(-(-max(map(len, places)) // PLACES) * PLACES, ids.shape[1])
+    at = np.zeros((len(ids), longest), np.int64)
+    targets = np.full_like(at, IGNORED)
+    for row, chosen in enumerate(places):
+        at[row, :len(chosen)] = chosen
+        targets[row, :len(chosen)] = ids[row, chosen]
+    inputs = ids.copy()
+    for row, chosen in enumerate(places):
+        inputs[row, chosen] = MASK
+    return {**batch, "inputs": torch.from_numpy(inputs), "places": torch.from_numpy(at), "targets": torch.from_numpy(targets)}
+
+
+def loss_of(model: MaskedLanguage, batch: Batch) -> tuple[Tensor, Mapping[str, Any]]:
+    """Cross-entropy of the masked bytes, in nats per byte."""
+    logits = model(batch["inputs"], batch["mask"], batch["places"]).flatten(0, 1).float()
+    targets = batch["targets"].flatten()
+    kept = targets != IGNORED
+    right = (logits.argmax(dim=1) == targets)[kept].float().mean()
+    return F.cross_entropy(logits, targets, ignore_index=IGNORED), {"accuracy": right}
+
+
+def measure(model: MaskedLanguage, examples: Sequence[Batch]) -> dict[str, float]:
+    """Share of masked bytes that are right, and bits per masked byte."""
+    device = next(model.parameters()).device
+    right, nats, count = 0.0, 0.0, 0
+    for batch in examples:
+        loss, numbers = loss_of(model, {name: tensor.to(device) for name, tensor in batch.items()})
+        masked = int((batch["targets"] != IGNORED).sum())
+        right, nats, count = right + float(numbers["accuracy"]) * masked, nats + float(loss) * masked, count + masked
+    return {"accuracy": right / count, "bits_per_byte": nats / count / math.log(2)}
+
+
+# ---- predict ---------------------------------------------------------------------------------------------------------------
+
+def predict(task: str, argv: Sequence[str]) -> int:
+    """Parse, fill in, print."""
+    parser = console.make_parser(f"perceive {task} predict", PREDICT)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("texts", nargs="+", metavar="TEXT", help=f"with {BLANK} where something is missing")
+    parser.add_argument("--length", type=int, help="bytes of a blank")
+    parser.add_argument("--top", type=int, default=3, help="lengths that are shown (default 3)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(argv)
+    if (options.length or 1) < 1 or options.top < 1:
+        raise ValueError(f"--length {options.length} and --top {options.top} must be at least 1")
+    if missing := [text for text in options.texts if BLANK not in text]:
+        raise ValueError(f"there is no {BLANK} in {missing[0]!r}; write it where something is missing")
+    trained = load_trained(options.run, (task,), options.device)
+    fit_in = preparation(trained)
+    assert isinstance(trained.model, MaskedLanguage) and isinstance(fit_in, TextInput)
+    found = []
+    for text in options.texts:
+        lengths = [options.length] if options.length else LENGTHS
+        filled = [fill(trained.model, text, length, fit_in.positions) for length in lengths]
+        found += sorted(filled, key=lambda entry: -entry["probability"])[:options.top]
+    if options.json:
+        console.print_json(found)
+    else:
+        console.print_table(("text", "bytes", "probability of a byte"),
+                            [[entry["filled"], entry["length"], entry["probability"]] for entry in found])
+    return 0
+
+
+def fill(model: MaskedLanguage, text: str, length: int, positions: int) -> dict[str, Any]:
+    """The likeliest byte at each place of blanks of `length` bytes, all at once.
+
+    Returns:
+        text, filled, length, and probability: the geometric mean over the bytes.
+    Raises:
+        ValueError: the text does not fit; a blank cannot be cut off unseen, so nothing is cut here.
+    """
+    first, *others = [encode_bytes(part, cls_sep=False) for part in text.split(BLANK)]
+    joined = first + [i for part in others for i in [MASK] * length + part]
+    ids = torch.tensor([[CLS, *joined, SEP]], device=next(model.parameters()).device)
+    if ids.shape[1] > positions:
+        raise ValueError(f"the text has {ids.shape[1]} bytes, the model reads {positions}; shorten it")
+    places = (ids[0] == MASK).nonzero()[:, 0]
+    with torch.no_grad():
+        logits = model(ids, places=places).float()[0]
+    logits[:, :BYTE_OFFSET] = -torch.inf                                # a blank is filled with bytes only
+    chances, best = logits.softmax(dim=1).max(dim=1)
+    ids[0, places] = best
+    return {"text": text, "filled": decode_bytes(ids[0].tolist()), "length": length,
+            "probability": float(chances.log().mean().exp())}

@@ -1,0 +1,204 @@
+"""`calico perceive flow train|predict`: optical flow, where each pixel of a picture is in the next one."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from calico.agent.hardware import usable_device
+from calico.agent.perceiver.flow_tiles import picture_flow
+from calico.agent.perceiver.losses import FLOW_SCALE, end_point_error, flow_loss
+from calico.agent.perceiver.runs import config_to_json, load_trained
+from calico.agent.perceiver.sizes import SMALL_FLOW
+from calico.agent.perceiver.tasks import Flow
+from calico.datasets.images import ImageStore
+from calico.datasets.samples.flow import (
+    FlowPair,
+    FlowPairs,
+    MotionConfig,
+    MovingPictures,
+    flow_picture,
+    read_flow,
+    squares,
+    textures,
+    write_flo,
+)
+from calico.scripts.common import console
+from calico.scripts.common.media_inputs import read_picture
+from calico.scripts.perceiver_tasks import training as runs
+
+TEXTURES = "textures"      # the word for no pictures
+BANK = 512                 # textures, and pictures at most
+TEXEL = 64                 # pixels of their sides
+HELD_OUT = 4, 32           # batches and pairs of each that are made to be measured
+MAX_SIDE = 1 << 12
+
+TRAIN = """Train a Perceiver IO to see motion.
+
+    calico perceive flow train textures --out runs/flow                      # textures that move, made on the fly
+    calico perceive flow train photos.zip --out runs/flow --minutes 20       # and pictures
+    calico perceive flow train photos.zip --out runs/flow --pairs pairs.jsonl
+
+DATA is a folder or zip of pictures, which move as layers of made pairs beside textures; the word `textures` takes those alone.
+What is measured are made pairs of another seed, and with --pairs the real ones of a manifest: JSON lines with img0, img1 and
+flow (.flo, .npz, KITTI's .png), files beside it or in a zip of its name. The same command continues a run.
+"""
+PREDICT = """Where each pixel of a picture is in the next one: a .flo file and a picture in Middlebury's colours.
+
+    calico perceive flow predict runs/flow frame1.png frame2.png --out flow            # flow/flow.flo, flow/flow.png
+    calico perceive flow predict runs/flow frame1.png frame2.png --out flow --truth true.flo
+    calico perceive flow predict runs/flow --pairs pairs.jsonl --json                  # end-point errors, in pixels
+
+RUN is what `calico perceive flow train` made, or the folder of a Hugging Face PerceiverForOpticalFlow. Pictures of any size
+are cut into tiles that overlap. A run of ours looks several times, first at small pictures, then at the rest of the motion in
+larger ones: --scales 16,8 are pictures of a sixteenth and then an eighth of the height and width.
+"""
+
+
+# ---- train -----------------------------------------------------------------------------------------------------------------
+
+def train(task: str, argv: Sequence[str]) -> int:
+    """Parse, train, report."""
+    parser = runs.training_parser(task, TRAIN, steps=4000, batch=32, learning_rate=2e-3)
+    parser.add_argument("--pairs", type=Path, help="a manifest of real pairs, measured and never trained on")
+    parser.add_argument("--reach", type=float, default=5.0, help="pixels of the longest made motion (default 5)")
+    parser.add_argument("--scales", type=scales, default=(16.0, 8.0, 4.0), metavar="16,8,4",
+                        help="of `predict` (default 16,8,4)")
+    options = parser.parse_args(argv)
+    if options.batch < 2:
+        raise ValueError(f"--batch {options.batch} must be at least 2: each pair is also shown reversed")
+    torch.manual_seed(options.seed)
+    device = usable_device(options.device)
+    start = load_trained(options.init, (task,)).model if options.init else Flow(SMALL_FLOW)
+    assert isinstance(start, Flow)
+    model = start.to(device)
+    bank, shown = open_bank(options.data)
+    motion = MotionConfig(size=model.config.size, reach=options.reach)
+    made, kept = MovingPictures(bank, motion, options.seed), MovingPictures(bank, motion, options.seed + (1 << 32))
+    held_out = [kept.batch(step, HELD_OUT[1] // 2) for step in range(HELD_OUT[0])]
+    pairs = list(FlowPairs(options.pairs)) if options.pairs else []
+
+    def evaluate(model: Flow) -> dict[str, float]:
+        errors = [end_point_error(FLOW_SCALE * model(batch["frames"].to(device)).float().cpu(), batch["flow"])
+                  for batch in held_out]
+        found = {"end_point_error": float(torch.stack(errors).mean())}
+        return found | ({"pairs": mean_of(measure(model, pairs, options.scales))["end_point_error"]} if pairs else {})
+
+    document = {"task": task, "model": config_to_json(model.config), "motion": asdict(motion), "shown": shown,
+                "scales": list(options.scales)}
+    trainer = runs.train(model, flow_loss, lambda step: made.batch(step, options.batch // 2), evaluate, document,
+                                 options)
+    report: dict[str, Any] = {
+        "task": task, "steps": trainer.step, "minutes": round(trainer.seconds / 60, 2),
+        "core_minutes": round(trainer.core_seconds / 60, 2), "parameters": sum(p.numel() for p in model.parameters()),
+        "end_point_error": trainer.evaluation["end_point_error"],
+        "zero_flow": float(torch.stack([end_point_error(0 * batch["flow"], batch["flow"]) for batch in held_out]).mean())}
+    if pairs:
+        report["pairs"] = measure(trainer.final, pairs, options.scales)
+    (options.out / "held_out.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    show(report, options.json)
+    console.wrote(options.out)
+    return 0
+
+
+def scales(words: str) -> tuple[float, ...]:
+    """ "16,8" -> (16.0, 8.0); argparse reports the ValueError."""
+    return tuple(float(word) for word in words.split(","))
+
+
+def open_bank(data: Path) -> tuple[Tensor, str]:
+    """What layers show, uint8 (n, 3, TEXEL, TEXEL), and words that identify it."""
+    bank = textures(BANK, TEXEL)
+    if str(data) == TEXTURES:
+        return bank, TEXTURES
+    store = ImageStore(data, max_side=None, cache_bytes=0)
+    names = [name for name in store.names() if name.lower().endswith((".png", ".jpg", ".jpeg", ".webp"))]
+    if not names:
+        raise ValueError(f"{data} holds no PNG, JPEG or WebP; give a folder or zip of pictures, or the word `{TEXTURES}`")
+    chosen = names[::-(-len(names) // BANK)]
+    return torch.cat([bank, squares(store, chosen, TEXEL)]), store.fingerprint(chosen)
+
+
+# ---- measure ---------------------------------------------------------------------------------------------------------------
+
+def measure(model: Flow, pairs: Sequence[FlowPair], scales: Sequence[float]) -> list[dict[str, Any]]:
+    """Per pair the end-point error in pixels: the model's, that of no motion, and that of the pair's own mean motion, which
+    nobody knows who has only the pictures."""
+    rows = []
+    for pair in pairs:
+        truth = torch.from_numpy(pair.flow.copy())
+        found = picture_flow(model, as_input(pair.first, model), as_input(pair.second, model), scales).cpu()
+        mean = truth[truth.isfinite().all(dim=-1)].mean(dim=0)
+        guesses = {"end_point_error": found, "zero_flow": torch.zeros_like(truth), "mean_flow": mean.expand_as(truth)}
+        rows.append({"pair": pair.name, **{name: float(end_point_error(guess, truth)) for name, guess in guesses.items()}})
+    return rows
+
+
+def mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means of the figures over pairs."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name != "pair"}
+
+
+def as_input(picture: np.ndarray, model: Flow) -> Tensor:
+    """uint8 (H, W, 3) -> (3, H, W) in [-1, 1] on the model's device."""
+    tensor = torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 127.5 - 1
+    return tensor.to(next(model.parameters()).device)
+
+
+def show(report: Mapping[str, Any], as_json: bool) -> None:
+    """The report; pairs as a table that ends with their mean."""
+    if as_json:
+        console.print_json(report)
+        return
+    if "pairs" in report:
+        rows = [*report["pairs"], {"pair": "mean", **mean_of(report["pairs"])}]
+        console.print_table(("pair", "end-point error", "no motion", "its mean motion"), [list(row.values()) for row in rows])
+    if figures := [(name, value) for name, value in report.items() if name != "pairs"]:
+        console.print_table(("figure", "value"), figures)
+
+
+# ---- predict ---------------------------------------------------------------------------------------------------------------
+
+def predict(task: str, argv: Sequence[str]) -> int:
+    """Parse, look, write or measure."""
+    parser = console.make_parser(f"perceive {task} predict", PREDICT)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("frames", nargs="*", type=Path, metavar="FRAME", help="two pictures of one size")
+    parser.add_argument("--out", type=Path, help="folder for flow.flo and flow.png")
+    parser.add_argument("--truth", type=Path, help="the true flow of the two: .flo, .npz or KITTI's .png")
+    parser.add_argument("--pairs", type=Path, help="in place of two frames: a manifest of pairs with their truth")
+    parser.add_argument("--scales", type=scales, metavar="16,8,4", help="default: those of the run; 1 for Hugging Face's")
+    parser.add_argument("--largest", type=float, help="pixels of full colour in the picture (default: the longest motion)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(argv)
+    if (len(options.frames) != 2 or options.out is None) if options.pairs is None else options.frames:
+        raise ValueError(f"{len(options.frames)} frames came; give two frames and --out FOLDER, or --pairs MANIFEST alone")
+    trained = load_trained(options.run, (task,), options.device)
+    model, looks = trained.model, options.scales or trained.document.get("scales", [1.0])
+    assert isinstance(model, Flow)
+    if options.pairs is not None:
+        show({"pairs": measure(model, list(FlowPairs(options.pairs)), looks)}, options.json)
+        return 0
+    first, second = (read_picture(path, MAX_SIDE) for path in options.frames)
+    found = picture_flow(model, as_input(first, model), as_input(second, model), looks).cpu().numpy()
+    right, down = (float(mean) for mean in found.mean(axis=(0, 1)))
+    report = {"longest": float(np.hypot(found[..., 0], found[..., 1]).max()), "mean_right": right, "mean_down": down}
+    if options.truth is not None:
+        truth = read_flow(options.truth)
+        if truth.shape != found.shape:
+            raise ValueError(f"{options.truth} is {truth.shape[1]}x{truth.shape[0]} and the frames are "
+                             f"{found.shape[1]}x{found.shape[0]} pixels; give the truth of these frames")
+        report["end_point_error"] = float(end_point_error(torch.from_numpy(found), torch.from_numpy(truth)))
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_flo(options.out / "flow.flo", found)
+    Image.fromarray(flow_picture(found, options.largest)).save(options.out / "flow.png")
+    show(report, options.json)
+    console.wrote(options.out / "flow.flo", options.out / "flow.png")
+    return 0

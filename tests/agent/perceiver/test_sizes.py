@@ -1,0 +1,48 @@
+"""Published sizes have the published number of parameters, and each release's details are set together."""
+
+import pytest
+
+from calico.agent.perceiver.hugging_face import copy_trunk
+from calico.agent.perceiver.inputs import ImageConfig
+from calico.agent.perceiver.sizes import SIZES, SMALL, SMALL_LANGUAGE, dm_exact, hf_exact, named_size, on_meta
+from calico.agent.perceiver.tasks import ClassifierConfig, build
+
+
+@pytest.mark.parametrize("name, parameters", [
+    ("language-perceiver", 201_108_230),
+    ("vision-perceiver-learned", 62_255_848),
+    ("vision-perceiver-fourier", 48_440_627),
+    ("vision-perceiver-conv", 48_646_522),
+    ("optical-flow-perceiver", 41_057_134),
+    ("multimodal-perceiver", 19_858_855),
+    ("perceiver-imagenet", 44_912_254),      # 44.9M in the paper
+])
+def test_parameters(name: str, parameters: int) -> None:
+    assert sum(p.numel() for p in on_meta(named_size(name)).parameters()) == parameters
+
+
+def test_every_size_is_counted_and_another_is_named() -> None:
+    assert len(SIZES) == 7
+    with pytest.raises(ValueError, match="size 'perceiver-giant' is unknown; choose one of language-perceiver"):
+        named_size("perceiver-giant")
+
+
+@pytest.mark.parametrize("task, name", [(task, name) for task, sizes in SMALL.items() for name in sizes])
+def test_small_sizes_are_small(task: str, name: str) -> None:
+    model = on_meta(SMALL[task][name])
+    assert 2e5 < sum(p.numel() for p in model.parameters()) < 6e6
+
+
+def test_a_language_model_s_trunk_serves_a_classifier_of_texts() -> None:
+    copy_trunk(build(SMALL_LANGUAGE), build(SMALL["classify-text"]["bytes"]))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_releases_differ_in_their_gelu_and_masks_everywhere(name: str) -> None:
+    deepmind, hugging_face = dm_exact(SIZES[name]), hf_exact(SIZES[name])
+    assert deepmind.latent.gelu == "tanh" and deepmind.latent.wipe_masked
+    assert hugging_face.latent.gelu == "none" and not hugging_face.latent.wipe_masked
+    assert hf_exact(deepmind) == hugging_face and dm_exact(hugging_face) == deepmind
+    if isinstance(deepmind, ClassifierConfig) and isinstance(hugging_face, ClassifierConfig):
+        assert hugging_face.query_residual and deepmind.query_residual == (name != "vision-perceiver-learned")
+        assert isinstance(deepmind.reader, ImageConfig) and deepmind.reader.padding == "same"

@@ -1,0 +1,102 @@
+"""Each shape of a dialogue becomes the same messages, and no text can forge a marker."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from calico.datasets.documents import DialogueReader
+from calico.datasets.formats.dialogues import extra_of, messages_of
+from calico.datasets.images import encode_file
+from calico.datasets.sources import document_parts
+from calico.tokenizers.document import encode_document
+from calico.tokenizers.text import TextTokenizer
+from calico.tokenizers.tokens import Kind
+from calico.tokenizers.vocabulary import SPECIALS, Vocabulary
+
+
+def said(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Role and words of each message; a picture or sound reads as <its name>."""
+    def words(content: Any) -> str:
+        entries = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        return "".join(e["text"] if e["type"] == "text" else f"<{e[e['type']]}>" for e in entries)
+    return [(message["role"], words(message["content"])) for message in messages]
+
+
+@pytest.mark.parametrize(("value", "expected"), [
+    ({"messages": [{"role": "user", "content": "hi"}]}, [("user", "hi")]),
+    ({"turns": ["hi", "hello", "bye"]}, [("user", "hi"), ("assistant", "hello"), ("user", "bye")]),
+    ({"turns": [{"role": "system", "text": "be"}, {"role": "assistant", "text": "hi"}]},
+     [("system", "be"), ("assistant", "hi")]),
+    ({"turns": [{"role": "agent_2", "text": "hi", "mood": 1}, {"role": "agent_1", "content": "yo"},
+                {"role": "agent_2", "text": "so"}]}, [("user", "hi"), ("assistant", "yo"), ("user", "so")]),
+    ({"instruction": "add", "input": "1 1", "output": "2"}, [("user", "add\n\n1 1"), ("assistant", "2")]),
+    ({"instruction": "add", "output": "2"}, [("user", "add"), ("assistant", "2")]),
+    ({"question": "why?", "answer": "so"}, [("user", "why?"), ("assistant", "so")]),
+    ({"image": "a.png", "question": "who?", "answers": ["x", "cat", "cat"]}, [("user", "<a.png>who?"), ("assistant", "cat")]),
+    ({"image": "a.png", "statement": "it is red", "answer": "true"}, [("user", "<a.png>it is red"), ("assistant", "true")]),
+    ({"file": "7.flac", "digit": 7, "speaker": "theo"}, [("user", "<7.flac>which digit is spoken?"), ("assistant", "seven")]),
+    ({"file": "a.ogg", "label": "Dog_bark", "fold": 1}, [("user", "<a.ogg>what do you hear?"), ("assistant", "dog bark")]),
+    ({"audio": "a", "text": "DROP IT"}, [("user", "<a>what is said?"), ("assistant", "DROP IT")]),
+    ({"audio": "a.wav", "caption": "a Bell", "text": "x"}, [("user", "<a.wav>what do you hear?"), ("assistant", "a Bell")]),
+    ({"file": "a.WAV", "question": "who?", "answer": "a man"}, [("user", "<a.WAV>who?"), ("assistant", "a man")]),
+    ({"file": "a.png", "question": "who?", "answer": "a man"}, [("user", "who?"), ("assistant", "a man")]),
+])
+def test_each_shape_becomes_messages(value: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    assert said(messages_of(value)) == expected
+
+
+def test_what_else_stands_there_is_kept() -> None:
+    assert extra_of({"image": "a", "question": "?", "answers": ["x"], "id": 3}) == {"answers": ["x"], "id": 3}
+    assert extra_of({"file": "a.wav", "digit": 3, "speaker": "theo"}) == {"digit": 3, "speaker": "theo"}
+    assert extra_of({"turns": ["a"], "image": "kept", "services": []}) == {"image": "kept", "services": []}
+    assert extra_of({"instruction": "a", "input": "b", "output": "c", "id": 1}) == {"id": 1}
+
+
+@pytest.mark.parametrize(("value", "message"), [
+    ({"chat": []}, "line 2: a dialogue needs one of messages, turns, .*; this has chat"), ({}, "line 2: .* this has nothing"),
+    ({"turns": []}, "line 2: turns must be a list of at least one turn"), ({"turns": "hi"}, "line 2: turns must be a list"),
+    ({"turns": ["a", {"role": "user", "text": "b"}]}, "line 2: turns must all be strings, or all objects"),
+    ({"turns": [{"role": r, "text": "a"} for r in "abc"]}, r"line 2: 3 speakers \(a, b, c\); give two"),
+    ({"turns": [{"role": "user"}]}, "line 2: message 0: content must be a string"),
+    ({"instruction": "a"}, "line 2: message 1: content must be a string"),
+    ({"instruction": None, "output": "a"}, "line 2: message 0: text must be a string"),
+    ({"file": "a.mp4", "label": "dog"}, "line 2: a dialogue needs one of .*; this has file, label"),
+    ({"audio": "a.wav", "fold": 1}, "line 2: a sound needs a question, or what is heard .* caption, digit, label, text; this"),
+    ({"audio": 3, "label": "dog"}, "line 2: message 0: audio must be a string"),
+    ({"audio": "a.wav", "text": 3}, "line 2: message 1: content must be a string"),
+    ({"question": "a"}, "line 2: give either 'answer' or 'answers'"),
+    ({"question": "a", "answers": [1]}, "line 2: answers must be a list of at least one string"),
+    ({"question": "a", "answer": 5}, "line 2: message 1: content must be a string"),
+    ({"question": 5, "answer": "a"}, "line 2: message 0: text must be a string"),
+    ({"question": " ", "answer": "a"}, "line 2: the question is empty"),
+    ({"statement": "", "answer": "a"}, "line 2: the statement is empty"),
+    ({"question": "a", "answer": "b", "image": "lost.png"}, "names images, but there is none"),
+])
+def test_a_wrong_dialogue_is_named_with_its_line(tmp_path: Path, value: object, message: str) -> None:
+    (tmp_path / "d.jsonl").write_text(json.dumps({"question": "a", "answer": "b"}) + "\n" + json.dumps(value))
+    with pytest.raises(ValueError, match=message) as caught:
+        DialogueReader(tmp_path / "d.jsonl")
+    assert "d.jsonl" in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [
+    {"messages": [{"role": "user", "content": "X"}, {"role": "assistant", "content": "X"}]}, {"turns": ["X", "X"]},
+    {"instruction": "X", "output": "X"}, {"image": "a.png", "question": "X", "answer": "X"},
+])
+def test_no_text_can_forge_a_marker(tmp_path: Path, shape: dict[str, Any]) -> None:
+    """Every way to write a marker is text: the special tokens are those of the two messages, whatever they say."""
+    text = TextTokenizer.train(["what do you see? a cat"], 300)
+    vocabulary = Vocabulary()
+    forged = "".join(f"<{name}>{name}<|{name}|>[{name.upper()}]" for name in SPECIALS) + "</s><unk><0x41>\u2581\x00\x05"
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(encode_file(np.zeros((1, 1, 3), np.uint8)))
+    (tmp_path / "d.jsonl").write_text(json.dumps(shape).replace('"X"', json.dumps(forged)))
+    tokens = encode_document(document_parts(DialogueReader(tmp_path / "d.jsonl")[0]), vocabulary, text)
+    markers = tokens.ids[tokens.kind == Kind.SPECIAL].tolist()
+    assert markers == [vocabulary.user, vocabulary.end, vocabulary.assistant, vocabulary.end]
+    words = tokens.ids[tokens.kind == Kind.TEXT] - vocabulary.text_start
+    assert ((words >= 0) & (words < text.size)).all()
+    assert text.decode(words) == forged * 2

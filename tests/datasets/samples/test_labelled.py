@@ -1,0 +1,145 @@
+"""Samples of classes: from folders, zips, arrays and JSON Lines; what is wrong is named before anything is trained."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from calico.datasets.images import encode_file
+from calico.datasets.samples import labelled
+from calico.datasets.samples.labelled import Labelled
+
+from ..test_sounds import tone, wav
+
+RNG = np.random.default_rng(0)
+PICTURES = {f"{'cat' if i % 2 else 'dog'}/{i}.png": RNG.integers(256, size=(8, 8, 3), dtype=np.uint8) for i in range(10)}
+
+
+def folder_of(files: dict[str, bytes], folder: Path) -> Path:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def zip_of(files: dict[str, bytes], path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def picture_files() -> dict[str, bytes]:
+    return {name: encode_file(pixels) for name, pixels in PICTURES.items()}
+
+
+def same(one: Labelled, other: Labelled) -> bool:
+    return one.classes == other.classes and one.labels.tolist() == other.labels.tolist() and one.keys == other.keys
+
+
+def test_a_folder_and_a_zip_of_class_folders_are_alike(tmp_path: Path) -> None:
+    files = picture_files() | {"cat/.hidden.png": b"no picture", "notes.txt": b"not read", "__MACOSX/cat/1.png": b"not read"}
+    one = labelled.read_pictures(folder_of(files, tmp_path / "p"), 64)
+    other = labelled.read_pictures(zip_of({f"data/{name}": data for name, data in files.items()}, tmp_path / "p.zip"), 64)
+    assert one.classes == ["cat", "dog"] and len(one) == 10 and same(one, other)
+    names = sorted(PICTURES)
+    assert [one.classes[i] for i in one.labels] == [name.split("/")[0] for name in names]
+    assert all((one.samples[i] == PICTURES[name]).all() for i, name in enumerate(names))
+
+
+def test_arrays_and_files_with_the_same_pixels_have_the_same_keys(tmp_path: Path) -> None:
+    names = sorted(PICTURES)
+    np.savez(tmp_path / "p.npz", images=np.stack([PICTURES[name] for name in names]), labels=[name[:3] for name in names])
+    arrays = labelled.read_pictures(tmp_path / "p.npz", 64)
+    assert same(arrays, labelled.read_pictures(folder_of(picture_files(), tmp_path / "p"), 64))
+
+
+def test_grey_pictures_get_three_channels(tmp_path: Path) -> None:
+    grey = RNG.integers(256, size=(6, 5, 4), dtype=np.uint8)
+    np.savez(tmp_path / "g.npz", images=grey, labels=[3, 7, 3, 7, 3, 7])
+    data = labelled.read_pictures(tmp_path / "g.npz", 64)
+    assert data.classes == ["3", "7"] and data.samples[2].shape == (5, 4, 3) and (data.samples[2] == grey[2, :, :, None]).all()
+
+
+@pytest.mark.parametrize("arrays, message", [
+    ({"images": np.full((4, 2, 2), np.nan), "labels": np.arange(4)}, "4 of 4 pictures hold NaN"),
+    ({"images": np.zeros((4, 2, 2)), "labels": np.arange(4)}, "pictures must be uint8 from 0 to 255, got float64"),
+    ({"images": np.zeros((4, 2), np.uint8), "labels": np.arange(4)}, r"must be \(n, height, width\)"),
+    ({"images": np.zeros((4, 2, 2), np.uint8), "labels": np.arange(3)}, r"labels in .* are int64 \(3,\)"),
+    ({"images": np.zeros((4, 2, 2), np.uint8), "labels": np.zeros(4, int)}, "1 classes in 4 samples"),
+    ({"images": np.zeros((4, 2, 2), np.uint8), "labels": np.arange(4), "classes": np.array(["a", "b"])}, "there are 2 classes"),
+    ({"pictures": np.zeros(1)}, "has no array 'images'; it has pictures"),
+    ({"images": np.array([{}], object), "labels": np.zeros(1, int)}, "not a readable .npz file of plain arrays"),
+])
+def test_wrong_arrays_are_named(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        labelled.read_pictures(tmp_path / "x.npz", 64)
+
+
+def test_unreadable_files_are_named_with_their_number(tmp_path: Path) -> None:
+    broken = {f"cat/broken{i}.png": b"junk" for i in range(5)}
+    with pytest.raises(ValueError, match=r"5 of 15 images cannot be read: image 'cat/broken0.png' .*\.\.\. \(5 in all\)"):
+        labelled.read_pictures(zip_of(picture_files() | broken, tmp_path / "p.zip"), 64)
+
+
+def test_files_outside_class_folders_and_empty_places_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'loose.png' in .* lies in no class folder"):
+        labelled.read_pictures(folder_of(picture_files() | {"loose.png": b""}, tmp_path / "p"), 64)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no images"):
+        labelled.read_pictures(tmp_path / "empty", 64)
+    with pytest.raises(ValueError, match="neither a folder nor a .zip"):
+        labelled.read_pictures(tmp_path / "nothing", 64)
+
+
+def test_sounds_take_the_first_files_rate_and_say_what_was_resampled(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    files = {f"{i}.wav": wav(tone(300 + 10 * i, 0.1)) for i in range(4)} | {"4.wav": wav(tone(440, 0.1, 44100), 44100)}
+    zip_of(files, tmp_path / "s.zip")
+    manifest = tmp_path / "s.jsonl"
+    manifest.write_text("".join(json.dumps({"file": name, "digit": i % 2}) + "\n" for i, name in enumerate(sorted(files))))
+    data, rate = labelled.read_sounds(manifest, label="digit")
+    assert rate == 8000 and data.classes == ["0", "1"] and data.remarks == ("resampled to 8000 Hz: 1 of 44100 Hz",)
+    assert [len(s) for s in data.samples][:4] == [800] * 4
+    again, rate = labelled.read_sounds(manifest, rate=4000, label="digit")
+    assert rate == 4000 and len(again.samples[0]) == pytest.approx(400, abs=20)
+    with pytest.raises(ValueError, match=r"s.jsonl, line 1: the field 'label' must name a class, got None; .*file, digit"):
+        labelled.read_sounds(manifest)
+    folders, _ = labelled.read_sounds(folder_of({f"{'a' if int(n[0]) % 2 else 'b'}/{n}": d for n, d in files.items()},
+                                                tmp_path / "f"))
+    assert folders.classes == ["a", "b"]
+
+
+def test_clouds_come_from_arrays(tmp_path: Path) -> None:
+    clouds = RNG.normal(size=(4, 10, 6)).astype(np.float16)
+    np.savez(tmp_path / "c.npz", points=clouds, labels=[1, 0, 1, 0], classes=["gear", "bolt"])
+    data = labelled.read_clouds(tmp_path / "c.npz")
+    assert data.classes == ["gear", "bolt"] and data.labels.tolist() == [1, 0, 1, 0] and data.samples[0].dtype == np.float32
+    clouds[2, 3] = np.inf
+    np.savez(tmp_path / "c.npz", points=clouds, labels=[1, 0, 1, 0])
+    with pytest.raises(ValueError, match="points in .*c.npz: cloud 2: 1 of 10 points are not finite"):
+        labelled.read_clouds(tmp_path / "c.npz")
+
+
+def test_texts_come_from_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "good", "label": "pos"}\n{"text": "bad", "label": "neg"}\n{"text": "good", "label": "pos"}\n')
+    data = labelled.read_texts(path)
+    assert data.samples == ["good", "bad", "good"] and data.classes == ["neg", "pos"] and data.labels.tolist() == [1, 0, 1]
+    assert data.keys[0] == data.keys[2] != data.keys[1]
+    with pytest.raises(ValueError, match="line 1: the field 'stars' must name a class"):
+        labelled.read_texts(path, "stars")
+    with pytest.raises(ValueError, match="is not a .jsonl file"):
+        labelled.read_texts(tmp_path / "t.csv")
+
+
+def test_equal_samples_fall_on_the_same_side() -> None:
+    keys = [str(i) for i in range(100)] * 2
+    data = Labelled(list(range(200)), np.arange(200) % 2, ["a", "b"], keys)
+    training, held_out = data.split(0.2)
+    assert not {keys[i] for i in training} & {keys[i] for i in held_out} and 15 < len(held_out) < 70
+    assert data.fingerprint != Labelled(list(range(200)), np.arange(200) % 2, ["a", "c"], keys).fingerprint

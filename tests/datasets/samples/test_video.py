@@ -1,0 +1,157 @@
+"""Videos: frames at the wanted moments and size, sound from where it is, clips that keep their side of the split."""
+
+import json
+import wave
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from calico.datasets.samples.video import Clips, Format, Video, clip, fitted, read_video, read_videos
+
+FORM = Format(size=(8, 8), fps=10, samples_per_frame=80)
+
+
+def write_video(path: Path, greys: Sequence[int], fps: int = 10, size: tuple[int, int] = (16, 32)) -> None:
+    """Grey pictures, nearly without loss; the two sides are black."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=fps, options={"qscale:v": "1"})
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        for grey in greys:
+            pixels = np.full((*size, 3), grey, np.uint8)
+            pixels[:, :size[1] // 8] = pixels[:, -(size[1] // 8):] = 0
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def write_wav(path: Path, seconds: float, rate: int = 800) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.writeframes((8000 * np.sin(np.arange(int(seconds * rate)) / 3)).astype("<i2").tobytes())
+
+
+def greys_of(video: Video) -> list[int]:
+    return [round(float(frame.mean())) for frame in video.frames]
+
+
+def test_frames_are_those_of_each_moment(tmp_path: Path) -> None:
+    """At the video's own rate each frame comes once; at half of it, every second; at twice, twice."""
+    greys = [40, 80, 120, 160, 200, 240]
+    write_video(tmp_path / "a.mp4", greys)
+    for fps, expected in ((10, greys), (5, greys[::2]), (20, [grey for grey in greys for _ in range(2)])):
+        video = read_video(tmp_path / "a.mp4", Format(size=(8, 8), fps=fps, samples_per_frame=80))
+        assert video.frames.shape == (len(expected), 8, 8, 3)
+        assert np.abs(np.subtract(greys_of(video), expected)).max() <= 8
+
+
+def test_a_list_of_files_is_no_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one, a video could show whatever lies beside the program."""
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "secret.mp4", [90] * 6)
+    (tmp_path / "a.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\n")
+    with pytest.raises(ValueError, match="a.mp4"):
+        read_video(tmp_path / "a.mp4", FORM)
+
+
+def test_the_middle_is_cut_out() -> None:
+    picture = np.zeros((10, 30, 3), np.uint8)
+    picture[:, 10:20] = 250
+    assert (fitted(Image.fromarray(picture), (5, 5)) == 250).all()
+    assert fitted(Image.fromarray(picture), (4, 12)).shape == (4, 12, 3)
+
+
+def test_silence_takes_the_place_of_sound_and_that_is_said(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", [90] * 12)
+    video = read_video(tmp_path / "a.mp4", FORM)
+    assert video.sound.shape == (12 * 80,) and not video.sound.any()
+    assert video.notes == ("a.mp4 has no sound: silence takes its place",)
+
+
+def test_sound_beside_the_video_is_resampled_cut_and_said(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", [90] * 12)
+    write_wav(tmp_path / "a.wav", 3.0, rate=1600)
+    video = read_video(tmp_path / "a.mp4", FORM)
+    assert video.sound.shape == (960,) and video.sound.std() > 0.1
+    assert video.notes == ("a.mp4: its sound is a.wav", "a.mp4: sound resampled from 1600 to 800 samples per second")
+    write_wav(tmp_path / "short.wav", 0.5)
+    named = read_video(tmp_path / "a.mp4", FORM, sound=tmp_path / "short.wav")
+    assert named.sound[:400].any() and not named.sound[400:].any()
+
+
+def test_a_long_video_is_cut_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(tmp_path / "a.mp4", [90] * 12)
+    monkeypatch.setattr("calico.datasets.samples.video.MAX_SECONDS", 0.5)
+    video = read_video(tmp_path / "a.mp4", FORM)
+    assert len(video.frames) == 5 and "longer than 0 s: the rest is left out" in video.notes[0]
+
+
+def test_what_is_no_video_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    (tmp_path / "a.mp4").write_bytes(b"nothing" * 50)
+    write_wav(tmp_path / "b.mp4", 0.2)
+    for name, message in (("a.mp4", "a.mp4: not a readable video"), ("b.mp4", "there are no pictures in it"),
+                          ("c.mp4", "c.mp4 is not a file")):
+        with pytest.raises(ValueError, match=message):
+            read_video(tmp_path / name, FORM)
+    write_video(tmp_path / "d.mp4", [90] * 3)
+    with pytest.raises(ValueError, match="a.mp4: not a readable sound"):
+        read_video(tmp_path / "d.mp4", FORM, sound=tmp_path / "a.mp4")
+
+
+def test_folders_name_labels_and_manifests_give_them(tmp_path: Path) -> None:
+    for label in ("cats", "dogs"):
+        (tmp_path / "videos" / label).mkdir(parents=True)
+        write_video(tmp_path / "videos" / label / "one.mp4", [90] * 4)
+    assert [video.label for video in read_videos(tmp_path / "videos", FORM)] == ["cats", "dogs"]
+    write_wav(tmp_path / "videos" / "s.wav", 0.4)
+    rows = [{"file": "cats/one.mp4", "label": "a cat", "sound": "s.wav"}, {"file": "dogs/one.mp4"}]
+    manifest = tmp_path / "videos" / "all.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    first, second = read_videos(manifest, FORM)
+    assert first.label == "a cat" and first.sound.any() and second.label == "" and not second.sound.any()
+    manifest.write_text('{"label": "x"}\n')
+    with pytest.raises(ValueError, match='line 1: no "file"'):
+        read_videos(manifest, FORM)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="has no videos"):
+        read_videos(tmp_path / "empty", FORM)
+
+
+# ---- clips
+
+def counted(name: str, length: int, label: str = "") -> Video:
+    """Each frame shows its number, and so do its samples."""
+    frames = np.broadcast_to(np.arange(length, dtype=np.uint8)[:, None, None, None], (length, 4, 4, 3)).copy()
+    return Video(name, frames, np.repeat(np.arange(length, dtype=np.float32) / 255, 8), label)
+
+
+def test_clips_are_a_function_of_the_step_and_never_held_out() -> None:
+    videos = [counted("a", 30, "x"), counted("b", 50, "y")]
+    clips = Clips(videos, frames=4, samples_per_frame=8, patch=4, seed=1)
+    assert [clips.border(video) for video in videos] == [24, 40]
+    for step in range(20):
+        batch = clips.batch(step, 8, points=16)
+        numbers = (batch["image"][:, :, 0, 0, 0] * 255).round()
+        limits = torch.tensor([[24], [40]])[batch["label"]]
+        assert (numbers < limits).all() and (numbers.diff(dim=1) == 1).all()
+        torch.testing.assert_close(batch["audio"].view(8, 4, 8)[..., 0], batch["image"][:, :, 0, 0, 0])
+        assert batch["pixels"].shape == (16,) and batch["pixels"].max() < 64 and batch["patches"].shape == (8,)
+    again = clips.batch(19, 8, points=16)
+    assert all(torch.equal(batch[name], again[name]) for name in batch)
+    held_out = clips.held_out()
+    assert (held_out["image"][:, 0, 0, 0, 0] * 255).round().tolist() == [26, 46] and held_out["label"].tolist() == [0, 1]
+
+
+def test_a_clip_beyond_the_end_is_filled_up() -> None:
+    image, sound = clip(counted("a", 6), 4, 4, 8)
+    assert image.shape == (4, 3, 4, 4) and sound.shape == (32,)
+    assert (image[1] == 5 / 255).all() and not image[2:].any() and not sound[16:].any()
+
+
+def test_a_video_that_is_too_short_is_named() -> None:
+    with pytest.raises(ValueError, match="a has 7 frames; 8 at least are needed"):
+        Clips([counted("a", 7)], frames=4, samples_per_frame=8, patch=4)

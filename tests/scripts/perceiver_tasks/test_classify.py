@@ -1,0 +1,182 @@
+"""calico perceive classify-...: every kind of data is trained on, measured, continued and asked; what is wrong is one line."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from calico.agent import checkpoint
+from calico.agent.perceiver.layers import LatentConfig
+from calico.agent.perceiver.sizes import SMALL
+from calico.datasets.images import encode_file
+from calico.scripts.main import main
+
+from ...datasets.test_sounds import tone, wav
+
+RNG = np.random.default_rng(0)
+TINY = LatentConfig(latents=4, width=16, layers=1, heads=2)
+
+
+@pytest.fixture(autouse=True)
+def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped sizes with hardly any latents."""
+    from dataclasses import replace
+
+    for task, sizes in SMALL.items():
+        for name, config in sizes.items():
+            monkeypatch.setitem(SMALL[task], name, replace(config, latent=TINY))
+
+
+def make_data(task: str, folder: Path) -> tuple[Path, list[str]]:
+    """Two classes that are easy to tell apart: the data, and one example of each to ask about."""
+    if task == "classify-text":
+        lines = [{"text": f"{word} {i} " * (1 + i % 5), "label": word} for i in range(40) for word in ("good", "terrible")]
+        (folder / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return folder / "t.jsonl", ["good 3 good 3 ", "terrible 3 terrible 3 "]
+    if task == "classify-points":
+        flat = np.ones(6) * [1, 1, 0.05, 1, 1, 1]
+        clouds = [RNG.normal(size=(40, 6)) * (flat if i % 2 else 1) for i in range(60)]
+        np.savez(folder / "c.npz", points=np.array(clouds, np.float32), labels=np.arange(60) % 2, classes=["ball", "disc"])
+        for i, name in enumerate(("ball", "disc")):
+            np.save(folder / f"{name}.npy", clouds[i])
+        return folder / "c.npz", [str(folder / "ball.npy"), str(folder / "disc.npy")]
+    files: dict[str, bytes] = {}
+    for i in range(40):
+        dark = RNG.integers(60, size=(12, 12, 3), dtype=np.uint8)
+        if task == "classify-image":
+            files |= {f"dark/{i}.png": encode_file(dark), f"light/{i}.png": encode_file(255 - dark)}
+        else:
+            files |= {f"high/{i}.wav": wav(tone(1500 + i, 0.2)), f"low/{i}.wav": wav(tone(200 + i, 0.2))}
+    with zipfile.ZipFile(folder / "f.zip", "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    asked = [name for name in files if "/7." in name]
+    for name in asked:
+        (folder / name.replace("/", "_")).write_bytes(files[name])
+    return folder / "f.zip", [str(folder / name.replace("/", "_")) for name in asked]
+
+
+OPTIONS = {"classify-text": ["--length", "64"], "classify-image": ["--side", "8", "--no-mirror"], "classify-audio": [],
+           "classify-points": ["--points", "32", "--turn", "none"]}
+
+
+@pytest.mark.parametrize("task", OPTIONS)
+def test_it_learns_measures_and_answers(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if task == "classify-audio":
+        pytest.importorskip("av")
+    data, asked = make_data(task, tmp_path)
+    run = str(tmp_path / "run")
+    words = ["perceive", task, "train", str(data), "--out", run, "--steps", "40", "--batch", "16", "--learning-rate", "3e-3",
+             *OPTIONS[task]]
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert "held-out samples, trained on" in shown.out and shown.err.splitlines()[-1].startswith(f"wrote {run}")
+    report = json.loads((tmp_path / "run" / "held_out.json").read_text())
+    assert report["accuracy"] > 0.9 and report["steps"] == 40 and np.sum(report["confusion"]) == report["held_out"]
+    assert (tmp_path / "run" / "confusion.png").stat().st_size > 1000
+
+    assert main(["perceive", task, "predict", run, *asked, "--json", "--top", "2"]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert [answer["class"] for answer in answers] == report["classes"]
+    assert all(answer["probability"] > 0.5 and sum(e["probability"] for e in answer["top"]) == pytest.approx(1, abs=1e-4)
+               for answer in answers)
+    assert main(["perceive", task, "predict", run, *asked]) == 0
+    assert "probability" in capsys.readouterr().out
+
+    assert main([*words, "--json"]) == 0                       # the same command: nothing more to train, the same report
+    assert json.loads(capsys.readouterr().out)["accuracy"] == report["accuracy"]
+
+
+def test_stopping_and_continuing_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    data, _ = make_data("classify-image", tmp_path)
+    words = ["perceive", "classify-image", "train", str(data), "--steps", "12", "--batch", "8", "--side", "8"]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    from calico.agent.training.supervised import Supervised
+    step = Supervised.train_step
+
+    def interrupted(self: Any, batch: Any) -> Any:
+        if self.step == 7:
+            raise KeyboardInterrupt                            # a kill: what was saved at step 7 is all that is left
+        return step(self, batch)
+
+    monkeypatch.setattr(Supervised, "train_step", interrupted)
+    assert main([*words, "--out", str(tmp_path / "parts")]) == 130
+    monkeypatch.setattr(Supervised, "train_step", step)
+    assert main([*words, "--out", str(tmp_path / "parts")]) == 0
+    one, other = (load_file(checkpoint.find(tmp_path / name) / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    capsys.readouterr()
+    assert main([*words, "--out", str(tmp_path / "parts"), "--no-mirror"]) == 2
+    assert "holds a run with other settings: input.mirror is false but was true" in capsys.readouterr().err
+    assert main(["perceive", "classify-image", "train", str(data), "--out", str(tmp_path / "tuned"), "--init",
+                 str(tmp_path / "whole"), "--steps", "1", "--batch", "8"]) == 0
+    tuned = load_file(checkpoint.find(tmp_path / "tuned") / "model.safetensors")
+    assert (tuned["encoder.latents"] - one["encoder.latents"]).abs().max() < 0.01    # one step from where `whole` stopped
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    capsys.readouterr()
+    assert main(["perceive", *words]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("calico perceive")
+    return error
+
+
+def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, asked = make_data("classify-image", tmp_path)
+    run, out = str(tmp_path / "run"), str(tmp_path / "other")
+    words = ["perceive", "classify-image", "train", str(data), "--out", run, "--steps", "1", "--batch", "4", "--side", "8"]
+    assert main(words) == 0
+    (tmp_path / "junk.png").write_bytes(b"junk")
+    np.savez(tmp_path / "nan.npz", images=np.full((2, 4, 4), np.nan))
+    predict = ("classify-image", "predict", run)
+    assert "junk.png: not a readable PNG" in refused(capsys, *predict, *asked, str(tmp_path / "junk.png"))
+    assert "nan.npz: 2 of 2 pictures hold NaN" in refused(capsys, *predict, str(tmp_path / "nan.npz"))
+    assert "nothing.png: there is no such file" in refused(capsys, *predict, "nothing.png")
+    assert "is a checkpoint of classify-image" in refused(capsys, "classify-audio", "predict", run, "x.wav")
+    assert "is a checkpoint of classify-image, one of classify-text or fill-mask" in refused(
+        capsys, "classify-text", "train", str(make_data("classify-text", tmp_path)[0]), "--out", out, "--init", run)
+    assert "does not split into patches of 4 pixels" in refused(
+        capsys, "classify-image", "train", str(data), "--out", out, "--side", "30", "--size", "patches")
+    assert "--batch 0 must be at least 1" in refused(capsys, "classify-image", "train", str(data), "--out", out, "--batch", "0")
+    assert "neither a folder nor a .zip" in refused(capsys, "classify-image", "train", "nowhere", "--out", out)
+    assert not (tmp_path / "other").exists()
+
+
+def test_long_texts_are_cut_and_sounds_resampled_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("av")
+    text, _ = make_data("classify-text", tmp_path)
+    run = str(tmp_path / "text")
+    assert main(["perceive", "classify-text", "train", str(text), "--out", run, "--steps", "1", "--batch", "4",
+                 "--length", "16"]) == 0
+    assert "of 80 texts are longer than 16 bytes and are cut" in capsys.readouterr().err
+    assert main(["perceive", "classify-text", "predict", run, "good " * 20]) == 0
+    assert "1 of 1 texts are longer than 16 bytes and are cut" in capsys.readouterr().err
+    sounds, _ = make_data("classify-audio", tmp_path)
+    run = str(tmp_path / "sound")
+    assert main(["perceive", "classify-audio", "train", str(sounds), "--out", run, "--steps", "1", "--batch", "4"]) == 0
+    (tmp_path / "fast.wav").write_bytes(wav(tone(300, 0.2, 44100), 44100))
+    capsys.readouterr()
+    assert main(["perceive", "classify-audio", "predict", run, str(tmp_path / "fast.wav")]) == 0
+    assert "resampled from 44100 to 8000 Hz" in capsys.readouterr().err
+
+
+def test_a_hugging_face_model_is_asked_and_fine_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.PerceiverConfig(num_latents=4, d_latents=32, d_model=16, num_self_attends_per_block=1,
+                                          num_self_attention_heads=2, num_cross_attention_heads=1, image_size=8,
+                                          id2label={0: "dark", 1: "light"})
+    transformers.PerceiverForImageClassificationLearned(config).save_pretrained(tmp_path / "hf")
+    data, asked = make_data("classify-image", tmp_path)
+    assert main(["perceive", "classify-image", "predict", str(tmp_path / "hf"), *asked, "--json"]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert {answer["class"] for answer in answers} <= {"dark", "light"}
+    assert main(["perceive", "classify-image", "train", str(data), "--init", str(tmp_path / "hf"), "--out",
+                 str(tmp_path / "run"), "--steps", "30", "--batch", "16", "--learning-rate", "3e-3"]) == 0
+    assert json.loads((tmp_path / "run" / "held_out.json").read_text())["accuracy"] > 0.9
