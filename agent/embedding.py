@@ -21,7 +21,7 @@ from ..tokenizers.vocabulary import Vocabulary
 from .data2vec.encoders import Encoder
 from .data2vec.pretrained import encoder_document
 from .front_end import FRONT_ENDS, FrontEnd, FrontEndConfig
-from .hardware import recurring
+from .hardware import round_up_to_bucket
 from .sound_block import SoundBlock
 
 GROUPS = 32     # GroupNorm groups of the patch block, as in the paper's appendix; fewer where the block is narrower
@@ -47,7 +47,7 @@ class EmbeddingConfig:
                              f"patch_channels={self.patch_channels} must be positive")
 
     @property
-    def hears(self) -> bool:
+    def has_sounds(self) -> bool:
         """Whether sounds can stand in the stream."""
         return self.sounds or self.audio is not None
 
@@ -98,7 +98,7 @@ class Embedding(nn.Module):
         self.rows, self.columns = nn.Embedding(POSITION_BINS, width), nn.Embedding(POSITION_BINS, width)
         self.positions = nn.Embedding(config.observation_positions - NO_POSITION, width)   # [none, action, 0, 1, ...]
         self.sound_block = SoundBlock(width) if config.sounds and config.audio is None else None
-        self.moments = nn.Embedding(MOMENTS, width) if config.hears else None
+        self.moments = nn.Embedding(MOMENTS, width) if config.has_sounds else None
         self.front_ends = nn.ModuleDict()
 
     def attach(self, encoders: Mapping[str, Encoder]) -> None:
@@ -145,14 +145,14 @@ class Embedding(nn.Module):
             at = starts + (torch.rand(starts.shape, device=starts.device) * (stops - starts)).long()
         else:
             at = (starts + stops - 1) // 2
-        return self.see(tokens) + self.rows(at[:, 0]) + self.columns(at[:, 1])
+        return self.encode_patches(tokens) + self.rows(at[:, 0]) + self.columns(at[:, 1])
 
-    def see(self, tokens: Tokens) -> Tensor:
+    def encode_patches(self, tokens: Tokens) -> Tensor:
         """(n_patches, width), without positions."""
         if self.patch_block is None:
             return self.front_end("vision")(tokens)
         count = len(tokens.patches)
-        spare = recurring(count) - count                         # blank patches, cut off again
+        spare = round_up_to_bucket(count) - count                         # blank patches, cut off again
         patches, channels = F.pad(tokens.patches, (0, 0) * 3 + (0, spare)), F.pad(tokens.channels, (0, spare))
         return self.patch_block(patches, channels)[:count]
 
@@ -169,5 +169,5 @@ class Embedding(nn.Module):
         if self.sound_block is None:
             return self.front_end("audio")(tokens) + places
         count = len(tokens.sounds)
-        sounds = F.pad(tokens.sounds, (0, 0, 0, recurring(count) - count))
+        sounds = F.pad(tokens.sounds, (0, 0, 0, round_up_to_bucket(count) - count))
         return self.sound_block(sounds)[:count] + places

@@ -25,7 +25,7 @@ from .data2vec.batches import OFFSET
 from .data2vec.encoders import Encoder, SpeechEncoder, TextEncoder, VisionEncoder, standardize
 from .data2vec.hugging_face import Modality
 from .data2vec.pretrained import load_pretrained
-from .hardware import recurring
+from .hardware import round_up_to_bucket
 
 MODALITIES: dict[str, Modality] = {"vision": "vision", "audio": "speech", "text": "text"}   # our field -> the encoder's word
 
@@ -215,8 +215,8 @@ def in_groups(begins: Tensor, embed: Callable[[Tensor, int], Tensor], keys: Tens
     for length, key in torch.stack([lengths, keys], 1).unique(dim=0).tolist():
         first = starts[(lengths == length) & (keys == key)]
         index = first[:, None] + torch.arange(length, device=first.device)               # (B, length)
-        spare = recurring(len(index)) - len(index)
-        made = embed(torch.cat([index, index[:1].expand(spare, -1)]), key)[:len(index)]  # see recurring
+        spare = round_up_to_bucket(len(index)) - len(index)
+        made = embed(torch.cat([index, index[:1].expand(spare, -1)]), key)[:len(index)]  # see round_up_to_bucket
         pieces.append(made.flatten(0, 1))
         places.append(index.flatten())
     return torch.cat(pieces)[torch.cat(places).argsort()]

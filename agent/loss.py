@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tokenizers.tokens import Tokens
-from .hardware import recurring
+from .hardware import round_up_to_bucket
 from .model import Model
 
 
@@ -29,7 +29,7 @@ def target_mask(tokens: Tokens) -> Tensor:
 
 def trained_targets(model: Model, tokens: Tokens) -> Tensor:
     """Those of `target_mask` that a training step learns from: backbones for which each target costs a pass draw some."""
-    return model.backbone.draw(target_mask(tokens))
+    return model.backbone.sample_targets(target_mask(tokens))
 
 
 def target_losses(model: Model, tokens: Tokens, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -42,6 +42,6 @@ def target_losses(model: Model, tokens: Tokens, targets: Tensor | None = None) -
     """
     rows, places = (target_mask(tokens) if targets is None else targets).nonzero(as_tuple=True)
     count = len(rows)
-    padded = torch.arange(recurring(count), device=rows.device).clamp(max=count - 1)   # the last one again, cut off below
+    padded = torch.arange(round_up_to_bucket(count), device=rows.device).clamp(max=count - 1)   # last one again: cut below
     logits = model.logits(model(tokens, where=(rows[padded], places[padded])))[:count]   # (n_targets, vocab_size)
     return F.cross_entropy(logits.float(), tokens.ids[rows, places + 1].long(), reduction="none"), rows

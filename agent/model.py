@@ -2,8 +2,8 @@
 
 Backbones share one way to be called, and no base class: `forward(x, where)` turns embedded sequences into hidden states,
 `new_cache` and `extend(x, cache, counts, where)` do the same for histories that grow token by token, with the cache as a value
-that the caller holds, and `draw(targets)` says from which targets a training step learns. The state at place t sees tokens up
-to t and predicts token t + 1.
+that the caller holds, and `sample_targets(targets)` says from which targets a training step learns. The state at position t
+sees tokens up to t and predicts token t + 1.
 
 One table serves input and output (`F.linear(x, table.weight)`): a separate head module breaks sharding and saving.
 """

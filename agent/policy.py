@@ -74,8 +74,8 @@ class AgentPolicy:
             ValueError: an observation holds NaN or lies outside its space (from the codec, naming the key).
         """
         encoded = self.codec.encode_observations(list(observations))
-        self.arrange(rows)
-        self.slide(rows)
+        self.assign_cache_rows(rows)
+        self.reencode_history(rows)
         slots = [self.slots[row] for row in rows]
         places: list[Tokens | None] = [None] * len(self.slots)
         for slot, tokens in zip(slots, encoded, strict=True):
@@ -106,7 +106,7 @@ class AgentPolicy:
         return hidden
 
     @torch.inference_mode()
-    def arrange(self, rows: Sequence[int]) -> None:
+    def assign_cache_rows(self, rows: Sequence[int]) -> None:
         """Give new rows a place in the cache, drop places that half the batch no longer uses, empty those of fresh rows."""
         if any(row not in self.slots for row in rows) or 2 * len(rows) <= len(self.slots):
             kept = [row for row in rows if row in self.slots]
@@ -127,7 +127,7 @@ class AgentPolicy:
         self.fresh.difference_update(begun)
 
     @torch.inference_mode()
-    def slide(self, rows: Sequence[int]) -> None:
+    def reencode_history(self, rows: Sequence[int]) -> None:
         """Read a shorter history again for rows that would pass the context of a model without a window."""
         if self.limit is None:
             return

@@ -20,7 +20,7 @@ GREEDY = SamplingConfig(temperature=0)
 
 
 @dataclass(frozen=True)
-class Said:
+class Generated:
     """A text, and its log-likelihood per token in nats; the end of the document counts as one."""
 
     text: str
@@ -28,7 +28,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Cut:
+class Truncation:
     """What did not fit the model's window.
 
     Attributes:
@@ -56,10 +56,10 @@ class Reply:
     text: str
     tokens: int
     read: int
-    cut: Cut
+    cut: Truncation
 
 
-class Speaker:
+class TextGenerator:
     """An agent that writes text; it keeps a copy of the weights in the acting format.
 
     Attributes:
@@ -82,23 +82,23 @@ class Speaker:
         """One caption per image; images are uint8 (H, W, C)."""
         return self.complete([caption_parts(image, None) for image in images])
 
-    def draw_captions(self, images: Sequence[np.ndarray], drawn: int) -> list[list[Said]]:
+    def draw_captions(self, images: Sequence[np.ndarray], drawn: int) -> list[list[Generated]]:
         """`drawn` captions of each image by sampling, the likeliest first; it is drawn independently of the other images."""
         prompts = [self.prompt(caption_parts(image, None)) for image in images]
         answers = self._generate(prompts, samples=drawn)
         groups = [answers[start : start + drawn] for start in range(0, len(answers), drawn)]
         scored = likelihoods(self.model, [(prompt, [self._ended(answer) for answer in group])
                                           for prompt, group in zip(prompts, groups, strict=True)], self.agent.vocabulary.pad)
-        found = [[Said(self.decode(answer), one.mean) for answer, one in zip(group, ones, strict=True)]
+        found = [[Generated(self.decode(answer), one.mean) for answer, one in zip(group, ones, strict=True)]
                  for group, ones in zip(groups, scored, strict=True)]
         return [sorted(group, key=lambda said: -said.log_likelihood) for group in found]
 
-    def search_captions(self, images: Sequence[np.ndarray], beams: int) -> list[list[Said]]:
+    def search_captions(self, images: Sequence[np.ndarray], beams: int) -> list[list[Generated]]:
         """The likeliest captions of each image that a beam search finds, at most `beams`, the likeliest first."""
         prompts = [self.prompt(caption_parts(image, None)) for image in images]
         found = beam_search(self.model, prompts, legal=self.legal, stop=self.agent.vocabulary.end,
                             pad=self.agent.vocabulary.pad, max_tokens=self.max_tokens, beams=beams)
-        return [[Said(self.decode(ids), score) for ids, score in group] for group in found]
+        return [[Generated(self.decode(ids), score) for ids, score in group] for group in found]
 
     def answers(self, shown: Sequence[np.ndarray | None], questions: Sequence[str]) -> list[str]:
         """One answer per picture or sound and question, see `user_message`; without either it is a question in words alone."""
@@ -133,7 +133,7 @@ class Speaker:
                              f"of {self.max_tokens}; give a smaller picture, a shorter sound or fewer words")
         return tokens
 
-    def fit(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Tokens, Cut]:
+    def fit(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Tokens, Truncation]:
         """The prompt (seq,) of a dialogue's next reply, as much of the dialogue as fits beside the reply.
 
         Whole turns (a user's message and what follows) are left out, the oldest first, then what stands before the first
@@ -158,7 +158,7 @@ class Speaker:
             over += 1
         if over:
             tokens = Tokens.concatenate([tokens[:1], tokens[1 + over :]])        # the role marker stays
-        return tokens, Cut(left_out, over)
+        return tokens, Truncation(left_out, over)
 
     def decode(self, ids: np.ndarray) -> str:
         """Text ids of the vocabulary -> string."""
@@ -183,13 +183,13 @@ class Conversation:
         messages: all that was said, as in `dialogue_parts`, images inside; append the user's next one.
     """
 
-    def __init__(self, speaker: Speaker, messages: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, speaker: TextGenerator, messages: Sequence[Mapping[str, Any]] = ()) -> None:
         self.speaker, self.messages = speaker, list(messages)
         self._seen = Tokens.empty()                  # what the reading has read
         self._reading: Reading | None = None
 
     def reply(self, on_text: Callable[[str], None] | None = None) -> Reply:
-        """The assistant's next turn, which is appended to `messages`; greedily, the same as `Speaker.replies` gives.
+        """The assistant's next turn, which is appended to `messages`; greedily, the same as `TextGenerator.replies` gives.
 
         Args:
             on_text: called with the reply so far, as it grows. Whatever it raises ends the reply; the conversation can go on.

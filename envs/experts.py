@@ -25,7 +25,7 @@ from .sb3 import hub_player, sb3_player
 BLOCK = 32   # random actions drawn at once
 
 
-class Guess(int):
+class FallbackAction(int):
     """A random action of an expert that found no plan: the runner counts them, as `Episode.info["guesses"]`."""
 
 

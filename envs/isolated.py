@@ -169,7 +169,7 @@ class Host:
         self.connection.close()
 
 
-def stand_alone() -> None:
+def detach_process() -> None:
     """Lead a process group: Ctrl-C is for the process that started this one, and engines that an environment starts, as
     ViZDoom does, end with it."""
     if hasattr(os, "setpgid"):
@@ -194,7 +194,7 @@ def how_it_ended(process: BaseProcess) -> str:
 
 def _serve(connection: Connection) -> None:
     """The life of the other process: calls in, number -> (whether it raised, value or message) out."""
-    stand_alone()
+    detach_process()
     envs: dict[int, gym.Env] = {}
 
     def run(number: int, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:

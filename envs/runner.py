@@ -20,7 +20,7 @@ from ..tokenizers.episode import Episode
 from ..tokenizers.spaces import flatten, stack_leaves
 from . import registry
 from .checks import all_fit, complaint
-from .experts import Guess, Policy, action_sampler
+from .experts import FallbackAction, Policy, action_sampler
 from .isolated import Isolated
 from .isolated import begin as begin_step
 from .registry import Task, get_task
@@ -236,7 +236,7 @@ class _Row:
         if self.record:
             if self.steps:
                 self.actions.append(_copies(self.env.action_space, self.action))
-                self.guesses += isinstance(self.action, Guess)
+                self.guesses += isinstance(self.action, FallbackAction)
             self.observations.append(_copies(self.env.observation_space, self.observation))
         if self.on_step:
             self.on_step(self.index, self.seed, self.steps, self.env)

@@ -19,7 +19,7 @@ import gymnasium as gym
 
 from ..tokenizers.episode import Episode
 from .experts import make_player
-from .isolated import end, how_it_ended, stand_alone
+from .isolated import detach_process, end, how_it_ended
 from .registry import Task
 from .runner import EnvironmentFault, rollout
 
@@ -143,7 +143,7 @@ class _Worker:
 def _work(connection: Connection, steps: "Synchronized[int]", alive: "Synchronized[float]", task: Task, player: str,
           settings: dict[str, Any]) -> None:
     """The life of a worker process: seeds in, episodes and faults out."""
-    stand_alone()
+    detach_process()
 
     def moved(row: int, seed: int, done: int, env: gym.Env) -> None:
         steps.value, alive.value = done, time.monotonic()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from calico.agent.sampling import SamplingConfig
-from calico.agent.talk import Said, Speaker
+from calico.agent.talk import Generated, TextGenerator
 from calico.scripts.common import console
 from calico.scripts.common.media_inputs import in_batches, load
 
@@ -40,9 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     drawn, temperature = check_options(arguments)
     agent, pictures = load(arguments.run, arguments.images, arguments.max_side, arguments.device)
-    speaker = Speaker(agent, SamplingConfig(temperature=temperature, seed=arguments.seed))
+    speaker = TextGenerator(agent, SamplingConfig(temperature=temperature, seed=arguments.seed))
 
-    def describe(part: Sequence[np.ndarray]) -> list[list[Said]]:
+    def describe(part: Sequence[np.ndarray]) -> list[list[Generated]]:
         return speaker.search_captions(part, drawn) if arguments.beams else speaker.draw_captions(part, drawn)
 
     captions = in_batches(describe, pictures, drawn)

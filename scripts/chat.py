@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from calico.agent.sampling import SamplingConfig
-from calico.agent.talk import Conversation, Cut, Speaker, user_message
+from calico.agent.talk import Conversation, TextGenerator, Truncation, user_message
 from calico.datasets.document_writers import DialogueWriter
 from calico.datasets.documents import DialogueReader
 from calico.scripts.common import console
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     side = side if arguments.max_side is None else arguments.max_side
     shown = read_shown(arguments.image, side) if arguments.image else None
     history = load_history(arguments.history, side) if arguments.history else []
-    chat = Chat(Conversation(Speaker(agent, sampling, max_tokens=128), history), shown, side)
+    chat = Chat(Conversation(TextGenerator(agent, sampling, max_tokens=128), history), shown, side)
     if arguments.message is None:
         return chat.converse()
     chat.conversation.messages.append(user_message(shown, arguments.message))
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print_json({"message": arguments.message, "reply": reply.text, "tokens": reply.tokens, "read": reply.read,
                             "seconds": time.perf_counter() - began, "cut": asdict(reply.cut)})
     if reply.cut:
-        console.note(told(reply.cut))
+        console.note(describe_truncation(reply.cut))
     return 0
 
 
@@ -77,7 +77,7 @@ class Chat:
         """shown: a picture or sound that goes with the first message; side: pixels to which pictures are reduced."""
         self.conversation, self.shown, self.side = conversation, shown, side
         self.saved: set[Path] = set()                    # files that may be written again
-        self.cut = Cut()                                 # as last told
+        self.cut = Truncation()                                 # as last reported
 
     def converse(self) -> int:
         """Ends with /quit or Ctrl-D; Ctrl-C at the prompt must be pressed twice, as it may have been meant for the reply."""
@@ -101,20 +101,20 @@ class Chat:
                 return 0
             try:
                 if line.startswith("/"):
-                    print(self.obey(*line.partition(" ")[::2]))
+                    print(self.handle_command(*line.partition(" ")[::2]))
                 elif line:
                     self.say(line)
             except (ValueError, OSError) as error:       # a picture that is none, bytes that are no text, a full disk
                 print(f"({console.one_line(error)})")
 
-    def obey(self, command: str, rest: str) -> str:
+    def handle_command(self, command: str, rest: str) -> str:
         """Do what a line that begins with a slash asks for; returns what to tell."""
         path = Path(rest.strip()).expanduser()
         match command:
             case "/help":
                 return HELP
             case "/reset":
-                self.conversation, self.shown, self.cut = Conversation(self.conversation.speaker), None, Cut()
+                self.conversation, self.shown, self.cut = Conversation(self.conversation.speaker), None, Truncation()
                 return "(forgotten)"
             case "/image" | "/save" if not rest.strip():
                 raise ValueError(f"name a file: {command} FILE")
@@ -148,7 +148,7 @@ class Chat:
         else:
             stream.end(reply.text)
             if reply.cut and reply.cut != self.cut:
-                print(f"({told(reply.cut)})")
+                print(f"({describe_truncation(reply.cut)})")
             self.cut = reply.cut
         self.shown = None
 
@@ -181,14 +181,14 @@ class Stream:
         self.shown = text
 
 
-def told(cut: Cut) -> str:
+def describe_truncation(cut: Truncation) -> str:
     """What was left out, in words."""
     parts = []
     if cut.turns:
         parts.append(f"the {cut.turns} oldest turns" if cut.turns > 1 else "the oldest turn")
     if cut.tokens:
         parts.append(f"the first {cut.tokens} tokens of your message")
-    return f"{' and '.join(parts)} did not fit the model's window and {'were' if cut != Cut(1) else 'was'} left out"
+    return f"{' and '.join(parts)} did not fit the model's window and {'were' if cut != Truncation(1) else 'was'} left out"
 
 
 def save_history(messages: Sequence[Mapping[str, Any]], path: Path) -> None:

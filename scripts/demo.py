@@ -25,9 +25,9 @@ from calico.scripts.common.memory import watched_memory
 from calico.scripts.common.settings import DataSettings, RunSettings, SourceSettings, load_settings
 from calico.scripts.evaluate import report_of, results_folder
 from calico.scripts.evaluation.data import drawn_captions, drawn_questions
-from calico.scripts.evaluation.pictures import judge_captions, judge_questions
+from calico.scripts.evaluation.pictures import evaluate_captions, evaluate_questions
 from calico.scripts.evaluation.report import Report, write_report
-from calico.scripts.evaluation.suites import Judge, Judged
+from calico.scripts.evaluation.suites import Evaluator, SuiteResult
 from calico.scripts.rollout import UNSEEN, play_side_by_side
 from calico.scripts.train import train
 
@@ -98,10 +98,10 @@ def judge(run: Path, episodes: int) -> Report:
     agent, seeds = Agent.load(run), range(UNSEEN, UNSEEN + episodes)
     tasks = play_side_by_side(run, list(TASKS), seeds, SAMPLING, processes=os.cpu_count() or 1, num_envs=episodes,
                               max_steps=LONGEST)
-    words = Judge(agent, results_folder(run))
-    pictures: dict[str, list[Judged[Any]]] = {
-        "captions": [judge_captions(words, drawn_captions(world, PICTURES), ablate=False) for world in WORLDS],
-        "vqa": [judge_questions(words, drawn_questions(world, PICTURES), ablate=False) for world in WORLDS]}
+    words = Evaluator(agent, results_folder(run))
+    pictures: dict[str, list[SuiteResult[Any]]] = {
+        "captions": [evaluate_captions(words, drawn_captions(world, PICTURES), ablate=False) for world in WORLDS],
+        "vqa": [evaluate_questions(words, drawn_questions(world, PICTURES), ablate=False) for world in WORLDS]}
     return report_of(agent, run, tasks, pictures, SAMPLING, title=TITLE)
 
 

@@ -27,7 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from calico.agent import checkpoint
 from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
-from calico.agent.talk import Speaker, user_message
+from calico.agent.talk import TextGenerator, user_message
 from calico.datasets.parquet_part import versions
 from calico.envs import scores
 from calico.envs.registry import get_task
@@ -40,7 +40,7 @@ from calico.scripts.common.sharding import Results, rank_and_size
 from calico.scripts.evaluation.data import (
     SUITES,
     UNSEEN_SCENES,
-    HeldOut,
+    EvaluationSet,
     drawn_captions,
     drawn_questions,
     held_out_sets,
@@ -48,14 +48,14 @@ from calico.scripts.evaluation.data import (
     open_here,
     trained_worlds,
 )
-from calico.scripts.evaluation.pictures import judge_captions, judge_questions
+from calico.scripts.evaluation.pictures import evaluate_captions, evaluate_questions
 from calico.scripts.evaluation.report import Report, TaskScore, format_number, write_report
-from calico.scripts.evaluation.suites import Example, Judge, Judged
-from calico.scripts.evaluation.words import judge_chat, judge_text
+from calico.scripts.evaluation.suites import Evaluator, Example, SuiteResult
+from calico.scripts.evaluation.words import evaluate_chat, evaluate_text
 from calico.scripts.rollout import UNSEEN, aggregates, film_of, play, report_scores
 
-JUDGES: dict[str, Callable[[Judge, HeldOut, Judge | None], Judged[Any]]] = {
-    "captions": judge_captions, "vqa": judge_questions, "chat": judge_chat, "text": judge_text}
+JUDGES: dict[str, Callable[[Evaluator, EvaluationSet, Evaluator | None], SuiteResult[Any]]] = {
+    "captions": evaluate_captions, "vqa": evaluate_questions, "chat": evaluate_chat, "text": evaluate_text}
 DRAWN = {"captions": drawn_captions, "vqa": drawn_questions}
 CHAT = ("hello", "who are you?", "what is lunar lander?", "thank you")
 
@@ -107,8 +107,8 @@ def main(argv: list[str] | None = None) -> int:
     if rank or (ranks > 1 and any(len(result.returns) < len(seeds) for result in results)):
         console.note(f"rank {rank} of {ranks} has played its share; run the command once more for the report")
         return 0
-    judge = Judge(agent, kept)
-    other = Judge(against[0], results_folder(Path(arguments.against))) if against else None
+    judge = Evaluator(agent, kept)
+    other = Evaluator(against[0], results_folder(Path(arguments.against))) if against else None
     judged = {suite: [JUDGES[suite](judge, one, other) for one in found] for suite, found in sets.items() if found}
     found = summary(results, judged)
     if arguments.json:
@@ -139,7 +139,7 @@ def check_held_out(settings: RunSettings, other: RunSettings, name: str) -> None
 
 
 def material(settings: RunSettings, suites: Sequence[str], data: Sequence[str], limit: int | None, worlds: Sequence[str] | None,
-             pictures: int) -> dict[str, list[HeldOut]]:
+             pictures: int) -> dict[str, list[EvaluationSet]]:
     """What each suite judges."""
     opened = open_here(settings, suites)
     sets = list(named_sets(data, opened, limit) if data else held_out_sets(opened, limit))
@@ -156,7 +156,7 @@ def results_folder(run: Path) -> Path:
     return next((path for path in (run, *run.parents) if (path / "checkpoints").is_dir()), run) / "evaluation"
 
 
-def summary(results: Sequence[TaskScore], judged: Mapping[str, Sequence[Judged[Any]]]) -> dict[str, Any]:
+def summary(results: Sequence[TaskScore], judged: Mapping[str, Sequence[SuiteResult[Any]]]) -> dict[str, Any]:
     """Everything as plain values."""
     found: dict[str, Any] = {}
     if results:
@@ -171,7 +171,7 @@ def summary(results: Sequence[TaskScore], judged: Mapping[str, Sequence[Judged[A
     return found
 
 
-def print_summary(results: list[TaskScore], judged: Mapping[str, Sequence[Judged[Any]]], found: Mapping[str, Any]) -> None:
+def print_summary(results: list[TaskScore], judged: Mapping[str, Sequence[SuiteResult[Any]]], found: Mapping[str, Any]) -> None:
     """Tables for people."""
     if results:
         report_scores(results, as_json=False)
@@ -184,7 +184,7 @@ def print_summary(results: list[TaskScore], judged: Mapping[str, Sequence[Judged
                                                        for one in ones for measure, figures in one.figures.items()])
 
 
-def report_of(agent: Agent, run: Path, tasks: Sequence[TaskScore], judged: Mapping[str, Sequence[Judged[Any]]],
+def report_of(agent: Agent, run: Path, tasks: Sequence[TaskScore], judged: Mapping[str, Sequence[SuiteResult[Any]]],
               sampling: SamplingConfig, title: str = "Calico") -> Report:
     """What was judged, with films of the tasks, the training's curves and a chat."""
     films = []
@@ -197,7 +197,7 @@ def report_of(agent: Agent, run: Path, tasks: Sequence[TaskScore], judged: Mappi
     for name, group in aggregates(tasks).items():
         facts[f"interquartile mean, {name}"] = f"{Estimate(**group['interquartile_mean'])} % of expert ({group['tasks']} tasks)"
     for suite, ones in judged.items():
-        facts |= {f"{suite}, {one.name}: {measure.replace('_', ' ')}": told(figures)
+        facts |= {f"{suite}, {one.name}: {measure.replace('_', ' ')}": format_figures(figures)
                   for one in ones for measure, figures in one.figures.items()}
     threads, captions, questions = torch.get_num_threads(), examples_of(judged, "captions"), examples_of(judged, "vqa")
     return Report(
@@ -205,16 +205,16 @@ def report_of(agent: Agent, run: Path, tasks: Sequence[TaskScore], judged: Mappi
         machine=f"{threads} thread{'s' * (threads != 1)}, {platform.machine()}", tasks=tasks, curves=curves(run), films=films,
         captions=sample(captions), caption_accuracy=share_right(captions), captions_judged=len(checked(captions)),
         questions=sample(questions), question_accuracy=share_right(questions), questions_judged=len(checked(questions)),
-        chats=[chat(Speaker(agent))], versions=versions(), facts=facts)
+        chats=[chat(TextGenerator(agent))], versions=versions(), facts=facts)
 
 
-def told(figures: Mapping[str, float]) -> str:
+def format_figures(figures: Mapping[str, float]) -> str:
     """The run's own figure, and in brackets those to compare it with."""
     others = ", ".join(f"{who.replace('_', ' ')} {format_number(value)}" for who, value in figures.items() if who != "model")
     return format_number(figures.get("model")) + (f" ({others})" if others else "")
 
 
-def examples_of(judged: Mapping[str, Sequence[Judged[Any]]], suite: str) -> list[Any]:
+def examples_of(judged: Mapping[str, Sequence[SuiteResult[Any]]], suite: str) -> list[Any]:
     """The pictures of all data sets."""
     return [example for one in judged.get(suite, ()) for example in one.examples]
 
@@ -237,7 +237,7 @@ def sample(examples: Sequence[Example], count: int = 8) -> list[Example]:
     return [examples[place] for place in np.linspace(0, len(examples) - 1, min(count, len(examples))).astype(int)]
 
 
-def chat(speaker: Speaker) -> list[dict[str, str]]:
+def chat(speaker: TextGenerator) -> list[dict[str, str]]:
     """A short conversation, the last turn about a picture."""
     messages: list[dict[str, Any]] = []
     (scene,) = scenes("minigrid", [UNSEEN_SCENES])

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from calico.agent import checkpoint
 from calico.agent.data2vec.batches import Inputs
-from calico.agent.data2vec.classifier import Classifier, classification_loss
+from calico.agent.data2vec.classifier import EncoderClassifier, classification_loss
 from calico.agent.data2vec.encoders import SpeechEncoder
 from calico.agent.data2vec.pretrained import TOKENIZER_FILE, Pretrained, build_encoder, encoder_document, load_pretrained
 from calico.agent.hardware import autocast, usable_device
@@ -120,19 +120,19 @@ def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, *, 
     return {**trainer.evaluation, "learnt_from": len(learnt), "measured_on": len(held_out), "classes": len(labelled.classes)}
 
 
-def fresh_classifier(pretrained: Pretrained, classes: int, from_scratch: bool, seed: int) -> Classifier:
+def fresh_classifier(pretrained: Pretrained, classes: int, from_scratch: bool, seed: int) -> EncoderClassifier:
     """The encoder with a new head, or all of it new."""
     torch.manual_seed(seed)
     encoder = build_encoder(encoder_document(pretrained.encoder)) if from_scratch else pretrained.encoder
-    return Classifier(encoder, classes)
+    return EncoderClassifier(encoder, classes)
 
 
-def follow(trainer: Supervised[Classifier], data: Labelled, learnt: np.ndarray, held_out: np.ndarray, inputs: Inputs, run: Path,
-           documents: dict[str, Any], files: dict[str, bytes], settings: FinetuneSettings) -> None:
+def follow(trainer: Supervised[EncoderClassifier], data: Labelled, learnt: np.ndarray, held_out: np.ndarray, inputs: Inputs,
+           run: Path, documents: dict[str, Any], files: dict[str, bytes], settings: FinetuneSettings) -> None:
     """Run the trainer with a progress bar."""
     truth = data.labels[held_out]
 
-    def evaluate(model: Classifier) -> dict[str, float]:
+    def evaluate(model: EncoderClassifier) -> dict[str, float]:
         found = classify(model, inputs, [data.samples[i] for i in held_out])
         return {"accuracy": float((found.argmax(1) == truth).mean())}
 
@@ -159,7 +159,7 @@ def batches(data: Labelled, learnt: np.ndarray, inputs: Inputs, settings: Finetu
 
 
 @torch.inference_mode()
-def classify(model: Classifier, inputs: Inputs, samples: list[Any]) -> np.ndarray:
+def classify(model: EncoderClassifier, inputs: Inputs, samples: list[Any]) -> np.ndarray:
     """Probabilities (n, classes) of whole samples."""
     device = next(model.parameters()).device
     rows = np.zeros((len(samples), model.head.out_features), np.float32)
@@ -183,7 +183,7 @@ def predict(run: str, items: list[str], device: str = "cpu") -> list[dict[str, A
     if "classes" not in saved.documents:
         raise ValueError(f"{run} was pre-trained but not fine-tuned, so it knows no classes; run `calico finetune` first")
     classes = saved.documents["classes"]
-    model = Classifier(pretrained.encoder, len(classes))
+    model = EncoderClassifier(pretrained.encoder, len(classes))
     model.load_state_dict(saved.tensors["model"])
     inputs = Inputs(model.encoder, pretrained.text, saved.documents["seconds"])
     found = classify(model.to(where), inputs, [read_sample(item, inputs) for item in items])

@@ -25,12 +25,12 @@ from calico.agent import checkpoint
 from calico.agent.data2vec.batches import Inputs, text_vocabulary
 from calico.agent.data2vec.encoders import (
     Encoder,
-    SpeechConfig,
     SpeechEncoder,
-    TextConfig,
+    SpeechEncoderConfig,
     TextEncoder,
-    VisionConfig,
+    TextEncoderConfig,
     VisionEncoder,
+    VisionEncoderConfig,
 )
 from calico.agent.data2vec.objective import OBJECTIVES, CollapseGuard, Data2Vec, Data2VecConfig
 from calico.agent.data2vec.pretrained import TOKENIZER_FILE, Modality, encoder_document
@@ -72,9 +72,9 @@ class PretrainSettings:
     modality: Modality = "vision"
     version: Literal[1, 2] = 2                       # of data2vec; where the objective's numbers start from
     data: PretrainData = field(default_factory=PretrainData)
-    vision: VisionConfig = field(default_factory=VisionConfig)   # the encoder; only the modality's counts
-    speech: SpeechConfig = field(default_factory=SpeechConfig)
-    text: TextConfig = field(default_factory=TextConfig)         # vocab_size, pad and mask follow from the tokenizer
+    vision: VisionEncoderConfig = field(default_factory=VisionEncoderConfig)   # the encoder; only the modality's counts
+    speech: SpeechEncoderConfig = field(default_factory=SpeechEncoderConfig)
+    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)   # vocab_size, pad, mask: the tokenizer's
     objective: Data2VecConfig = field(default_factory=lambda: OBJECTIVES["vision-v2"])
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: SupervisedConfig = field(default_factory=SupervisedConfig)

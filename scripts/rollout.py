@@ -22,7 +22,7 @@ import torch
 from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
 from calico.datasets.episodes import EpisodeReader
-from calico.envs.isolated import isolated, stand_alone
+from calico.envs.isolated import detach_process, isolated
 from calico.envs.registry import get_task, make
 from calico.envs.runner import EnvironmentFault, Film, rollout
 from calico.envs.scores import normalise, share_at
@@ -146,7 +146,7 @@ def play_side_by_side(run: Path, tasks: Sequence[str], seeds: range, sampling: S
         settings: of `play`.
     """
     longest_first = sorted(tasks, key=lambda task: get_task(task).episode_limit or 0, reverse=True)
-    pool = multiprocessing.get_context("spawn").Pool(min(processes, len(tasks)), _sit_down, (run,))
+    pool = multiprocessing.get_context("spawn").Pool(min(processes, len(tasks)), _init_worker, (run,))
     found: dict[str, TaskScore] = {}
     with console.progress("play", total=len(tasks), unit="tasks") as bar, pool:
         for score in pool.imap_unordered(_play_one, [(task, seeds, sampling, settings) for task in longest_first]):
@@ -158,10 +158,10 @@ def play_side_by_side(run: Path, tasks: Sequence[str], seeds: range, sampling: S
 _player: Agent   # of a process that plays for another
 
 
-def _sit_down(run: Path) -> None:
+def _init_worker(run: Path) -> None:
     """Begin the life of a process that plays for another."""
     global _player
-    stand_alone()
+    detach_process()
     torch.set_num_threads(1)
     _player = Agent.load(run)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calico.agent.talk import Speaker
+from calico.agent.talk import TextGenerator
 from calico.scripts.common import console
 from calico.scripts.common.media_inputs import in_batches, is_sound, load, read_shown
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.question.strip():
         raise ValueError('the question is empty; ask something, such as "what colour is the ball?"')
     agent, shown = load(arguments.run, arguments.files, arguments.max_side, arguments.device, read_shown)
-    speaker = Speaker(agent)
+    speaker = TextGenerator(agent)
 
     def answer(part: Sequence[np.ndarray]) -> list[str]:
         return speaker.answers(part, [arguments.question] * len(part))

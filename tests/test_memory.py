@@ -15,10 +15,10 @@ from calico.agent.training.trainer import Trainer, TrainingConfig
 from calico.datasets.documents import Caption, Dialogue
 from calico.datasets.mixture import Mixture
 from calico.datasets.sources import DocumentSource, Source
-from calico.scripts.evaluation.data import HeldOut
-from calico.scripts.evaluation.pictures import judge_captions, judge_questions
-from calico.scripts.evaluation.suites import Judge
-from calico.scripts.evaluation.words import judge_chat, judge_text
+from calico.scripts.evaluation.data import EvaluationSet
+from calico.scripts.evaluation.pictures import evaluate_captions, evaluate_questions
+from calico.scripts.evaluation.suites import Evaluator
+from calico.scripts.evaluation.words import evaluate_chat, evaluate_text
 from calico.tokenizers.text import TextTokenizer
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
 
@@ -61,13 +61,13 @@ def test_one_batch_of_each_kind_is_learnt_by_heart(tmp_path: Path) -> None:
     assert (losses / counts).max() < 0.5, dict(zip(mixture.names, (losses / counts).tolist(), strict=True))
 
     agent.model.eval()
-    judge = Judge(agent, tmp_path)
-    sets = {kind: HeldOut("it", documents, [], kind) for kind, documents in DOCUMENTS.items()}
-    said = judge_captions(judge, sets["captions"])
+    judge = Evaluator(agent, tmp_path)
+    sets = {kind: EvaluationSet("it", documents, [], kind) for kind, documents in DOCUMENTS.items()}
+    said = evaluate_captions(judge, sets["captions"])
     assert sorted(example.caption for example in said.examples) == sorted(SEEN)
     assert all(example.caption == example.truth for example in said.examples) and said.figures["rouge_l"]["blanked"] < 0.6
-    assert judge_questions(judge, sets["vqa"]).figures["accuracy"]["model"] == 1
-    assert judge_questions(judge, sets["vqa"]).figures["accuracy"]["blanked"] <= 0.5
-    chat = judge_chat(judge, sets["chat"]).figures
+    assert evaluate_questions(judge, sets["vqa"]).figures["accuracy"]["model"] == 1
+    assert evaluate_questions(judge, sets["vqa"]).figures["accuracy"]["blanked"] <= 0.5
+    chat = evaluate_chat(judge, sets["chat"]).figures
     assert chat["perplexity_per_token"]["model"] < 1.5 and chat["distinct_1"]["model"] == chat["distinct_1"]["people"]
-    assert judge_text(judge, sets["text"]).figures["bits_per_byte"]["model"] < 1
+    assert evaluate_text(judge, sets["text"]).figures["bits_per_byte"]["model"] < 1

@@ -11,7 +11,7 @@ import pytest
 
 from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
-from calico.agent.talk import Speaker
+from calico.agent.talk import TextGenerator
 from calico.datasets.documents import DialogueReader
 from calico.envs.runner import rollout
 from calico.scripts.common.media_inputs import read_shown
@@ -39,7 +39,7 @@ def train(folder: Path, sounds: Path, steps: int, *more: str) -> Path:
 
 def right(run: Path, sounds: Path) -> float:
     """Share of the questions about sounds that are answered in the right words."""
-    speaker = Speaker(Agent.load(run))
+    speaker = TextGenerator(Agent.load(run))
     found = []
     for dialogue in DialogueReader(sounds):
         (sound,), (asked, answered) = dialogue.sounds.values(), dialogue.messages

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..hardware import has_amx, recurring
+from ..hardware import has_amx, round_up_to_bucket
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def ring_bias(positions: Tensor, keys: Tensor, window: int) -> tuple[Tensor, int
     """
     slots = keys.shape[2]
     newest = positions[:, -1:]                                                             # (B, 1), padding included
-    filled = min(slots, recurring(int(newest.max()) + 1))
+    filled = min(slots, round_up_to_bucket(int(newest.max()) + 1))
     held = newest - (newest - torch.arange(filled, device=positions.device)) % slots       # (B, filled): position in each slot
     reach = positions[:, :, None] - held[:, None, :]                                       # (B, S, filled)
     seen = (reach >= 0) & (reach < window) & (held >= 0)[:, None, :]

@@ -159,7 +159,7 @@ class Decoder(nn.Module):
             for projection in (block.attention.out, block.feedforward.down):
                 projection.residual_scale = 1 / math.sqrt(2 * config.depth)
 
-    def draw(self, targets: Tensor) -> Tensor:
+    def sample_targets(self, targets: Tensor) -> Tensor:
         """Which of the targets, bool (B, S), a training step learns from: all, one pass gives them all."""
         return targets
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from ..data2vec.encoders import TransformerConfig
 from ..data2vec.stream import StreamEncoder, TransformerMixer
-from ..hardware import recurring
+from ..hardware import round_up_to_bucket
 from .cache import Cache, write_ring
-from .perceiver import draw_per_row
+from .perceiver import sample_per_row
 
 AT_ONCE = 256   # windows: bounds the memory where all places of a batch are asked for
 
@@ -86,9 +86,9 @@ class MaskedEncoder(nn.Module):
         except RuntimeError as error:
             raise ValueError(f"the encoder does not fit backbone {self.config}: {' '.join(str(error).split())}") from None
 
-    def draw(self, targets: Tensor) -> Tensor:
+    def sample_targets(self, targets: Tensor) -> Tensor:
         """Which of the targets, bool (B, S), a training step learns from: at most `prefixes` in a row, at random."""
-        return draw_per_row(targets, self.config.prefixes)
+        return sample_per_row(targets, self.config.prefixes)
 
     def forward(self, x: Tensor, where: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Whole sequences.
@@ -111,7 +111,7 @@ class MaskedEncoder(nn.Module):
 
     def last_window(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens that places (n,) see, int64 (n, W or fewer), rising; and which of them there are, the rest being 0."""
-        width = min(self.config.attention_window, recurring(int(places.max()) + 1))
+        width = min(self.config.attention_window, round_up_to_bucket(int(places.max()) + 1))
         at = places[:, None] - torch.arange(width - 1, -1, -1, device=places.device)
         return at.clamp(min=0), at >= 0
 

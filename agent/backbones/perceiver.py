@@ -8,7 +8,7 @@ and are read out by a query, the embedding of the place's own token. What differ
   as the history grows and can be kept. Acting reads a ring of keys once; only the latents' own work is done again, and a step
   costs nearly the same behind 4,096 tokens as behind 512.
 
-In training each place costs a pass over its latents, so a row's targets are a random choice of `prefixes` (`draw`).
+In training each place costs a pass over its latents, so a row's targets are a random choice of `prefixes` (`sample_targets`).
 
 Legend: B batch, S seq, P places asked for in a row, n in all, N latents, H heads, D head dim.
 """
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..hardware import recurring
+from ..hardware import round_up_to_bucket
 from ..perceiver.layers import CrossAttend, LatentConfig, SelfAttend, attend
 from .cache import Cache, Rotations, biased_attention, ring_bias, rotate, write_ring
 from .decoder import DecoderConfig
@@ -81,9 +81,9 @@ class Perceiver(nn.Module):
         self.norm = nn.LayerNorm(config.width, bias=False)
         self.rotations = Rotations(config.width // config.heads)
 
-    def draw(self, targets: Tensor) -> Tensor:
+    def sample_targets(self, targets: Tensor) -> Tensor:
         """Which of the targets, bool (B, S), a training step learns from: at most `prefixes` in a row, at random."""
-        return draw_per_row(targets, self.config.prefixes)
+        return sample_per_row(targets, self.config.prefixes)
 
     def forward(self, x: Tensor, where: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Whole sequences; position 0 is the first token of each row.
@@ -130,7 +130,7 @@ class Perceiver(nn.Module):
         mixed = []
         for start in range(0, asked.shape[1], PREFIX_CHUNK):
             block, at = q[:, :, start:start + PREFIX_CHUNK], asked[:, start:start + PREFIX_CHUNK]
-            low, high = max(0, int(at.min()) - self.config.context + 1), min(k.shape[2], recurring(int(at.max()) + 1))
+            low, high = max(0, int(at.min()) - self.config.context + 1), min(k.shape[2], round_up_to_bucket(int(at.max()) + 1))
             reach = at[:, :, None] - torch.arange(low, high, device=q.device)                          # (B, p, keys)
             bias = torch.zeros(reach.shape, dtype=q.dtype, device=q.device)
             bias.masked_fill_((reach < 0) | (reach >= self.config.context), -torch.inf)
@@ -170,7 +170,7 @@ class Perceiver(nn.Module):
         return hidden, Cache(cache.keys, cache.values, cache.lengths + (seq if counts is None else counts))
 
 
-def draw_per_row(targets: Tensor, most: int) -> Tensor:
+def sample_per_row(targets: Tensor, most: int) -> Tensor:
     """At most `most` of the targets of each row, bool (B, S), at random."""
     lots = torch.rand(targets.shape, device=targets.device).masked_fill(~targets, -1)
     lowest = lots.topk(min(most, lots.shape[1])).values[:, -1:]
@@ -190,6 +190,6 @@ def grouped(rows: Tensor, places: Tensor, batch: int, seq: int) -> tuple[Tensor,
     row, place = rows[new], places[new]
     counts = row.bincount(minlength=batch)
     column = torch.arange(len(row), device=rows.device) - (counts.cumsum(0) - counts)[row]
-    table = torch.full((batch, min(seq, recurring(int(counts.max())))), seq - 1, device=rows.device)
+    table = torch.full((batch, min(seq, round_up_to_bucket(int(counts.max())))), seq - 1, device=rows.device)
     table[row, column] = place
     return column[new.cumsum(0) - 1], table

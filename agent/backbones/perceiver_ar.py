@@ -7,7 +7,7 @@ in every layer but the first. What differs from the paper:
   an uncached pass over the whole history for ever; in training the first latents of a window see fewer than N;
 - the layers are the decoder's: GEGLU, no biases, rotary positions on whole heads (the paper: on a fraction of each).
 
-Only the latents of a window get a gradient, so each training step draws where its window lies (`draw`).
+Only the latents of a window get a gradient, so each training step draws where its window lies (`sample_targets`).
 
 Legend: B batch, S seq, L latents, H heads, D head dim, C cache slots.
 """
@@ -125,7 +125,7 @@ class PerceiverAR(nn.Module):
             if isinstance(module, ResidualLinear):      # GPT-2's residual scaling, the cross-attention counted
                 module.residual_scale = 1 / math.sqrt(2 * (config.depth + 1))
 
-    def draw(self, targets: Tensor) -> Tensor:
+    def sample_targets(self, targets: Tensor) -> Tensor:
         """Which of the targets, bool (B, S), a training step learns from: those in one window.
 
         Ends up to half a window beyond the sequence, or short of a window, count as the last or first one that is possible:
@@ -154,7 +154,7 @@ class PerceiverAR(nn.Module):
             return self.norm(x[where])
         if not self.training:
             return self.last(x, x.shape[1])[where]
-        grain = self.config.grain                                       # few different shapes: see hardware.recurring
+        grain = self.config.grain                                       # few different shapes: see hardware.round_up_to_bucket
         stop = min(x.shape[1], (int(places.max()) // grain + 1) * grain)
         start = max(0, min(int(places.min()), stop - self.config.attention_window) // grain * grain)
         return self.last(x[:, :stop], stop - start)[rows, places - start]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...tokenizers.text import TextTokenizer
-from .encoders import Encoder, SpeechEncoder, TextConfig, TextEncoder, VisionEncoder, standardize
+from .encoders import Encoder, SpeechEncoder, TextEncoder, TextEncoderConfig, VisionEncoder, standardize
 
 PAD, OFFSET = 0, 1   # ids of our own text encoders: SentencePiece's pieces begin after the padding
 CROP = (0.35, 1.0)   # area of a training crop as a share of the picture
@@ -28,7 +28,7 @@ SPEED = (0.9, 1.1)   # of a training sound, as in Ko et al. (Interspeech 2015)
 
 
 def text_vocabulary(text: TextTokenizer) -> dict[str, int]:
-    """Fields of a TextConfig that follow from the tokenizer: room for padding in front and [MASK] behind."""
+    """Fields of a TextEncoderConfig that follow from the tokenizer: room for padding in front and [MASK] behind."""
     return {"vocab_size": text.size + OFFSET + 1, "pad": PAD, "mask": text.size + OFFSET}
 
 
@@ -47,7 +47,7 @@ class Inputs:
         """
         self.encoder, self.text, self.seconds, self.hidden = encoder, text, seconds, hidden
         if isinstance(encoder, TextEncoder):
-            config: TextConfig = encoder.config
+            config: TextEncoderConfig = encoder.config
             if text is None or text_vocabulary(text) != {name: getattr(config, name) for name in ("vocab_size", "pad", "mask")}:
                 raise ValueError("this text encoder was not pre-trained here, so its tokenizer is not known; give a run of "
                                  "`calico pretrain`")

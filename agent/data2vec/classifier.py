@@ -10,7 +10,7 @@ from .batches import pooled
 from .encoders import Encoder
 
 
-class Classifier(nn.Module):
+class EncoderClassifier(nn.Module):
     """An encoder, pre-trained or not, and the layer that names its classes."""
 
     def __init__(self, encoder: Encoder, classes: int) -> None:
@@ -26,7 +26,7 @@ class Classifier(nn.Module):
 
 def classification_loss(smoothing: float) -> Any:
     """For Supervised: batches hold "labels" and, in this order, the classifier's inputs."""
-    def loss(model: Classifier, batch: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Any]]:
+    def loss(model: EncoderClassifier, batch: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Any]]:
         logits = model(*(tensor for name, tensor in batch.items() if name != "labels")).float()
         right = (logits.argmax(1) == batch["labels"]).float().mean()
         return F.cross_entropy(logits, batch["labels"], label_smoothing=smoothing), {"accuracy": right}

@@ -44,7 +44,7 @@ class TransformerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionConfig(TransformerConfig):
+class VisionEncoderConfig(TransformerConfig):
     """BEiT as data2vec uses it."""
 
     epsilon: float = 1e-6
@@ -63,7 +63,7 @@ class VisionConfig(TransformerConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeechConfig(TransformerConfig):
+class SpeechEncoderConfig(TransformerConfig):
     """wav2vec 2.0 as data2vec uses it: 16 kHz in, 50 Hz out."""
 
     sample_rate: int = 16_000   # of the sounds that it reads; nothing in the network depends on it
@@ -100,7 +100,7 @@ class SpeechConfig(TransformerConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig(TransformerConfig):
+class TextEncoderConfig(TransformerConfig):
     """RoBERTa."""
 
     vocab_size: int = 50_265
@@ -237,7 +237,7 @@ class VisionEncoder(Encoder):
 
     prefix = 1
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionEncoderConfig) -> None:
         super().__init__()
         self.config, self.width = config, config.width
         side = config.image_size // config.patch_size
@@ -312,7 +312,7 @@ class SpeechEncoder(Encoder):
     convolution padding is no longer zero. So a batch and its rows alone differ a little.
     """
 
-    def __init__(self, config: SpeechConfig) -> None:
+    def __init__(self, config: SpeechEncoderConfig) -> None:
         super().__init__()
         self.config, self.width = config, config.width
         inputs = (1, *config.conv_channels[:-1])
@@ -372,7 +372,7 @@ class SpeechEncoder(Encoder):
 class TextEncoder(Encoder):
     """Ids (B, T), padded on the right with `pad` -> (B, T, width)."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
         self.config, self.width = config, config.width
         self.table = nn.Embedding(config.vocab_size, config.width)

@@ -36,7 +36,7 @@ NOISE = 0.01   # standard deviation of what the decoder gets at masked places
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
+class PredictorConfig:
     """Version 2.0's convolutions over the places."""
 
     axes: Literal[1, 2] = 1         # of the grid: 1 for speech and text, 2 for pictures
@@ -69,7 +69,7 @@ class Data2VecConfig:
     tau_steps: int                                  # linear in between
     shares_features: bool = False                   # the teacher uses the student's local features
     head_layers: Literal[1, 2] = 1                  # without a decoder
-    decoder: DecoderConfig | None = None            # version 2.0
+    decoder: PredictorConfig | None = None            # version 2.0
     copies: int = 1                                 # masks per sample and pass of the teacher, with a decoder
     summary_weight: float = 0.0                     # loss of the class token's prediction of the mean target, with a decoder
     seed: int = 0                                   # of the masks
@@ -99,16 +99,16 @@ OBJECTIVES: dict[str, Data2VecConfig] = {
         mask=SpanMask(share=0.35, span=4), top_layers=10, targets="feedforward", layer_norm="layer", beta=4.0, loss_scale="sum",
         tau_start=0.999, tau_end=0.9999, tau_steps=100_000, head_layers=2),
     "vision-v2": Data2VecConfig(
-        mask=ExactBlockMask(share=0.8, block=3, adjust=0.07), copies=16, decoder=DecoderConfig(
+        mask=ExactBlockMask(share=0.8, block=3, adjust=0.07), copies=16, decoder=PredictorConfig(
             axes=2, channels=768, depth=6, kernel=3), summary_weight=0.01,
         top_layers=10, targets="feedforward", layer_norm="instance", mean_norm="layer", loss_scale="root",
         tau_start=0.9998, tau_end=0.99999, tau_steps=100_000),
     "speech-v2": Data2VecConfig(
-        mask=ExactBlockMask(share=0.5, block=5, adjust=0.05, inverse=False), copies=8, decoder=DecoderConfig(),
+        mask=ExactBlockMask(share=0.5, block=5, adjust=0.05, inverse=False), copies=8, decoder=PredictorConfig(),
         top_layers=8, targets="feedforward", layer_norm="instance", loss_scale="root",
         tau_start=0.999, tau_end=0.99999, tau_steps=75_000, shares_features=True),
     "text-v2": Data2VecConfig(
-        mask=RandomMask(share=0.48), copies=8, decoder=DecoderConfig(
+        mask=RandomMask(share=0.48), copies=8, decoder=PredictorConfig(
             channels=768, depth=5, kernel=9, groups=1, residual=False, head_layers=2),
         top_layers=12, targets="feedforward", layer_norm="instance", loss_scale="sum",
         tau_start=0.9999, tau_end=0.99999, tau_steps=100_000, shares_features=True),
@@ -140,7 +140,7 @@ class Outcome:
 class ConvDecoder(nn.Module):
     """Fills in the masked places: convolutions, each with a norm without parameters and GELU, then a head."""
 
-    def __init__(self, config: DecoderConfig, width: int) -> None:
+    def __init__(self, config: PredictorConfig, width: int) -> None:
         super().__init__()
         self.config = config
         conv = {1: nn.Conv1d, 2: nn.Conv2d}[config.axes]

@@ -14,12 +14,21 @@ from typing import Any
 
 from ...tokenizers.text import TextTokenizer
 from .. import checkpoint
-from .encoders import Encoder, SpeechConfig, SpeechEncoder, TextConfig, TextEncoder, VisionConfig, VisionEncoder
+from .encoders import (
+    Encoder,
+    SpeechEncoder,
+    SpeechEncoderConfig,
+    TextEncoder,
+    TextEncoderConfig,
+    VisionEncoder,
+    VisionEncoderConfig,
+)
 from .hugging_face import Modality, load_data2vec
 
 TOKENIZER_FILE = "tokenizer.model"
 ENCODERS: dict[Modality, tuple[type, type[Encoder]]] = {
-    "vision": (VisionConfig, VisionEncoder), "speech": (SpeechConfig, SpeechEncoder), "text": (TextConfig, TextEncoder)}
+    "vision": (VisionEncoderConfig, VisionEncoder), "speech": (SpeechEncoderConfig, SpeechEncoder),
+    "text": (TextEncoderConfig, TextEncoder)}
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class SelfAttend(nn.Module):
         return x + self.feedforward(x)
 
 
-class Moved(NamedTuple):
+class FoldedInputs(NamedTuple):
     """Inputs as `CrossAttend.folded_queries` reads them: the same for all queries, so for many chunks computed once."""
 
     keys: Tensor      # (B, M, query_channels)
@@ -156,7 +156,7 @@ class CrossAttend(nn.Module):
         return x + self.feedforward(x)
 
     def read_out(self, queries: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None = None,
-                 moved: Moved | None = None) -> Tensor:
+                 moved: FoldedInputs | None = None) -> Tensor:
         """The outputs times a matrix: F.linear(self(queries, inputs), weight, bias).
 
         The same numbers with one matrix less to multiply each output with: the feed-forward's last one moves into `weight`.
@@ -171,7 +171,7 @@ class CrossAttend(nn.Module):
         return F.linear(x, weight, bias + weight @ down.bias) + F.linear(hidden, behind)
 
     def attended(self, queries: Tensor, inputs: Tensor, mask: Tensor | None = None, query_mask: Tensor | None = None,
-                 padding: Tensor | None = None, moved: Moved | None = None) -> Tensor:
+                 padding: Tensor | None = None, moved: FoldedInputs | None = None) -> Tensor:
         """All but the feed-forward."""
         folds = self.folds_queries(queries, inputs, masked=mask is not None or query_mask is not None)
         if padding is not None and (self.residual or not folds):
@@ -219,7 +219,7 @@ class CrossAttend(nn.Module):
         return (self.heads == 1 and not masked and not torch.is_grad_enabled() and queries.shape[1] > inputs.shape[1]
                 and queries.shape[2] <= min(self.query.out_features, self.value.out_features))
 
-    def move(self, inputs: Tensor) -> Moved:
+    def move(self, inputs: Tensor) -> FoldedInputs:
         """The inputs for `folded_queries`.
 
         With queries x normed but not yet scaled by g and shifted by b, (Wq (x g + b) + bq) . k is x . (g (Wq^T k)) plus
@@ -229,10 +229,10 @@ class CrossAttend(nn.Module):
         norm, normed = self.norm_query, self.norm_input(inputs)
         k = self.key(normed)
         values = self.value(normed) @ self.out.weight.mT
-        return Moved(keys=(k @ self.query.weight) * norm.weight, values=F.pad(values, (0, -values.shape[2] % ALIGNED)),
+        return FoldedInputs(keys=(k @ self.query.weight) * norm.weight, values=F.pad(values, (0, -values.shape[2] % ALIGNED)),
                      bias=k.shape[2] ** -0.5 * (k @ self.query(norm.bias)))
 
-    def folded_queries(self, queries: Tensor, moved: Moved, padding: Tensor | None = None) -> Tensor:
+    def folded_queries(self, queries: Tensor, moved: FoldedInputs, padding: Tensor | None = None) -> Tensor:
         """`folded` the other way round, for many queries that read few inputs: 182,528 pixels' flow out of 2,048 latents."""
         norm, (keys, values, bias) = self.norm_query, moved
         if padding is None:

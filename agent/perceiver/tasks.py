@@ -28,7 +28,7 @@ from .inputs import (
     fourier_cells,
     fourier_channels,
 )
-from .layers import CrossAttend, Encoder, LatentConfig, Moved
+from .layers import CrossAttend, Encoder, FoldedInputs, LatentConfig
 
 # ---- masked language -------------------------------------------------------------------------------------------------------
 
@@ -292,7 +292,8 @@ class Autoencoder(nn.Module):
         """
         return self.encoder(self.reader(inputs))
 
-    def decode(self, latents: Tensor, points: Mapping[str, Tensor | None], moved: Moved | None = None) -> dict[str, Tensor]:
+    def decode(self, latents: Tensor, points: Mapping[str, Tensor | None],
+               moved: FoldedInputs | None = None) -> dict[str, Tensor]:
         """
         Args:
             latents: (B, N, width).
@@ -306,7 +307,7 @@ class Autoencoder(nn.Module):
                 for name in sorted(points)}
         return {name: part if name == "image" else part.flatten(1) for name, part in made.items()}
 
-    def read_out(self, name: str, queries: Tensor, latents: Tensor, moved: Moved | None) -> Tensor:
+    def read_out(self, name: str, queries: Tensor, latents: Tensor, moved: FoldedInputs | None) -> Tensor:
         """One modality's outputs (B, n, its channels); of many queries the two last matrices are multiplied first."""
         shared, head = self.shared_head, cast(nn.Linear, self.heads[name])
         if name == "label":

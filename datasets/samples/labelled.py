@@ -30,7 +30,7 @@ from .point_clouds import CloudStore, check_cloud
 MAX_NAMED = 3        # faulty files that an error names
 MAX_RATE = 16000     # samples per second, where no rate is asked for: enough for speech, and a third of a CD's work
 
-Count = Callable[[Iterable[Any]], Iterable[Any]]   # passes a list through and shows progress
+ProgressCallback = Callable[[Iterable[Any]], Iterable[Any]]   # passes a list through and shows progress
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Files(Sequence[np.ndarray]):
         return self.store[self.names[index]]
 
 
-def read_pictures(path: Path, max_side: int, count: Count = iter) -> Labelled:
+def read_pictures(path: Path, max_side: int, count: ProgressCallback = iter) -> Labelled:
     """Pictures of classes; larger ones are shrunk to `max_side` pixels.
 
     Raises:
@@ -94,7 +94,8 @@ def read_pictures(path: Path, max_side: int, count: Count = iter) -> Labelled:
     return read_files(ImageStore(path, max_side=max_side, cache_bytes=1 << 30), count)
 
 
-def read_sounds(path: Path, rate: int | None = None, label: str = "label", count: Count = iter) -> tuple[Labelled, int]:
+def read_sounds(path: Path, rate: int | None = None, label: str = "label",
+                count: ProgressCallback = iter) -> tuple[Labelled, int]:
     """Sounds and their sample rate.
 
     Args:
@@ -117,7 +118,7 @@ def read_sounds(path: Path, rate: int | None = None, label: str = "label", count
     return replace(found, remarks=(f"resampled to {store.rate} Hz: {listed}",) if others else ()), store.rate
 
 
-def read_clouds(path: Path, count: Count = iter) -> Labelled:
+def read_clouds(path: Path, count: ProgressCallback = iter) -> Labelled:
     """Point clouds of classes.
 
     Raises:
@@ -170,7 +171,7 @@ def number(names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
 
 # ---- files -----------------------------------------------------------------------------------------------------------------
 
-def read_files(store: FileStore, count: Count) -> Labelled:
+def read_files(store: FileStore, count: ProgressCallback) -> Labelled:
     """Every file of the store's kinds in a folder or zip of class folders."""
     names = named_files(store)
     return label_files(store, names, class_folders(store, names), count)
@@ -199,7 +200,7 @@ def class_folders(store: FileStore, names: Sequence[str]) -> list[str]:
     return [name.split("/")[-2] for name in names]
 
 
-def label_files(store: FileStore, names: Sequence[str], classes: Sequence[str], count: Count) -> Labelled:
+def label_files(store: FileStore, names: Sequence[str], classes: Sequence[str], count: ProgressCallback) -> Labelled:
     """Decode each once, for its key and to know that it can be."""
     keys, faults = [], []
     for name in count(names):

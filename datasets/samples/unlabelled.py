@@ -24,7 +24,7 @@ from ..episodes import EpisodeReader
 from ..file_store import FileStore
 from ..records import JsonLines, require_text
 from ..texts import TextReader
-from .labelled import MAX_NAMED, Count, array_key, check_pictures, load_arrays
+from .labelled import MAX_NAMED, ProgressCallback, array_key, check_pictures, load_arrays
 
 FRAMES = 10_000   # of one data set of episodes
 
@@ -76,7 +76,7 @@ class Chosen(Sequence[Any]):
 
 
 def read_unlabelled(paths: Sequence[Path], open_store: Callable[[Path], FileStore], problem: Problem, most_skipped: int,
-                    count: Count = iter) -> Unlabelled:
+                    count: ProgressCallback = iter) -> Unlabelled:
     """Pictures or sounds.
 
     Args:
@@ -163,7 +163,8 @@ def check_file(record: dict[str, Any]) -> None:
     require_text(record.get("file") or record.get("image"), "file")
 
 
-def read_pieces(texts: TextReader, encode: Callable[[str], np.ndarray], longest: int, count: Count = iter) -> Unlabelled:
+def read_pieces(texts: TextReader, encode: Callable[[str], np.ndarray], longest: int,
+                count: ProgressCallback = iter) -> Unlabelled:
     """Texts as token ids, cut into pieces of at most `longest` tokens; what is left with fewer than two is left out.
 
     Raises:

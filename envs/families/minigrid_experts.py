@@ -13,7 +13,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from ..experts import Guess, action_sampler
+from ..experts import FallbackAction, action_sampler
 from ..registry import Controller, Start
 
 LEFT, RIGHT, FORWARD, PICKUP, DROP, TOGGLE, DONE = range(7)   # minigrid.core.actions
@@ -266,7 +266,7 @@ def planned(goal: Callable[[Planner], list[int]], *, touch: bool = True, moving:
                 try:
                     plan = goal(planner)
                 except NoWay:
-                    plan = [LEFT] if moving else [Guess(sample()) for _ in range(GIVE_UP)]
+                    plan = [LEFT] if moving else [FallbackAction(sample()) for _ in range(GIVE_UP)]
             last, *plan = plan
             return last
 
@@ -326,6 +326,6 @@ def babyai_bot(env: gym.Env, seed: int) -> Controller:
             except Exception:  # noqa: BLE001, S112  AssertionError, AttributeError, DisappearedBoxError, ...
                 continue
         bot = None
-        return Guess(sample())
+        return FallbackAction(sample())
 
     return act

@@ -12,7 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from ..experts import Guess, action_sampler
+from ..experts import FallbackAction, action_sampler
 from ..registry import Controller
 
 Cell = tuple[int, int]            # (row, column)
@@ -38,7 +38,7 @@ def solver(env: gym.Env, seed: int) -> Controller:
             plan = solve(game.level.floor, game.level.targets, *now)
         if not plan:
             expected = now
-            return Guess(sample())
+            return FallbackAction(sample())
         action = plan.pop(0)
         expected = after(now, action)
         return action

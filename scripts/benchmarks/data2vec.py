@@ -15,16 +15,16 @@ from torch import Tensor
 
 from calico.agent.data2vec.encoders import (
     Encoder,
-    SpeechConfig,
     SpeechEncoder,
-    TextConfig,
+    SpeechEncoderConfig,
     TextEncoder,
-    VisionConfig,
+    TextEncoderConfig,
     VisionEncoder,
+    VisionEncoderConfig,
 )
 from calico.agent.data2vec.objective import OBJECTIVES, Data2Vec, Data2VecConfig
 from calico.agent.hardware import autocast
-from calico.scripts.benchmarks.interleaved import in_turns
+from calico.scripts.benchmarks.interleaved import interleaved
 
 SIZE: dict[str, Any] = {"width": 384, "depth": 12, "heads": 6, "feedforward": 1536}   # half as wide as the base models
 
@@ -37,7 +37,7 @@ def bench_data2vec(turns: int) -> dict[str, Any]:
         wanted = second()                                                   # targets of a step; warms up as well
         first = trainer(modality, 1, samples=round(4 * wanted / trainer(modality, 1, samples=4)()))
         first()
-        medians = dict(zip((1, 2), in_turns(turns, partial(rate, first), partial(rate, second), warm_up=0), strict=True))
+        medians = dict(zip((1, 2), interleaved(turns, partial(rate, first), partial(rate, second), warm_up=0), strict=True))
         found |= {f"{modality}_v{version}_targets_per_second": rate for version, rate in medians.items()}
         found[f"{modality}_v2_vs_v1"] = medians[2] / medians[1]
     found["targets_per_second_v2_vs_v1"] = found["vision_v2_vs_v1"]
@@ -80,18 +80,18 @@ def settings(modality: str, version: int) -> Data2VecConfig:
 
 def vision(samples: int) -> tuple[Encoder, tuple[Tensor, ...]]:
     """224 x 224 pixels, 196 patches."""
-    return VisionEncoder(VisionConfig(**SIZE, absolute_positions=True, relative_positions="none")), (
+    return VisionEncoder(VisionEncoderConfig(**SIZE, absolute_positions=True, relative_positions="none")), (
         torch.randn(samples, 3, 224, 224),)
 
 
 def speech(samples: int) -> tuple[Encoder, tuple[Tensor, ...]]:
     """Five seconds, 249 vectors; a front end of half the channels."""
-    return SpeechEncoder(SpeechConfig(**SIZE, conv_channels=(256,) * 7)), (torch.randn(samples, 80_000),)
+    return SpeechEncoder(SpeechEncoderConfig(**SIZE, conv_channels=(256,) * 7)), (torch.randn(samples, 80_000),)
 
 
 def text(samples: int) -> tuple[Encoder, tuple[Tensor, ...]]:
     """512 tokens of a vocabulary of 4,000."""
-    return TextEncoder(TextConfig(**SIZE, vocab_size=4000, mask=3999)), (torch.randint(2, 3999, (samples, 512)),)
+    return TextEncoder(TextEncoderConfig(**SIZE, vocab_size=4000, mask=3999)), (torch.randint(2, 3999, (samples, 512)),)
 
 
 ENCODERS: dict[str, Callable[[int], tuple[Encoder, tuple[Tensor, ...]]]] = {"vision": vision, "speech": speech, "text": text}

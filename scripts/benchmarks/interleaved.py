@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 
-def in_turns(turns: int, *sides: Callable[[], float], warm_up: int = 1) -> list[float]:
+def interleaved(turns: int, *sides: Callable[[], float], warm_up: int = 1) -> list[float]:
     """Median of what each side measures itself, after `warm_up` turns that do not count."""
     taken = [[side() for side in sides] for _ in range(warm_up + turns)][warm_up:]
     return [statistics.median(side) for side in zip(*taken, strict=True)]
@@ -20,4 +20,4 @@ def seconds(turns: int, *sides: Callable[[], Any], warm_up: int = 1) -> list[flo
         side()
         return time.perf_counter() - began
 
-    return in_turns(turns, *(partial(timed, side) for side in sides), warm_up=warm_up)
+    return interleaved(turns, *(partial(timed, side) for side in sides), warm_up=warm_up)

@@ -18,7 +18,7 @@ from calico.envs.experts import RandomPolicy
 from calico.envs.isolated import isolated
 from calico.envs.registry import Task, get_task, make
 from calico.envs.runner import rollout
-from calico.scripts.benchmarks.interleaved import in_turns
+from calico.scripts.benchmarks.interleaved import interleaved
 
 ROWS = 16
 CORES = os.cpu_count() or 1
@@ -32,19 +32,19 @@ def bench_runner(turns: int) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"overhead": {}}
     for name, steps in STEPS.items():
-        runner, bare = in_turns(turns, lambda: runner_seconds(get_task(name), steps),              # noqa: B023
+        runner, bare = interleaved(turns, lambda: runner_seconds(get_task(name), steps),              # noqa: B023
                                 lambda: bare_seconds(get_task(name), steps))                       # noqa: B023
         found["overhead"][name] = runner / bare - 1
         found[f"{name}_steps_per_second"] = 1 / runner
     frames = get_task("ALE/Pong-v5").with_view(frames=4)
     steps = STEPS["ALE/Pong-v5"]
-    ours, alone, sync = in_turns(turns, lambda: runner_seconds(frames, steps, isolated(processes=CORES)),
+    ours, alone, sync = interleaved(turns, lambda: runner_seconds(frames, steps, isolated(processes=CORES)),
                                  lambda: runner_seconds(frames, steps), lambda: sync_seconds(steps))
     found |= {"atari_steps_per_second": 1 / ours, "atari_sync_steps_per_second": 1 / sync, "atari_vs_sync": sync / ours,
               "atari_one_process_vs_sync": sync / alone}
     # Each in a process of its own: once an off-screen camera exists, Gymnasium's viewer draws into its small buffer.
     with ProcessPoolExecutor(1, mp.get_context("spawn"), max_tasks_per_child=1) as apart:
-        ours, default = in_turns(turns, lambda: apart.submit(pixel_seconds, 400).result(),
+        ours, default = interleaved(turns, lambda: apart.submit(pixel_seconds, 400).result(),
                                  lambda: apart.submit(default_pixel_seconds, 10).result())
     found |= {"mujoco_pixels_per_second": 1 / ours, "mujoco_default_pixels_per_second": 1 / default,
               "mujoco_pixels_vs_default": default / ours}

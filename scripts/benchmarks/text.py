@@ -23,18 +23,18 @@ LEGAL = np.arange(VOCABULARY.text_start, VOCABULARY.text_start + VOCABULARY.conf
 NEVER = VOCABULARY.end       # not legal here, so nothing ends early
 
 
-def bench_text(in_turns: Callable[..., list[float]], size: str = "small", tokens: int = TOKENS) -> dict[str, Any]:
+def bench_text(interleaved: Callable[..., list[float]], size: str = "small", tokens: int = TOKENS) -> dict[str, Any]:
     """`generation_cache_speedup` is the time without the cache over the time with it.
 
     Args:
-        in_turns: median seconds of each of several sides, run in turns.
+        interleaved: median seconds of each of several sides, run in turns.
     """
     torch.manual_seed(0)
     model = for_acting(Model(named_size(size, CONTEXT), VOCABULARY), "auto")
     prompts = text_tokens(np.random.default_rng(0).choice(LEGAL, (ROWS, PROMPT)))
     for write in (write_cached, write_plain):                                             # warm
         write(model, prompts, min(8, tokens))
-    cached, plain = in_turns(lambda: write_cached(model, prompts, tokens), lambda: write_plain(model, prompts, tokens))
+    cached, plain = interleaved(lambda: write_cached(model, prompts, tokens), lambda: write_plain(model, prompts, tokens))
     return {"cached_tokens_per_second": ROWS * tokens / cached, "plain_tokens_per_second": ROWS * tokens / plain,
             "generation_cache_speedup": plain / cached}
 

@@ -51,7 +51,7 @@ class Film:
 
 # ---- filming --------------------------------------------------------------------------------------------------------
 
-class Meter:
+class SpeedMeter:
     """A policy that measures itself: tokens read per second of `act`, over the latest 50 steps."""
 
     def __init__(self, policy: AgentPolicy) -> None:
@@ -79,7 +79,7 @@ class Meter:
 class Camera(runner.Film):
     """Keeps every step's frame as small as it will be shown, and the meter's figure at each step."""
 
-    def __init__(self, side: int, meter: Meter) -> None:
+    def __init__(self, side: int, meter: SpeedMeter) -> None:
         super().__init__(limit=REEL_STEPS + 1)
         self.side, self.meter = side, meter
         self.fps: float = FILM_FPS
@@ -94,7 +94,7 @@ class Camera(runner.Film):
 
 
 @dataclass(frozen=True)
-class Take:
+class EpisodeFilm:
     """One episode of a reel: frames before the first and after each step, and the score that was reached by then."""
 
     frames: Sequence[np.ndarray]   # T + 1 times uint8 (height, width, 3)
@@ -102,7 +102,7 @@ class Take:
 
 
 @dataclass(frozen=True)
-class Reel:
+class FilmGrid:
     """Episodes of one task that started together.
 
     Attributes:
@@ -110,7 +110,7 @@ class Reel:
     """
 
     task: str
-    takes: Sequence[Take]
+    takes: Sequence[EpisodeFilm]
     rates: Sequence[float | None]
     fps: float
 
@@ -142,7 +142,7 @@ class Reel:
 
 
 def film_episodes(task: Task | str, policy: AgentPolicy, seeds: Sequence[int], *,
-                  make: Callable[[Task, bool], gym.Env] = make) -> Reel:
+                  make: Callable[[Task, bool], gym.Env] = make) -> FilmGrid:
     """Play one episode per seed, all side by side, and film each until its end or REEL_STEPS.
 
     Args:
@@ -151,18 +151,18 @@ def film_episodes(task: Task | str, policy: AgentPolicy, seeds: Sequence[int], *
         EnvironmentFault: no episode could be played; one that fails beside others is left out.
     """
     name = task if isinstance(task, str) else task.name
-    meter = Meter(policy)
+    meter = SpeedMeter(policy)
     camera = Camera(REEL_SIDE // columns_of(len(seeds)), meter)
-    takes, faults = dict[int, Take](), list[EnvironmentFault]()
+    takes, faults = dict[int, EpisodeFilm](), list[EnvironmentFault]()
     with console.progress(f"film {name}", total=len(seeds), unit="episodes") as bar:
         for episode in rollout(task, meter, seeds, num_envs=len(seeds), max_steps=REEL_STEPS, on_step=camera,
                                on_fault=faults.append, record=False, render=True, make=make):
-            takes[episode.seed] = Take(camera.frames[episode.seed], np.cumsum([0.0, *episode.rewards]))
+            takes[episode.seed] = EpisodeFilm(camera.frames[episode.seed], np.cumsum([0.0, *episode.rewards]))
             bar.advance()
     if not takes:
         raise faults[0]
     ended = [takes[seed] for seed in seeds if seed in takes]
-    return Reel(name, ended, [camera.rates[step] for step in sorted(camera.rates)], camera.fps)
+    return FilmGrid(name, ended, [camera.rates[step] for step in sorted(camera.rates)], camera.fps)
 
 
 def columns_of(count: int) -> int:
@@ -258,7 +258,7 @@ def encode_mp4(frames: Iterable[np.ndarray], path: Path, fps: float, hold: float
         temporary.unlink(missing_ok=True)
 
 
-def reel_gif(reel: Reel) -> bytes:
+def reel_gif(reel: FilmGrid) -> bytes:
     """The same film as a GIF; a long one keeps every n-th frame and its speed."""
     every = math.ceil(len(reel) / MAX_FILM_FRAMES)
     kept = [sheet for step, sheet in enumerate(reel.sheets()) if step % every == 0 or step == len(reel) - 1]

@@ -30,7 +30,7 @@ TEXT_CHARACTERS = 1 << 27  # and characters at most: texts may be larger than me
 
 
 @dataclass(frozen=True)
-class Side:
+class Split:
     """What is trained on, or what is held out, of one data set: episodes or documents and the numbers of those that count."""
 
     data: Data | Excerpts
@@ -50,7 +50,7 @@ class OpenedSource:
     settings: SourceSettings
 
     @cached_property
-    def sides(self) -> tuple[Side, Side]:
+    def splits(self) -> tuple[Split, Split]:
         """What is trained on and what is held out; see splits.py.
 
         Raises:
@@ -58,24 +58,24 @@ class OpenedSource:
         """
         held_out = self.settings.held_out
         if not held_out:
-            return whole(self.data), Side(self.data, np.zeros(0, np.int64))
+            return whole(self.data), Split(self.data, np.zeros(0, np.int64))
         try:
             match self.data:
                 case TextReader() as texts:
                     train, held = split_texts(texts, held_out)
                     return whole(train), whole(held)
                 case EpisodeReader() as reader:
-                    sides = split(reader.seeds, held_out)
+                    splits = split(reader.seeds, held_out)
                 case reader:
-                    sides = split([document_key(document) for document in reader], held_out)
+                    splits = split([document_key(document) for document in reader], held_out)
         except ValueError as error:
             raise ValueError(f"{self.settings.path}: {error}") from error
-        return Side(self.data, sides[0]), Side(self.data, sides[1])
+        return Split(self.data, splits[0]), Split(self.data, splits[1])
 
 
-def whole(data: Data | Excerpts) -> Side:
+def whole(data: Data | Excerpts) -> Split:
     """All of it."""
-    return Side(data, np.arange(len(data)))
+    return Split(data, np.arange(len(data)))
 
 
 def open_sources(settings: RunSettings) -> list[OpenedSource]:
@@ -112,9 +112,9 @@ def open_source(source: SourceSettings, taken: Set[str]) -> OpenedSource:
 def strings(opened: list[OpenedSource]) -> Iterator[str]:
     """All text that is trained on, for learning a tokenizer."""
     for source in opened:
-        side, _ = source.sides
-        numbers = side.numbers.tolist()
-        match side.data:
+        split, _ = source.splits
+        numbers = split.numbers.tolist()
+        match split.data:
             case EpisodeReader() as reader:
                 for index in numbers:
                     first = reader.window(index, 0, 0).observations      # missions stay the same in an episode
@@ -205,14 +205,14 @@ def build_mixture(opened: list[OpenedSource], settings: RunSettings, vocabulary:
     prompt = PromptConfig(probability=settings.data.prompt_probability)
     sources: list[Source] = []
     for source in opened:
-        side, _ = source.sides
-        match side.data:
+        split, _ = source.splits
+        match split.data:
             case EpisodeReader() as reader:
                 codec = task_codec(reader, settings, vocabulary, text)
-                sources.append(EpisodeSource(source.name, reader, codec, prompt=prompt, select=side.numbers,
+                sources.append(EpisodeSource(source.name, reader, codec, prompt=prompt, select=split.numbers,
                                              shuffle_steps=source.settings.shuffle_steps))
             case CaptionReader() | DialogueReader() as reader:
-                sources.append(DocumentSource(source.name, reader, vocabulary, text, select=side.numbers,
+                sources.append(DocumentSource(source.name, reader, vocabulary, text, select=split.numbers,
                                               mirror=source.settings.mirror, crop=source.settings.crop))
             case texts:
                 sources.append(TextSource(source.name, texts, vocabulary, text))

@@ -18,7 +18,7 @@ from calico.datasets.texts import TextReader
 from calico.envs.scenes import WORLDS, scenes
 from calico.scripts.common import console
 from calico.scripts.common.settings import RunSettings, SourceSettings
-from calico.scripts.common.sources import OpenedSource, Side, open_source, whole
+from calico.scripts.common.sources import OpenedSource, Split, open_source, whole
 
 UNSEEN_SCENES = 10_000_000   # first seed of evaluation pictures
 KNOWN = 5000                 # documents of the training side that baselines look at
@@ -44,7 +44,7 @@ READERS: dict[str, type] = {"captions": CaptionReader, "vqa": DialogueReader, "c
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class EvaluationSet:
     """Documents that were not trained on.
 
     Attributes:
@@ -59,7 +59,7 @@ class HeldOut:
     known: Sequence[Document]
     fingerprint: str
 
-    def part(self, suite: str) -> "HeldOut":
+    def part(self, suite: str) -> "EvaluationSet":
         """The documents that a suite judges."""
         chosen, known = ([d for d in documents if SUITES[suite](d)] for documents in (self.documents, self.known))
         return replace(self, documents=chosen, known=known)
@@ -80,15 +80,15 @@ def open_here(settings: RunSettings, suites: Iterable[str]) -> list[OpenedSource
     return opened
 
 
-def held_out_sets(opened: Sequence[OpenedSource], limit: int | None) -> Iterator[HeldOut]:
+def held_out_sets(opened: Sequence[OpenedSource], limit: int | None) -> Iterator[EvaluationSet]:
     """What the run's own config keeps from training."""
     for source in opened:
-        train, held = source.sides
+        train, held = source.splits
         if len(held.numbers):
-            yield HeldOut(source.name, list(held.documents(limit)), known(train), fingerprint(held, limit))
+            yield EvaluationSet(source.name, list(held.documents(limit)), known(train), fingerprint(held, limit))
 
 
-def named_sets(paths: Sequence[str], opened: Sequence[OpenedSource], limit: int | None) -> Iterator[HeldOut]:
+def named_sets(paths: Sequence[str], opened: Sequence[OpenedSource], limit: int | None) -> Iterator[EvaluationSet]:
     """Data that the user names, all of it; pictures in the size in which the run was trained on such data.
 
     Raises:
@@ -105,15 +105,16 @@ def named_sets(paths: Sequence[str], opened: Sequence[OpenedSource], limit: int 
         if like:
             data = open_source(SourceSettings(path=path, max_side=like[0].settings.max_side), set()).data
         side = whole(data)
-        yield HeldOut(name, list(side.documents(limit)), known(like[0].sides[0]) if like else [], fingerprint(side, limit))
+        yield EvaluationSet(name, list(side.documents(limit)), known(like[0].splits[0]) if like else [],
+                            fingerprint(side, limit))
 
 
-def known(side: Side) -> list[Document]:
+def known(side: Split) -> list[Document]:
     """The documents that baselines may look at."""
     return list(side.documents(KNOWN))
 
 
-def fingerprint(side: Side, limit: int | None) -> str:
+def fingerprint(side: Split, limit: int | None) -> str:
     """Identifies the documents that are judged."""
     return f"{side.data.fingerprint[:16]}-{zlib.crc32(side.numbers[:limit].tobytes()):08x}"
 
@@ -124,15 +125,15 @@ def trained_worlds(opened: Sequence[OpenedSource]) -> list[str]:
     return [world for world in WORLDS if {f"{world}-captions", f"{world}-dialogues"} & names]
 
 
-def drawn_captions(world: str, count: int, opened: Sequence[OpenedSource] = ()) -> HeldOut:
+def drawn_captions(world: str, count: int, opened: Sequence[OpenedSource] = ()) -> EvaluationSet:
     """Pictures of a world that no data set holds, each with its caption; `extra` holds the facts."""
     drawn = scenes(world, range(UNSEEN_SCENES, UNSEEN_SCENES + count))
     documents = [Caption(name=str(scene.seed), image=scene.image, captions=(caption(scene.facts),),
                          extra={"facts": scene.facts}) for scene in drawn]
-    return HeldOut(world, documents, trained_on(f"{world}-captions", opened), f"drawn-{count}")
+    return EvaluationSet(world, documents, trained_on(f"{world}-captions", opened), f"drawn-{count}")
 
 
-def drawn_questions(world: str, count: int, opened: Sequence[OpenedSource] = ()) -> HeldOut:
+def drawn_questions(world: str, count: int, opened: Sequence[OpenedSource] = ()) -> EvaluationSet:
     """One question about each of such pictures."""
     rng = np.random.default_rng(UNSEEN_SCENES)
     documents = []
@@ -142,9 +143,9 @@ def drawn_questions(world: str, count: int, opened: Sequence[OpenedSource] = ())
             {"role": "user", "content": [{"type": "image", "image": "it"}, {"type": "text", "text": question}]},
             {"role": "assistant", "content": answer}]
         documents.append(Dialogue(messages=messages, images={"it": scene.image}, extra={"facts": scene.facts}))
-    return HeldOut(world, documents, trained_on(f"{world}-dialogues", opened), f"drawn-{count}")
+    return EvaluationSet(world, documents, trained_on(f"{world}-dialogues", opened), f"drawn-{count}")
 
 
 def trained_on(name: str, opened: Sequence[OpenedSource]) -> list[Document]:
     """The training side of the source of that name, if there is one."""
-    return next((known(source.sides[0]) for source in opened if source.name == name), [])
+    return next((known(source.splits[0]) for source in opened if source.name == name), [])

@@ -10,10 +10,10 @@ from calico.agent.likelihood import likelihoods
 from calico.datasets.documents import Caption, Dialogue
 from calico.datasets.synthetic_captions import answer_is_right, caption_is_right, questions
 from calico.scripts.evaluation.baselines import most_frequent, nearest
-from calico.scripts.evaluation.data import HeldOut
+from calico.scripts.evaluation.data import EvaluationSet
 from calico.scripts.evaluation.metrics import bleu_4, cider_d, rouge_l, vqa_accuracy
 from calico.scripts.evaluation.report import Captioned, Question
-from calico.scripts.evaluation.suites import BATCH, Figures, Judge, Judged, compared, filled, mean, words_of
+from calico.scripts.evaluation.suites import BATCH, Evaluator, Figures, SuiteResult, compared, filled, mean, words_of
 from calico.tokenizers.document import caption_parts, text_parts
 
 CHOICES = 10   # captions among which the true one is looked for
@@ -28,7 +28,8 @@ def blank(image: np.ndarray) -> np.ndarray:
 # ---- captions
 
 
-def judge_captions(judge: Judge, data: HeldOut, against: Judge | None = None, *, ablate: bool = True) -> Judged[Captioned]:
+def evaluate_captions(judge: Evaluator, data: EvaluationSet, against: Evaluator | None = None, *,
+                      ablate: bool = True) -> SuiteResult[Captioned]:
     """Describe every picture and compare with what people said, or with the facts where they are known.
 
     Args:
@@ -55,7 +56,7 @@ def judge_captions(judge: Judge, data: HeldOut, against: Judge | None = None, *,
         figures |= rank_figures(found)
     examples = [Captioned(image=caption.image, caption=text, truth=caption.captions[0], right=is_right(text, caption))
                 for caption, text in zip(shown, said["model"], strict=True)]
-    return Judged(data.name, figures, examples)
+    return SuiteResult(data.name, figures, examples)
 
 
 def is_right(text: str, caption: Caption) -> bool | None:
@@ -81,7 +82,7 @@ def groups_of(shown: Sequence[Any]) -> list[list[int]]:
     return full + open_groups
 
 
-def describe(judge: Judge, data: HeldOut, groups: Sequence[Sequence[int]], ablate: bool) -> list[dict[str, Any]]:
+def describe(judge: Evaluator, data: EvaluationSet, groups: Sequence[Sequence[int]], ablate: bool) -> list[dict[str, Any]]:
     """What is said of each group's pictures; with `ablate` also of `blanked` ones, and for full groups the `nats` of each
     first caption behind each picture (pictures, captions), behind a blank one (captions,), and the captions' `tokens`."""
     documents: Sequence[Any] = data.documents
@@ -106,7 +107,7 @@ def describe(judge: Judge, data: HeldOut, groups: Sequence[Sequence[int]], ablat
     return judge.each("captions" if ablate else "captions-said", data, groups, look, size=max(1, BATCH // CHOICES))
 
 
-def caption_nats(judge: Judge, images: Sequence[np.ndarray], texts: Sequence[str]) -> list[list[tuple[float, int]]]:
+def caption_nats(judge: Evaluator, images: Sequence[np.ndarray], texts: Sequence[str]) -> list[list[tuple[float, int]]]:
     """Nats and tokens of each text as the caption of each image."""
     continuations = [judge.encode(text_parts(text)) for text in texts]
     documents = [(judge.encode(caption_parts(image, None)), continuations) for image in images]
@@ -152,7 +153,8 @@ def information(log_likelihoods: np.ndarray) -> np.ndarray:
 # ---- questions
 
 
-def judge_questions(judge: Judge, data: HeldOut, against: Judge | None = None, *, ablate: bool = True) -> Judged[Question]:
+def evaluate_questions(judge: Evaluator, data: EvaluationSet, against: Evaluator | None = None, *,
+                       ablate: bool = True) -> SuiteResult[Question]:
     """Ask the first question about every picture or sound: VQAv2's accuracy, or right or not where the facts are known.
 
     Args:
@@ -169,10 +171,10 @@ def judge_questions(judge: Judge, data: HeldOut, against: Judge | None = None, *
     examples = [Question(image=next(iter(dialogue.images.values())), question=question_of(dialogue), answer=text,
                          truth=answers_of(dialogue)[0], right=right >= 0.5)
                 for dialogue, text, right in zip(asked, said["model"], scores["model"], strict=True) if dialogue.images]
-    return Judged(data.name, {"accuracy": {who: mean(ones) for who, ones in scores.items()}}, examples)
+    return SuiteResult(data.name, {"accuracy": {who: mean(ones) for who, ones in scores.items()}}, examples)
 
 
-def answer_each(judge: Judge, data: HeldOut, ablate: bool) -> list[dict[str, Any]]:
+def answer_each(judge: Evaluator, data: EvaluationSet, ablate: bool) -> list[dict[str, Any]]:
     """Each answer: to the picture, and with `ablate` to a grey one and to none."""
     ways: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {"model": lambda image: image}
     if ablate:

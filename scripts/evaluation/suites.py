@@ -15,12 +15,12 @@ import numpy as np
 
 from calico.agent.agent import Agent
 from calico.agent.likelihood import likelihoods
-from calico.agent.talk import Speaker
+from calico.agent.talk import TextGenerator
 from calico.datasets.documents import Dialogue
 from calico.datasets.parquet_part import versions
 from calico.scripts.common import console
 from calico.scripts.common.sharding import Results
-from calico.scripts.evaluation.data import HeldOut
+from calico.scripts.evaluation.data import EvaluationSet
 from calico.scripts.evaluation.metrics import Likelihood
 from calico.scripts.evaluation.report import Captioned, Question
 from calico.tokenizers.document import Part, encode_document
@@ -35,7 +35,7 @@ BATCH = 64         # documents that are judged, and kept, together
 
 
 @dataclass(frozen=True)
-class Judged(Generic[Example]):
+class SuiteResult(Generic[Example]):
     """A suite on one data set.
 
     Attributes:
@@ -48,7 +48,7 @@ class Judged(Generic[Example]):
     examples: list[Example] = field(default_factory=list)
 
 
-class Judge:
+class Evaluator:
     """One agent and what is known of it already.
 
     Args:
@@ -57,11 +57,11 @@ class Judge:
 
     def __init__(self, agent: Agent, folder: Path) -> None:
         self.agent, self.folder = agent, folder
-        self.speaker = Speaker(agent, max_tokens=MAX_TOKENS)
+        self.speaker = TextGenerator(agent, max_tokens=MAX_TOKENS)
         self.about = {"network": agent.fingerprint(), "versions": versions()}
 
-    def each(self, suite: str, data: HeldOut, items: Sequence[Item], judge: Callable[[Sequence[Item]], list[dict[str, Any]]],
-             size: int | None = None) -> list[dict[str, Any]]:
+    def each(self, suite: str, data: EvaluationSet, items: Sequence[Item],
+             judge: Callable[[Sequence[Item]], list[dict[str, Any]]], size: int | None = None) -> list[dict[str, Any]]:
         """`judge` gives plain JSON for each item of a batch; this for all items, without those that were kept.
 
         Args:

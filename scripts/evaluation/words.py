@@ -10,9 +10,9 @@ import numpy as np
 from calico.datasets.documents import Dialogue
 from calico.datasets.sources import document_parts
 from calico.scripts.evaluation.baselines import most_frequent, unigram
-from calico.scripts.evaluation.data import HeldOut
+from calico.scripts.evaluation.data import EvaluationSet
 from calico.scripts.evaluation.metrics import Likelihood, distinct, vqa_normal
-from calico.scripts.evaluation.suites import Judge, Judged, filled, perplexities, words_of
+from calico.scripts.evaluation.suites import Evaluator, SuiteResult, filled, perplexities, words_of
 from calico.tokenizers.document import text_parts
 from calico.tokenizers.text import TextTokenizer
 
@@ -20,7 +20,7 @@ ENOUGH = 1 << 22      # characters of training text that the unigram baseline co
 _NUMBER = re.compile(r"####\s*(-?[\d,]*\.?\d+)")
 
 
-def judge_text(judge: Judge, data: HeldOut, against: Judge | None = None) -> Judged[Any]:
+def evaluate_text(judge: Evaluator, data: EvaluationSet, against: Evaluator | None = None) -> SuiteResult[Any]:
     """Bits per byte and perplexity of whole texts, their ends included.
 
     The first token of a text, which nothing predicts, counts as one among all pieces: every byte is paid for once.
@@ -31,10 +31,10 @@ def judge_text(judge: Judge, data: HeldOut, against: Judge | None = None) -> Jud
         found["against"] = text_likelihood(against, data)
     if data.known:
         found["unigram"] = unigram_of(judge.agent.text, (str(text) for text in data.known), texts)
-    return Judged(data.name, perplexities(found))
+    return SuiteResult(data.name, perplexities(found))
 
 
-def text_likelihood(judge: Judge, data: HeldOut) -> Likelihood:
+def text_likelihood(judge: Evaluator, data: EvaluationSet) -> Likelihood:
     """Summed over the texts."""
     first = math.log(judge.agent.text.size)
 
@@ -45,7 +45,7 @@ def text_likelihood(judge: Judge, data: HeldOut) -> Likelihood:
     return total_of(judge.each("text", data, data.documents, predict), map(str, data.documents))
 
 
-def judge_chat(judge: Judge, data: HeldOut, against: Judge | None = None) -> Judged[Any]:
+def evaluate_chat(judge: Evaluator, data: EvaluationSet, against: Evaluator | None = None) -> SuiteResult[Any]:
     """Perplexity of what the assistant said, each reply given all before it; and of its own last replies how much they vary
     (distinct-n, beside those of people), and how many are right where that can be checked."""
     dialogues: Sequence[Any] = data.documents
@@ -70,10 +70,10 @@ def judge_chat(judge: Judge, data: HeldOut, against: Judge | None = None) -> Jud
         figures["answers_right"] = {who: float(np.mean([answer_in(texts[i]) == answer_in(last[i]) for i in checkable]))
                                     for who, texts in written.items()}
         figures["answers_checked"] = {"model": len(checkable)}
-    return Judged(data.name, figures)
+    return SuiteResult(data.name, figures)
 
 
-def chat_each(judge: Judge, data: HeldOut) -> list[dict[str, Any]]:
+def chat_each(judge: Evaluator, data: EvaluationSet) -> list[dict[str, Any]]:
     """Of each dialogue: nats and tokens of the assistant's messages, and what the agent says in place of the last one."""
     def talk(batch: Sequence[Any]) -> list[dict[str, Any]]:
         said = judge.speaker.replies([before_last_reply(dialogue) for dialogue in batch])

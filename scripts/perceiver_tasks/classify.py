@@ -454,7 +454,7 @@ def open_named(kind: Kind, name: str, fit_in: SampleInput) -> list[tuple[str, An
         raise ValueError(f"{name}: {error}") from None
 
 
-def shown(what: str, unit: str) -> labelled.Count:
+def shown(what: str, unit: str) -> labelled.ProgressCallback:
     """Passes a list through under a progress bar."""
     def pass_through(items: Iterable[Any]) -> Iterable[Any]:
         items = list(items)

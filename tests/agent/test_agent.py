@@ -16,7 +16,7 @@ from calico.agent.checkpoint import CheckpointError
 from calico.agent.embedding import EmbeddingConfig
 from calico.agent.model import ModelConfig
 from calico.agent.sampling import SamplingConfig
-from calico.agent.talk import Speaker
+from calico.agent.talk import TextGenerator
 from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.text import TextTokenizer
 
@@ -50,7 +50,7 @@ def test_what_was_saved_computes_and_says_the_same(agent: Agent, tmp_path: Path)
     with torch.no_grad():
         logits = [a.model.logits(a.model.eval()(tokens)) for a in (agent, again)]
     assert torch.equal(*logits)
-    one, two = Speaker(agent, max_tokens=12), Speaker(again, max_tokens=12)
+    one, two = TextGenerator(agent, max_tokens=12), TextGenerator(again, max_tokens=12)
     assert one.captions([PICTURE, PICTURE[:16]]) == two.captions([PICTURE, PICTURE[:16]])
     assert one.answers([PICTURE, None], ["what?", "who?"]) == two.answers([PICTURE, None], ["what?", "who?"])
     assert any(one.captions([PICTURE]))   # not just silence that is equal

@@ -51,7 +51,7 @@ def test_no_gradient_flows_from_a_prediction_to_what_follows_it(backbone: Backbo
     for seed in range(4):
         torch.manual_seed(seed)
         x = torch.randn(2, 30, backbone.width, requires_grad=True)
-        where = network.draw(torch.rand(2, 30) < 0.5).nonzero(as_tuple=True)
+        where = network.sample_targets(torch.rand(2, 30) < 0.5).nonzero(as_tuple=True)
         for number in range(0, len(where[0]), 3):
             (gradient,) = torch.autograd.grad(network(x, where)[number].square().sum(), x)
             row, place = where[0][number], where[1][number]
@@ -61,7 +61,7 @@ def test_no_gradient_flows_from_a_prediction_to_what_follows_it(backbone: Backbo
 
 @every_backbone
 def test_places_asked_for_equal_the_whole_pass(backbone: BackboneConfig) -> None:
-    """Also where the last one is asked for again, which pads a training step to a recurring shape."""
+    """Also where the last one is asked for again, which pads a training step to a round_up_to_bucket shape."""
     network, x = states_of(backbone, batch=3)
     where = torch.tensor([0, 0, 0, 2, 2, 2]), torch.tensor([0, 7, 29, 11, 12, 12])
     assert_close(network(x, where), network(x)[where])

@@ -42,7 +42,7 @@ def test_unused_channels_do_not_matter(model: Model) -> None:
 def test_training_samples_the_interval_and_evaluation_takes_its_mean(model: Model) -> None:
     tokens = batch_of(stream(12, patch_share=1))          # row interval [0, 32), column interval [32, 64)
     assert torch.equal(model.embedding.embed_patches(tokens), model.embedding.embed_patches(tokens))
-    without = model.embedding.see(tokens)
+    without = model.embedding.encode_patches(tokens)
     expected = model.embedding.rows.weight[15] + model.embedding.columns.weight[47]
     torch.testing.assert_close((model.embedding.embed_patches(tokens) - without)[0], expected, atol=1e-5, rtol=1e-5)
     model.train()

@@ -18,12 +18,12 @@ from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.data2vec.batches import text_vocabulary
 from calico.agent.data2vec.encoders import (
     Encoder,
-    SpeechConfig,
     SpeechEncoder,
-    TextConfig,
+    SpeechEncoderConfig,
     TextEncoder,
-    VisionConfig,
+    TextEncoderConfig,
     VisionEncoder,
+    VisionEncoderConfig,
     standardize,
 )
 from calico.agent.data2vec.pretrained import TOKENIZER_FILE, encoder_document
@@ -50,7 +50,7 @@ LONG, SHORT = tone(300, 0.32), tone(900, 0.12)   # whole tokens: on silence the 
 
 def vision(patch: int = 8, channels: int = 3) -> VisionEncoder:
     torch.manual_seed(1)
-    encoder = VisionEncoder(VisionConfig(**SMALL, image_size=32, patch_size=patch, channels=channels, layer_scale=0.5))
+    encoder = VisionEncoder(VisionEncoderConfig(**SMALL, image_size=32, patch_size=patch, channels=channels, layer_scale=0.5))
     for table in encoder.tables:
         torch.nn.init.normal_(table)
     return encoder.eval()
@@ -58,13 +58,13 @@ def vision(patch: int = 8, channels: int = 3) -> VisionEncoder:
 
 def speech(rate: int = 16_000, kernels: tuple[int, ...] = (10, 8, 4), strides: tuple[int, ...] = (10, 8, 4)) -> SpeechEncoder:
     torch.manual_seed(2)
-    return SpeechEncoder(SpeechConfig(**SMALL, sample_rate=rate, conv_channels=(8,) * len(kernels), conv_kernels=kernels,
+    return SpeechEncoder(SpeechEncoderConfig(**SMALL, sample_rate=rate, conv_channels=(8,) * len(kernels), conv_kernels=kernels,
                                       conv_strides=strides, position_layers=1, position_groups=4)).eval()
 
 
 def reading() -> TextEncoder:
     torch.manual_seed(3)
-    return TextEncoder(TextConfig(**SMALL, **text_vocabulary(WORDS), max_length=12)).eval()
+    return TextEncoder(TextEncoderConfig(**SMALL, **text_vocabulary(WORDS), max_length=12)).eval()
 
 
 def model(freeze: bool = True, backbone: BackboneConfig | None = None, **encoders: Encoder) -> Model:
@@ -103,7 +103,7 @@ def test_an_encoder_sees_whole_images_whatever_stands_beside_them(patch: int) ->
     encoder = vision(patch)
     network = model(vision=encoder)
     tokens = batch(document(Image(WIDE), Special("end"), Image(TALL), Image(WIDE)), document(Image(TALL)))
-    found = network.embedding.see(tokens)
+    found = network.embedding.encode_patches(tokens)
     project, side = network.embedding.front_end("vision").project, 16 // patch
     expected = []
     for image in (WIDE, TALL, WIDE, TALL):
@@ -122,7 +122,8 @@ def test_an_encoder_sees_whole_images_whatever_stands_beside_them(patch: int) ->
 def test_the_last_channels_are_seen(given: int, seen: list[int]) -> None:
     network = model(vision=vision())
     pixels = RNG.integers(0, 256, (16, 32, given)).astype(np.uint8)
-    found, expected = (network.embedding.see(batch(document(Image(image)))) for image in (pixels, pixels[..., seen]))
+    found, expected = (network.embedding.encode_patches(batch(document(Image(image))))
+                       for image in (pixels, pixels[..., seen]))
     torch.testing.assert_close(found, expected)
 
 
@@ -135,7 +136,7 @@ def test_an_image_that_is_cut_off_is_no_error() -> None:
 
 
 def test_patches_that_do_not_divide_the_streams_are_refused() -> None:
-    encoder = VisionEncoder(VisionConfig(**SMALL, image_size=36, patch_size=12))
+    encoder = VisionEncoder(VisionEncoderConfig(**SMALL, image_size=36, patch_size=12))
     with pytest.raises(ValueError, match="embedding.vision: somewhere has patches of 12 pixels, which do not divide .* 16"):
         model(vision=encoder)
 

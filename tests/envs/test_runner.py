@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from calico.envs.experts import Guess, RandomPolicy, make_expert
+from calico.envs.experts import FallbackAction, RandomPolicy, make_expert
 from calico.envs.registry import Task
 from calico.envs.runner import EnvironmentFault, Film, rollout
 from calico.tokenizers.episode import Episode
@@ -197,8 +197,8 @@ def test_a_faulty_environment_is_replaced_and_play_goes_on() -> None:
 
 
 def test_guesses_of_an_expert_are_counted_where_they_are_recorded() -> None:
-    lost, sure = (run(Checking(action), [2])[0] for action in (Guess(1), 1))
-    unrecorded = run(Checking(Guess(1)), [2], record=False)[0]
+    lost, sure = (run(Checking(action), [2])[0] for action in (FallbackAction(1), 1))
+    unrecorded = run(Checking(FallbackAction(1)), [2], record=False)[0]
     assert lost.info["guesses"] == len(lost) == 5
     assert "guesses" not in sure.info and "guesses" not in unrecorded.info
     assert lost.actions[""].tolist() == sure.actions[""].tolist() and lost.actions[""].dtype == sure.actions[""].dtype

@@ -10,11 +10,11 @@ import pytest
 
 from calico.agent import checkpoint
 from calico.agent.agent import Agent
-from calico.scripts.evaluate import told
+from calico.scripts.evaluate import format_figures
 from calico.scripts.evaluation import suites as judging
 from calico.scripts.evaluation.data import drawn_captions
-from calico.scripts.evaluation.pictures import judge_captions
-from calico.scripts.evaluation.suites import Judge
+from calico.scripts.evaluation.pictures import evaluate_captions
+from calico.scripts.evaluation.suites import Evaluator
 from calico.scripts.main import main
 from calico.tokenizers.tokens import Tokens
 
@@ -33,7 +33,7 @@ def test_every_ability_in_one_document(small_run: SmallRun, answered: Answered, 
     assert found["share_at_50"] == sum(value >= 50 for value in normalised) / 2
     (played,) = answered("rollout", small_run.run, "CartPole-v1", "--episodes", 2)
     assert found["tasks"]["CartPole-v1"]["score"] == played["score"]
-    judged = judge_captions(Judge(Agent.load(small_run.run), tmp_path), drawn_captions("minigrid", 3), ablate=False)
+    judged = evaluate_captions(Evaluator(Agent.load(small_run.run), tmp_path), drawn_captions("minigrid", 3), ablate=False)
     captions = found["captions"]["minigrid"]
     assert found["caption_accuracy"] == captions["right"]["model"] == judged.figures["right"]["model"]
     assert captions["cider_d"].keys() == {"model", "blanked", "nearest", "most_frequent"}
@@ -84,13 +84,13 @@ def test_what_was_judged_is_kept(talking: Path, answered: Answered, monkeypatch:
     kept = sorted(path.name for path in (run / "evaluation" / "chat-sums").iterdir())
     assert len(kept) >= 2 and kept[0] == "agent-0.json"
     (run / "evaluation" / "chat-sums" / kept[-1]).unlink()        # stopped before the last batch
-    nats, asked = Judge.nats, list[int]()
+    nats, asked = Evaluator.nats, list[int]()
 
-    def counted(self: Judge, documents: Sequence[Tokens]) -> list[tuple[float, int]]:
+    def counted(self: Evaluator, documents: Sequence[Tokens]) -> list[tuple[float, int]]:
         asked.append(len(documents))
         return nats(self, documents)
 
-    monkeypatch.setattr(Judge, "nats", counted)
+    monkeypatch.setattr(Evaluator, "nats", counted)
     assert answered("evaluate", run, "--suite", "chat") == first
     assert len(asked) == 1
 
@@ -146,7 +146,7 @@ def test_tables_for_people(small_run: SmallRun, capsys: pytest.CaptureFixture[st
     assert main(["evaluate", str(small_run.run), *map(str, SMALL)]) == 0
     out = capsys.readouterr().out
     assert "CartPole-v1" in out and "cider_d" in out and "blanked" in out and "of expert" in out
-    assert told({"model": 0.1234, "blanked": 0.5, "most_frequent": 2}) == "0.12 (blanked 0.5, most frequent 2)"
+    assert format_figures({"model": 0.1234, "blanked": 0.5, "most_frequent": 2}) == "0.12 (blanked 0.5, most frequent 2)"
 
 
 def test_the_report_holds_what_was_judged(small_run: SmallRun, tmp_path: Path, answered: Answered) -> None:

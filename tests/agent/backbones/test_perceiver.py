@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from calico.agent.backbones.perceiver import Perceiver, PerceiverConfig, draw_per_row, grouped
+from calico.agent.backbones.perceiver import Perceiver, PerceiverConfig, grouped, sample_per_row
 
 CONFIG = PerceiverConfig(width=16, depth=1, heads=2, context=6, latents=3, prefixes=4)
 
@@ -53,7 +53,7 @@ def test_a_row_draws_as_many_targets_as_it_may() -> None:
     """Of nine four, of two both, of none none."""
     targets = torch.tensor([[True] * 9 + [False], [False, True] + [False] * 7 + [True], [False] * 10])
     torch.manual_seed(0)
-    drawn = torch.stack([draw_per_row(targets, 4) for _ in range(500)])
+    drawn = torch.stack([sample_per_row(targets, 4) for _ in range(500)])
     assert torch.equal(drawn.sum(dim=2)[:, 0], torch.full((500,), 4))
     assert torch.equal(drawn[:, 1:], targets[1:].expand(500, -1, -1))
     torch.testing.assert_close(drawn[:, 0, :9].float().mean(dim=0), torch.full((9,), 4 / 9), atol=0.07, rtol=0)

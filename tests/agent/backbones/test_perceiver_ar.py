@@ -77,11 +77,11 @@ def test_queries_in_blocks_equal_one_masked_attention() -> None:
 def test_training_windows_cover_every_place(model: PerceiverAR) -> None:
     """Nine places, windows of four: of ten equally likely ends three give the first window and three the last."""
     torch.manual_seed(0)
-    drawn = torch.stack([model.draw(torch.ones(2, 9, dtype=torch.bool)) for _ in range(4000)])
+    drawn = torch.stack([model.sample_targets(torch.ones(2, 9, dtype=torch.bool)) for _ in range(4000)])
     assert torch.equal(drawn[:, 0], drawn[:, 1]) and (drawn.sum(dim=2) == 4).all()
     expected = torch.tensor([3, 4, 5, 6, 4, 6, 5, 4, 3]) / 10
     torch.testing.assert_close(drawn[:, 0].float().mean(dim=0), expected, atol=0.03, rtol=0)
-    assert model.draw(torch.ones(2, 3, dtype=torch.bool)).all()      # shorter than a window: all of it
+    assert model.sample_targets(torch.ones(2, 3, dtype=torch.bool)).all()      # shorter than a window: all of it
 
 
 def test_in_training_only_a_window_goes_through_the_layers(model: PerceiverAR) -> None:

@@ -7,25 +7,32 @@ import pytest
 import torch
 
 from calico.agent.data2vec.batches import Inputs, picture, pooled, text_vocabulary
-from calico.agent.data2vec.encoders import SpeechConfig, SpeechEncoder, TextConfig, TextEncoder, VisionConfig, VisionEncoder
+from calico.agent.data2vec.encoders import (
+    SpeechEncoder,
+    SpeechEncoderConfig,
+    TextEncoder,
+    TextEncoderConfig,
+    VisionEncoder,
+    VisionEncoderConfig,
+)
 from calico.tokenizers.text import TextTokenizer
 
 SMALL: dict[str, Any] = {"width": 32, "depth": 1, "heads": 2, "feedforward": 48}
 
 
 def vision() -> Inputs:
-    return Inputs(VisionEncoder(VisionConfig(**SMALL, image_size=8, patch_size=4, layer_scale=1.0)).eval())
+    return Inputs(VisionEncoder(VisionEncoderConfig(**SMALL, image_size=8, patch_size=4, layer_scale=1.0)).eval())
 
 
 def speech() -> Inputs:
-    config = SpeechConfig(**SMALL, sample_rate=1000, conv_channels=(8, 8), conv_kernels=(10, 3), conv_strides=(5, 2),
+    config = SpeechEncoderConfig(**SMALL, sample_rate=1000, conv_channels=(8, 8), conv_kernels=(10, 3), conv_strides=(5, 2),
                           position_layers=1, position_groups=2)
     return Inputs(SpeechEncoder(config).eval(), seconds=0.5)
 
 
 def text() -> Inputs:
     tokenizer = TextTokenizer.train(["a good film", "a bad film"] * 20, 270)
-    return Inputs(TextEncoder(TextConfig(**SMALL, max_length=6, **text_vocabulary(tokenizer))).eval(), tokenizer)
+    return Inputs(TextEncoder(TextEncoderConfig(**SMALL, max_length=6, **text_vocabulary(tokenizer))).eval(), tokenizer)
 
 
 def test_a_picture_of_the_right_size_stays_as_it_is() -> None:

@@ -7,17 +7,17 @@ import torch
 import torch.nn.functional as F
 
 from calico.agent.data2vec.batches import pooled
-from calico.agent.data2vec.classifier import Classifier, classification_loss
-from calico.agent.data2vec.encoders import TextConfig, TextEncoder
+from calico.agent.data2vec.classifier import EncoderClassifier, classification_loss
+from calico.agent.data2vec.encoders import TextEncoder, TextEncoderConfig
 
 IDS = torch.tensor([[3, 4, 5, 0], [6, 7, 0, 0], [8, 9, 8, 9]])
 LABELS = torch.tensor([0, 1, 1])
 
 
-def make() -> Classifier:
+def make() -> EncoderClassifier:
     torch.manual_seed(0)
-    config = TextConfig(width=16, depth=1, heads=2, feedforward=24, vocab_size=12, max_length=4, pad=0, mask=11)
-    return Classifier(TextEncoder(config), classes=2)
+    config = TextEncoderConfig(width=16, depth=1, heads=2, feedforward=24, vocab_size=12, max_length=4, pad=0, mask=11)
+    return EncoderClassifier(TextEncoder(config), classes=2)
 
 
 def test_before_training_all_classes_are_equal() -> None:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from calico.agent.data2vec.encoders import (
     Encoder,
-    SpeechConfig,
     SpeechEncoder,
-    TextConfig,
+    SpeechEncoderConfig,
     TextEncoder,
-    VisionConfig,
+    TextEncoderConfig,
     VisionEncoder,
+    VisionEncoderConfig,
     padding_bias,
     plain_attention,
     relative_index,
@@ -35,15 +35,15 @@ def shaken(encoder: Encoder) -> Any:
 
 
 def vision(**options: Any) -> VisionEncoder:
-    return shaken(VisionEncoder(VisionConfig(**SMALL, image_size=32, patch_size=8, layer_scale=0.1, **options)))
+    return shaken(VisionEncoder(VisionEncoderConfig(**SMALL, image_size=32, patch_size=8, layer_scale=0.1, **options)))
 
 
 def speech() -> SpeechEncoder:
-    return shaken(SpeechEncoder(SpeechConfig(**SMALL, conv_channels=(8,) * 7, position_groups=4)))
+    return shaken(SpeechEncoder(SpeechEncoderConfig(**SMALL, conv_channels=(8,) * 7, position_groups=4)))
 
 
 def text() -> TextEncoder:
-    return shaken(TextEncoder(TextConfig(**SMALL, vocab_size=40, max_length=16, mask=39)))
+    return shaken(TextEncoder(TextEncoderConfig(**SMALL, vocab_size=40, max_length=16, mask=39)))
 
 
 @torch.no_grad()
@@ -138,10 +138,10 @@ def test_wrong_input_is_refused(encoder: Any, inputs: Tensor, message: str) -> N
 
 
 @pytest.mark.parametrize(("config", "options", "message"), [
-    (TextConfig, {"width": 30, "heads": 4}, "width=30 is not divisible by heads=4"),
-    (TextConfig, {"dropout": 1.0}, "dropout=1.0"),
-    (VisionConfig, {"image_size": 30}, "image_size=30 is not a multiple of patch_size=16"),
-    (SpeechConfig, {"conv_kernels": (10, 3)}, "must be equally long, not 7, 2 and 7"),
+    (TextEncoderConfig, {"width": 30, "heads": 4}, "width=30 is not divisible by heads=4"),
+    (TextEncoderConfig, {"dropout": 1.0}, "dropout=1.0"),
+    (VisionEncoderConfig, {"image_size": 30}, "image_size=30 is not a multiple of patch_size=16"),
+    (SpeechEncoderConfig, {"conv_kernels": (10, 3)}, "must be equally long, not 7, 2 and 7"),
 ])
 def test_configs_that_cannot_be_built_are_refused(config: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

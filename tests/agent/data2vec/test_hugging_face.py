@@ -11,12 +11,12 @@ from torch import Tensor
 
 from calico.agent.data2vec.encoders import (
     Encoded,
-    SpeechConfig,
     SpeechEncoder,
-    TextConfig,
+    SpeechEncoderConfig,
     TextEncoder,
-    VisionConfig,
+    TextEncoderConfig,
     VisionEncoder,
+    VisionEncoderConfig,
 )
 from calico.agent.data2vec.hugging_face import MODALITIES, build_encoder, load_data2vec
 
@@ -109,7 +109,7 @@ def test_released_sizes_have_the_stated_number_of_parameters() -> None:
     # the published models': 85.7 M, 93.2 M and 124.6 M with the pooler (0.59 M), which is left out here
     with torch.device("meta"):
         counts = [sum(p.numel() for p in encoder.parameters()) / 1e6 for encoder in (
-            VisionEncoder(VisionConfig()), SpeechEncoder(SpeechConfig()), TextEncoder(TextConfig()))]
+            VisionEncoder(VisionEncoderConfig()), SpeechEncoder(SpeechEncoderConfig()), TextEncoder(TextEncoderConfig()))]
     assert [round(count, 1) for count in counts] == [85.7, 93.2, 124.1]
 
 

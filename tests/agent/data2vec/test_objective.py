@@ -14,12 +14,12 @@ from calico.agent.data2vec.encoders import (
     Encoded,
     Encoder,
     Features,
-    SpeechConfig,
     SpeechEncoder,
-    TextConfig,
+    SpeechEncoderConfig,
     TextEncoder,
-    VisionConfig,
+    TextEncoderConfig,
     VisionEncoder,
+    VisionEncoderConfig,
 )
 from calico.agent.data2vec.masks import kept_places
 from calico.agent.data2vec.objective import (
@@ -29,8 +29,8 @@ from calico.agent.data2vec.objective import (
     ConvDecoder,
     Data2Vec,
     Data2VecConfig,
-    DecoderConfig,
     Outcome,
+    PredictorConfig,
     average_layers,
     content_share,
     deviation,
@@ -43,19 +43,19 @@ SMALL: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4, "feedforward": 48}
 
 
 def vision() -> tuple[Encoder, tuple[Tensor, ...]]:
-    config = VisionConfig(**SMALL, image_size=32, patch_size=8, layer_scale=1.0, absolute_positions=True)
+    config = VisionEncoderConfig(**SMALL, image_size=32, patch_size=8, layer_scale=1.0, absolute_positions=True)
     return VisionEncoder(config), (torch.randn(2, 3, 32, 32),)
 
 
 def speech() -> tuple[Encoder, tuple[Tensor, ...]]:
-    encoder = SpeechEncoder(SpeechConfig(**SMALL, conv_channels=(8,) * 7, position_layers=2, position_groups=4))
+    encoder = SpeechEncoder(SpeechEncoderConfig(**SMALL, conv_channels=(8,) * 7, position_layers=2, position_groups=4))
     return encoder, (torch.randn(4, 6400), torch.tensor([6400, 6400, 4000, 1200]))
 
 
 def text() -> tuple[Encoder, tuple[Tensor, ...]]:
     ids = torch.randint(3, 39, (4, 24))
     ids[2, 15:], ids[3, 4:] = 1, 1
-    return TextEncoder(TextConfig(**SMALL, vocab_size=40, max_length=24, mask=39)), (ids,)
+    return TextEncoder(TextEncoderConfig(**SMALL, vocab_size=40, max_length=24, mask=39)), (ids,)
 
 
 MAKERS: dict[str, Callable[[], tuple[Encoder, tuple[Tensor, ...]]]] = {"vision": vision, "speech": speech, "text": text}
@@ -320,7 +320,7 @@ def test_masked_places_do_not_leak_into_predictions(name: str) -> None:
 
 def test_the_decoder_puts_each_vector_in_its_place() -> None:
     torch.manual_seed(0)
-    decoder = ConvDecoder(DecoderConfig(axes=2, channels=8, depth=1, kernel=3, groups=1), 8)
+    decoder = ConvDecoder(PredictorConfig(axes=2, channels=8, depth=1, kernel=3, groups=1), 8)
     hidden = torch.randn(1, 2, 8, requires_grad=True)
     out = decoder(hidden, torch.tensor([[5, -1]]), (4, 4))
     assert out.shape == (1, 16, 8)
@@ -366,7 +366,7 @@ def test_the_class_token_learns_the_mean_target() -> None:
     ("vision-v1", {"copies": 2}, "copies=2 and summary_weight=0.0 need a decoder"),
     ("vision-v2", {"copies": 0}, "copies=0 must be at least 1"),
     ("text-v2", {"summary_weight": 0.1}, "needs an encoder with a class token"),
-    ("text-v2", {"decoder": DecoderConfig(channels=48, groups=48)}, "groups=48 does not divide the encoder's width=32"),
+    ("text-v2", {"decoder": PredictorConfig(channels=48, groups=48)}, "groups=48 does not divide the encoder's width=32"),
 ])
 def test_settings_of_version_2_that_do_not_fit_are_refused(name: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -375,7 +375,7 @@ def test_settings_of_version_2_that_do_not_fit_are_refused(name: str, changes: d
 
 def test_a_decoder_for_another_grid_is_refused() -> None:
     with pytest.raises(ValueError, match="kernel=4 must be odd"):
-        DecoderConfig(kernel=4)
-    objective, inputs = make("text-v2", decoder=DecoderConfig(axes=2, channels=32, groups=1))
+        PredictorConfig(kernel=4)
+    objective, inputs = make("text-v2", decoder=PredictorConfig(axes=2, channels=32, groups=1))
     with pytest.raises(ValueError, match="decoder.axes=2, but the encoder's places form a grid of 1"):
         objective(*inputs)

@@ -7,7 +7,7 @@ import torch
 
 from calico.agent.data2vec.encoders import TransformerConfig
 from calico.agent.data2vec.masks import kept_places
-from calico.agent.data2vec.objective import OBJECTIVES, Data2Vec, DecoderConfig
+from calico.agent.data2vec.objective import OBJECTIVES, Data2Vec, PredictorConfig
 from calico.agent.data2vec.stream import StreamEncoder
 from calico.agent.perceiver.layers import LatentConfig
 
@@ -30,7 +30,7 @@ def make(mixer: str, places: int = 24) -> StreamEncoder:
 def test_a_window_is_memorised(mixer: str, version: str) -> None:
     config = replace(OBJECTIVES[version], top_layers=1, loss_scale="root", layer_norm="layer")
     if config.decoder is not None:
-        config = replace(config, copies=2, decoder=DecoderConfig(channels=32, groups=4, depth=2))
+        config = replace(config, copies=2, decoder=PredictorConfig(channels=32, groups=4, depth=2))
     objective = Data2Vec(make(mixer), config).eval()
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-2)
     losses = []

@@ -22,10 +22,10 @@ from calico.scripts.common.film import (
     REEL_SIDE,
     STRIP,
     WHITE,
+    EpisodeFilm,
     Film,
-    Meter,
-    Reel,
-    Take,
+    FilmGrid,
+    SpeedMeter,
     encode_gif,
     encode_mp4,
     film_episodes,
@@ -38,9 +38,9 @@ from calico.scripts.common.film import (
 from ...conftest import SmallRun
 
 
-def plain_take(length: int, colour: int, height: int = 50, width: int = 81) -> Take:
+def plain_take(length: int, colour: int, height: int = 50, width: int = 81) -> EpisodeFilm:
     """An episode of `length` steps, a reward of 1 each, all in one grey."""
-    return Take([np.full((height, width, 3), colour, np.uint8)] * (length + 1), np.arange(length + 1.0))
+    return EpisodeFilm([np.full((height, width, 3), colour, np.uint8)] * (length + 1), np.arange(length + 1.0))
 
 
 def holds(part: np.ndarray, colour: tuple[int, int, int]) -> bool:
@@ -51,7 +51,7 @@ def holds(part: np.ndarray, colour: tuple[int, int, int]) -> bool:
 # ---- reels -----------------------------------------------------------------------------------------------------------
 
 def test_rows_stand_side_by_side_with_their_scores() -> None:
-    reel = Reel("Test-v0", [plain_take(4, 100), plain_take(2, 150), plain_take(4, 200)], [None, 1.0, 2.0, 3.0, 4.0], 10)
+    reel = FilmGrid("Test-v0", [plain_take(4, 100), plain_take(2, 150), plain_take(4, 200)], [None, 1.0, 2.0, 3.0, 4.0], 10)
     sheets = list(reel.sheets())
     assert len(sheets) == len(reel) == 5
     assert {sheet.shape for sheet in sheets} == {(104 + STRIP, 166, 3)}       # 2 x 50 and 2 x 81, each with a gap of 4
@@ -65,13 +65,13 @@ def test_rows_stand_side_by_side_with_their_scores() -> None:
 
 
 def test_the_strip_tells_the_speed_once_it_is_known() -> None:
-    sheets = list(Reel("Test-v0", [plain_take(2, 0, 40, 300)], [None, 123.0, 4567.0], 10).sheets())
+    sheets = list(FilmGrid("Test-v0", [plain_take(2, 0, 40, 300)], [None, 123.0, 4567.0], 10).sheets())
     right = [sheet[-STRIP:, 200:] for sheet in sheets]
     assert [holds(part, WHITE) for part in right] == [False, True, True] and not np.array_equal(right[1], right[2])
 
 
 def test_a_long_name_leaves_room_for_the_speed() -> None:
-    short, long = (next(iter(Reel(name, [plain_take(1, 0)], [1234.0, 0.0], 10).sheets())) for name in ("A", "A" * 99))
+    short, long = (next(iter(FilmGrid(name, [plain_take(1, 0)], [1234.0, 0.0], 10).sheets())) for name in ("A", "A" * 99))
     np.testing.assert_array_equal(short[-STRIP:, -64:], long[-STRIP:, -64:])
 
 
@@ -129,7 +129,7 @@ def test_an_episode_that_fails_is_left_out() -> None:
 def test_the_meter_counts_tokens_over_time_in_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 2.0, 100.0, 103.0])       # the hundred seconds between the steps belong to the environments
     monkeypatch.setattr(film, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    meter = Meter(Left())   # type: ignore[arg-type]
+    meter = SpeedMeter(Left())   # type: ignore[arg-type]
     assert meter.tokens_per_second is None
     meter.act([None] * 3, range(3))
     assert meter.tokens_per_second == 15
@@ -179,7 +179,7 @@ def decode_gif(data: bytes) -> tuple[np.ndarray, list[int]]:
 def test_a_long_reel_keeps_its_speed_as_a_gif() -> None:
     length = 2 * MAX_FILM_FRAMES + 3
     frames = [np.full((4, 4, 3), step % 256, np.uint8) for step in range(length + 1)]
-    reel = Reel("Test-v0", [Take(frames, np.arange(length + 1.0))], [1.0] * (length + 1), 30)
+    reel = FilmGrid("Test-v0", [EpisodeFilm(frames, np.arange(length + 1.0))], [1.0] * (length + 1), 30)
     decoded, durations = decode_gif(reel_gif(reel))
     assert len(decoded) <= MAX_FILM_FRAMES + 1 and sum(durations) - 1000 == pytest.approx(1000 * length / 30, rel=0.02)
     np.testing.assert_allclose(decoded[-1].astype(int), list(reel.sheets())[-1], atol=8)      # 256 colours at most

@@ -65,7 +65,7 @@ def test_what_is_held_out_is_trained_on_nowhere(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text("\n".join(lines))
     settings = load_settings("tiny", [*SETTINGS, f"data.sources=[{{path: {tmp_path}, images: {tmp_path}, held_out: 0.3}}]"])
     (source,) = open_sources(settings)
-    train, held = ([document.captions[0] for document in side.documents()] for side in source.sides)
+    train, held = ([document.captions[0] for document in side.documents()] for side in source.splits)
     assert sorted([*train, *held]) == sorted(f"picture{n}" for n in range(40)) and 2 <= len(held) <= 24
     assert all((f"picture{n}" in held) == (f"picture{n + 1}" in held) for n in range(0, 40, 2))
     assert sorted(strings([source])) == sorted(train)
@@ -85,4 +85,4 @@ def test_too_few_to_hold_some_out_names_the_data(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("short")
     (source,) = open_sources(load_settings("tiny", [f"data.sources=[{{path: {tmp_path / 'one.txt'}, held_out: 0.2}}]"]))
     with pytest.raises(ValueError, match=r"one.txt: held_out=0.2 of 1 texts leaves one side empty"):
-        _ = source.sides
+        _ = source.splits

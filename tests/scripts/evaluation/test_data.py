@@ -12,7 +12,7 @@ from calico.datasets.images import encode_file
 from calico.scripts.common.settings import DataSettings, RunSettings, SourceSettings
 from calico.scripts.evaluation.data import (
     SUITES,
-    HeldOut,
+    EvaluationSet,
     drawn_questions,
     held_out_sets,
     named_sets,
@@ -44,7 +44,7 @@ def test_the_config_says_what_was_held_out(folder: Path) -> None:
     opened = open_here(settings_of(SourceSettings(path=str(folder / "seen.jsonl"), held_out=0.3),
                                    SourceSettings(path=str(folder / "lines.jsonl"))), SUITES)
     (found,) = held_out_sets(opened, None)
-    train, held = opened[0].sides
+    train, held = opened[0].splits
     names = [[document.name for document in documents if isinstance(document, Caption)]
              for documents in (found.known, found.documents)]
     assert names == [[f"{n}.png" for n in side.numbers] for side in (train, held)] and found.name == "seen"
@@ -69,7 +69,7 @@ def test_each_document_has_one_suite() -> None:
         "vqa": Dialogue(messages=replied, images={"x": picture}),
         "chat": Dialogue(messages=[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}])}
     silent = Dialogue(messages=asked, images={"x": picture})
-    data = HeldOut("all", [*documents.values(), silent], [silent], "x")
+    data = EvaluationSet("all", [*documents.values(), silent], [silent], "x")
     for suite, document in documents.items():
         part = data.part(suite)
         assert len(part.documents) == 1 and part.documents[0] is document and not part.known

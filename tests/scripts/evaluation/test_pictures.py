@@ -8,34 +8,34 @@ import numpy as np
 import pytest
 
 from calico.agent.agent import Agent
-from calico.agent.talk import Speaker
+from calico.agent.talk import TextGenerator
 from calico.datasets import synthetic_captions as grounded
 from calico.datasets.documents import Caption, Dialogue
-from calico.scripts.evaluation.data import UNSEEN_SCENES, HeldOut, drawn_captions, drawn_questions
+from calico.scripts.evaluation.data import UNSEEN_SCENES, EvaluationSet, drawn_captions, drawn_questions
 from calico.scripts.evaluation.pictures import (
     CHOICES,
     GREY,
     answer_each,
     caption_nats,
+    evaluate_captions,
+    evaluate_questions,
     frequent_answers,
     groups_of,
     information,
-    judge_captions,
-    judge_questions,
     rank_figures,
     score,
 )
-from calico.scripts.evaluation.suites import Judge
+from calico.scripts.evaluation.suites import Evaluator
 
 from ...conftest import SmallRun
 
 
 @pytest.fixture
-def judge(small_run: SmallRun, tmp_path: Path) -> Judge:
-    return Judge(Agent.load(small_run.run), tmp_path)
+def judge(small_run: SmallRun, tmp_path: Path) -> Evaluator:
+    return Evaluator(Agent.load(small_run.run), tmp_path)
 
 
-class Oracle(Speaker):
+class Oracle(TextGenerator):
     """Says the first of a picture's captions, or the answer that its question has; something else to every n-th."""
 
     def __init__(self, documents: Sequence[Any], wrong_every: int) -> None:
@@ -64,12 +64,12 @@ class Oracle(Speaker):
 
 
 @pytest.mark.parametrize("wrong_every, right", [(0, 1.0), (1, 0.0), (4, 0.75)])
-def test_judges_count_what_is_right(judge: Judge, wrong_every: int, right: float) -> None:
+def test_judges_count_what_is_right(judge: Evaluator, wrong_every: int, right: float) -> None:
     pictures, asked = drawn_captions("minigrid", 12), drawn_questions("minigrid", 12)
     judge.speaker = Oracle(pictures.documents, wrong_every)
-    captions = judge_captions(judge, pictures, ablate=False)
+    captions = evaluate_captions(judge, pictures, ablate=False)
     judge.speaker = Oracle(asked.documents, wrong_every)
-    questions = judge_questions(judge, asked, ablate=False)
+    questions = evaluate_questions(judge, asked, ablate=False)
     assert captions.name == questions.name == "minigrid" and len(captions.examples) == len(questions.examples) == 12
     assert captions.figures["right"] == questions.figures["accuracy"] == {"model": right}
     assert sum(bool(example.right) for example in captions.examples) == 12 * right
@@ -91,13 +91,13 @@ def photographs(count: int, seed: int = 0) -> list[Caption]:
                     captions=(f"one {seed} {n} of them", f"number {n}")) for n in range(count)]
 
 
-def test_captions_stand_beside_what_needs_no_network(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captions_stand_beside_what_needs_no_network(judge: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
     shown, known = photographs(12), photographs(4, seed=1)
     known += [Caption(name="like", image=shown[5].image, captions=shown[5].captions), *2 * [known[3]]]
     judge.speaker = Oracle(shown, 0)
     monkeypatch.setattr("calico.scripts.evaluation.pictures.caption_nats", lambda judge, images, texts: [
         [(1.0 if shown[int(text.split()[2])].image is image else 2.0, 2) for text in texts] for image in images])
-    figures = judge_captions(judge, HeldOut("photographs", shown, known, "x")).figures
+    figures = evaluate_captions(judge, EvaluationSet("photographs", shown, known, "x")).figures
     assert figures.keys() == {
         "cider_d", "bleu_4", "rouge_l", "rank_of_10", "first_of_10", "rank_of_10_by_information", "first_of_10_by_information"}
     assert figures["rouge_l"]["model"] == 1 and figures["rouge_l"]["blanked"] == 0
@@ -135,7 +135,7 @@ def test_groups_are_the_same_each_time_and_no_caption_is_true_twice() -> None:
         assert len({shown[i].captions[0] for i in group}) == len(group)
 
 
-def test_captions_are_scored_as_training_does(judge: Judge) -> None:
+def test_captions_are_scored_as_training_does(judge: Evaluator) -> None:
     """Many captions behind one picture, as each alone."""
     images = [document.image for document in photographs(3)]
     texts = ["a red ball", "a blue key, a grey box top left"]
@@ -167,10 +167,11 @@ def test_the_most_frequent_answer_to_a_question() -> None:
     assert frequent_answers([question("a?", "?"), question("b?", "?"), question("new?", "?")], known) == ["y", "z", "z"]
 
 
-def test_a_question_is_asked_with_a_grey_picture_and_with_none(judge: Judge) -> None:
+def test_a_question_is_asked_with_a_grey_picture_and_with_none(judge: Evaluator) -> None:
     data = drawn_questions("minigrid", 5)
     judge.speaker = Oracle(data.documents, 0)
     found = answer_each(judge, data, ablate=True)
     assert [one["blanked"] for one in found] == ["all is grey"] * 5 and found[0]["question_only"] == "I see nothing"
-    figures = judge_questions(judge, HeldOut(data.name, data.documents, [question("?", "x")], data.fingerprint)).figures
+    asked = EvaluationSet(data.name, data.documents, [question("?", "x")], data.fingerprint)
+    figures = evaluate_questions(judge, asked).figures
     assert figures["accuracy"] == {"model": 1, "blanked": 0, "question_only": 0, "most_frequent": 0}
