@@ -2,7 +2,7 @@
 
 The loss counts text and logged actions only, fewer than one token in ten of a control stream. So the hidden states at
 target positions are gathered before the output head: logits at the other positions would cost more than the rest of a
-small model and be thrown away.
+small model and be thrown away. What is asked for at a place may differ from what stands there: `Tokens.targets`.
 """
 
 import torch
@@ -44,4 +44,4 @@ def target_losses(model: Model, tokens: Tokens, targets: Tensor | None = None) -
     count = len(rows)
     padded = torch.arange(round_up_to_bucket(count), device=rows.device).clamp(max=count - 1)   # last one again: cut below
     logits = model.logits(model(tokens, where=(rows[padded], places[padded])))[:count]   # (n_targets, vocab_size)
-    return F.cross_entropy(logits.float(), tokens.ids[rows, places + 1].long(), reduction="none"), rows
+    return F.cross_entropy(logits.float(), tokens.labels[rows, places + 1].long(), reduction="none"), rows

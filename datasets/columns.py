@@ -78,15 +78,26 @@ class Column:
 
 
 def leaf_columns(episode: Episode) -> dict[str, np.ndarray]:
-    """Column name -> array of every observation and action leaf, sorted by name."""
+    """Column name -> array of every observation, action and label leaf, sorted by name."""
     columns = {column_name("observation", leaf): np.asarray(v) for leaf, v in episode.observations.items()}
     columns |= {column_name("action", leaf): np.asarray(v) for leaf, v in episode.actions.items()}
+    columns |= {column_name("label", leaf): np.asarray(v) for leaf, v in (episode.labels or {}).items()}
     return dict(sorted(columns.items()))
 
 
 def column_name(side: str, leaf: str) -> str:
     """`observation/image` for the leaf "image", `observation` for the only leaf of a plain space."""
     return f"{side}/{leaf}" if leaf else side
+
+
+def is_label(column: str) -> bool:
+    """Whether a column holds labels: what the loss asks for in place of an action."""
+    return column.partition("/")[0] == "label"
+
+
+def action_name(column: str) -> str:
+    """The column of the actions that a column of labels belongs to."""
+    return "action" + column.removeprefix("label")
 
 
 def padded(values: np.ndarray, rows: int, kind: pa.DataType) -> pa.Array:
@@ -98,15 +109,21 @@ def padded(values: np.ndarray, rows: int, kind: pa.DataType) -> pa.Array:
     return pa.array(full, kind, mask=np.arange(rows) >= len(values))
 
 
-def column_array(column: Column, values: np.ndarray, rows: int) -> pa.Array:
-    """A leaf as an Arrow column of `rows` rows, null where `values` has none (the action of the last row)."""
+def column_array(column: Column, values: np.ndarray, rows: int, kept: np.ndarray | None = None) -> pa.Array:
+    """A leaf as an Arrow column of `rows` rows, null where `values` has none (the action of the last row).
+
+    Args:
+        kept: bool (len(values),), False: null as well.
+    """
+    missing = np.arange(rows) >= len(values)
+    if kept is not None:
+        missing[: len(values)] |= ~kept
     if column.dtype == "str":
-        return pa.array([*values.tolist(), *[None] * (rows - len(values))], pa.string())
-    if not column.shape:
-        return padded(values, rows, column.type)
+        return pa.array([*values.tolist(), *[None] * (rows - len(values))], pa.string(), mask=missing)
     full = np.zeros((rows, column.size), column.dtype)
     full[: len(values)] = values.reshape(len(values), column.size)
-    missing = np.arange(rows) >= len(values)
+    if not column.shape:
+        return pa.array(full.reshape(-1), column.type, mask=missing)
     if column.is_binary:
         valid = pa.py_buffer(np.packbits(~missing, bitorder="little"))
         return pa.Array.from_buffers(column.type, rows, [valid, pa.py_buffer(full)], int(missing.sum()))
@@ -132,3 +149,30 @@ def column_values(column: Column, values: pa.ChunkedArray | None, rows: int) -> 
         if array.null_count:
             raise ValueError("null values inside a list")
     return array.to_numpy(zero_copy_only=False).reshape(rows, *column.shape)
+
+
+def label_array(column: Column, labels: np.ndarray, actions: np.ndarray, rows: int) -> pa.Array:
+    """Labels (steps, ...) as a column: null where one is the action itself, which `actions` says already."""
+    return column_array(column, labels, rows, kept=~same_rows(labels, actions))
+
+
+def label_values(column: Column, values: pa.ChunkedArray | None, actions: np.ndarray) -> np.ndarray:
+    """The inverse of `label_array`: labels (steps, ...), `actions` where the column is null."""
+    if values is None:
+        return actions
+    array = values.combine_chunks() if values.num_chunks != 1 else values.chunk(0)
+    own = array.is_valid().to_numpy(zero_copy_only=False)
+    if own[len(actions):].any():
+        raise ValueError("a label after the last action")
+    if not own.any():
+        return actions
+    labels = actions.copy()
+    labels[own[: len(actions)]] = column_values(column, pa.chunked_array([array.drop_null()]), int(own.sum()))
+    return labels
+
+
+def same_rows(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """bool (rows,): where two arrays (rows, ...) of one dtype hold the same bytes, or the same strings."""
+    if one.dtype == object:
+        return np.array([left == right for left, right in zip(one, other, strict=True)], bool)
+    return np.array([left.tobytes() == right.tobytes() for left, right in zip(one, other, strict=True)], bool)

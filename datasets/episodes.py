@@ -11,6 +11,7 @@ window of it is read without the rest.
     column                            type
     observation, observation/<leaf>   number, fixed-size list, fixed-size binary or string: see columns.py
     action, action/<leaf>             the same
+    label, label/<leaf>               the same, where actions were replaced: what the loss asks for, null where it is the action
     reward, demonstrated              double, bool
     terminated, truncated             bool, True at most in an episode's last row
     episode, seed, timestep           `episode` counts from 0 within its file
@@ -38,7 +39,7 @@ import pyarrow.parquet as pq
 
 from ..tokenizers.episode import Episode
 from .byte_cache import ByteCache
-from .columns import Column, column_array, leaf_columns, padded
+from .columns import Column, action_name, column_array, is_label, label_array, leaf_columns, padded
 from .parquet_part import FORMAT, STEP_TYPES, Part, part_paths, plain_json, sidecar_digest, sidecar_path, versions
 from .publish import file_sha256, flush, publish, temporary_name, write_error
 
@@ -130,6 +131,11 @@ class EpisodeWriter:
         if episode.demonstrated.shape != (steps,):
             raise ValueError(f"demonstrated has shape {episode.demonstrated.shape} in an episode of {steps} steps")
         columns = {name: Column.of(name, values) for name, values in leaves.items()}
+        for name in columns:
+            if is_label(name) and columns[name] != columns.get(action_name(name)):
+                action = action_name(name)
+                raise ValueError(f"{name} is {columns[name]} in the episode with seed {episode.seed}, but {action} is "
+                                 f"{columns.get(action)}; a label is an action")
         self._columns = self._columns or columns
         if columns != self._columns:
             name = next(n for n in sorted(columns | self._columns) if columns.get(n) != self._columns.get(n))
@@ -155,7 +161,7 @@ class EpisodeWriter:
         fields = [pa.field(name, column.type, metadata={"dtype": column.dtype, "shape": json.dumps(column.shape)})
                   for name, column in kept.items()]
         fields += [pa.field(name, kind) for name, kind in STEP_TYPES.items()]
-        described = {"format": FORMAT, "task": self.task}
+        described = {"format": self._format, "task": self.task}
         return pa.schema(fields, metadata={"calico": json.dumps(described)})
 
     def _write(self, episode: Episode, leaves: dict[str, np.ndarray]) -> None:
@@ -164,7 +170,8 @@ class EpisodeWriter:
         entry = {"length": steps, "seed": int(episode.seed), "score": episode.score,
                  "terminated": bool(episode.terminated), "truncated": bool(episode.truncated), "info": episode.info}
         entry = json.loads(plain_json(entry, f"info of the episode with seed {episode.seed}"))
-        arrays = {n: column_array(c, leaves[n], steps + 1) for n, c in self._columns.items() if c.size}
+        arrays = {n: label_array(c, leaves[n], leaves[action_name(n)], steps + 1) if is_label(n)
+                  else column_array(c, leaves[n], steps + 1) for n, c in self._columns.items() if c.size}
         last = np.arange(steps + 1) == steps
         arrays |= {
             "reward": padded(episode.rewards.astype(np.float64), steps + 1, pa.float64()),
@@ -180,6 +187,11 @@ class EpisodeWriter:
         self._written += self._row_bytes * (steps + 1)
 
     @property
+    def _format(self) -> int:
+        """The oldest version that can say it: a Calico that knows no labels would read the replaced actions as targets."""
+        return FORMAT if any(map(is_label, self._columns)) else 1
+
+    @property
     def _rows_per_group(self) -> int:
         return max(1, self._group_bytes // self._row_bytes)
 
@@ -187,7 +199,7 @@ class EpisodeWriter:
         assert self._writer is not None and self._temporary is not None
         self._writer.close()
         self._writer = None
-        sidecar = {"format": FORMAT, "sha256": file_sha256(self._temporary), "rows_per_group": self._rows_per_group,
+        sidecar = {"format": self._format, "sha256": file_sha256(self._temporary), "rows_per_group": self._rows_per_group,
                    "columns": {n: {"dtype": c.dtype, "shape": list(c.shape)} for n, c in self._columns.items()},
                    "task": self.task, "versions": versions(), "episodes": self._episodes}
         # Both files are whole on the disk before either gets its name, so that little time lies between the names.
@@ -283,7 +295,7 @@ class EpisodeReader(Sequence[Episode]):
                 if part.sidecar["task"].get(key) != self.task.get(key):
                     raise ValueError(f"{part.path} has task {key} {part.sidecar['task'].get(key)!r} but "
                                      f"{first.path.name} has {self.task.get(key)!r}; keep one task per folder")
-            if part.columns != first.columns:
+            if without_labels(part.columns) != without_labels(first.columns):
                 raise ValueError(f"{part.path} has other columns than {first.path.name}; keep one task per folder")
 
     def __len__(self) -> int:
@@ -312,7 +324,7 @@ class EpisodeReader(Sequence[Episode]):
         first, last = start // part.rows_per_group, stop // part.rows_per_group
         groups = [self._group(number, episode, group) for group in range(first, last + 1)]
         start, stop = start - first * part.rows_per_group, stop - first * part.rows_per_group
-        leaves: dict[str, dict[str, np.ndarray]] = {"observation": {}, "action": {}}
+        leaves: dict[str, dict[str, np.ndarray]] = {"observation": {}, "action": {}, "label": {}}
         for name in part.columns:
             side, _, leaf = name.partition("/")
             leaves[side][leaf] = cut(groups, name, start, stop + (side == "observation"))
@@ -320,10 +332,15 @@ class EpisodeReader(Sequence[Episode]):
         return Episode(task=self.task["name"], seed=entry["seed"], observations=leaves["observation"],
                        actions=leaves["action"], demonstrated=cut(groups, "demonstrated", start, stop),
                        rewards=cut(groups, "reward", start, stop), terminated=ends and entry["terminated"],
-                       truncated=ends and entry["truncated"], info=entry["info"])
+                       truncated=ends and entry["truncated"], info=entry["info"], labels=leaves["label"] or None)
 
     def _group(self, number: int, episode: int, group: int) -> dict[str, np.ndarray]:
         return self._cache.get((number, episode, group), lambda: self._parts[number].read(episode, group))
+
+
+def without_labels(columns: Mapping[str, Column]) -> dict[str, Column]:
+    """The columns that all parts of a folder share; labels are in those whose actions were disturbed."""
+    return {name: column for name, column in columns.items() if not is_label(name)}
 
 
 def cut(groups: list[dict[str, np.ndarray]], name: str, start: int, stop: int) -> np.ndarray:

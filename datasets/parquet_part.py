@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .columns import Column, column_values
+from .columns import Column, action_name, column_values, is_label, label_values
 from .publish import file_sha256
 
-FORMAT = 1                     # version of the layout; readers take every version up to their own
+FORMAT = 2                     # version of the layout; readers take every version up to their own. 2: labels
 MAX_GROUP_BYTES = 1 << 30      # a row group that would need more memory than this is refused before it is read
 MAX_SIDECAR_BYTES = 1 << 28
 PACKAGES = ("calico-agent", "gymnasium", "ale-py", "minigrid", "mujoco", "numpy", "pyarrow")
@@ -135,7 +135,7 @@ class Part:
         return {**self.__dict__, "_file": None}
 
     def read(self, episode: int, group: int) -> dict[str, np.ndarray]:
-        """Leaves, `reward` and `demonstrated` of an episode's `group`-th row group; actions end before its last row.
+        """Leaves, `reward` and `demonstrated` of an episode's `group`-th row group; actions and labels end before its last row.
 
         Raises:
             ValueError: damaged, with the file and row group.
@@ -148,9 +148,11 @@ class Part:
             names = [name for name, column in columns.items() if column.size]
             table = self._open().read_row_group(number, columns=names, use_threads=False)
             table.validate(full=True)   # Arrow itself trusts the offsets of what it reads
-            return {name: column_values(column, table[name] if column.size else None,
-                                        rows if name.startswith("observation") else steps)
-                    for name, column in columns.items()}
+            found = {name: column_values(column, table[name] if column.size else None,
+                                         rows if name.startswith("observation") else steps)
+                     for name, column in columns.items() if not is_label(name)}
+            return found | {name: label_values(column, table[name] if column.size else None, found[action_name(name)])
+                            for name, column in columns.items() if is_label(name)}
 
 
 @contextlib.contextmanager

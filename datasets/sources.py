@@ -171,8 +171,10 @@ class EpisodeSource:
 def take_steps(episode: Episode, chosen: np.ndarray) -> Episode:
     """The steps `chosen` (n,) of an episode as an episode of n steps; the final observation is its last one, unused."""
     observed = np.append(chosen, chosen[-1:])
+    labels = episode.labels
     return replace(episode, observations={name: leaf[observed] for name, leaf in episode.observations.items()},
                    actions={name: leaf[chosen] for name, leaf in episode.actions.items()},
+                   labels=None if labels is None else {name: leaf[chosen] for name, leaf in labels.items()},
                    demonstrated=episode.demonstrated[chosen], rewards=episode.rewards[chosen])
 
 

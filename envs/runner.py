@@ -54,7 +54,7 @@ def rollout(task: Task | str, policy: Policy, seeds: Iterable[int], *, num_envs:
         seeds: the episodes; each is played once, in this order as rows become free.
         num_envs: rows played side by side.
         noise: probability with which each action is replaced by a random one, drawn from a generator that depends on
-            the episode's seed alone; `Episode.demonstrated` is False there.
+            the episode's seed alone; `Episode.demonstrated` is False there, and `Episode.labels` holds what the policy chose.
         noise_steps: length of a stretch of noise, in which one random action is held: single random steps cancel out, a
             held one leads to states from which the expert must recover. `noise` stays the share of all steps.
         max_steps: cut episodes after this many steps (truncated).
@@ -170,11 +170,13 @@ class _Row:
     noise_left: int = 0        # steps that the stretch under way still takes
     noise_action: Any = None
     action: Any = None         # the last one that was executed
+    label: Any = None          # what the policy had chosen in its place
     observation: Any = None
     terminated: bool = False
     truncated: bool = False
     observations: list[dict[str, Any]] = field(default_factory=list)
     actions: list[dict[str, Any]] = field(default_factory=list)
+    labels: list[dict[str, Any]] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     demonstrated: list[bool] = field(default_factory=list)
     guesses: int = 0
@@ -188,7 +190,7 @@ class _Row:
 
     def reset(self, seed: int, policy: Policy) -> None:
         self.seed, self.steps, self.noise_left, self.guesses, self.terminated, self.truncated = seed, 0, 0, 0, False, False
-        self.observations, self.actions, self.rewards, self.demonstrated = [], [], [], []
+        self.observations, self.actions, self.labels, self.rewards, self.demonstrated = [], [], [], [], []
         if self.env is None:
             self.env = self.make()
             self.complaint = complaint(self.env.observation_space)
@@ -225,6 +227,7 @@ class _Row:
         if not self.noise_left and self.random.random() < share / (stretch - (stretch - 1) * share):
             self.noise_left, self.noise_action = stretch, self.random_action()
         self.demonstrated.append(not self.noise_left)
+        self.label = action
         if self.noise_left:
             action, self.noise_left = self.noise_action, self.noise_left - 1
         return action
@@ -235,8 +238,11 @@ class _Row:
             return
         if self.record:
             if self.steps:
+                chosen = self.label if self.noise[0] else self.action
                 self.actions.append(_copies(self.env.action_space, self.action))
-                self.guesses += isinstance(self.action, FallbackAction)
+                if self.noise[0]:
+                    self.labels.append(_copies(self.env.action_space, chosen))
+                self.guesses += isinstance(chosen, FallbackAction)
             self.observations.append(_copies(self.env.observation_space, self.observation))
         if self.on_step:
             self.on_step(self.index, self.seed, self.steps, self.env)
@@ -261,8 +267,9 @@ class _Row:
             demonstrated=np.array(self.demonstrated, bool) if self.noise[0] else np.ones(self.steps, bool),
             rewards=np.array(self.rewards, np.float64),
             terminated=bool(self.terminated), truncated=bool(self.truncated), info=info,
+            labels=stack_leaves(self.labels) if self.labels else None,
         )
-        self.observations, self.actions = [], []   # the lists would double the memory of a long episode
+        self.observations, self.actions, self.labels = [], [], []   # the lists would double the memory of a long episode
         return episode
 
     def _fault(self, what: str) -> EnvironmentFault:

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder; each task gets one of its own in it")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default 0)")
     parser.add_argument("--noise", type=float, default=0.0,
-                        help="share of actions replaced by random ones; these are no training targets (default 0)")
+                        help="share of actions replaced by random ones; training asks for the expert's there (default 0)")
     parser.add_argument("--noise-steps", type=int, default=1, help="hold each random action for so many steps (default 1)")
     parser.add_argument("--policy", default="expert", metavar="P", help=f"who plays: {PLAYERS} (default expert)")
     parser.add_argument("--train-expert", action="store_true",

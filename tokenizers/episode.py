@@ -21,11 +21,13 @@ class Episode:
             arrays of str (T + 1,).
         actions: leaf name -> array (T, ...), text leaves as above.
         demonstrated: bool (T,), True where the action is the policy's own choice. Collecting with noise replaces some
-            actions by random ones, so that the data shows how the expert recovers; those steps are no training targets.
+            actions by random ones, so that the data shows how the expert recovers.
         rewards: float64 (T,), as the environment gave them.
         terminated: the environment ended the episode (its MDP did).
         truncated: a limit outside the MDP ended it.
         info: plain JSON values worth keeping (success, lives, frames).
+        labels: leaf name -> array (T, ...), what the loss asks for at each step in place of `actions`: where an action was
+            replaced, the one that the policy had chosen. None: `actions` themselves, of the steps that are `demonstrated`.
     """
 
     task: str
@@ -37,6 +39,7 @@ class Episode:
     terminated: bool
     truncated: bool
     info: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, np.ndarray] | None = None
 
     def __len__(self) -> int:
         """Number of steps T."""

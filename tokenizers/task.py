@@ -110,10 +110,15 @@ class TaskCodec:
         actions = _window(self._acted, episode.actions, start, stop)
         acted = self._encode_actions(actions, stop - start)
         targets = np.asarray(episode.demonstrated[start:stop], np.bool_)
+        labels = None
+        if episode.labels is not None:                                 # every step has an action worth learning
+            labels = self._encode_actions(_window(self._acted, episode.labels, start, stop), stop - start)
+            targets = np.ones(stop - start, np.bool_)
         if final:                                                      # a row of action tokens too many, cut off below
-            acted = np.concatenate([acted, np.zeros((1, self.action_length), np.int32)])
-            targets = np.append(targets, False)
-        tokens, _ = self._encode(observations, np.arange(start, last), acted, targets)
+            nothing = np.zeros((1, self.action_length), np.int32)
+            acted, targets = np.concatenate([acted, nothing]), np.append(targets, False)
+            labels = None if labels is None else np.concatenate([labels, nothing])
+        tokens, _ = self._encode(observations, np.arange(start, last), acted, targets, labels)
         return tokens[: len(tokens) - self.action_length] if final and self.action_length else tokens
 
     def encode_observations(self, observations: Sequence[Any], timesteps: Sequence[int] | None = None) -> list[Tokens]:
@@ -135,12 +140,13 @@ class TaskCodec:
         return self._split(tokens, lengths)
 
     def _encode(self, observations: Mapping[str, np.ndarray], timesteps: np.ndarray, acted: np.ndarray,
-                targets: np.ndarray | None) -> tuple[Tokens, np.ndarray]:
+                targets: np.ndarray | None, labels: np.ndarray | None = None) -> tuple[Tokens, np.ndarray]:
         """All steps side by side.
 
         Args:
             acted: int32 (steps, A or 0), action ids.
             targets: bool (steps,), where the action is a target; None without actions.
+            labels: int32 (steps, A), ids that are predicted in place of `acted`; None: `acted`.
         Returns:
             the tokens and each step's length (steps,).
         """
@@ -156,6 +162,8 @@ class TaskCodec:
         fields = {"ids": ids, "kind": _tile(kind, steps), "position": _tile(position, steps),
                   "loss_mask": _tile(loss, steps),
                   "timestep": np.repeat(timesteps.astype(np.int32), width).reshape(steps, width)}
+        if labels is not None and not np.array_equal(labels, acted):
+            fields["targets"] = np.concatenate([ids[:, : width - acted.shape[1]], labels], axis=1)
         if targets is not None and not targets.all():
             fields["loss_mask"][:, width - acted.shape[1]:] &= targets[:, None]
         lengths = np.full(steps, width)

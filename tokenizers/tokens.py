@@ -56,6 +56,8 @@ class Tokens:
             in [0, POSITION_BINS], stop exclusive.
         sounds: int16 (n_sounds, SOUND_SAMPLES), stretches of waveform in the order in which `kind` names them.
         moments: int32 (n_sounds,), place of the stretch in its sound; 0 begins one.
+        targets: int32 (..., seq), what is to be predicted at each place where it may differ from what stands there: a
+            demonstration's action was replaced by a random one, and the loss asks for the demonstration's. None: `ids`.
     """
 
     ids: Array
@@ -69,6 +71,7 @@ class Tokens:
     intervals: Array
     sounds: Array = field(default_factory=lambda: NO_SOUNDS)
     moments: Array = field(default_factory=lambda: NO_MOMENTS)
+    targets: Array = None
 
     def __len__(self) -> int:
         """Sequence length: the last axis of `ids`."""
@@ -77,11 +80,16 @@ class Tokens:
     @property
     def nbytes(self) -> int:
         """Memory of all fields."""
-        return sum(getattr(self, f.name).nbytes for f in fields(self))
+        return sum(array.nbytes for f in fields(self) if (array := getattr(self, f.name)) is not None)
+
+    @property
+    def labels(self) -> Array:
+        """What is to be predicted at each place, (..., seq): `targets`, or `ids` where there are none."""
+        return self.ids if self.targets is None else self.targets
 
     def map(self, function: Callable[[Array], Array]) -> "Tokens":
         """The same record with `function` applied to each field."""
-        return Tokens(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
+        return Tokens(**{f.name: function(array) for f in fields(self) if (array := getattr(self, f.name)) is not None})
 
     def to_torch(self, device: Any = "cpu") -> "Tokens":
         """The same record as tensors on `device`; shares memory with the arrays on the CPU."""
@@ -101,7 +109,7 @@ class Tokens:
             raise ValueError(f"windows are cut from one sequence, got a batch of shape {self.ids.shape}")
         start, stop, step = window.indices(len(self))
         assert step == 1, step
-        cut = {f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name not in BESIDE}
+        cut = {name: array[start:stop] for name in ALONG if (array := getattr(self, name)) is not None}
         for kind, names in CONTENTS.items():
             if len(getattr(self, names[0])):
                 first = int((self.kind[:start] == kind).sum())
@@ -118,7 +126,10 @@ class Tokens:
             parts = [replace(p, segment=np.where(p.segment < 0, -1, i).astype(np.int32)) for i, p in enumerate(parts)]
         if not parts:
             return Tokens.empty()
-        return Tokens(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Tokens)})
+        joined = {f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Tokens) if f.name != "targets"}
+        if any(p.targets is not None for p in parts):
+            joined["targets"] = np.concatenate([p.labels for p in parts])
+        return Tokens(**joined)
 
     @staticmethod
     def stack(rows: Sequence["Tokens"], pad: int, length: int | None = None) -> "Tokens":
@@ -132,11 +143,13 @@ class Tokens:
         if width > length:
             raise ValueError(f"a sequence of {width} tokens does not fit the batch length {length}; cut it first")
         batch = {}
-        for name, fill in {"ids": pad, "kind": 0, "position": NO_POSITION, "timestep": 0, "loss_mask": False,
-                           "segment": -1}.items():
+        fills = {"ids": pad, "kind": 0, "position": NO_POSITION, "timestep": 0, "loss_mask": False, "segment": -1}
+        if any(row.targets is not None for row in rows):
+            fills["targets"] = pad
+        for name, fill in fills.items():
             out = np.full((len(rows), length), fill, dtype=DTYPES[name])
             for i, row in enumerate(rows):
-                out[i, : len(row)] = getattr(row, name)
+                out[i, : len(row)] = row.labels if name == "targets" else getattr(row, name)
             batch[name] = out
         empty = Tokens.empty()
         joined = {name: np.concatenate([getattr(row, name) for row in (*rows, empty)]) for name in BESIDE}
@@ -146,7 +159,7 @@ class Tokens:
     def empty() -> "Tokens":
         """A sequence of length 0."""
         return Tokens(
-            **{name: np.zeros(0, DTYPES[name]) for name in DTYPES if name not in BESIDE},
+            **{name: np.zeros(0, DTYPES[name]) for name in ALONG if name != "targets"},
             patches=np.zeros((0, MAX_CHANNELS, PATCH_SIZE, PATCH_SIZE), np.uint8),
             channels=np.zeros(0, np.uint8),
             intervals=np.zeros((0, 4), np.uint8),
@@ -159,4 +172,5 @@ BESIDE = (*PATCH_FIELDS, *SOUND_FIELDS)
 DTYPES: dict[str, Any] = {"ids": np.int32, "kind": np.uint8, "position": np.int16, "timestep": np.int32,
                           "loss_mask": np.bool_, "segment": np.int32,
                           "patches": np.uint8, "channels": np.uint8, "intervals": np.uint8,
-                          "sounds": np.int16, "moments": np.int32}
+                          "sounds": np.int16, "moments": np.int32, "targets": np.int32}
+ALONG = tuple(name for name in DTYPES if name not in BESIDE)      # one value per token

@@ -29,6 +29,21 @@ def test_gathered_loss_equals_the_loss_over_all_logits(model: Model) -> None:
     assert rows.bincount().tolist() == tokens.loss_mask[:, 1:].sum(dim=1).tolist()
 
 
+def test_the_loss_asks_for_the_targets_and_the_network_sees_the_ids(model: Model) -> None:
+    """By hand: -log p(target) from the logits over the ids; one row with targets of its own, one without."""
+    rows = [stream(12, 1), stream(12, 2)]
+    rows[0] = replace(rows[0], targets=(rows[0].ids + 1) % 100)
+    tokens = batch_of(*rows)
+    log_p = model.logits(model(replace(tokens, targets=None))).log_softmax(-1)
+    expected = []
+    for row in range(2):
+        for place in range(1, 12):
+            if rows[row].loss_mask[place]:
+                asked = (rows[row].ids[place] + 1) % 100 if row == 0 else rows[row].ids[place]
+                expected.append(-log_p[row, place - 1, int(asked)])
+    torch.testing.assert_close(target_losses(model, tokens)[0], torch.stack(expected))
+
+
 def test_wanted_places_equal_the_full_pass(model: Model) -> None:
     """Also under stochastic depth, where a row's last feed-forward may be skipped."""
     tokens = batch_of(stream(20, 1), stream(20, 2))

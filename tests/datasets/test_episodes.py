@@ -50,7 +50,9 @@ def make_episode(seed: int, steps: int, *, frames: bool = True) -> Episode:
 def assert_equal(one: Episode, other: Episode) -> None:
     assert (one.task, one.seed, one.terminated, one.truncated, one.info) == (
         other.task, other.seed, other.terminated, other.truncated, other.info)
+    assert (one.labels is None) == (other.labels is None)
     for left, right in [(one.observations, other.observations), (one.actions, other.actions),
+                        (one.labels or {}, other.labels or {}),
                         ({"r": one.rewards, "d": one.demonstrated}, {"r": other.rewards, "d": other.demonstrated})]:
         assert set(left) == set(right)
         for name in left:
@@ -84,6 +86,52 @@ def test_episodes_come_back_bit_for_bit(tmp_path: Path, sizes: dict[str, int]) -
     assert [e.seed for e in reader[1:3]] == [1, 2]
     with pytest.raises(IndexError, match="episode 5 of 5"):
         reader[5]
+
+
+LABELLED: dict[str, np.ndarray] = {
+    "number": np.arange(30) % 4, "vector": np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32),
+    "grid": np.random.default_rng(1).integers(0, 256, (30, 4, 5), dtype=np.uint8), "flag": np.arange(30) % 2 == 0,
+    "words": np.array(["go", "", "é"] * 10, object), "nothing": np.zeros((30, 0), np.float32),
+}
+
+
+@pytest.mark.parametrize("group_bytes", [1 << 22, 500])
+def test_labels_come_back_bit_for_bit_and_cost_nothing_where_they_are_the_action(tmp_path: Path, group_bytes: int) -> None:
+    replaced = {name: np.roll(values, 1, axis=0) for name, values in LABELLED.items()}
+    some = np.arange(30) % 5 == 3
+    labels = {name: np.array([replaced[name][i] if some[i] else LABELLED[name][i] for i in range(30)],
+                             values.dtype).reshape(values.shape) for name, values in LABELLED.items()}
+    labels["vector"][4] = np.nan
+    noisy = replace(make_episode(3, 30), actions=LABELLED, labels=labels, demonstrated=~some)
+    calm = replace(noisy, labels={name: values.copy() for name, values in LABELLED.items()})
+    reader = EpisodeReader(write(tmp_path / "data", [noisy, calm], group_bytes=group_bytes))
+    assert_equal(reader[0], noisy)
+    assert_equal(reader[1], calm)
+    window = reader.window(0, 7, 19)
+    assert window.labels is not None and window.labels["number"].tolist() == labels["number"][7:19].tolist()
+    table = pq.read_table(tmp_path / "data" / "part-00000.parquet")
+    assert table["label/number"].to_pylist()[:5] == [None, None, None, 2, None] and table["label/grid"].null_count == 62 - 6
+    assert json.loads((tmp_path / "data" / "_part-00000.json").read_text())["format"] == 2
+
+
+def test_a_folder_may_hold_parts_from_before_there_were_labels(tmp_path: Path) -> None:
+    old = make_episode(1, 6)
+    new = replace(make_episode(2, 6), labels={"": make_episode(3, 6).actions[""]})
+    write(tmp_path / "data", [old])
+    assert json.loads((tmp_path / "data" / "_part-00000.json").read_text())["format"] == 1
+    write(tmp_path / "data", [new])
+    reader = EpisodeReader(tmp_path / "data")
+    assert_equal(reader[0], old)
+    assert_equal(reader[1], new)
+
+
+def test_a_label_that_is_no_action_is_refused(tmp_path: Path) -> None:
+    episode = make_episode(1, 4)
+    for labels, message in (({"": np.zeros(4)}, "label is .*float64.* in the episode with seed 1, but action is .*int64"),
+                            ({"": np.zeros(3, np.int64)}, "label has 3 rows in an episode of 4 steps"),
+                            ({"grip": np.zeros(4)}, "label/grip is .* but action/grip is None; a label is an action")):
+        with pytest.raises(ValueError, match=message):
+            write(tmp_path / "data", [replace(episode, labels=labels)])
 
 
 def test_a_window_is_the_same_cut_of_the_whole(tmp_path: Path) -> None:
@@ -271,8 +319,8 @@ def sign(path: Path, **changes: Any) -> None:
 
 def test_a_newer_format_asks_for_an_upgrade(tmp_path: Path) -> None:
     part = write(tmp_path / "one.parquet", [make_episode(1, 3)])
-    sign(part, format=2)
-    with pytest.raises(ValueError, match="_one.json has format version 2, this Calico reads up to 1; upgrade"):
+    sign(part, format=3)
+    with pytest.raises(ValueError, match="_one.json has format version 3, this Calico reads up to 2; upgrade"):
         EpisodeReader(part)
 
 

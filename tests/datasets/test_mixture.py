@@ -4,6 +4,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 def same_tokens(one: Tokens, other: Tokens) -> bool:
-    return all(left.dtype == right.dtype and np.array_equal(left, right)
+    return all(np.asarray(left).dtype == np.asarray(right).dtype and np.array_equal(left, right)
                for left, right in zip(vars(one).values(), vars(other).values(), strict=True))
 
 
@@ -247,6 +248,21 @@ def test_shuffled_steps_stand_alone_and_keep_their_action() -> None:
         assert any((step == tokens[time]).all() for tokens in whole.values())
     assert row.loss_mask.reshape(-1, 5).tolist() == [[False] * 4 + [True]] * 200
     assert source.describe() != EpisodeSource("state", episodes, STATE).describe()
+
+
+@pytest.mark.parametrize("shuffle_steps", [False, True])
+def test_labels_stay_with_their_steps(shuffle_steps: bool) -> None:
+    """Through windows, prompts, shuffled steps and rows that mix sources with and without labels."""
+    labelled = [replace(e, labels={"": (e.actions[""] + 1) % 4}) for e in (state_episode(seed, 40) for seed in range(5))]
+    sources = [EpisodeSource("labelled", labelled, STATE, shuffle_steps=shuffle_steps),
+               EpisodeSource("plain", [state_episode(9, 40), state_episode(8, 40)], STATE)]
+    mixture = Mixture(sources, vocabulary=VOCABULARY, context=53, batch_size=8, seed=1)
+    batch = mixture.batch(0)
+    assert set(batch.source.tolist()) == {0, 1}
+    start, tokens = VOCABULARY.discrete_start, batch.tokens
+    for source, ids, targets, mask in zip(batch.source, tokens.ids, tokens.labels, tokens.loss_mask, strict=True):
+        asked = start + (ids[mask] - start + 1) % 4 if source == 0 else ids[mask]
+        assert mask.sum() >= 10 and (targets[mask] == asked).all() and (targets[~mask] == ids[~mask]).all()
 
 
 def test_patches_belong_to_their_tokens() -> None:

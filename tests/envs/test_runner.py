@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calico.envs.experts import FallbackAction, RandomPolicy, make_expert
-from calico.envs.registry import Task
+from calico.envs.registry import Task, make
 from calico.envs.runner import EnvironmentFault, Film, rollout
 from calico.tokenizers.episode import Episode
 
@@ -99,6 +99,30 @@ def test_noise_marks_what_it_replaced() -> None:
     assert (actions[demonstrated] == 1).all()
     assert set(actions[~demonstrated].tolist()) == {0, 1, 2, 3, 4}
     assert 0.2 < 1 - demonstrated.mean() < 0.3
+
+
+def test_the_action_that_noise_replaced_is_kept_as_the_label() -> None:
+    (undisturbed,) = run(Checking(action=1), [3])
+    assert undisturbed.labels is None
+    for episode in run(Checking(action=1), range(40), noise=0.5, noise_steps=2, num_envs=4):
+        assert episode.labels is not None and episode.labels[""].tolist() == [1] * len(episode)
+        assert episode.labels[""].dtype == episode.actions[""].dtype
+
+
+def test_labels_are_what_the_expert_says_there() -> None:
+    """The expert of Pendulum is a function of the observation."""
+    noisy, = rollout("Pendulum-v1", make_expert("Pendulum-v1"), [5], noise=0.4, max_steps=50)
+    expert = make_expert("Pendulum-v1")
+    expert.reset(0, 5, make("Pendulum-v1"))
+    assert noisy.labels is not None and not np.array_equal(noisy.labels[""], noisy.actions[""])
+    for step, label in enumerate(noisy.labels[""]):
+        np.testing.assert_array_equal(expert.act([noisy.observations[""][step]], [0])[0], label)
+    np.testing.assert_array_equal(noisy.labels[""][noisy.demonstrated], noisy.actions[""][noisy.demonstrated])
+
+
+def test_an_expert_that_guesses_where_noise_acts_is_counted() -> None:
+    (episode,) = run(Checking(action=FallbackAction(1)), [3], noise=1.0)
+    assert episode.info["guesses"] == len(episode)
 
 
 def test_noise_comes_in_stretches_of_one_held_action() -> None:

@@ -29,7 +29,7 @@ SMALL = spaces.Discrete(2)
 def assert_same(one: Tokens, other: Tokens) -> None:
     for name in Tokens.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
-        assert getattr(one, name).dtype == getattr(other, name).dtype, name
+        assert np.asarray(getattr(one, name)).dtype == np.asarray(getattr(other, name)).dtype, name
 
 
 # ---- the contract, over every kind of space
@@ -258,6 +258,27 @@ def test_a_step_reads_text_images_numbers_separator_action(text: TextTokenizer) 
     np.testing.assert_array_equal(decode_image(tokens.patches.reshape(2, 2, 4, 16, 16), 16, 32, 3), picture[:2])
     silent = TaskCodec(space, actions, vocabulary, text, observation_text_loss=False).encode_episode(episode)
     assert silent.loss_mask.sum() == 3
+
+
+def test_a_labelled_step_shows_what_was_done_and_asks_for_the_label() -> None:
+    actions = spaces.Dict({"grip": spaces.Discrete(3), "push": spaces.Box(-1, 1, (1,))})
+    codec = TaskCodec(SMALL, actions, Vocabulary(), None)
+    done = {"grip": np.array([0, 1, 2]), "push": np.zeros((3, 1), np.float32)}
+    episode = Episode(task="t", seed=0, observations={"": np.zeros(4, np.int64)}, actions=done,
+                      demonstrated=np.array([True, False, True]), rewards=np.zeros(3), terminated=True, truncated=False)
+    asked = {"grip": np.array([0, 0, 2]), "push": np.array([[0], [1], [0]], np.float32)}
+    plain, labelled = codec.encode_episode(episode), codec.encode_episode(replace(episode, labels=asked))
+    assert plain.targets is None
+    assert plain.loss_mask.reshape(3, 4).tolist() == [[False, False, d, d] for d in (True, False, True)]
+    assert labelled.ids.tolist() == plain.ids.tolist()
+    assert labelled.loss_mask.reshape(3, 4).tolist() == [[False, False, True, True]] * 3
+    assert labelled.targets.tolist() == codec.encode_episode(replace(episode, actions=asked)).ids.tolist()
+    window = codec.encode_episode(replace(episode, labels=asked), 1, 3, final=True)
+    assert window.targets.tolist() == [*labelled.targets[4:].tolist(), *window.ids[-2:].tolist()]
+    same = codec.encode_episode(replace(episode, labels=done))
+    assert same.targets is None and same.loss_mask.sum() == 6      # nothing differs: nothing more to carry
+    with pytest.raises(ValueError, match="action 'push' is missing in the episode"):
+        codec.encode_episode(replace(episode, labels={"grip": asked["grip"]}))
 
 
 def test_several_images_keep_their_patches_in_the_order_of_their_tokens() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,24 @@ def test_concatenate_keeps_patches_in_order_and_renumbers_segments() -> None:
     assert Tokens.concatenate([sequence([T]), sequence([T])]).segment.tolist() == [0, 0]
 
 
+def with_targets(kinds: list[Kind], first: int = 0) -> Tokens:
+    """`sequence` where every id is to be predicted as one hundred more."""
+    tokens = sequence(kinds, first)
+    return replace(tokens, targets=tokens.ids + 100)
+
+
+def test_targets_travel_with_their_tokens_and_are_the_ids_where_there_are_none() -> None:
+    plain, other = sequence([T, P, T]), with_targets([P, T, T, P], first=10)
+    assert plain[1:].targets is None and plain.labels is plain.ids
+    window = other[1:3]
+    assert window.targets.tolist() == window.labels.tolist() == [111, 112]
+    joined = Tokens.concatenate([plain, window])
+    assert joined.targets.tolist() == [0, 1, 2, 111, 112] and joined.ids.tolist() == [0, 1, 2, 11, 12]
+    batch = Tokens.stack([plain, window], pad=99, length=4)
+    assert batch.targets.tolist() == [[0, 1, 2, 99], [111, 112, 99, 99]] and batch.nbytes > batch.ids.nbytes
+    assert Tokens.concatenate([plain, plain]).targets is None and batch.map(np.asarray).targets is not None
+
+
 def test_stack_pads_on_the_right_and_joins_patches_row_by_row() -> None:
     batch = Tokens.stack([sequence([T, P]), sequence([], first=0), sequence([P, T, P], first=10)], pad=99, length=4)
     assert batch.ids.tolist() == [[0, 1, 99, 99], [99] * 4, [10, 11, 12, 99]]
@@ -75,6 +95,8 @@ def test_stack_pads_on_the_right_and_joins_patches_row_by_row() -> None:
     assert batch.position[1].tolist() == [NO_POSITION] * 4
     assert not batch.loss_mask[1].any()
     assert owners(batch) == batch.ids[batch.kind == P].tolist() == [1, 10, 12]
+    assert batch.targets is None
+    batch = Tokens.stack([with_targets([T]), sequence([T, T])], pad=99)
     assert {name: getattr(batch, name).dtype for name in DTYPES} == {
         name: np.dtype(kind) for name, kind in DTYPES.items()
     }
@@ -93,6 +115,7 @@ def test_tensors_have_the_same_values() -> None:
     tokens = sequence([T, P, T])
     tensors = tokens.to_torch()
     assert tensors.ids.dtype == torch.int32 and tensors.loss_mask.dtype == torch.bool
-    for name in (*DTYPES, *BESIDE):
+    assert tensors.targets is None and with_targets([T]).to_torch().targets.dtype == torch.int32
+    for name in DTYPES.keys() - {"targets"} | set(BESIDE):
         np.testing.assert_array_equal(getattr(tensors, name).numpy(), getattr(tokens, name))
     assert len(tensors) == 3
