@@ -5,7 +5,8 @@ ResNet block (GroupNorm, GELU) and gets a learned row and a learned column posit
 in training and taken at the interval's rounded mean at evaluation. Observation tokens get their place inside the timestep,
 all action tokens one shared position. What differs from the paper: the patch block works at half resolution (a stride-2
 stem), which costs a quarter on a CPU; its width is configurable. A stretch of sound goes through a block of its own
-(sound_block.py) and gets a learned place in its sound. Pre-trained encoders can take the blocks' places (front_end.py).
+(sound_block.py) and gets a learned place in its sound; a vector of real numbers has one, too (vector_block.py). Pre-trained
+encoders can take the places of the blocks for pictures and sounds (front_end.py).
 """
 
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from .data2vec.pretrained import encoder_document
 from .front_end import FRONT_ENDS, FrontEnd, FrontEndConfig
 from .hardware import round_up_to_bucket
 from .sound_block import SoundBlock
+from .vector_block import VectorBlock
 
 GROUPS = 32     # GroupNorm groups of the patch block, as in the paper's appendix; fewer where the block is narrower
 MOMENTS = 256   # places of a stretch in its sound that are told apart: ten seconds
@@ -35,6 +37,7 @@ class EmbeddingConfig:
     observation_positions: int = 512   # tokens of one timestep's observation; Gato has about 512
     patch_channels: int = 32           # width of the patch block's convolutions
     sounds: bool = False               # there is a block for sounds; `calico train` sees to it where a source holds some
+    vectors: bool = False              # there is a block for vectors; `calico train` sees to it where data.numbers=vector
     # A pre-trained encoder in place of the patch block; not the default, since it plays no better and is slower:
     # docs/results/data2vec.md.
     vision: FrontEndConfig | None = None
@@ -99,6 +102,7 @@ class Embedding(nn.Module):
         self.positions = nn.Embedding(config.observation_positions - NO_POSITION, width)   # [none, action, 0, 1, ...]
         self.sound_block = SoundBlock(width) if config.sounds and config.audio is None else None
         self.moments = nn.Embedding(MOMENTS, width) if config.has_sounds else None
+        self.vector_block = VectorBlock(width) if config.vectors else None
         self.front_ends = nn.ModuleDict()
 
     def attach(self, encoders: Mapping[str, Encoder]) -> None:
@@ -136,6 +140,9 @@ class Embedding(nn.Module):
         if len(tokens.sounds):
             is_sound = tokens.kind == Kind.AUDIO
             x = x.masked_scatter(is_sound[..., None], (self.embed_sounds(tokens) + place[is_sound]).to(x.dtype))
+        if len(tokens.vectors):
+            is_vector = tokens.kind == Kind.VECTOR
+            x = x.masked_scatter(is_vector[..., None], (self.embed_vectors(tokens) + place[is_vector]).to(x.dtype))
         return x + self.front_end("text")(tokens, self.text_start) if "text" in self.front_ends else x
 
     def embed_patches(self, tokens: Tokens) -> Tensor:
@@ -171,3 +178,16 @@ class Embedding(nn.Module):
         count = len(tokens.sounds)
         sounds = F.pad(tokens.sounds, (0, 0, 0, round_up_to_bucket(count) - count))
         return self.sound_block(sounds)[:count] + places
+
+    def embed_vectors(self, tokens: Tokens) -> Tensor:
+        """(n_vectors, width), without positions.
+
+        Raises:
+            ValueError: the model was made without a block for vectors.
+        """
+        if self.vector_block is None:
+            raise ValueError("there is a vector of numbers in the stream, and this model was trained without any; encode with "
+                             "numbers='binned', or train one with data.numbers=vector")
+        count = len(tokens.vectors)
+        spare = round_up_to_bucket(count) - count
+        return self.vector_block(F.pad(tokens.vectors, (0, 0, 0, spare)), F.pad(tokens.numbers, (0, spare)))[:count]

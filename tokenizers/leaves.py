@@ -7,9 +7,11 @@ Rules (Gato, arXiv:2205.06175, section 2.1, completed where the paper is silent)
   ends, the bounds are mapped to [-1, 1] instead;
 - other acted numbers: finite bounds are mapped to [-1, 1], because actions are not mu-lawed in the paper; without
   bounds the mu-law is all there is;
+- with numbers="vector" observed numbers are not put into bins: 32 at a time are one token, see VectorLeaf;
 - observed text takes as many tokens as it has pieces, acted text always the same number, filled up with `end`.
 """
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,7 +23,7 @@ from .patches import encode_image, patch_grid
 from .spaces import is_image, is_text
 from .text import TextTokenizer
 from .text_leaf import TextLeaf
-from .tokens import Kind
+from .tokens import VECTOR_SIZE, Kind
 from .vocabulary import Vocabulary
 
 UNBOUNDED = float(np.finfo(np.float32).max)   # old environments write "no bound" as the largest float32
@@ -111,6 +113,14 @@ class ContinuousLeaf:
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """values (steps, *shape) to ids (steps, tokens)."""
+        unit = self.to_unit(values)
+        try:
+            return encode_bins(unit, self.bins) + np.int32(self.start)
+        except ValueError as error:
+            raise ValueError(f"{self.label}: {error}") from None
+
+    def to_unit(self, values: np.ndarray) -> np.ndarray:
+        """values (steps, *shape) to about [-1, 1], float (steps, tokens): their bounds, or the mu-law."""
         values = check_shape(self.label, values, self.shape)
         if values.dtype.kind not in "fiu" or (self.dtype.kind != "f" and values.dtype.kind == "f"):
             raise ValueError(f"{self.label} must be {self.dtype}, got {values.dtype}")
@@ -124,10 +134,7 @@ class ContinuousLeaf:
             unit = mu_law(flat)
             if self.any_linear:
                 unit = np.where(self.linear, self._to_unit(flat), unit)
-        try:
-            return encode_bins(unit, self.bins) + np.int32(self.start)
-        except ValueError as error:
-            raise ValueError(f"{self.label}: {error}") from None
+        return unit
 
     def _to_unit(self, flat: np.ndarray) -> np.ndarray:
         """Map the bounds of the linear elements to [-1, 1].
@@ -151,8 +158,11 @@ class ContinuousLeaf:
         if wrong.any():
             raise ValueError(f"{self.label}: id {ids[wrong][0]} is not a continuous value, which are "
                              f"[{self.start}, {self.start + self.bins}); sample within action_mask")
-        real = self._real(decode_bins(ids - self.start, self.bins))
-        return self._cast(real).reshape(len(ids), *self.shape)
+        return self.from_unit(decode_bins(ids - self.start, self.bins))
+
+    def from_unit(self, unit: np.ndarray) -> np.ndarray:
+        """Inverse of `to_unit`: values (steps, *shape), inside the space and of its dtype."""
+        return self._cast(self._real(unit)).reshape(len(unit), *self.shape)
 
     def _real(self, unit: np.ndarray) -> np.ndarray:
         """[-1, 1] back to values, float64 (steps, tokens)."""
@@ -180,6 +190,48 @@ class ContinuousLeaf:
         """What id `token` at `place` of this leaf says: the centre of its bin."""
         unit = np.full((1, self.tokens), decode_bins(np.array(token - self.start), self.bins))
         return f"{self._real(unit)[0, place]:.4g}"
+
+
+class VectorLeaf:
+    """All real numbers of an observation, VECTOR_SIZE to a token; only observed. No bins: values keep a float32's precision.
+
+    Attributes:
+        tokens: number of vectors per step.
+        numbers: uint8 (tokens,), how many numbers of each are real.
+    """
+
+    kind = Kind.VECTOR
+
+    def __init__(self, leaves: Mapping[str, ContinuousLeaf]) -> None:
+        self.leaves = leaves
+        self.ends = np.cumsum([leaf.tokens for leaf in leaves.values()])
+        count = int(self.ends[-1])
+        self.tokens = -(-count // VECTOR_SIZE)
+        self.numbers = np.minimum(count - VECTOR_SIZE * np.arange(self.tokens), VECTOR_SIZE).astype(np.uint8)
+
+    def encode(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Leaf name -> values (steps, *shape) to float32 (steps, tokens, VECTOR_SIZE) in [-1, 1], zero behind the last number.
+
+        Raises:
+            ValueError: a value is NaN or lies outside its space.
+        """
+        units = []
+        for name, leaf in self.leaves.items():
+            unit = leaf.to_unit(observations[name])
+            if (missing := np.isnan(unit)).any():
+                raise ValueError(f"{leaf.label}: {int(missing.sum())} of {missing.size} values are NaN, which no vector can "
+                                 "hold; fill or drop them first")
+            units.append(np.clip(unit, -1, 1))
+        steps = len(units[0])
+        vectors = np.zeros((steps, self.tokens * VECTOR_SIZE), np.float32)
+        np.concatenate(units, axis=1, out=vectors[:, : self.ends[-1]], casting="same_kind")
+        return vectors.reshape(steps, self.tokens, VECTOR_SIZE)
+
+    def decode(self, vectors: np.ndarray) -> dict[str, np.ndarray]:
+        """Inverse of `encode` up to rounding: leaf name -> values (steps, *shape)."""
+        flat = vectors.reshape(len(vectors), -1)[:, : self.ends[-1]].astype(np.float64)
+        parts = np.split(flat, self.ends[:-1], axis=1)
+        return {name: leaf.from_unit(part) for (name, leaf), part in zip(self.leaves.items(), parts, strict=True)}
 
 
 class ImageLeaf:
@@ -256,5 +308,6 @@ def integer_bounds(space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
 def check_shape(label: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """`values` if it is (steps, *shape), else ValueError."""
     if values.shape[1:] != shape:
-        raise ValueError(f"{label} must have the shape {shape}, got {values.shape[1:]}")
+        raise ValueError(f"{label} must have the shape {shape}, got {values.shape[1:]}; what was recorded with another view or "
+                         "version of the task must be recorded again")
     return values

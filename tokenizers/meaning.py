@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .continuous import decode_bins, inverse_mu_law
+from .leaves import VectorLeaf
 from .task import TaskCodec
 from .text import TextTokenizer
 from .tokens import ACTION, POSITION_BINS, SOUND_RATE, SOUND_SAMPLES, Kind, Tokens
@@ -15,7 +16,8 @@ SECONDS = SOUND_SAMPLES / SOUND_RATE   # of a token of sound
 
 def meaning(token: int, kind: Kind, vocabulary: Vocabulary, text: TextTokenizer | None, codec: TaskCodec | None = None,
             place: int | None = None, action: bool = False) -> str:
-    """Meaning of one token: a piece of text in quotes, an integer, a real value, "patch", "audio", or a special token's name.
+    """Meaning of one token: a piece of text in quotes, an integer, a real value, "patch", "audio",
+    "vector", or a special token's name.
 
     Args:
         codec, place: with them a number reads as the task's own value (start of a Discrete space, bounds of a Box):
@@ -33,7 +35,7 @@ def meaning(token: int, kind: Kind, vocabulary: Vocabulary, text: TextTokenizer 
     if codec is not None and place is not None and (action or kind in (Kind.DISCRETE, Kind.CONTINUOUS)):
         for leaf in codec.leaves_after_separator if action else codec.leaves_before_separator:
             if place < leaf.tokens:
-                return leaf.describe(token, place)
+                return "vector" if isinstance(leaf, VectorLeaf) else leaf.describe(token, place)
             place -= leaf.tokens
     match kind:
         case Kind.TEXT:
@@ -43,7 +45,7 @@ def meaning(token: int, kind: Kind, vocabulary: Vocabulary, text: TextTokenizer 
             return str(token - start)
         case Kind.CONTINUOUS:
             return f"{inverse_mu_law(decode_bins(np.array(token - start), stop - start)):.4g}"
-        case Kind.PATCH | Kind.PAD | Kind.AUDIO:
+        case Kind.PATCH | Kind.PAD | Kind.AUDIO | Kind.VECTOR:
             return kind.name.lower()
         case _:
             return vocabulary.special_name(token)
@@ -51,7 +53,8 @@ def meaning(token: int, kind: Kind, vocabulary: Vocabulary, text: TextTokenizer 
 
 def meanings(tokens: Tokens, vocabulary: Vocabulary, text: TextTokenizer | None,
              codec: TaskCodec | None = None) -> list[str]:
-    """Meaning of each token of one sequence, patches with their place in the image, sounds with their time.
+    """Meaning of each token of one sequence, patches with their place in the image, sounds with their time,
+    vectors with their numbers as they stand in the token, in [-1, 1].
 
     The place of a number is found from the separators: an observation's numbers end at one, an action begins after it.
 
@@ -61,6 +64,7 @@ def meanings(tokens: Tokens, vocabulary: Vocabulary, text: TextTokenizer | None,
     if tokens.ids.ndim != 1:
         raise ValueError(f"meanings are given for one sequence, got a batch of shape {tokens.ids.shape}")
     patches, moments = iter(tokens.intervals.tolist()), iter(tokens.moments.tolist())
+    vectors = iter(zip(tokens.vectors, tokens.numbers.tolist(), strict=True))
     out = []
     for token, kind, place, action in zip(tokens.ids.tolist(), tokens.kind.tolist(), _places(tokens, vocabulary, codec),
                                           (tokens.position == ACTION).tolist(), strict=True):
@@ -71,6 +75,9 @@ def meanings(tokens: Tokens, vocabulary: Vocabulary, text: TextTokenizer | None,
         elif kind == Kind.AUDIO:
             moment = next(moments)
             words = f"audio {moment * SECONDS:.2f}-{(moment + 1) * SECONDS:.2f} s"
+        elif kind == Kind.VECTOR:
+            vector, count = next(vectors)
+            words = f"vector {' '.join(f'{value:.2g}' for value in vector[:count])}"
         out.append(words)
     return out
 

@@ -2,25 +2,37 @@
 
 A timestep reads, as in Gato (arXiv:2205.06175, section 2.1): observed text, images, then numbers, a separator, the
 action; within each group keys in lexicographic order. Training (`encode_episode`) and acting (`encode_observations`)
-run the same code, so what the trainer saw is what the policy sends. All steps are encoded at once: leaves become
+run the same code, so what the trainer saw is what the policy sends. With numbers="vector" the real numbers of an
+observation are not one token each, but come last in it, up to 32 in a token. All steps are encoded at once: leaves become
 (steps, k) blocks that are laid side by side; only text of changing length leaves holes, which are cut out at the end.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
 
 from .episode import Episode
-from .leaves import ActedLeaf, ContinuousLeaf, DiscreteLeaf, ImageLeaf, ObservedLeaf, acted_leaf, observed_leaf
+from .leaves import (
+    ActedLeaf,
+    ContinuousLeaf,
+    DiscreteLeaf,
+    ImageLeaf,
+    ObservedLeaf,
+    VectorLeaf,
+    acted_leaf,
+    observed_leaf,
+)
 from .patches import patch_intervals
 from .spaces import flatten, leaf_spaces, space_from_json, space_to_json, stack_leaves, unflatten
 from .text import TextTokenizer, check_fits
 from .text_leaf import TextLeaf
-from .tokens import ACTION, DTYPES, NO_POSITION, Kind, Tokens
+from .tokens import ACTION, DTYPES, NO_POSITION, NO_VECTORS, VECTOR_SIZE, Kind, Tokens
 from .vocabulary import Vocabulary
+
+Numbers: TypeAlias = Literal["binned", "vector"]
 
 GROUPS = {Kind.TEXT: 0, Kind.PATCH: 1, Kind.DISCRETE: 2, Kind.CONTINUOUS: 2}   # order inside an observation
 MOST_TOKENS = int(np.iinfo(DTYPES["position"]).max)
@@ -45,23 +57,31 @@ class TaskCodec:
     """
 
     def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], vocabulary: Vocabulary,
-                 text: TextTokenizer | None, *, observation_text_loss: bool = True, max_text_tokens: int = 64) -> None:
+                 text: TextTokenizer | None, *, observation_text_loss: bool = True, max_text_tokens: int = 64,
+                 numbers: Numbers = "binned") -> None:
         """Choose how each leaf is written; see leaves.py for the rules.
 
         Args:
             text: needed where a space holds text.
             observation_text_loss: observed text is a target, as in the paper.
             max_text_tokens: most tokens of an observed text, and the places that an acted text takes at most.
+            numbers: "binned": each observed real number is a token, as in the paper; "vector": up to 32 are one. Actions
+                are binned always.
         Raises:
             ValueError: a space without tokens, an action with more values than the vocabulary has ids, text without a
-                tokenizer, an observation of more than 32,767 tokens.
+                tokenizer, an observation of more than 32,767 tokens, vectors in the paper's layout.
         """
         if max_text_tokens < 1:
             raise ValueError(f"max_text_tokens={max_text_tokens} is not positive; give at least 1")
         check_fits(text, vocabulary)
         self.observation_space, self.action_space = observation_space, action_space
         self.vocabulary, self.text = vocabulary, text
-        self.observation_text_loss, self.max_text_tokens = observation_text_loss, max_text_tokens
+        self.observation_text_loss, self.max_text_tokens, self.numbers = observation_text_loss, max_text_tokens, numbers
+        if numbers not in ("binned", "vector"):
+            raise ValueError(f"numbers={numbers!r} is unknown; choose 'binned' or 'vector'")
+        if numbers == "vector" and vocabulary.config.layout == "gato":
+            raise ValueError("numbers='vector' is not the paper's form, which layout 'gato' stands for; choose "
+                             "numbers='binned' or layout 'disjoint'")
 
         observed = {name: observed_leaf(_label("observation", name), space, vocabulary, text, max_text_tokens)
                     for name, space in _leaf_spaces("observation", observation_space).items()}
@@ -71,11 +91,15 @@ class TaskCodec:
         self.action_length: int = sum(leaf.tokens for leaf in self._acted.values())
         self.action_kinds = np.concatenate([np.full(leaf.tokens, leaf.kind, np.uint8) for leaf in self._acted.values()]
                                            or [np.zeros(0, np.uint8)])
-        most = sum(leaf.tokens for leaf in self._observed.values())
+        real = {name: leaf for name, leaf in self._observed.items() if isinstance(leaf, ContinuousLeaf) and leaf.tokens}
+        self._vector = VectorLeaf(real) if numbers == "vector" and real else None
+        laid = [leaf for leaf in self._observed.values() if self._vector is None or not isinstance(leaf, ContinuousLeaf)]
+        self._laid: list[ObservedLeaf | VectorLeaf] = [*laid, *([self._vector] if self._vector else [])]
+        most = sum(leaf.tokens for leaf in self._laid)
         if most > MOST_TOKENS:
             raise ValueError(f"an observation of {most} tokens is too long, {MOST_TOKENS} is the most; shrink "
                              f"{observation_space}")
-        least = sum(leaf.least if isinstance(leaf, TextLeaf) else leaf.tokens for leaf in self._observed.values())
+        least = sum(leaf.least if isinstance(leaf, TextLeaf) else leaf.tokens for leaf in self._laid)
         self.observation_tokens: tuple[int, int] = (least, most)
         self.tokens_per_step: tuple[int, int] = (least + 1 + self.action_length, most + 1 + self.action_length)
         images = [leaf for leaf in self._observed.values() if isinstance(leaf, ImageLeaf)]
@@ -84,6 +108,7 @@ class TaskCodec:
                                         or [np.zeros(0, np.uint8)])
         self._intervals = np.concatenate([patch_intervals(*leaf.shape[:2]) for leaf in images]
                                          or [np.zeros((0, 4), np.uint8)])
+        self._numbers = self._vector.numbers if self._vector else np.zeros(0, np.uint8)
         self._templates: dict[tuple[int, bool], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     # ---- observations and episodes
@@ -152,10 +177,12 @@ class TaskCodec:
         """
         steps = len(timesteps)
         texts, patches, numbers = self._encode_leaves(observations)
+        vectors = self._vector.encode(observations) if self._vector else NO_VECTORS
         text_width = sum(ids.shape[1] for ids, _ in texts)
         separator = np.full((steps, 1), self.vocabulary.separator, np.int32)
         patch_ids = np.full((steps, self._patch_count), self.vocabulary.patch, np.int32)
-        blocks = [*(ids for ids, _ in texts), patch_ids, *numbers, separator, acted]
+        vector_ids = np.full((steps, len(self._numbers)), self.vocabulary.patch, np.int32)
+        blocks = [*(ids for ids, _ in texts), patch_ids, *numbers, vector_ids, separator, acted]
         ids = np.concatenate(blocks, axis=1, dtype=np.int32)
         kind, position, loss = self._template(text_width, acted.shape[1] > 0)
         width = ids.shape[1]
@@ -179,7 +206,8 @@ class TaskCodec:
             flat = {name: array.reshape(-1) for name, array in fields.items()}
         return Tokens(**flat, segment=np.zeros(len(flat["ids"]), np.int32), patches=patches,
                       channels=_tile(self._channels, steps).reshape(-1),
-                      intervals=_tile(self._intervals, steps).reshape(-1, 4)), lengths
+                      intervals=_tile(self._intervals, steps).reshape(-1, 4), vectors=vectors.reshape(-1, VECTOR_SIZE),
+                      numbers=_tile(self._numbers, steps).reshape(-1)), lengths
 
     def _encode_leaves(self, observations: Mapping[str, np.ndarray]) -> tuple[
             list[tuple[np.ndarray, np.ndarray | None]], np.ndarray, list[np.ndarray]]:
@@ -191,7 +219,7 @@ class TaskCodec:
                 texts.append(leaf.encode_rows(values))
             elif isinstance(leaf, ImageLeaf):
                 images.append(leaf.encode(values)[0])
-            else:
+            elif leaf in self._laid:
                 numbers.append(leaf.encode(values))
         empty = Tokens.empty().patches
         patches = images[0] if len(images) == 1 else np.concatenate(images, axis=1) if images else empty
@@ -201,7 +229,7 @@ class TaskCodec:
         """kind, position and loss mask of one step whose text takes `text_width` tokens."""
         key = text_width, with_action
         if key not in self._templates:
-            fixed = [leaf for leaf in self._observed.values() if not isinstance(leaf, TextLeaf)]
+            fixed = [leaf for leaf in self._laid if not isinstance(leaf, TextLeaf)]
             observed = [np.full(leaf.tokens, leaf.kind) for leaf in fixed]
             kinds = np.concatenate([np.full(text_width, Kind.TEXT), *observed]).astype(np.uint8)
             action = self.action_kinds if with_action else self.action_kinds[:0]
@@ -216,15 +244,16 @@ class TaskCodec:
 
     def _split(self, tokens: Tokens, lengths: np.ndarray) -> list[Tokens]:
         """One Tokens per step; they share the memory of `tokens`."""
-        rows, start, patch = [], 0, 0
+        rows, start, patch, vector = [], 0, 0, 0
         for length in lengths.tolist():
-            stop, after = start + length, patch + self._patch_count
+            stop, after, last = start + length, patch + self._patch_count, vector + len(self._numbers)
             rows.append(Tokens(
                 ids=tokens.ids[start:stop], kind=tokens.kind[start:stop], position=tokens.position[start:stop],
                 timestep=tokens.timestep[start:stop], loss_mask=tokens.loss_mask[start:stop],
                 segment=tokens.segment[start:stop], patches=tokens.patches[patch:after],
-                channels=tokens.channels[patch:after], intervals=tokens.intervals[patch:after]))
-            start, patch = stop, after
+                channels=tokens.channels[patch:after], intervals=tokens.intervals[patch:after],
+                vectors=tokens.vectors[vector:last], numbers=tokens.numbers[vector:last]))
+            start, patch, vector = stop, after, last
         return rows
 
     # ---- actions
@@ -277,13 +306,16 @@ class TaskCodec:
         def parts(role: str, leaves: Mapping[str, ObservedLeaf]) -> list[Part]:
             return [Part(f"{role}/{name}" if name else role, leaf.kind, leaf.tokens) for name, leaf in leaves.items()]
 
-        separator = Part("separator", Kind.SPECIAL, 1)
-        return [*parts("observation", self._observed), separator, *parts("action", self._acted)]
+        seen = parts("observation", {name: leaf for name, leaf in self._observed.items() if leaf in self._laid})
+        if self._vector:
+            names = "+".join(self._vector.leaves)
+            seen.append(Part(f"observation/{names}" if names else "observation", Kind.VECTOR, self._vector.tokens))
+        return [*seen, Part("separator", Kind.SPECIAL, 1), *parts("action", self._acted)]
 
     @property
-    def leaves_before_separator(self) -> list[ActedLeaf]:
+    def leaves_before_separator(self) -> list[DiscreteLeaf | ContinuousLeaf | VectorLeaf]:
         """The leaves of the observation's numbers, in their order: their tokens end at the separator."""
-        return [leaf for leaf in self._observed.values() if isinstance(leaf, DiscreteLeaf | ContinuousLeaf)]
+        return [leaf for leaf in self._laid if isinstance(leaf, DiscreteLeaf | ContinuousLeaf | VectorLeaf)]
 
     @property
     def leaves_after_separator(self) -> list[ActedLeaf]:
@@ -292,9 +324,10 @@ class TaskCodec:
 
     def to_json(self) -> dict[str, Any]:
         """The codec without its vocabulary and text tokenizer, as plain JSON values."""
-        return {"observation_space": space_to_json(self.observation_space),
-                "action_space": space_to_json(self.action_space),
-                "observation_text_loss": self.observation_text_loss, "max_text_tokens": self.max_text_tokens}
+        values = {"observation_space": space_to_json(self.observation_space),
+                  "action_space": space_to_json(self.action_space),
+                  "observation_text_loss": self.observation_text_loss, "max_text_tokens": self.max_text_tokens}
+        return values if self.numbers == "binned" else {**values, "numbers": self.numbers}   # as before there were vectors
 
     @staticmethod
     def from_json(values: Mapping[str, Any], vocabulary: Vocabulary, text: TextTokenizer | None) -> "TaskCodec":
@@ -304,11 +337,11 @@ class TaskCodec:
             ValueError: a key is missing or unknown, or a space is none.
         """
         known = {"observation_space", "action_space", "observation_text_loss", "max_text_tokens"}
-        if values.keys() != known:
+        if values.keys() - {"numbers"} != known:
             raise ValueError(f"a task's JSON must have the keys {sorted(known)}, got {sorted(values)}")
         return TaskCodec(space_from_json(values["observation_space"]), space_from_json(values["action_space"]),
                          vocabulary, text, observation_text_loss=values["observation_text_loss"],
-                         max_text_tokens=values["max_text_tokens"])
+                         max_text_tokens=values["max_text_tokens"], numbers=values.get("numbers", "binned"))
 
 
 def _label(role: str, name: str) -> str:

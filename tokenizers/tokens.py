@@ -1,8 +1,8 @@
 """Tokens: the one record that travels between the folders.
 
-Text, image patches, stretches of sound, discrete and continuous values all become rows of the same few arrays
-(Gato, arXiv:2205.06175, section 2.1; sound is ours). tokenizers/ and datasets/ fill them with NumPy arrays; `to_torch` gives
-the same record with tensors, which is what agent/ reads.
+Text, image patches, stretches of sound, vectors, discrete and continuous values all become rows of the same few arrays
+(Gato, arXiv:2205.06175, section 2.1; sounds and vectors are ours). tokenizers/ and datasets/ fill them with NumPy arrays;
+`to_torch` gives the same record with tensors, which is what agent/ reads.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,9 @@ MAX_CHANNELS = 4         # RGBA, or up to four stacked grey frames
 POSITION_BINS = 128      # patch rows and columns are quantised to 128 intervals: Gato, appendix
 SOUND_RATE = 16_000      # samples per second of every sound in the stream
 SOUND_SAMPLES = 640      # of one token: 40 ms, so a second of sound costs 25 tokens
+VECTOR_SIZE = 32         # real numbers of one token
 NO_SOUNDS, NO_MOMENTS = np.zeros((0, SOUND_SAMPLES), np.int16), np.zeros(0, np.int32)
+NO_VECTORS, NO_NUMBERS = np.zeros((0, VECTOR_SIZE), np.float32), np.zeros(0, np.uint8)
 
 # Values of Tokens.position below zero; from zero on it is the token's place inside its timestep's observation.
 ACTION = -1              # all action tokens of a timestep share one position embedding
@@ -36,6 +38,7 @@ class Kind(IntEnum):
     CONTINUOUS = 4
     SPECIAL = 5          # separator, end of document, role markers
     AUDIO = 6
+    VECTOR = 7           # up to VECTOR_SIZE observed real numbers at once
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Tokens:
     """One token sequence (seq,) or a padded batch of them (batch, seq).
 
     Attributes:
-        ids: int32 (..., seq), vocabulary ids; patches and sounds carry `Vocabulary.patch`, padding `Vocabulary.pad`.
+        ids: int32 (..., seq), vocabulary ids; patches, sounds and vectors carry `Vocabulary.patch`, padding `Vocabulary.pad`.
         kind: uint8 (..., seq), a Kind.
         position: int16 (..., seq), place inside the timestep's observation (0, 1, ...), or ACTION, or NO_POSITION.
         timestep: int32 (..., seq), environment step inside the segment; 0 in documents.
@@ -56,6 +59,8 @@ class Tokens:
             in [0, POSITION_BINS], stop exclusive.
         sounds: int16 (n_sounds, SOUND_SAMPLES), stretches of waveform in the order in which `kind` names them.
         moments: int32 (n_sounds,), place of the stretch in its sound; 0 begins one.
+        vectors: float32 (n_vectors, VECTOR_SIZE), real numbers in [-1, 1] in the order in which `kind` names them, then zeros.
+        numbers: uint8 (n_vectors,), how many numbers of each vector are real.
         targets: int32 (..., seq), what is to be predicted at each place where it may differ from what stands there: a
             demonstration's action was replaced by a random one, and the loss asks for the demonstration's. None: `ids`.
     """
@@ -71,6 +76,8 @@ class Tokens:
     intervals: Array
     sounds: Array = field(default_factory=lambda: NO_SOUNDS)
     moments: Array = field(default_factory=lambda: NO_MOMENTS)
+    vectors: Array = field(default_factory=lambda: NO_VECTORS)
+    numbers: Array = field(default_factory=lambda: NO_NUMBERS)
     targets: Array = None
 
     def __len__(self) -> int:
@@ -98,7 +105,7 @@ class Tokens:
         return self.map(lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device))
 
     def __getitem__(self, window: slice) -> "Tokens":
-        """Cut a window out of one sequence, its patches and sounds with it.
+        """Cut a window out of one sequence, its patches, sounds and vectors with it.
 
         Args:
             window: a slice with step 1 over the seq axis.
@@ -166,11 +173,13 @@ class Tokens:
         )
 
 
-PATCH_FIELDS, SOUND_FIELDS = ("patches", "channels", "intervals"), ("sounds", "moments")
-CONTENTS = {Kind.PATCH: PATCH_FIELDS, Kind.AUDIO: SOUND_FIELDS}   # what travels beside the ids: one row per token of the kind
-BESIDE = (*PATCH_FIELDS, *SOUND_FIELDS)
+# What travels beside the ids: one row per token of the kind.
+CONTENTS = {Kind.PATCH: ("patches", "channels", "intervals"), Kind.AUDIO: ("sounds", "moments"),
+            Kind.VECTOR: ("vectors", "numbers")}
+BESIDE = tuple(name for names in CONTENTS.values() for name in names)
 DTYPES: dict[str, Any] = {"ids": np.int32, "kind": np.uint8, "position": np.int16, "timestep": np.int32,
                           "loss_mask": np.bool_, "segment": np.int32,
                           "patches": np.uint8, "channels": np.uint8, "intervals": np.uint8,
-                          "sounds": np.int16, "moments": np.int32, "targets": np.int32}
+                          "sounds": np.int16, "moments": np.int32, "vectors": np.float32, "numbers": np.uint8,
+                          "targets": np.int32}
 ALONG = tuple(name for name in DTYPES if name not in BESIDE)      # one value per token

@@ -40,7 +40,7 @@ class Vocabulary:
     Attributes:
         text_start, discrete_start, continuous_start: first id of each range; sizes are in `config`.
         separator, pad, patch, end, user, assistant, system: ids of the special tokens; `patch` stands for a stretch of
-            sound as well, so that vocabularies from before there were sounds stay as they are.
+            sound and for a vector as well, so that vocabularies from before there were any stay as they are.
         size: number of ids = rows of the embedding table.
     """
 
@@ -72,7 +72,7 @@ class Vocabulary:
                 return self.discrete_start, self.discrete_start + config.discrete
             case Kind.CONTINUOUS:
                 return self.continuous_start, self.continuous_start + config.continuous
-            case Kind.PATCH | Kind.AUDIO:
+            case Kind.PATCH | Kind.AUDIO | Kind.VECTOR:
                 return self.patch, self.patch + 1
             case Kind.PAD:
                 return self.pad, self.pad + 1

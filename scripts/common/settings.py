@@ -16,6 +16,7 @@ from calico.agent.model import SIZES, BackboneConfig, ModelConfig, named_size
 from calico.agent.training.optimizer import OptimizerConfig
 from calico.agent.training.trainer import TrainingConfig
 from calico.scripts.common.config import given, load_config
+from calico.tokenizers.task import Numbers
 from calico.tokenizers.vocabulary import VocabularyConfig
 
 
@@ -52,6 +53,7 @@ class DataSettings:
     batch_size: int = 8                   # rows per batch
     prompt_probability: float = 0.25      # control rows that begin with another episode of the task (Gato: 0.25)
     observation_text_loss: bool = True    # observed text (missions) is a target, as in the paper
+    numbers: Numbers = "binned"           # observed real numbers: a token each, as in the paper, or "vector": 32 in one
     max_text_tokens: int = 64             # longest observed text, and the places of an acted one
     tokenizer: str = ""                   # a SentencePiece model; empty: learnt from the text of the sources
     workers: int = 0                      # processes that prepare batches; 0: the training process does it, which is

@@ -158,7 +158,7 @@ def task_codec(reader: EpisodeReader, settings: RunSettings, vocabulary: Vocabul
     try:
         observation, action = (space_from_json(reader.task[key]) for key in ("observation_space", "action_space"))
         return TaskCodec(observation, action, vocabulary, text, observation_text_loss=settings.data.observation_text_loss,
-                         max_text_tokens=settings.data.max_text_tokens)
+                         max_text_tokens=settings.data.max_text_tokens, numbers=settings.data.numbers)
     except KeyError as error:
         raise ValueError(f"{reader.path} does not say what its {error.args[0]} is; collect it again") from None
     except ValueError as error:
@@ -185,9 +185,11 @@ def task_specs(opened: list[OpenedSource], settings: RunSettings, vocabulary: Vo
 
 
 def model_config(opened: list[OpenedSource], settings: RunSettings) -> ModelConfig:
-    """The model that the settings ask for, with a block for sounds where a source plays some."""
+    """The model that the settings ask for, with a block for sounds where a source plays some, and one for vectors."""
     sounds = any(isinstance(source.data, DialogueReader) and source.data.has_sounds for source in opened)
-    embedding = replace(settings.embedding, sounds=settings.embedding.sounds or sounds)
+    vectors = settings.data.numbers == "vector" and any(isinstance(source.data, EpisodeReader) for source in opened)
+    embedding = replace(settings.embedding, sounds=settings.embedding.sounds or sounds,
+                        vectors=settings.embedding.vectors or vectors)
     return replace(settings.model, embedding=embedding)
 
 

@@ -29,10 +29,11 @@ KIND_STYLES = {
     Kind.CONTINUOUS: Style(color="#1b1a18", bgcolor="#a3bd84"),
     Kind.SPECIAL: Style(color="#f4f1ec", bgcolor="#6b6660"),
     Kind.AUDIO: Style(color="#1b1a18", bgcolor="#d8c36a"),
+    Kind.VECTOR: Style(color="#1b1a18", bgcolor="#a3bd84"),
     Kind.PAD: Style(color="#8d877e"),
 }
 KIND_WORDS = {Kind.TEXT: "text", Kind.PATCH: "image patch", Kind.DISCRETE: "integer", Kind.CONTINUOUS: "real value",
-              Kind.SPECIAL: "special", Kind.PAD: "padding", Kind.AUDIO: "sound"}
+              Kind.SPECIAL: "special", Kind.PAD: "padding", Kind.AUDIO: "sound", Kind.VECTOR: "real values"}
 DIM, TARGET = Style(dim=True), Style(bold=True, underline=True)
 LABEL = 9         # columns of "step 12" at the left
 LONGEST_WORD = 20

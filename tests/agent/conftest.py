@@ -37,7 +37,7 @@ def model() -> Model:
 
 def make_model(backbone: BackboneConfig = BACKBONES[0]) -> Model:
     torch.manual_seed(0)
-    config = ModelConfig(embedding=EmbeddingConfig(observation_positions=48, patch_channels=4), backbone=backbone)
+    config = ModelConfig(embedding=EmbeddingConfig(observation_positions=48, patch_channels=4, vectors=True), backbone=backbone)
     return Model(config, VOCABULARY).eval()
 
 

@@ -8,8 +8,9 @@ import torch
 
 from calico.agent.embedding import EmbeddingConfig
 from calico.agent.model import Model, ModelConfig
+from calico.agent.vector_block import waves
 from calico.tokenizers.document import Image, Part, Sound, Special, encode_document
-from calico.tokenizers.tokens import ACTION, NO_POSITION
+from calico.tokenizers.tokens import ACTION, NO_POSITION, VECTOR_SIZE, Kind, Tokens
 
 from .conftest import BACKBONES, VOCABULARY, batch_of, stream
 
@@ -67,6 +68,45 @@ def test_sounds_land_on_their_own_tokens_beside_patches() -> None:
     assert not torch.allclose(embedding.embed_sounds(late)[5], earlier[5])          # what a stretch is depends on when it is
     beyond = replace(late, moments=late.moments + 10_000)
     assert embedding.embed_sounds(beyond).isfinite().all()
+
+
+def vectors_of(*counts: int) -> Tokens:
+    """A row of vectors that hold so many numbers, with a word before each."""
+    row, rng = stream(2 * len(counts), patch_share=0), np.random.default_rng(sum(counts))
+    row.kind[1::2], row.ids[1::2] = Kind.VECTOR, VOCABULARY.patch
+    return replace(row, vectors=rng.uniform(-1, 1, (len(counts), VECTOR_SIZE)).astype(np.float32),
+                   numbers=np.array(counts, np.uint8))
+
+
+def test_vectors_land_on_their_own_tokens(model: Model) -> None:
+    rows = [vectors_of(32, 3), vectors_of(7), vectors_of(1, 20, 32)]
+    together = model.embedding(batch_of(*rows))
+    for row, tokens in enumerate(rows):
+        torch.testing.assert_close(together[row, :len(tokens)], model.embedding(batch_of(tokens))[0], atol=1e-6, rtol=1e-5)
+
+
+def test_a_vector_is_its_real_numbers_and_their_waves(model: Model) -> None:
+    tokens = batch_of(vectors_of(5))
+    assert model.embedding.vector_block is not None
+    values = tokens.vectors[0, :5].double()
+    found = waves(tokens.vectors, tokens.numbers)[0].double()
+    angles = [values * torch.pi * 2**k for k in range(6)]
+    expected = [values, *(angle.sin() for angle in angles), *(angle.cos() for angle in angles), torch.ones(5)]
+    torch.testing.assert_close(found[:5], torch.stack(expected, dim=-1).double(), atol=1e-5, rtol=1e-5)
+    assert (found[5:] == 0).all()
+    beyond = tokens.vectors.clone()
+    beyond[:, 5:] = 9
+    assert torch.equal(model.embedding.embed_vectors(replace(tokens, vectors=beyond)), model.embedding.embed_vectors(tokens))
+    near = replace(tokens, vectors=tokens.vectors + 1e-3)
+    assert not torch.allclose(model.embedding.embed_vectors(near), model.embedding.embed_vectors(tokens), atol=1e-4)
+    size = model.embedding.embed_vectors(batch_of(vectors_of(*[32] * 20))).std()
+    assert 0.01 < size < 0.1                                              # the table's rows have 0.02
+
+
+def test_a_model_without_a_block_for_vectors_says_what_to_do() -> None:
+    config = ModelConfig(embedding=EmbeddingConfig(patch_channels=4), backbone=BACKBONES[0])
+    with pytest.raises(ValueError, match="without any; encode with numbers='binned', or train one with data.numbers=vector"):
+        Model(config, VOCABULARY).embedding(batch_of(vectors_of(4)))
 
 
 def test_too_long_an_observation_is_named(model: Model) -> None:

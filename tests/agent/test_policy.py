@@ -25,12 +25,16 @@ SPACES: dict[str, tuple[gym.Space[Any], gym.Space[Any]]] = {
     "ragged text and an image": (gym.spaces.Dict(image=gym.spaces.Box(0, 255, (16, 20, 3), np.uint8),
                                                  mission=gym.spaces.Text(40, charset="abcdefghijklmnopqrstuvwxyz ")),
                                  gym.spaces.Discrete(7)),
+    "vectors, text and an image": (gym.spaces.Dict(image=gym.spaces.Box(0, 255, (16, 16, 3), np.uint8),
+                                                   joints=gym.spaces.Box(-np.inf, np.inf, (40,)),
+                                                   mission=gym.spaces.Text(9, charset="abcdefgh "), key=gym.spaces.Discrete(3)),
+                                   gym.spaces.Box(-1, 1, (2,))),
 }
 
 
 def make_codec(name: str) -> TaskCodec:
     observation, action = SPACES[name]
-    return TaskCodec(observation, action, VOCABULARY, TEXT)
+    return TaskCodec(observation, action, VOCABULARY, TEXT, numbers="vector" if name.startswith("vectors") else "binned")
 
 
 def observations_of(codec: TaskCodec, count: int, seed: int) -> list[Any]:

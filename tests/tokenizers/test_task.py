@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from calico.tokenizers.continuous import decode_bins, inverse_mu_law
 from calico.tokenizers.episode import Episode
 from calico.tokenizers.patches import decode_image
-from calico.tokenizers.spaces import AnyText, flatten, leaf_spaces
+from calico.tokenizers.spaces import AnyText, flatten, leaf_spaces, stack_leaves, unflatten
 from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.text import TextTokenizer
 from calico.tokenizers.tokens import ACTION, NO_POSITION, Kind, Tokens
@@ -279,6 +279,100 @@ def test_a_labelled_step_shows_what_was_done_and_asks_for_the_label() -> None:
     assert same.targets is None and same.loss_mask.sum() == 6      # nothing differs: nothing more to carry
     with pytest.raises(ValueError, match="action 'push' is missing in the episode"):
         codec.encode_episode(replace(episode, labels={"grip": asked["grip"]}))
+
+
+VECTOR_SPACE = spaces.Dict({
+    "arm": spaces.Dict({"joints": spaces.Box(-np.inf, np.inf, (30,), np.float64), "grip": spaces.Discrete(3)}),
+    "goal": spaces.Box(-1, 1, (2, 5), np.float32), "nothing": spaces.Box(-1, 1, (0,)), "far": spaces.Box(-5000, 300, (1,)),
+    "picture": spaces.Box(0, 255, (16, 16, 3), np.uint8), "words": spaces.Text(9, charset="abc "),
+})
+
+
+def vector_codec(text: TextTokenizer, space: spaces.Space[Any] = VECTOR_SPACE) -> TaskCodec:
+    return TaskCodec(space, spaces.Box(-1, 1, (2,)), Vocabulary(VocabularyConfig(text=1024)), text, numbers="vector")
+
+
+def test_real_numbers_are_read_together_and_come_last(text: TextTokenizer) -> None:
+    codec = vector_codec(text)
+    assert [(part.name, part.kind, part.tokens) for part in codec.explain()] == [
+        ("observation/words", Kind.TEXT, 9), ("observation/picture", Kind.PATCH, 1), ("observation/arm/grip", Kind.DISCRETE, 1),
+        ("observation/arm/joints+far+goal", Kind.VECTOR, 2), ("separator", Kind.SPECIAL, 1), ("action", Kind.CONTINUOUS, 2)]
+    assert codec.tokens_per_step == (1 + 1 + 1 + 2 + 1 + 2, 9 + 1 + 1 + 2 + 1 + 2)
+    value = {"arm": {"joints": np.arange(30.0), "grip": np.int64(2)}, "goal": np.full((2, 5), -0.5, np.float32),
+             "nothing": np.zeros(0, np.float32), "far": np.array([-5000], np.float32),
+             "picture": np.zeros((16, 16, 3), np.uint8), "words": "a"}
+    (tokens,) = codec.encode_observations([value])
+    patch, text_tokens, two = codec.vocabulary.patch, len(text.encode("a")), codec.vocabulary.discrete_start + 2
+    assert tokens.ids[text_tokens:].tolist() == [patch, two, patch, patch, codec.vocabulary.separator]
+    assert tokens.position.tolist() == [*range(text_tokens + 4), NO_POSITION] and not tokens.loss_mask[text_tokens:].any()
+    assert tokens.numbers.tolist() == [32, 9] and tokens.vectors.dtype == np.float32
+    flat = tokens.vectors.reshape(-1)
+    np.testing.assert_allclose(flat[:30], np.log1p(100 * np.arange(30.0)) / np.log(25601), rtol=1e-6)
+    assert flat[30] == -1 and (flat[31:41] == np.float32(-np.log1p(50) / np.log(25601))).all() and (flat[41:] == 0).all()
+
+
+def test_vectors_give_the_values_back(text: TextTokenizer) -> None:
+    codec = vector_codec(text)
+    assert codec._vector is not None
+    codec.observation_space.seed(3)
+    rows = stack_leaves([flatten(VECTOR_SPACE, VECTOR_SPACE.sample()) for _ in range(50)])
+    again = codec._vector.decode(codec._vector.encode(rows))
+    for name in ("arm/joints", "goal", "far"):
+        assert again[name].dtype == rows[name].dtype and again[name].shape == rows[name].shape
+        np.testing.assert_allclose(again[name], rows[name], rtol=1e-4, atol=1e-3)   # a float32 of the mu-law or the bounds
+
+
+@pytest.mark.parametrize("start, stop", [(0, 6), (2, 5), (3, 3)])
+def test_training_and_acting_give_the_same_vectors(record: Record, text: TextTokenizer, start: int, stop: int) -> None:
+    codec = vector_codec(text)
+    episode = record(codec, 6)
+    whole = codec.encode_episode(episode)
+    window = codec.encode_episode(episode, start, stop)
+    at = [int((whole.timestep < step).sum()) for step in (start, stop)]
+    assert_same(window, whole[at[0]:at[1]])
+    for step in range(start, stop):
+        seen = {name: values[step] for name, values in episode.observations.items()}
+        (acted,) = codec.encode_observations([unflatten(VECTOR_SPACE, seen)], [step])
+        trained = codec.encode_episode(episode, step, step + 1)[:len(acted)]
+        assert_same(replace(acted, loss_mask=trained.loss_mask), trained)
+
+
+def test_codecs_with_vectors_say_so_and_older_documents_mean_bins(text: TextTokenizer, record: Record) -> None:
+    codec = vector_codec(text)
+    values = json.loads(json.dumps(codec.to_json()))
+    assert values["numbers"] == "vector"
+    again = TaskCodec.from_json(values, codec.vocabulary, text)
+    assert_same(again.encode_episode(record(codec, 3)), codec.encode_episode(record(codec, 3)))
+    del values["numbers"]                                                # as every codec was written before
+    binned = TaskCodec.from_json(values, codec.vocabulary, text)
+    assert binned.numbers == "binned" and binned.to_json() == values
+    assert binned.tokens_per_step[1] == codec.tokens_per_step[1] - 2 + 41
+
+
+def test_what_is_wrong_with_a_vector_is_named(text: TextTokenizer) -> None:
+    codec = vector_codec(text, spaces.Dict({"a": spaces.Box(-9, 9, (3,)), "b": spaces.Box(-9, 9, (2,))}))
+    good = {"a": np.zeros(3, np.float32), "b": np.zeros(2, np.float32)}
+    with pytest.raises(ValueError, match="observation 'b': 1 of 2 values are NaN, which no vector can hold; fill or drop"):
+        codec.encode_observations([{**good, "b": np.array([0, np.nan], np.float32)}])
+    with pytest.raises(ValueError, match=r"observation 'a' must have the shape \(3,\), got \(4,\); .* must be recorded again"):
+        codec.encode_observations([{**good, "a": np.zeros(4, np.float32)}])
+    with pytest.raises(ValueError, match="numbers='vector' is not the paper's form.*numbers='binned' or layout 'disjoint'"):
+        TaskCodec(SMALL, SMALL, Vocabulary(VocabularyConfig(layout="gato")), None, numbers="vector")
+    with pytest.raises(ValueError, match="numbers='both' is unknown; choose 'binned' or 'vector'"):
+        TaskCodec(SMALL, SMALL, Vocabulary(), None, numbers="both")  # type: ignore[arg-type]
+    (infinite,) = codec.encode_observations([{**good, "a": np.array([np.inf, -np.inf, 1e9], np.float32)}])
+    assert infinite.vectors[0, :3].tolist() == [1, -1, 1]
+
+
+def test_every_space_has_the_same_tokens_in_training_and_acting_with_vectors(space: spaces.Space[Any], text: TextTokenizer,
+                                                                             record: Record) -> None:
+    codec = TaskCodec(space, SMALL, Vocabulary(VocabularyConfig(text=1024)), text, numbers="vector")
+    episode = record(codec, 3)
+    trained = [codec.encode_episode(episode, i, i + 1)[:-1] for i in range(3)]
+    rows = [unflatten(space, {name: values[i] for name, values in episode.observations.items()}) for i in range(3)]
+    for step, (acted, seen) in enumerate(zip(codec.encode_observations(rows, range(3)), trained, strict=True)):
+        assert_same(acted, seen)
+        assert (acted.timestep == step).all() and not (acted.kind == Kind.CONTINUOUS).any()
 
 
 def test_several_images_keep_their_patches_in_the_order_of_their_tokens() -> None:

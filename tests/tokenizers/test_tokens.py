@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from calico.tokenizers.tokens import BESIDE, DTYPES, NO_POSITION, SOUND_SAMPLES, Kind, Tokens
+from calico.tokenizers.tokens import BESIDE, DTYPES, NO_POSITION, SOUND_SAMPLES, VECTOR_SIZE, Kind, Tokens
 
 
 def sequence(kinds: list[Kind], first: int = 0) -> Tokens:
@@ -12,7 +12,7 @@ def sequence(kinds: list[Kind], first: int = 0) -> Tokens:
     n = len(kinds)
     ids = np.arange(first, first + n, dtype=np.int32)
     kind = np.array(kinds, np.uint8).reshape(n)
-    own, heard = ids[kind == Kind.PATCH].astype(np.uint8), ids[kind == Kind.AUDIO]
+    own, heard, real = ids[kind == Kind.PATCH].astype(np.uint8), ids[kind == Kind.AUDIO], ids[kind == Kind.VECTOR]
     return Tokens(
         ids=ids,
         kind=kind,
@@ -25,6 +25,8 @@ def sequence(kinds: list[Kind], first: int = 0) -> Tokens:
         intervals=np.tile(own[:, None], (1, 4)),
         sounds=np.tile(heard.astype(np.int16)[:, None], (1, SOUND_SAMPLES)),
         moments=heard.astype(np.int32),
+        vectors=np.tile(real.astype(np.float32)[:, None], (1, VECTOR_SIZE)),
+        numbers=real.astype(np.uint8),
     )
 
 
@@ -33,7 +35,7 @@ def owners(tokens: Tokens) -> list[int]:
     return [int(patch[0, 0, 0]) for patch in tokens.patches]
 
 
-P, T, A = Kind.PATCH, Kind.TEXT, Kind.AUDIO
+P, T, A, V = Kind.PATCH, Kind.TEXT, Kind.AUDIO, Kind.VECTOR
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,19 @@ def test_sounds_travel_with_their_tokens(start: int, stop: int, heard: list[int]
         assert found.sounds[:, 0].tolist() == found.sounds[:, -1].tolist() == found.moments.tolist() == [*heard, *more]
         assert found.ids[found.kind == A].tolist() == [*heard, *more] and owners(found) == seen
     assert batch.to_torch().sounds.dtype == torch.int16 and batch.nbytes > window.nbytes
+
+
+@pytest.mark.parametrize("start, stop, read", [(0, 6, [1, 2, 5]), (2, 5, [2]), (3, 5, [])])
+def test_vectors_travel_with_their_tokens(start: int, stop: int, read: list[int]) -> None:
+    """Through windows, joining and batches, beside patches."""
+    tokens = sequence([T, V, V, P, T, V])
+    window = tokens[start:stop]
+    joined = Tokens.concatenate([window, sequence([V, T], first=20)])
+    batch = Tokens.stack([window, sequence([V, T], first=20)], pad=99)
+    for found, more in ((window, []), (joined, [20]), (batch, [20])):
+        assert found.vectors[:, 0].tolist() == found.vectors[:, -1].tolist() == found.numbers.tolist() == [*read, *more]
+        assert found.ids[found.kind == V].tolist() == [*read, *more]
+    assert batch.to_torch().vectors.dtype == torch.float32
 
 
 def test_concatenate_keeps_patches_in_order_and_renumbers_segments() -> None:
