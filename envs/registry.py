@@ -37,6 +37,7 @@ class Task:
         family: the file of families/ that makes it.
         kwargs: arguments of the environment's constructor.
         view: settings of what the agent sees; stored with the data and with every checkpoint.
+        compact_view: settings with which a step costs fewest tokens, where those of `view` do not; see `compact`.
         episode_limit: longest possible episode in agent steps; None where it depends on the seed.
         solved_at: mean return from which the environment's authors call it solved.
         expert: name of the scripted expert, None where there is none.
@@ -49,6 +50,7 @@ class Task:
     family: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     view: Mapping[str, Any] = field(default_factory=dict)
+    compact_view: Mapping[str, Any] = field(default_factory=dict)
     episode_limit: int | None = None
     solved_at: float | None = None
     expert: str | None = None
@@ -68,13 +70,18 @@ class Task:
                                  f"{', '.join(self.view) or 'none'}")
         return replace(self, view={**self.view, **settings})
 
+    def compact(self) -> "Task":
+        """The same task seen with fewest tokens, nothing being lost."""
+        return self.with_view(**self.compact_view)
+
     def versions(self) -> dict[str, str]:
         """Installed version of each package that decides how this task behaves ("missing" if it is not there)."""
         return {package: _version(package) for package in self.packages}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a sidecar or checkpoint: every field and the package versions."""
-        return {**asdict(replace(self, kwargs=dict(self.kwargs), view=dict(self.view))),
+        plain = replace(self, kwargs=dict(self.kwargs), view=dict(self.view), compact_view=dict(self.compact_view))
+        return {**asdict(plain),
                 "packages": list(self.packages), "versions": self.versions()}
 
 
@@ -139,6 +146,16 @@ def get_task(name: str) -> Task:
         raise ValueError(f"unknown task {name!r}{nearest(name, _by_name())}; "
                          f"`calico tasks` lists all {len(_by_name())}")
     return _by_name()[name]
+
+
+def recorded_task(name: str, environment: Mapping[str, Any]) -> Task:
+    """The task as it was seen when data of it were recorded.
+
+    Args:
+        environment: what `Task.to_json` gave then; settings that this version does not know are left out.
+    """
+    task, view = get_task(name), environment.get("view", {})
+    return task.with_view(**{key: value for key, value in view.items() if key in task.view})
 
 
 def make(task: Task | str, render: bool = False) -> gym.Env:

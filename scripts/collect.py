@@ -3,6 +3,7 @@
     calico collect CartPole-v1 ALE/Freeway-v5 --episodes 20 --out data       # seconds; data/CartPole-v1, data/ALE-Freeway-v5
     calico collect BabyAI-GoToLocal-v0 --episodes 1000 --noise 0.05 --out data
     calico collect Acrobot-v1 --episodes 500 --keep 80 --workers 8 --out data    # only what is worth 80 % of the expert
+    calico collect BabyAI-GoToLocal-v0 --compact --episodes 1000 --out data  # a board costs one patch in place of sixteen
     calico collect HalfCheetah-v5 --policy npz:cheetah.npz --out data        # a player from a file: npz:, sb3:, hf:, replay:
     calico collect CartPole-v1 --train-expert --episodes 100 --out data      # train one first: minutes here, hours elsewhere
     calico collect --scenes minigrid lander --episodes 5000 --out data       # pictures with captions and questions
@@ -28,7 +29,7 @@ from calico.datasets.episodes import EpisodeReader, EpisodeWriter
 from calico.datasets.synthetic_captions import caption, picture_dialogue, small_talk, told_dialogue
 from calico.envs import scores, workers
 from calico.envs.experts import PLAYERS, episodes_of, make_player, task_for
-from calico.envs.registry import Task, get_task, make
+from calico.envs.registry import Task, get_task, make, recorded_task
 from calico.envs.runner import EnvironmentFault
 from calico.envs.sb3 import RUNS_CODE, runs_code
 from calico.envs.scenes import WORLDS, scenes
@@ -52,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--noise", type=float, default=0.0,
                         help="share of actions replaced by random ones; training asks for the expert's there (default 0)")
     parser.add_argument("--noise-steps", type=int, default=1, help="hold each random action for so many steps (default 1)")
+    parser.add_argument("--compact", action="store_true",
+                        help="see the tasks in the views that cost fewest tokens: MiniGrid's and Sokoban's boards as one patch")
     parser.add_argument("--policy", default="expert", metavar="P", help=f"who plays: {PLAYERS} (default expert)")
     parser.add_argument("--train-expert", action="store_true",
                         help="train a network with Stable-Baselines3 (in OUT/experts, unless it is there) and let it play")
@@ -71,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.seed < 0:
         raise ValueError(f"--seed {arguments.seed} must be at least 0")
     tasks = [get_task(name) for name in arguments.tasks]             # all names are checked before the first episode
+    tasks = [task.compact() for task in tasks] if arguments.compact else tasks
     for world in arguments.scenes:
         scenes(world, ())
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
@@ -121,6 +125,10 @@ def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_st
         wanted = {"policy": policy, "noise": noise, "noise_steps": noise_steps, "keep": keep}
         if (found := {key: reader.task.get(key) for key in wanted}) != wanted:
             raise ValueError(f"{folder} holds episodes of {found}, not of {wanted}; choose another --out, or the same settings")
+        before = recorded_task(task.name, reader.task.get("environment", {})).view
+        if before != task.view:
+            raise ValueError(f"{folder} holds episodes in the view {dict(before)}, not in {dict(task.view)}; choose another "
+                             "--out, or the same view (with or without --compact)")
         done = {int(seed) for seed in reader.seeds}
     left_out = folder / "left-out.jsonl"
     done |= read_left_out(left_out)

@@ -23,7 +23,7 @@ from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
 from calico.datasets.episodes import EpisodeReader
 from calico.envs.isolated import detach_process, isolated
-from calico.envs.registry import get_task, make
+from calico.envs.registry import Task, get_task, make, recorded_task
 from calico.envs.runner import EnvironmentFault, Film, rollout
 from calico.envs.scores import normalise, share_at
 from calico.envs.statistics import interquartile_mean, stratified_bootstrap
@@ -32,7 +32,7 @@ from calico.scripts.common.film import MAX_FILM_SIDE, REEL_ROWS, encode_mp4, fil
 from calico.scripts.common.film import Film as Filmed
 from calico.scripts.common.sharding import Results, folder_name, share
 from calico.scripts.evaluation.report import TaskScore
-from calico.tokenizers.spaces import space_to_json
+from calico.tokenizers.spaces import space_from_json, space_to_json
 from calico.tokenizers.tokens import Tokens
 
 UNSEEN = 10_000   # first seed of evaluations: demonstrations begin at 0
@@ -105,7 +105,7 @@ def play(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, num
         ValueError: the agent does not know the task, or knows it with other spaces than those that it has here.
         EnvironmentFault: not one episode could be played to its end.
     """
-    check_spaces(agent, task)
+    seen = as_trained(agent, task)
     policy = agent.policy(task, sampling, prompt=prompt)
     found = {seed: known for seed in seeds if results and (known := results.get(seed))}
     missing = [seed for seed in (share(seeds) if results else seeds) if seed not in found]
@@ -125,7 +125,7 @@ def play(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, num
             keep(fault.seed, {"fault": str(fault)})
 
         where = isolated() if isolate else isolated(processes=spread) if spread else make
-        for episode in rollout(task, policy, missing, num_envs=num_envs, max_steps=max_steps, record=False, on_fault=fail,
+        for episode in rollout(seen, policy, missing, num_envs=num_envs, max_steps=max_steps, record=False, on_fault=fail,
                                make=where):
             keep(episode.seed, {"score": episode.score}, f"return {episode.score:g}")
     if faults and len(faults) == len(seeds):
@@ -171,10 +171,15 @@ def _play_one(work: tuple[str, range, SamplingConfig, dict[str, Any]]) -> TaskSc
     return play(_player, task, seeds, sampling, progress=False, **settings)
 
 
-def check_spaces(agent: Agent, task: str) -> None:
-    """What the agent has learnt to see and do must be what the installed environment shows and takes."""
+def as_trained(agent: Agent, task: str) -> Task:
+    """The task in the view that the agent was trained with.
+
+    Raises:
+        ValueError: what the agent has learnt to see and do is not what the installed environment shows and takes.
+    """
     codec = agent.codec(task)
-    env = make(task)
+    seen = recorded_task(task, agent.tasks[task].get("data", {}).get("environment", {}))
+    env = make(seen)
     env.close()
     for role, here, learnt in (("observation", env.observation_space, codec.observation_space),
                                ("action", env.action_space, codec.action_space)):
@@ -183,25 +188,30 @@ def check_spaces(agent: Agent, task: str) -> None:
             then = ", ".join(f"{package} {version}" for package, version in versions.items()) or "unknown versions"
             raise ValueError(f"{task}: its {role} space is {here} here but was {learnt} in training ({then}); install what "
                              "the data were made with, or train again")
+    return seen
 
 
 def demonstration(agent: Agent, task: str, path: Path, length: int) -> Tokens:
     """The first tokens of the best episode in a data set (Gato, arXiv:2205.06175, section 2.4).
 
     Raises:
-        ValueError: the data is of another task.
+        ValueError: the data is of another task, or of another view of it.
     """
-    reader = EpisodeReader(path)
+    reader, codec = EpisodeReader(path), agent.codec(task)
     if reader.task["name"] != task:
         raise ValueError(f"--prompt {path} holds episodes of {reader.task['name']}, not of {task}")
-    return agent.codec(task).encode_episode(reader[int(reader.scores.argmax())])[:length]
+    shown = reader.task.get("observation_space")
+    if shown is not None and shown != space_to_json(codec.observation_space):
+        raise ValueError(f"--prompt {path}: {task} looks like {space_from_json(shown)} there, the agent has learnt "
+                         f"{codec.observation_space}; collect it again in the agent's view (with or without --compact)")
+    return codec.encode_episode(reader[int(reader.scores.argmax())])[:length]
 
 
 def film(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, video: Path | None, gif: Path | None,
          prompt: Tokens | None = None, isolate: bool = False) -> None:
     """Write films of these episodes, played once more side by side, into the folders that are given."""
     policy = agent.policy(task, sampling, prompt=prompt)
-    reel = film_episodes(task, policy, seeds, make=isolated() if isolate else make)
+    reel = film_episodes(as_trained(agent, task), policy, seeds, make=isolated() if isolate else make)
     if video:
         encode_mp4(reel.sheets(), video / f"{folder_name(task)}.mp4", reel.fps)
         console.wrote(video / f"{folder_name(task)}.mp4")
@@ -215,7 +225,8 @@ def film_of(agent: Agent, task: str, seed: int, sampling: SamplingConfig, *, max
     """One episode with its frames, as large as a report shows them: a dozen films of full size are a gigabyte."""
     camera = Film(every=every)
     policy = agent.policy(task, sampling, prompt=prompt)
-    (episode,) = rollout(task, policy, [seed], num_envs=1, max_steps=max_steps, on_step=camera, record=False, render=True)
+    (episode,) = rollout(as_trained(agent, task), policy, [seed], num_envs=1, max_steps=max_steps, on_step=camera, record=False,
+                         render=True)
     side = min(MAX_FILM_SIDE, max(camera.frames[seed][0].shape))
     limit = get_task(task).episode_limit
     cut = max_steps if episode.truncated and len(episode.rewards) == max_steps and limit != max_steps else 0

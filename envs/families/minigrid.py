@@ -3,6 +3,8 @@
 View: the agent's 7x7 field of view as a picture of 8x8-pixel tiles, 56x56 RGB = 16 patches after padding to 64 (the
 symbolic 7x7x3 array would cost 147 tokens), the compass direction, and the mission as plain text. The picture equals
 MiniGrid's own first-person rendering, but is looked up tile by tile from the symbolic view that is computed anyway.
+With the view setting `tile=2` each cell is four pixels that say its kind, colour and state: 14x14 pixels of a 16x16 picture,
+a single patch that holds all of the symbols.
 
 The experts are BabyAI's own bot, which plans with what it has seen so far, and for MiniGrid a planner that sees the whole
 grid: minigrid_experts.py.
@@ -54,26 +56,29 @@ MoveTwoAcrossS5N2-v0 MoveTwoAcrossS8N9-v0 Synth-v0 SynthS5R2-v0 SynthLoc-v0 Synt
 BossLevel-v0 BossLevelNoUnlock-v0
 """
 
-TILE = 8                                       # pixels: 7 tiles are 56 pixels, 4x4 patches
+TILES = (8, 2)                                 # pixels: 7 tiles are 56 pixels, 4x4 patches, or 14 pixels of one
+SIDE = 16                                      # of the smallest picture, a patch's
 KINDS, COLORS, STATES, DIRECTIONS = 11, 6, 4, 4   # sizes of MiniGrid's symbolic alphabet (core/constants.py)
 MISSION = gym.spaces.Text(1024, min_length=0, charset=string.ascii_letters + string.digits + string.punctuation + " \n")
 
 
 class FirstPersonView(gym.Wrapper):
-    """Dict(direction: Discrete(4), image: uint8 (56, 56, 3), mission: Text).
+    """Dict(direction: Discrete(4), image: uint8 (56, 56, 3), or (16, 16, 3) with tile=2, mission: Text).
 
     `last_action` is what was executed last: where the runner replaces actions, an expert cannot know it otherwise.
     """
 
-    def __init__(self, env: gym.Env) -> None:
+    def __init__(self, env: gym.Env, tile: int = 8) -> None:
         super().__init__(env)
+        if tile not in TILES:
+            raise ValueError(f"view setting tile={tile}; there are tiles of {' and '.join(map(str, TILES))} pixels")
         spaces: Any = env.observation_space
         rows, columns = spaces["image"].shape[:2]
-        self.tiles = _tiles()
+        self.tile, self.tiles = tile, _tiles() if tile == 8 else symbol_tiles()
         self.last_action: int | None = None
         self.observation_space = gym.spaces.Dict({
             "direction": gym.spaces.Discrete(4),
-            "image": gym.spaces.Box(0, 255, (rows * TILE, columns * TILE, 3), np.uint8),
+            "image": gym.spaces.Box(0, 255, (max(rows * tile, SIDE), max(columns * tile, SIDE), 3), np.uint8),
             "mission": MISSION,
         })
 
@@ -95,9 +100,11 @@ class FirstPersonView(gym.Wrapper):
         columns, rows = grid.shape[:2]
         code = tile_code(*np.moveaxis(grid, -1, 0).astype(np.intp))   # (column, row)
         code[columns // 2, rows - 1] += 1                             # the agent stands there and looks up
-        image = self.tiles[code].transpose(1, 2, 0, 3, 4)             # (row, TILE, column, TILE, 3)
-        return {"direction": int(observation["direction"]), "image": image.reshape(rows * TILE, columns * TILE, 3),
-                "mission": observation["mission"]}
+        cells = self.tiles[code].transpose(1, 2, 0, 3, 4)             # (row, tile, column, tile, 3)
+        image = cells.reshape(rows * self.tile, columns * self.tile, 3)
+        if min(image.shape[:2]) < SIDE:
+            image = np.pad(image, [*((0, max(0, SIDE - side)) for side in image.shape[:2]), (0, 0)])
+        return {"direction": int(observation["direction"]), "image": image, "mission": observation["mission"]}
 
 
 def tile_code(kind: Any, color: Any, state: Any) -> Any:
@@ -107,12 +114,13 @@ def tile_code(kind: Any, color: Any, state: Any) -> Any:
 
 @cache
 def _tiles() -> np.ndarray:
-    """Pictures of all cells as seen in first person, uint8 (n_codes, TILE, TILE, 3), drawn by MiniGrid itself."""
+    """Pictures of all cells as seen in first person, uint8 (n_codes, 8, 8, 3), drawn by MiniGrid itself."""
     from minigrid.core.constants import OBJECT_TO_IDX
     from minigrid.core.grid import Grid
     from minigrid.core.world_object import WorldObj
 
-    tiles = np.zeros((KINDS * COLORS * STATES * 2, TILE, TILE, 3), np.uint8)
+    tile = TILES[0]
+    tiles = np.zeros((KINDS * COLORS * STATES * 2, tile, tile, 3), np.uint8)
     drawable = [i for name, i in OBJECT_TO_IDX.items() if name != "agent"]
     for kind in drawable:
         for color in range(COLORS):
@@ -122,8 +130,29 @@ def _tiles() -> np.ndarray:
                 code = tile_code(kind, color, state)
                 for agent in range(2):
                     heading = 3 if agent else None   # up
-                    tiles[code + agent] = Grid.render_tile(cell, heading, highlight=seen, tile_size=TILE)
+                    tiles[code + agent] = Grid.render_tile(cell, heading, highlight=seen, tile_size=tile)
     return tiles
+
+
+# Colours that are far from each other, in the order of MiniGrid's numbers: unseen, empty, wall, floor, door, key, ball, box,
+# goal, lava, agent; red, green, blue, purple, yellow, grey; open, closed, locked, and the fourth direction of an agent.
+KIND_COLOURS = ((0, 0, 0), (64, 64, 64), (255, 255, 255), (0, 64, 128), (255, 128, 0), (255, 255, 0), (0, 0, 255),
+                (255, 0, 255), (0, 255, 0), (255, 0, 0), (0, 255, 255))
+COLOUR_COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (160, 32, 240), (255, 255, 0), (128, 128, 128))
+STATE_COLOURS = ((0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 0, 255))
+
+
+@cache
+def symbol_tiles() -> np.ndarray:
+    """Four pixels for each cell, uint8 (n_codes, 2, 2, 3): kind, colour | state, kind. No two cells look alike.
+
+    The agent always stands in the same cell, which shows what it carries.
+    """
+    tiles = np.zeros((KINDS, COLORS, STATES, 2, 2, 2, 3), np.uint8)   # the fourth axis: without and with the agent
+    tiles[..., 0, 0, :] = tiles[..., 1, 1, :] = np.array(KIND_COLOURS)[:, None, None, None]
+    tiles[..., 0, 1, :] = np.array(COLOUR_COLOURS)[:, None, None]
+    tiles[..., 1, 0, :] = np.array(STATE_COLOURS)[:, None]
+    return tiles.reshape(-1, 2, 2, 3)
 
 
 def _make(task: Task, render: bool) -> gym.Env:
@@ -135,11 +164,13 @@ def _make(task: Task, render: bool) -> gym.Env:
     mode = "rgb_array" if render else None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is out of date.*")   # five levels have a -v1 beside their -v0; both are listed
-        return FirstPersonView(gym.make(task.name, render_mode=mode, disable_env_checker=True, **task.kwargs))
+        return FirstPersonView(gym.make(task.name, render_mode=mode, disable_env_checker=True, **task.kwargs),
+                               **task.view)
 
 
 def _task(name: str, expert: str | None) -> Task:
-    return Task(name=name, family="minigrid", expert=expert, packages=("minigrid",), licence="MIT")
+    return Task(name=name, family="minigrid", view={"tile": TILES[0]}, compact_view={"tile": TILES[1]}, expert=expert,
+                packages=("minigrid",), licence="MIT")
 
 
 PLANNER_OF = {   # beginnings of level names; Playground has no goal

@@ -8,7 +8,8 @@ Rewards are those of gym-sokoban (after Racaniere et al., arXiv:1707.06203): -0.
 target, -1 when it is pushed off one, +10 when all are on one, which ends the episode.
 
 View: the whole board as a picture of 8x8-pixel tiles (view setting `tile`), so that four tiles share a patch: an 8x8 board
-is 64x64 RGB = 16 patches, in place of 64 symbols; a 10x10 board is 25 patches. Actions: up, down, left, right.
+is 64x64 RGB = 16 patches, in place of 64 symbols; a 10x10 board is 25 patches. With `tile` 2, or 1 for boards of more than
+8x8, a cell is a plain colour and the board one patch. Actions: up, down, left, right.
 """
 
 from dataclasses import dataclass
@@ -99,7 +100,8 @@ def _scramble(rng: np.random.Generator, floor: frozenset[Cell], start: tuple[Cel
 
 
 class Sokoban(gym.Env):
-    """The game. Observations are uint8 (size * tile, size * tile, 3); `level`, `boxes` and `player` say how it stands."""
+    """The game. Observations are uint8 (side, side, 3), the side size * tile but at least 16; `level`, `boxes` and `player` say
+    how it stands."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
 
@@ -108,7 +110,8 @@ class Sokoban(gym.Env):
             raise ValueError(f"view setting tile={tile}; there are tiles of {', '.join(map(str, TILES))} pixels")
         self.size, self.n_boxes, self.tile, self.render_mode = size, n_boxes, tile, render_mode
         self.action_space = gym.spaces.Discrete(4)
-        self.observation_space = gym.spaces.Box(0, 255, (size * tile, size * tile, 3), np.uint8)
+        side = max(size * tile, SIDE)
+        self.observation_space = gym.spaces.Box(0, 255, (side, side, 3), np.uint8)
 
     def reset(self, *, seed: int | None = None,
               options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -135,21 +138,27 @@ class Sokoban(gym.Env):
         return self.picture(32)
 
     def picture(self, tile: int) -> np.ndarray:
-        """The board in tiles of this many pixels, uint8 (size * tile, size * tile, 3)."""
+        """The board in tiles of this many pixels, uint8 (size * tile, size * tile, 3), filled up to SIDE with black."""
         kinds = np.full((self.size, self.size), WALL)
         for cell in self.level.floor:
             kind = BOX if cell in self.boxes else PLAYER if cell == self.player else FLOOR
             kinds[cell] = kind + (cell in self.level.targets)
-        return tiles(tile)[kinds].transpose(0, 2, 1, 3, 4).reshape(self.size * tile, self.size * tile, 3)
+        board = tiles(tile)[kinds].transpose(0, 2, 1, 3, 4).reshape(self.size * tile, self.size * tile, 3)
+        missing = max(0, SIDE - len(board))
+        return np.pad(board, ((0, missing), (0, missing), (0, 0))) if missing else board
 
 
 WALL, FLOOR, BOX, PLAYER = 0, 1, 3, 5   # kinds of tiles; the next one is the same on a target
-TILES = (8, 16, 32)                     # pixels
+TILES = (1, 2, 8, 16, 32)               # pixels
+SIDE = 16                               # of the smallest picture, a patch's
+COLOURS = ((128, 128, 128), (32, 32, 32), (255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 0, 255), (255, 0, 255))   # small tiles'
 
 
 @cache
 def tiles(pixels: int) -> np.ndarray:
-    """Pictures of the seven kinds, uint8 (7, pixels, pixels, 3): drawn with 64x64 dots and averaged."""
+    """Pictures of the seven kinds, uint8 (7, pixels, pixels, 3): drawn with 64x64 dots and averaged, small ones a colour."""
+    if pixels < 8:
+        return np.tile(np.array(COLOURS, np.uint8)[:, None, None], (1, pixels, pixels, 1))
     y, x = np.mgrid[:64, :64] - 31.5
     radius, square = np.hypot(x, y), np.maximum(abs(x), abs(y))
 
@@ -183,7 +192,8 @@ def _make(task: Task, render: bool) -> gym.Env:
 FAMILY = Family(
     title="Sokoban",
     tasks=tuple(Task(name=f"Sokoban-{size}x{size}-{boxes}", family="sokoban", kwargs={"size": size, "n_boxes": boxes},
-                     view={"tile": 8}, episode_limit=LIMIT, expert="sokoban-solver", licence="Apache-2.0")
+                     view={"tile": 8}, compact_view={"tile": SIDE // size}, episode_limit=LIMIT, expert="sokoban-solver",
+                     licence="Apache-2.0")
                 for size, boxes in SIZES),
     make=_make,
     experts={"sokoban-solver": solver},

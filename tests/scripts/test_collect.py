@@ -105,6 +105,27 @@ def test_other_settings_do_not_mix_in_one_folder(tmp_path: Path, refused: Refuse
     assert len(EpisodeReader(tmp_path / "Counting-v0")) == 1
 
 
+def test_views_do_not_mix_in_one_folder(tmp_path: Path, refused: Refused) -> None:
+    words = ("collect", "Sokoban-6x6-1", "--workers", 0, "--out", tmp_path)
+    assert main([*map(str, words), "--compact", "--episodes", "1"]) == 0
+    reader = EpisodeReader(tmp_path / "Sokoban-6x6-1")
+    assert reader.task["environment"]["view"] == {"tile": 2} and reader[0].observations[""].shape[1:] == (16, 16, 3)
+    said = refused(*words, "--episodes", 2)
+    assert "holds episodes in the view {'tile': 2}, not in {'tile': 8}; choose another --out, or the same view" in said
+    assert main([*map(str, words), "--compact", "--episodes", "2"]) == 0
+    assert len(EpisodeReader(tmp_path / "Sokoban-6x6-1")) == 2
+
+
+def test_a_noisy_collection_keeps_the_experts_actions(tmp_path: Path) -> None:
+    collect(tmp_path, "Counting-v0", "--noise", 0.5, "--episodes", 3)
+    for episode in EpisodeReader(tmp_path / "Counting-v0")[:]:
+        assert episode.labels is not None
+        for name, labels in episode.labels.items():
+            np.testing.assert_array_equal(labels[episode.demonstrated], episode.actions[name][episode.demonstrated])
+    assert any((episode.labels[name] != actions).any() for episode in EpisodeReader(tmp_path / "Counting-v0")[:]
+               for name, actions in episode.actions.items())
+
+
 def test_pictures_come_with_true_captions_and_questions_about_them(tmp_path: Path) -> None:
     collect(tmp_path, "--scenes", "minigrid", "--episodes", 12, "--seed", 3)
     captions, dialogues = open_data(tmp_path / "minigrid-captions"), open_data(tmp_path / "minigrid-dialogues")

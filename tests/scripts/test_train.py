@@ -116,6 +116,49 @@ def test_stopped_and_continued_equals_never_stopped(
     assert_same_run(tmp_path / "run", whole)
 
 
+@pytest.fixture(scope="module")
+def compact_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noisy episodes with the experts' labels, in the compact views."""
+    data = tmp_path_factory.mktemp("compact")
+    for name in ("Pendulum-v1", "BabyAI-GoToLocal-v0"):
+        words = ["collect", name, "--compact", "--noise", "0.3", "--episodes", "4", "--workers", "0", "--out", str(data)]
+        assert main(words) == 0
+    return data
+
+
+def test_a_run_with_vectors_stops_continues_and_plays(small_run: SmallRun, compact_data: Path, tmp_path: Path, refused: Refused,
+                                                      answered: Callable[..., Any]) -> None:
+    small, sources = SmallRun(compact_data, small_run.config, small_run.run), ("Pendulum-v1", "BabyAI-GoToLocal-v0")
+    vectors = ["data.numbers=vector", "embedding.observation_positions=72"]
+    for out, steps in (("whole", 4), ("parts", 2), ("parts", 4)):
+        assert main(words(small, tmp_path / out, *vectors, f"training.steps={steps}", sources=sources)) == 0
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+    assert main(words(small, tmp_path / "workers", *vectors, "data.workers=2", sources=sources)) == 0
+    assert_same_run(tmp_path / "workers", tmp_path / "whole")
+    saved = checkpoint.load(tmp_path / "whole")
+    assert [task["codec"]["numbers"] for task in saved.documents["tasks"].values()] == ["vector", "vector"]
+    said = refused(*words(small, tmp_path / "whole", vectors[1], sources=sources))
+    assert 'data.numbers is "binned" but was "vector"; give the old value' in said
+    scores = answered("rollout", tmp_path / "whole", "--episodes", 2)              # in the view that was recorded
+    assert {score["task"] for score in scores} == set(sources) and all(score["failed"] == 0 for score in scores)
+    other = small_run.data / "BabyAI-GoToLocal-v0"
+    said = refused("rollout", tmp_path / "whole", "BabyAI-GoToLocal-v0", "--episodes", 1, "--prompt", other)
+    assert "looks like Dict(" in said and "(56, 56, 3)" in said and "collect it again in the agent's view" in said
+
+
+def test_one_task_in_two_views_is_refused(small_run: SmallRun, compact_data: Path, tmp_path: Path, refused: Refused) -> None:
+    paths = [folder / "BabyAI-GoToLocal-v0" for folder in (small_run.data, compact_data)]
+    said = refused(*words(small_run, tmp_path / "run", f"data.sources=[{{path: {paths[0]}}}, {{path: {paths[1]}}}]"))
+    assert "holds BabyAI-GoToLocal-v0 with other spaces than a source before it" in said and "shape is [16, 16, 3]" in said
+
+
+def test_vectors_are_not_the_papers_layout(small_run: SmallRun, compact_data: Path, tmp_path: Path, refused: Refused) -> None:
+    small = SmallRun(compact_data, small_run.config, small_run.run)
+    said = refused(*words(small, tmp_path / "run", "data.numbers=vector", "vocabulary.layout=gato", sources=("Pendulum-v1",)))
+    assert "numbers='vector' is not the paper's form" in said and not (tmp_path / "run").exists()
+    assert "data.numbers" in refused(*words(small, tmp_path / "run", "data.numbers=binary", sources=("Pendulum-v1",)))
+
+
 KILLED = """
 import os, signal, sys
 from calico.scripts.main import main

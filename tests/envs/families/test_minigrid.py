@@ -7,10 +7,21 @@ import numpy as np
 import pytest
 
 from calico.envs.experts import make_expert
-from calico.envs.families.minigrid import PLANNER_OF
+from calico.envs.families.minigrid import (
+    COLORS,
+    COLOUR_COLOURS,
+    KIND_COLOURS,
+    KINDS,
+    PLANNER_OF,
+    STATE_COLOURS,
+    STATES,
+    FirstPersonView,
+)
 from calico.envs.families.minigrid_experts import Planner, take_object
+from calico.envs.prices import prices
 from calico.envs.registry import get_task, make, tasks
 from calico.envs.runner import rollout
+from calico.tokenizers.patches import patch_grid
 from calico.tokenizers.spaces import space_from_json, space_to_json
 
 LEVELS = ["BabyAI-BossLevel-v0", "MiniGrid-LavaCrossingS9N1-v0", "MiniGrid-ObstructedMaze-Full-v1"]
@@ -30,6 +41,54 @@ def test_the_picture_is_minigrids_own_first_person_view(name: str, capsys: pytes
             if terminated or truncated:
                 break
     assert capsys.readouterr().out == ""                           # BossLevel rejects samples at most resets
+
+
+def symbols(picture: np.ndarray) -> np.ndarray:
+    """MiniGrid's (column, row, kind/colour/state) back from the compact picture, uint8 (16, 16, 3)."""
+    def number(pixels: np.ndarray, palette: Any) -> np.ndarray:
+        same = (pixels[:, :, None] == np.array(palette)).all(axis=-1)
+        assert (same.sum(axis=-1) == 1).all()
+        return same.argmax(axis=-1).T
+
+    shown = picture[:14, :14]
+    assert not picture[14:].any() and not picture[:, 14:].any()
+    return np.stack([number(shown[::2, ::2], KIND_COLOURS), number(shown[::2, 1::2], COLOUR_COLOURS),
+                     number(shown[1::2, ::2], STATE_COLOURS)], axis=-1)
+
+
+def test_the_compact_picture_holds_every_symbol_there_is() -> None:
+    assert len(set(KIND_COLOURS)) == KINDS and len(set(COLOUR_COLOURS)) == COLORS and len(set(STATE_COLOURS)) == STATES
+    env = make(get_task("MiniGrid-Empty-5x5-v0").compact())
+    view = env if isinstance(env, FirstPersonView) else None
+    assert view is not None
+    every = np.array(list(np.ndindex(KINDS, COLORS, STATES)), np.uint8)
+    for start in range(0, len(every), 49):
+        grid = np.resize(every[start : start + 49], (7, 7, 3))
+        picture = view._view({"image": grid, "direction": 0, "mission": ""})["image"]
+        np.testing.assert_array_equal(symbols(picture), grid)
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_the_compact_view_is_one_patch_that_holds_what_minigrid_gives(name: str) -> None:
+    env = make(get_task(name).compact())
+    world: Any = env.unwrapped
+    for seed in range(3):
+        env.action_space.seed(seed)
+        observation, _ = env.reset(seed=seed)
+        for _ in range(25):
+            assert env.observation_space.contains(observation)
+            np.testing.assert_array_equal(symbols(observation["image"]), world.gen_obs()["image"])
+            observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            if terminated or truncated:
+                break
+    space: Any = env.observation_space
+    assert patch_grid(*space["image"].shape[:2]) == (1, 1)
+    assert prices(get_task(name)) == {"binned": (18 + 1, 83), "compact": (3 + 1, 68)}
+
+
+def test_a_wrong_tile_is_named() -> None:
+    with pytest.raises(ValueError, match="view setting tile=4; there are tiles of 8 and 2 pixels"):
+        make(get_task("MiniGrid-Empty-5x5-v0").with_view(tile=4))
 
 
 def test_a_carried_key_is_seen_under_the_agent() -> None:
