@@ -56,13 +56,16 @@ class AgentPolicy:
         self.fresh: set[int] = set()
         self.tokens_read = 0                                             # so far, over all rows; what speed is told in
         self.limit = model.config.backbone.limit
-        self.history: dict[int, list[Tokens]] = {}                       # whole timesteps, kept where there is a limit
+        # Whole timesteps, as they were read and as they would begin a history; kept where there is a limit.
+        self.history: dict[int, list[tuple[Tokens, Tokens]]] = {}
+        self.told: dict[int, tuple[int, tuple[str, ...] | None]] = {}     # steps that were played, texts of the last one
 
     def reset(self, row: int, seed: int, env: Any = None) -> None:
         """Row `row` starts the episode with this seed; `env` is for experts and not looked at."""
         self.generators[row] = self.sampling.generator(seed)
         self.last_action.pop(row, None)
         self.history[row] = []
+        self.told[row] = 0, None
         self.fresh.add(row)
 
     def act(self, observations: Sequence[Any], rows: Sequence[int]) -> list[Any]:
@@ -73,9 +76,13 @@ class AgentPolicy:
         Raises:
             ValueError: an observation holds NaN or lies outside its space (from the codec, naming the key).
         """
-        encoded = self.codec.encode_observations(list(observations))
+        told = [self.told.get(row, (0, None)) for row in rows]
+        steps = [step for step, _ in told]
+        encoded = self.codec.encode_observations(list(observations), steps, [texts for _, texts in told])
+        begun = self.codec.encode_observations(list(observations), steps) if self.limit is not None else encoded
         self.assign_cache_rows(rows)
-        self.reencode_history(rows)
+        emptied = self.reencode_history(rows)
+        encoded = [alone if row in emptied else tokens for row, tokens, alone in zip(rows, encoded, begun, strict=True)]
         slots = [self.slots[row] for row in rows]
         places: list[Tokens | None] = [None] * len(self.slots)
         for slot, tokens in zip(slots, encoded, strict=True):
@@ -91,9 +98,12 @@ class AgentPolicy:
             if place + 1 < self.codec.action_length:
                 tokens, counts = step_batch([None] * len(self.slots), dict(zip(slots, chosen[:, place], strict=True)), self.pad)
         self.last_action.update(zip(rows, chosen[:, -1].tolist(), strict=True))
+        self.told.update({row: (step + 1, self.codec.observed_texts(observation))
+                          for row, step, observation in zip(rows, steps, observations, strict=True)})
         if self.limit is not None:
-            for row, observed, action in zip(rows, encoded, chosen, strict=True):
-                self.history[row].append(Tokens.concatenate([observed, self.action_tokens(action)]))
+            for row, observed, alone, action in zip(rows, encoded, begun, chosen, strict=True):
+                done = self.action_tokens(action)
+                self.history[row].append((Tokens.concatenate([observed, done]), Tokens.concatenate([alone, done])))
         return self.codec.decode_actions(chosen)
 
     @torch.inference_mode()
@@ -127,22 +137,30 @@ class AgentPolicy:
         self.fresh.difference_update(begun)
 
     @torch.inference_mode()
-    def reencode_history(self, rows: Sequence[int]) -> None:
-        """Read a shorter history again for rows that would pass the context of a model without a window."""
+    def reencode_history(self, rows: Sequence[int]) -> set[int]:
+        """Read a shorter history again for rows that would pass the context of a model without a window; it begins with the
+        observed text, as windows do in training. Returns the rows that keep nothing, whose next step begins one."""
+        emptied = set[int]()
         if self.limit is None:
-            return
+            return emptied
         lengths = self.cache.lengths.tolist()
         for row in rows:
             if lengths[self.slots[row]] + self.chunk + self.codec.action_length <= self.limit:
                 continue
-            kept: list[Tokens] = []
-            while self.history[row] and sum(map(len, kept)) + len(self.history[row][-1]) <= self.limit // 2:
+            kept: list[tuple[Tokens, Tokens]] = []
+            while self.history[row]:
+                _, first = self.history[row][-1]
+                if len(first) + sum(len(step) for step, _ in kept) > self.limit // 2:
+                    break
                 kept.insert(0, self.history[row].pop())
             self.history[row] = kept
-            seen = Tokens.concatenate(kept)[: -1 if kept else 0]          # the last action token is still to be read
+            whole = [kept[0][1], *(step for step, _ in kept[1:])] if kept else []
+            seen = Tokens.concatenate(whole)[: -1 if kept else 0]         # the last action token is still to be read
             self.cache = self.cache.assign(torch.tensor([self.slots[row]]), self.read_prompt(seen))
             if not kept:
                 self.last_action.pop(row, None)
+                emptied.add(row)
+        return emptied
 
     def action_tokens(self, ids: np.ndarray) -> Tokens:
         """The tokens (action_length,) of a chosen action."""

@@ -136,7 +136,7 @@ class EpisodeSource:
         index, _ = draw_window(rng, self._ends, 1)
         steps = min(SHUFFLED_STEPS, -(-length // self.codec.tokens_per_step[0]))
         chosen = rng.integers(self._lengths[index], size=steps).astype(np.int32)
-        tokens = self.codec.encode_episode(take_steps(self._episodes[int(self._numbers[index])], chosen))
+        tokens = self.codec.encode_episode(take_steps(self._episodes[int(self._numbers[index])], chosen), apart=True)
         return replace(tokens, timestep=chosen[tokens.timestep])
 
     def _prompt(self, rng: np.random.Generator, index: int, length: int) -> Tokens:
@@ -145,12 +145,12 @@ class EpisodeSource:
         other += other >= index
         room, total = min(self.prompt.length or length // 2, length), int(self._lengths[other])
         step, most = self.codec.tokens_per_step
-        if step != most:   # with text: take the length of this episode's first step, missions seldom change
+        if step != most and self.codec.text_every == 1:   # take the length of the first step, missions seldom change
             step = len(self._encode(other, 0, 1))
         steps = min(max(room // step, 1), total)
         last = total - steps
         start = last if rng.random() < self.prompt.ends else int(rng.integers(last + 1))
-        tokens = last_steps(self._encode(other, start, start + steps), room)
+        tokens = self._last_steps(other, start, start + steps, room)
         return tokens if self.prompt.loss else replace(tokens, loss_mask=np.zeros_like(tokens.loss_mask))
 
     def _encode(self, index: int, start: int, stop: int) -> Tokens:
@@ -158,8 +158,16 @@ class EpisodeSource:
         window = getattr(self._episodes, "window", None)
         if window is None:
             return self.codec.encode_episode(self._episodes[number], start, stop)
-        tokens = self.codec.encode_episode(window(number, start, stop))
-        return replace(tokens, timestep=tokens.timestep + np.int32(start))
+        return self.codec.encode_episode(window(number, start, stop), first=start)
+
+    def _last_steps(self, index: int, start: int, stop: int, room: int) -> Tokens:
+        """As many of the steps before `stop` as fit into `room` tokens, but at least one; encoded anew, for text may then be
+        written where it was not."""
+        tokens = self._encode(index, start, stop)
+        while len(tokens) > room and start < stop - 1:
+            start = min(stop - 1, start + max(1, (len(tokens) - room) // self.codec.tokens_per_step[1]))
+            tokens = self._encode(index, start, stop)
+        return tokens
 
     def describe(self) -> dict[str, Any]:
         """Digest of the data, prompt settings, digest of the codec."""
@@ -176,15 +184,6 @@ def take_steps(episode: Episode, chosen: np.ndarray) -> Episode:
                    actions={name: leaf[chosen] for name, leaf in episode.actions.items()},
                    labels=None if labels is None else {name: leaf[chosen] for name, leaf in labels.items()},
                    demonstrated=episode.demonstrated[chosen], rewards=episode.rewards[chosen])
-
-
-def last_steps(tokens: Tokens, room: int) -> Tokens:
-    """As many of the last steps as fit into `room` tokens, but at least one."""
-    if len(tokens) <= room:
-        return tokens
-    borders = np.flatnonzero(np.diff(tokens.timestep)) + 1
-    fitting = borders[len(tokens) - borders <= room]
-    return tokens[int(fitting[0] if len(fitting) else borders[-1] if len(borders) else 0):]
 
 
 def draw_window(rng: np.random.Generator, ends: np.ndarray, steps: int) -> tuple[int, int]:

@@ -3,7 +3,10 @@
 A timestep reads, as in Gato (arXiv:2205.06175, section 2.1): observed text, images, then numbers, a separator, the
 action; within each group keys in lexicographic order. Training (`encode_episode`) and acting (`encode_observations`)
 run the same code, so what the trainer saw is what the policy sends. With numbers="vector" the real numbers of an
-observation are not one token each, but come last in it, up to 32 in a token. All steps are encoded at once: leaves become
+observation are not one token each, but come last in it, up to 32 in a token. With text_every=n observed text that stays
+the same is written at every n-th step of an episode only, and where a stretch of it begins: a window, a prompt.
+
+All steps are encoded at once: leaves become
 (steps, k) blocks that are laid side by side; only text of changing length leaves holes, which are cut out at the end.
 """
 
@@ -58,7 +61,7 @@ class TaskCodec:
 
     def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], vocabulary: Vocabulary,
                  text: TextTokenizer | None, *, observation_text_loss: bool = True, max_text_tokens: int = 64,
-                 numbers: Numbers = "binned") -> None:
+                 numbers: Numbers = "binned", text_every: int = 1) -> None:
         """Choose how each leaf is written; see leaves.py for the rules.
 
         Args:
@@ -67,16 +70,19 @@ class TaskCodec:
             max_text_tokens: most tokens of an observed text, and the places that an acted text takes at most.
             numbers: "binned": each observed real number is a token, as in the paper; "vector": up to 32 are one. Actions
                 are binned always.
+            text_every: observed text is written at the first step of a stretch, where it differs from the step before, and at
+                each step of the episode that this divides: what slides out of a model's view comes again.
         Raises:
             ValueError: a space without tokens, an action with more values than the vocabulary has ids, text without a
                 tokenizer, an observation of more than 32,767 tokens, vectors in the paper's layout.
         """
-        if max_text_tokens < 1:
-            raise ValueError(f"max_text_tokens={max_text_tokens} is not positive; give at least 1")
+        if max_text_tokens < 1 or text_every < 1:
+            raise ValueError(f"max_text_tokens={max_text_tokens} and text_every={text_every} must be positive; give at least 1")
         check_fits(text, vocabulary)
         self.observation_space, self.action_space = observation_space, action_space
         self.vocabulary, self.text = vocabulary, text
         self.observation_text_loss, self.max_text_tokens, self.numbers = observation_text_loss, max_text_tokens, numbers
+        self.text_every = text_every
         if numbers not in ("binned", "vector"):
             raise ValueError(f"numbers={numbers!r} is unknown; choose 'binned' or 'vector'")
         if numbers == "vector" and vocabulary.config.layout == "gato":
@@ -99,7 +105,9 @@ class TaskCodec:
         if most > MOST_TOKENS:
             raise ValueError(f"an observation of {most} tokens is too long, {MOST_TOKENS} is the most; shrink "
                              f"{observation_space}")
-        least = sum(leaf.least if isinstance(leaf, TextLeaf) else leaf.tokens for leaf in self._laid)
+        self._texts = {name: leaf for name, leaf in self._observed.items() if isinstance(leaf, TextLeaf)}
+        self._fixed = sum(leaf.tokens for leaf in self._laid if not isinstance(leaf, TextLeaf))     # tokens of each observation
+        least = self._fixed + (sum(leaf.least for leaf in self._texts.values()) if text_every == 1 else 0)
         self.observation_tokens: tuple[int, int] = (least, most)
         self.tokens_per_step: tuple[int, int] = (least + 1 + self.action_length, most + 1 + self.action_length)
         images = [leaf for leaf in self._observed.values() if isinstance(leaf, ImageLeaf)]
@@ -113,14 +121,17 @@ class TaskCodec:
 
     # ---- observations and episodes
 
-    def encode_episode(self, episode: Episode, start: int = 0, stop: int | None = None, final: bool = False) -> Tokens:
+    def encode_episode(self, episode: Episode, start: int = 0, stop: int | None = None, final: bool = False, *,
+                       first: int = 0, apart: bool = False) -> Tokens:
         """Steps [start, stop) of an episode: per step the observation, a separator, the action; segment 0.
 
         Args:
             stop: default: the episode's end.
             final: add the observation after step `stop - 1` and its separator: what a policy is given at step `stop`.
+            first: the step of the whole episode at which this one begins, where it is a window of it.
+            apart: the steps do not follow each other, so each needs its text.
         Returns:
-            Tokens (seq,); timestep counts from the episode's start, also in a window.
+            Tokens (seq,); timestep counts from the whole episode's start.
         Raises:
             ValueError: a window outside the episode, a missing leaf, a value outside its space (the message names the
             leaf).
@@ -143,15 +154,36 @@ class TaskCodec:
             nothing = np.zeros((1, self.action_length), np.int32)
             acted, targets = np.concatenate([acted, nothing]), np.append(targets, False)
             labels = None if labels is None else np.concatenate([labels, nothing])
-        tokens, _ = self._encode(observations, np.arange(start, last), acted, targets, labels)
+        timesteps = np.arange(start + first, last + first)
+        written = None if apart else self._written_rows(observations, timesteps)
+        tokens, _ = self._encode(observations, timesteps, acted, targets, labels, written)
         return tokens[: len(tokens) - self.action_length] if final and self.action_length else tokens
 
-    def encode_observations(self, observations: Sequence[Any], timesteps: Sequence[int] | None = None) -> list[Tokens]:
+    def _written_rows(self, observations: Mapping[str, np.ndarray], timesteps: np.ndarray) -> np.ndarray | None:
+        """bool (steps,), at which of these consecutive steps observed text is written; None: at all."""
+        if self.text_every == 1 or not self._texts or not len(timesteps):
+            return None
+        written = timesteps % self.text_every == 0
+        written[0] = True
+        for name in self._texts:
+            written[1:] |= observations[name][1:] != observations[name][:-1]
+        return None if written.all() else written
+
+    def observed_texts(self, observation: Any) -> tuple[str, ...]:
+        """The texts of an observation: what `encode_observations` needs to know of the step before."""
+        if self.text_every == 1 or not self._texts:
+            return ()
+        leaves = flatten(self.observation_space, observation)
+        return tuple(leaves[name] for name in self._texts)
+
+    def encode_observations(self, observations: Sequence[Any], timesteps: Sequence[int] | None = None,
+                            before: Sequence[tuple[str, ...] | None] | None = None) -> list[Tokens]:
         """What a policy is given at a step: for each row its observation and a separator; segment 0.
 
         Args:
             observations: values of the observation space, as the environments give them.
             timesteps: step number of each row in its episode; default 0.
+            before: `observed_texts` of each row's step before, None where there is none; default: all text is written.
         Raises:
             ValueError: a value outside its space; the message names the leaf.
         """
@@ -160,18 +192,23 @@ class TaskCodec:
         rows = len(observations)
         stacked = _stack("observation", self.observation_space, observations)
         times = np.zeros(rows, np.int32) if timesteps is None else np.asarray(timesteps, np.int32)
-        no_actions = np.zeros((rows, 0), np.int32)
-        tokens, lengths = self._encode(stacked, times, no_actions, None)
+        no_actions, written = np.zeros((rows, 0), np.int32), None
+        if before is not None and self.text_every > 1 and self._texts:
+            written = np.array([told is None or told != self.observed_texts(seen) for told, seen in
+                                zip(before, observations, strict=True)]) | (times % self.text_every == 0)
+        tokens, lengths = self._encode(stacked, times, no_actions, None, written=written)
         return self._split(tokens, lengths)
 
     def _encode(self, observations: Mapping[str, np.ndarray], timesteps: np.ndarray, acted: np.ndarray,
-                targets: np.ndarray | None, labels: np.ndarray | None = None) -> tuple[Tokens, np.ndarray]:
+                targets: np.ndarray | None, labels: np.ndarray | None = None,
+                written: np.ndarray | None = None) -> tuple[Tokens, np.ndarray]:
         """All steps side by side.
 
         Args:
             acted: int32 (steps, A or 0), action ids.
             targets: bool (steps,), where the action is a target; None without actions.
             labels: int32 (steps, A), ids that are predicted in place of `acted`; None: `acted`.
+            written: bool (steps,), where observed text is written; None: everywhere.
         Returns:
             the tokens and each step's length (steps,).
         """
@@ -194,13 +231,18 @@ class TaskCodec:
         if targets is not None and not targets.all():
             fields["loss_mask"][:, width - acted.shape[1]:] &= targets[:, None]
         lengths = np.full(steps, width)
-        if any(real is not None for _, real in texts):
+        if written is not None or any(real is not None for _, real in texts):
             real = np.ones((steps, width), np.bool_)
             holes = [np.ones(ids.shape, np.bool_) if is_real is None else is_real for ids, is_real in texts]
             real[:, :text_width] = np.concatenate(holes, axis=1)
+            if written is not None:
+                real[:, :text_width] &= written[:, None]
             lengths = real.sum(axis=1)
-            seen = fields["position"] >= 0
-            fields["position"] = np.where(seen, (real & seen).cumsum(axis=1) - 1, fields["position"]).astype(np.int16)
+            if self.text_every == 1:
+                seen = fields["position"] >= 0
+                fields["position"] = np.where(seen, (real & seen).cumsum(axis=1) - 1, fields["position"]).astype(np.int16)
+            else:                                                      # all else keeps its position, with text and without
+                fields["position"][:, :text_width] = self._fixed + real[:, :text_width].cumsum(axis=1) - 1
             flat = {name: array[real] for name, array in fields.items()}
         else:
             flat = {name: array.reshape(-1) for name, array in fields.items()}
@@ -234,7 +276,10 @@ class TaskCodec:
             kinds = np.concatenate([np.full(text_width, Kind.TEXT), *observed]).astype(np.uint8)
             action = self.action_kinds if with_action else self.action_kinds[:0]
             kind = np.concatenate([kinds, np.array([Kind.SPECIAL], np.uint8), action])
-            position = np.concatenate([np.arange(len(kinds)), [NO_POSITION], np.full(len(action), ACTION)])
+            places = np.arange(len(kinds))
+            if self.text_every > 1:                                    # text is last in its positions, though it stands first
+                places = (places - text_width) % max(1, len(kinds))
+            position = np.concatenate([places, [NO_POSITION], np.full(len(action), ACTION)])
             position = position.astype(DTYPES["position"])
             loss = np.zeros(len(kind), np.bool_)
             loss[:text_width] = self.observation_text_loss
@@ -327,7 +372,8 @@ class TaskCodec:
         values = {"observation_space": space_to_json(self.observation_space),
                   "action_space": space_to_json(self.action_space),
                   "observation_text_loss": self.observation_text_loss, "max_text_tokens": self.max_text_tokens}
-        return values if self.numbers == "binned" else {**values, "numbers": self.numbers}   # as before there were vectors
+        newer = {"numbers": ("binned", self.numbers), "text_every": (1, self.text_every)}
+        return values | {name: value for name, (before, value) in newer.items() if value != before}
 
     @staticmethod
     def from_json(values: Mapping[str, Any], vocabulary: Vocabulary, text: TextTokenizer | None) -> "TaskCodec":
@@ -337,11 +383,12 @@ class TaskCodec:
             ValueError: a key is missing or unknown, or a space is none.
         """
         known = {"observation_space", "action_space", "observation_text_loss", "max_text_tokens"}
-        if values.keys() - {"numbers"} != known:
+        if values.keys() - {"numbers", "text_every"} != known:
             raise ValueError(f"a task's JSON must have the keys {sorted(known)}, got {sorted(values)}")
         return TaskCodec(space_from_json(values["observation_space"]), space_from_json(values["action_space"]),
                          vocabulary, text, observation_text_loss=values["observation_text_loss"],
-                         max_text_tokens=values["max_text_tokens"], numbers=values.get("numbers", "binned"))
+                         max_text_tokens=values["max_text_tokens"], numbers=values.get("numbers", "binned"),
+                         text_every=values.get("text_every", 1))
 
 
 def _label(role: str, name: str) -> str:

@@ -54,6 +54,7 @@ class DataSettings:
     prompt_probability: float = 0.25      # control rows that begin with another episode of the task (Gato: 0.25)
     observation_text_loss: bool = True    # observed text (missions) is a target, as in the paper
     numbers: Numbers = "binned"           # observed real numbers: a token each, as in the paper, or "vector": 32 in one
+    text_every: int = 1                   # steps after which observed text that stays the same (missions) is written again
     max_text_tokens: int = 64             # longest observed text, and the places of an acted one
     tokenizer: str = ""                   # a SentencePiece model; empty: learnt from the text of the sources
     workers: int = 0                      # processes that prepare batches; 0: the training process does it, which is
@@ -62,8 +63,8 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.workers < 0:
             raise ValueError(f"data.batch_size={self.batch_size} must be at least 1 and workers={self.workers} at least 0")
-        if self.max_text_tokens < 1:
-            raise ValueError(f"data.max_text_tokens={self.max_text_tokens} must be at least 1")
+        if self.max_text_tokens < 1 or self.text_every < 1:
+            raise ValueError(f"data.max_text_tokens={self.max_text_tokens} and text_every={self.text_every} must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

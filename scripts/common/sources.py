@@ -158,7 +158,8 @@ def task_codec(reader: EpisodeReader, settings: RunSettings, vocabulary: Vocabul
     try:
         observation, action = (space_from_json(reader.task[key]) for key in ("observation_space", "action_space"))
         return TaskCodec(observation, action, vocabulary, text, observation_text_loss=settings.data.observation_text_loss,
-                         max_text_tokens=settings.data.max_text_tokens, numbers=settings.data.numbers)
+                         max_text_tokens=settings.data.max_text_tokens, numbers=settings.data.numbers,
+                         text_every=settings.data.text_every)
     except KeyError as error:
         raise ValueError(f"{reader.path} does not say what its {error.args[0]} is; collect it again") from None
     except ValueError as error:

@@ -35,10 +35,10 @@ def model() -> Model:
     return make_model()
 
 
-def make_model(backbone: BackboneConfig = BACKBONES[0]) -> Model:
+def make_model(backbone: BackboneConfig = BACKBONES[0], vectors: bool = False) -> Model:
     torch.manual_seed(0)
-    config = ModelConfig(embedding=EmbeddingConfig(observation_positions=48, patch_channels=4, vectors=True), backbone=backbone)
-    return Model(config, VOCABULARY).eval()
+    embedding = EmbeddingConfig(observation_positions=48, patch_channels=4, vectors=vectors)
+    return Model(ModelConfig(embedding=embedding, backbone=backbone), VOCABULARY).eval()
 
 
 def stream(length: int, seed: int = 0, patch_share: float = 0.3) -> Tokens:

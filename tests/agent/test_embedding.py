@@ -12,7 +12,7 @@ from calico.agent.vector_block import waves
 from calico.tokenizers.document import Image, Part, Sound, Special, encode_document
 from calico.tokenizers.tokens import ACTION, NO_POSITION, VECTOR_SIZE, Kind, Tokens
 
-from .conftest import BACKBONES, VOCABULARY, batch_of, stream
+from .conftest import BACKBONES, VOCABULARY, batch_of, make_model, stream
 
 
 def test_no_position_adds_nothing_and_all_actions_share_one(model: Model) -> None:
@@ -78,14 +78,16 @@ def vectors_of(*counts: int) -> Tokens:
                    numbers=np.array(counts, np.uint8))
 
 
-def test_vectors_land_on_their_own_tokens(model: Model) -> None:
+def test_vectors_land_on_their_own_tokens() -> None:
+    model = make_model(vectors=True)
     rows = [vectors_of(32, 3), vectors_of(7), vectors_of(1, 20, 32)]
     together = model.embedding(batch_of(*rows))
     for row, tokens in enumerate(rows):
         torch.testing.assert_close(together[row, :len(tokens)], model.embedding(batch_of(tokens))[0], atol=1e-6, rtol=1e-5)
 
 
-def test_a_vector_is_its_real_numbers_and_their_waves(model: Model) -> None:
+def test_a_vector_is_its_real_numbers_and_their_waves() -> None:
+    model = make_model(vectors=True)
     tokens = batch_of(vectors_of(5))
     assert model.embedding.vector_block is not None
     values = tokens.vectors[0, :5].double()
@@ -104,9 +106,8 @@ def test_a_vector_is_its_real_numbers_and_their_waves(model: Model) -> None:
 
 
 def test_a_model_without_a_block_for_vectors_says_what_to_do() -> None:
-    config = ModelConfig(embedding=EmbeddingConfig(patch_channels=4), backbone=BACKBONES[0])
     with pytest.raises(ValueError, match="without any; encode with numbers='binned', or train one with data.numbers=vector"):
-        Model(config, VOCABULARY).embedding(batch_of(vectors_of(4)))
+        make_model().embedding(batch_of(vectors_of(4)))
 
 
 def test_too_long_an_observation_is_named(model: Model) -> None:

@@ -11,6 +11,8 @@ from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.model import BackboneConfig, Model
 from calico.agent.policy import AgentPolicy
 from calico.agent.sampling import SamplingConfig, choose
+from calico.tokenizers.episode import Episode
+from calico.tokenizers.spaces import flatten, stack_leaves
 from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.text import TextTokenizer
 from calico.tokenizers.tokens import ACTION, Kind, Tokens
@@ -29,17 +31,24 @@ SPACES: dict[str, tuple[gym.Space[Any], gym.Space[Any]]] = {
                                                    joints=gym.spaces.Box(-np.inf, np.inf, (40,)),
                                                    mission=gym.spaces.Text(9, charset="abcdefgh "), key=gym.spaces.Discrete(3)),
                                    gym.spaces.Box(-1, 1, (2,))),
+    "text now and then": (gym.spaces.Dict(joints=gym.spaces.Box(-1, 1, (3,)), key=gym.spaces.Discrete(3),
+                                          mission=gym.spaces.Text(9, charset="abcdefgh ")), gym.spaces.Discrete(4)),
 }
 
 
 def make_codec(name: str) -> TaskCodec:
     observation, action = SPACES[name]
-    return TaskCodec(observation, action, VOCABULARY, TEXT, numbers="vector" if name.startswith("vectors") else "binned")
+    return TaskCodec(observation, action, VOCABULARY, TEXT, numbers="vector" if name.startswith("vectors") else "binned",
+                     text_every=3 if name == "text now and then" else 1)
 
 
 def observations_of(codec: TaskCodec, count: int, seed: int) -> list[Any]:
+    """Random ones; where text is not written at every step it changes once."""
     codec.observation_space.seed(seed)
-    return [codec.observation_space.sample() for _ in range(count)]
+    found = [codec.observation_space.sample() for _ in range(count)]
+    if codec.text_every > 1:
+        found = [{**seen, "mission": found[5 * (i // 5)]["mission"]} for i, seen in enumerate(found)]
+    return found
 
 
 class PlainLoop:
@@ -48,10 +57,14 @@ class PlainLoop:
     def __init__(self, model: Model, codec: TaskCodec, prompt: Tokens | None = None) -> None:
         self.model, self.codec = model, codec
         self.history = Tokens.empty() if prompt is None else prompt
+        self.steps = 0
+        self.texts: tuple[str, ...] | None = None
 
     def logits(self, observation: Any) -> list[np.ndarray]:
         """Greedy logits over the legal ids of each action token."""
-        self.history = Tokens.concatenate([self.history, *self.codec.encode_observations([observation])])
+        encoded = self.codec.encode_observations([observation], [self.steps], [self.texts])
+        self.steps, self.texts = self.steps + 1, self.codec.observed_texts(observation)
+        self.history = Tokens.concatenate([self.history, *encoded])
         found = []
         for mask in self.codec.action_mask:
             hidden = self.model(Tokens.stack([self.history], VOCABULARY.pad).to_torch())[0, -1]
@@ -86,7 +99,7 @@ CASES += [(backbone, name, True) for backbone in OTHERS for name in list(SPACES)
 @torch.no_grad()
 def test_cached_logits_equal_uncached_logits(backbone: BackboneConfig, name: str, prompted: bool) -> None:
     """Row 1 restarts at step 4, row 2 waits at step 3 and leaves at step 6; the window slides many times."""
-    model, codec = make_model(backbone), make_codec(name)
+    model, codec = make_model(backbone, vectors=name.startswith("vectors")), make_codec(name)
     prompt = stream(11, 5) if prompted else None
     policy = Watched(model, codec, SamplingConfig(temperature=0), prompt=prompt, precision="fp32")
     plain = {row: PlainLoop(model, codec, prompt) for row in range(3)}
@@ -119,6 +132,38 @@ def test_without_a_window_half_the_context_is_read_again() -> None:
         np.testing.assert_allclose(policy.seen[0][0], plain.logits(observation)[0], atol=2e-5)
     assert max(seen) <= 16
     assert seen == [5, 10, 15, *[10, 15] * 4, 10]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("context", [32, 20])
+def test_what_is_read_again_begins_with_its_text(context: int) -> None:
+    """Window = context: logits equal an uncached pass over the newest steps that fit half of it, encoded as training would.
+    In 20 tokens a step with its text fills more than half, so now and then nothing is kept."""
+    dense = make_model(DecoderConfig(width=32, depth=2, heads=2, context=context, window=context))
+    codec = make_codec("text now and then")
+    codec = TaskCodec.from_json(codec.to_json() | {"max_text_tokens": 9}, VOCABULARY, TEXT)
+    policy = Watched(dense, codec, SamplingConfig(temperature=0), precision="fp32")
+    policy.reset(0, seed=0)
+    seen, done, start, cut = [], list[int](), 0, 0
+    for step, observation in enumerate(observations_of(codec, 40, 3)):
+        before = int(policy.cache.lengths[0]) if step else 0
+        done += [int(action) for action in policy.act([observation], [0])]
+        seen.append(observation)
+        if before + codec.observation_tokens[1] + 3 > context:           # what is kept fits half
+            cut += 1
+            while start < step and len(codec.encode_episode(episode_of(seen, done), start, step)) > context // 2:
+                start += 1
+        tokens = codec.encode_episode(episode_of(seen, done), start, step + 1)[:-1]
+        hidden = dense(Tokens.stack([tokens], VOCABULARY.pad).to_torch())[0, -1]
+        np.testing.assert_allclose(policy.seen[0][0], dense.logits(hidden).numpy()[codec.action_mask[0]], atol=2e-5)
+    assert cut > 3
+
+
+def episode_of(observations: list[Any], actions: list[int]) -> Episode:
+    steps, space = len(actions), SPACES["text now and then"][0]
+    return Episode(task="t", seed=0, observations=stack_leaves([flatten(space, seen) for seen in observations]),
+                   actions={"": np.array(actions)}, demonstrated=np.ones(steps, bool), rewards=np.zeros(steps),
+                   terminated=False, truncated=False)
 
 
 def test_actions_are_legal_and_seeds_reproduce(model: Model) -> None:

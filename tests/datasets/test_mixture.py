@@ -128,8 +128,9 @@ def test_pipes_and_shared_memory_carry_the_same(free: int, monkeypatch: pytest.M
     mixture = make_mixture()
     batches = list(loader(mixture, 0, 4, 1))
     assert all(map(same, batches, map(mixture.batch, range(4))))
-    assert all(isinstance(array, np.ndarray) for array in vars(batches[0].tokens).values())
-    largest = sum(array.nbytes for array in vars(make_mixture(frames=1).batch(0).tokens).values())
+    assert batches[0].tokens.targets is None
+    assert all(isinstance(array, np.ndarray) for name, array in vars(batches[0].tokens).items() if name != "targets")
+    largest = make_mixture(frames=1).batch(0).tokens.nbytes
     assert 0.5 * mixture.most_bytes() < largest <= mixture.most_bytes()
 
 
@@ -248,6 +249,33 @@ def test_shuffled_steps_stand_alone_and_keep_their_action() -> None:
         assert any((step == tokens[time]).all() for tokens in whole.values())
     assert row.loss_mask.reshape(-1, 5).tolist() == [[False] * 4 + [True]] * 200
     assert source.describe() != EpisodeSource("state", episodes, STATE).describe()
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_each_piece_begins_with_its_mission_and_repeats_it(tmp_path: Path, on_disk: bool) -> None:
+    """Prompts, windows and their cuts, with episodes in memory and read from files: text at a piece's first step and at each
+    step that 5 divides; a prompt fills its room as nearly as whole steps can."""
+    codec = TaskCodec(MISSION.observation_space, MISSION.action_space, VOCABULARY, TEXT, text_every=5)
+    episodes: Any = [mission_episode(seed, 40) for seed in range(6)]
+    if on_disk:
+        with EpisodeWriter(tmp_path / "data", {"name": "mission"}, group_bytes=500) as writer:
+            for episode in episodes:
+                writer.append(episode)
+        episodes = EpisodeReader(tmp_path / "data")
+    source = EpisodeSource("mission", episodes, codec, prompt=PromptConfig(probability=1, length=50, loss=False))
+    for i in range(30):
+        row = source.sample(np.random.default_rng(i), 160)
+        assert len(row) == 160
+        first, *rest = pieces(row)
+        assert 50 - 3 - 20 < len(first) <= 50 and not first.loss_mask.any()
+        for piece in (first, *rest):
+            steps = piece.timestep.tolist()
+            texts = sorted(set(piece.timestep[piece.kind == Kind.TEXT].tolist()))
+            assert texts == sorted({steps[0], *range(-(-steps[0] // 5) * 5, steps[-1] + 1, 5)})
+    shuffled = EpisodeSource("mission", episodes, codec, shuffle_steps=True).sample(np.random.default_rng(0), 160)
+    for piece in pieces(shuffled):
+        edges = [0, *(np.flatnonzero(np.diff(piece.timestep)) + 1).tolist()]
+        assert (piece.kind[edges] == Kind.TEXT).all()
 
 
 @pytest.mark.parametrize("shuffle_steps", [False, True])

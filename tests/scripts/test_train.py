@@ -129,16 +129,19 @@ def compact_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_with_vectors_stops_continues_and_plays(small_run: SmallRun, compact_data: Path, tmp_path: Path, refused: Refused,
                                                       answered: Callable[..., Any]) -> None:
     small, sources = SmallRun(compact_data, small_run.config, small_run.run), ("Pendulum-v1", "BabyAI-GoToLocal-v0")
-    vectors = ["data.numbers=vector", "embedding.observation_positions=72"]
+    vectors = ["data.numbers=vector", "embedding.observation_positions=72", "data.text_every=8"]
     for out, steps in (("whole", 4), ("parts", 2), ("parts", 4)):
         assert main(words(small, tmp_path / out, *vectors, f"training.steps={steps}", sources=sources)) == 0
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
     assert main(words(small, tmp_path / "workers", *vectors, "data.workers=2", sources=sources)) == 0
     assert_same_run(tmp_path / "workers", tmp_path / "whole")
     saved = checkpoint.load(tmp_path / "whole")
-    assert [task["codec"]["numbers"] for task in saved.documents["tasks"].values()] == ["vector", "vector"]
-    said = refused(*words(small, tmp_path / "whole", vectors[1], sources=sources))
+    codecs = [task["codec"] for task in saved.documents["tasks"].values()]
+    assert [(codec["numbers"], codec["text_every"]) for codec in codecs] == [("vector", 8), ("vector", 8)]
+    said = refused(*words(small, tmp_path / "whole", *vectors[1:], sources=sources))
     assert 'data.numbers is "binned" but was "vector"; give the old value' in said
+    said = refused(*words(small, tmp_path / "whole", *vectors[:2], sources=sources))
+    assert "data.text_every is 1 but was 8; give the old value" in said
     scores = answered("rollout", tmp_path / "whole", "--episodes", 2)              # in the view that was recorded
     assert {score["task"] for score in scores} == set(sources) and all(score["failed"] == 0 for score in scores)
     other = small_run.data / "BabyAI-GoToLocal-v0"

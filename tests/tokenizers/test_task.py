@@ -375,6 +375,77 @@ def test_every_space_has_the_same_tokens_in_training_and_acting_with_vectors(spa
         assert (acted.timestep == step).all() and not (acted.kind == Kind.CONTINUOUS).any()
 
 
+MISSIONS = spaces.Dict({"mission": spaces.Text(20, charset="abcdef "), "note": spaces.Text(5, min_length=0, charset="xyz"),
+                        "key": spaces.Discrete(3), "joints": spaces.Box(-1, 1, (3,))})
+
+
+def mission_episode(steps: int, change: int | None = None) -> Episode:
+    """The mission changes at step `change`; the note never does."""
+    missions = np.array(["abc abc"] * (steps + 1), object)
+    if change is not None:
+        missions[change:] = "fed"
+    return Episode(task="t", seed=0, actions={"": np.arange(steps) % 2}, demonstrated=np.ones(steps, bool),
+                   rewards=np.zeros(steps),
+                   observations={"mission": missions, "note": np.array(["xy"] * (steps + 1), object),
+                                 "key": np.arange(steps + 1) % 3, "joints": np.zeros((steps + 1, 3), np.float32)},
+                   terminated=True, truncated=False)
+
+
+def steps_with_text(tokens: Tokens) -> list[int]:
+    return sorted(set(tokens.timestep[tokens.kind == Kind.TEXT].tolist()))
+
+
+def mission_codec(text: TextTokenizer, text_every: int = 4, **more: Any) -> TaskCodec:
+    return TaskCodec(MISSIONS, SMALL, Vocabulary(VocabularyConfig(text=1024)), text, text_every=text_every, **more)
+
+
+def test_text_that_stays_the_same_is_written_every_few_steps(text: TextTokenizer) -> None:
+    codec, every_step = mission_codec(text), mission_codec(text, 1)
+    assert steps_with_text(codec.encode_episode(mission_episode(10))) == [0, 4, 8]
+    assert steps_with_text(codec.encode_episode(mission_episode(10), 5, 9)) == [5, 8]
+    assert steps_with_text(codec.encode_episode(mission_episode(10, change=6))) == [0, 4, 6, 8]
+    assert steps_with_text(codec.encode_episode(mission_episode(10, change=4), 3)) == [3, 4, 8]
+    apart = codec.encode_episode(mission_episode(10), apart=True)
+    assert steps_with_text(apart) == list(range(10))
+    np.testing.assert_array_equal(apart.ids, every_step.encode_episode(mission_episode(10)).ids)
+    assert codec.tokens_per_step == (1 + 3 + 1 + 1, every_step.tokens_per_step[1])
+    tokens = codec.encode_episode(mission_episode(10))
+    for step in range(10):                                               # all but text has one position, with text and without
+        of_step = tokens.timestep == step
+        assert tokens.position[of_step & (tokens.kind == Kind.DISCRETE) & (tokens.position >= 0)].tolist() == [3]
+        words = tokens.position[of_step & (tokens.kind == Kind.TEXT)].tolist()
+        assert words == list(range(4, 4 + len(words)))
+
+
+@pytest.mark.parametrize("numbers", ["binned", "vector"])
+def test_windows_and_acting_write_text_at_the_same_steps(text: TextTokenizer, numbers: Any) -> None:
+    codec, episode = mission_codec(text, numbers=numbers), mission_episode(11, change=6)
+    for start in range(11):
+        window = codec.encode_episode(episode, start)
+        cut = {name: values[start:] for name, values in episode.observations.items()}
+        part = replace(episode, observations=cut, actions={"": episode.actions[""][start:]},
+                       demonstrated=episode.demonstrated[start:], rewards=episode.rewards[start:])
+        assert_same(codec.encode_episode(part, first=start), window)
+        before, at = None, 0
+        for step in range(start, 11):
+            seen = unflatten(MISSIONS, {name: values[step] for name, values in episode.observations.items()})
+            (acted,) = codec.encode_observations([seen], [step], [before])
+            before = codec.observed_texts(seen)
+            trained = window[at:at + len(acted)]
+            assert_same(replace(acted, loss_mask=trained.loss_mask), trained)
+            at += len(acted) + 1
+        assert at == len(window)
+
+
+def test_how_often_text_is_written_stands_in_the_codec(text: TextTokenizer) -> None:
+    values = json.loads(json.dumps(mission_codec(text).to_json()))
+    assert values["text_every"] == 4 and "text_every" not in mission_codec(text, 1).to_json()
+    again = TaskCodec.from_json(values, Vocabulary(VocabularyConfig(text=1024)), text)
+    assert_same(again.encode_episode(mission_episode(9)), mission_codec(text).encode_episode(mission_episode(9)))
+    with pytest.raises(ValueError, match="text_every=0 must be positive"):
+        mission_codec(text, 0)
+
+
 def test_several_images_keep_their_patches_in_the_order_of_their_tokens() -> None:
     space = spaces.Dict({"b": spaces.Box(0, 255, (16, 32), np.uint8), "a": spaces.Box(0, 255, (16, 16, 4), np.uint8)})
     codec = TaskCodec(space, SMALL, Vocabulary(), None)

@@ -83,7 +83,7 @@ def test_the_compact_view_is_one_patch_that_holds_what_minigrid_gives(name: str)
                 break
     space: Any = env.observation_space
     assert patch_grid(*space["image"].shape[:2]) == (1, 1)
-    assert prices(get_task(name)) == {"binned": (18 + 1, 83), "compact": (3 + 1, 68)}
+    assert prices(get_task(name)) == {"binned": (18 + 1, 83), "compact": (4, 68)}
 
 
 def test_a_wrong_tile_is_named() -> None:
