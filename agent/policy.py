@@ -79,7 +79,9 @@ class AgentPolicy:
         told = [self.told.get(row, (0, None)) for row in rows]
         steps = [step for step, _ in told]
         encoded = self.codec.encode_observations(list(observations), steps, [texts for _, texts in told])
-        begun = self.codec.encode_observations(list(observations), steps) if self.limit is not None else encoded
+        begun = encoded
+        if self.limit is not None and not self.codec.repeats_text:
+            begun = self.codec.encode_observations(list(observations), steps)
         self.assign_cache_rows(rows)
         emptied = self.reencode_history(rows)
         encoded = [alone if row in emptied else tokens for row, tokens, alone in zip(rows, encoded, begun, strict=True)]

@@ -57,6 +57,7 @@ class TaskCodec:
         action_kinds: uint8 (A,), the Kind of each; an `end` inside a text action keeps Kind.TEXT.
         observation_tokens: (least, most) tokens of an observation, without the separator.
         tokens_per_step: (least, most) tokens of a step: observation, separator, action.
+        repeats_text: observed text, if there is any, is written at every step.
     """
 
     def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], vocabulary: Vocabulary,
@@ -106,6 +107,7 @@ class TaskCodec:
             raise ValueError(f"an observation of {most} tokens is too long, {MOST_TOKENS} is the most; shrink "
                              f"{observation_space}")
         self._texts = {name: leaf for name, leaf in self._observed.items() if isinstance(leaf, TextLeaf)}
+        self.repeats_text = text_every == 1 or not self._texts            # all text that is observed is written
         self._fixed = sum(leaf.tokens for leaf in self._laid if not isinstance(leaf, TextLeaf))     # tokens of each observation
         least = self._fixed + (sum(leaf.least for leaf in self._texts.values()) if text_every == 1 else 0)
         self.observation_tokens: tuple[int, int] = (least, most)
@@ -161,7 +163,7 @@ class TaskCodec:
 
     def _written_rows(self, observations: Mapping[str, np.ndarray], timesteps: np.ndarray) -> np.ndarray | None:
         """bool (steps,), at which of these consecutive steps observed text is written; None: at all."""
-        if self.text_every == 1 or not self._texts or not len(timesteps):
+        if self.repeats_text or not len(timesteps):
             return None
         written = timesteps % self.text_every == 0
         written[0] = True
@@ -171,7 +173,7 @@ class TaskCodec:
 
     def observed_texts(self, observation: Any) -> tuple[str, ...]:
         """The texts of an observation: what `encode_observations` needs to know of the step before."""
-        if self.text_every == 1 or not self._texts:
+        if self.repeats_text:
             return ()
         leaves = flatten(self.observation_space, observation)
         return tuple(leaves[name] for name in self._texts)
@@ -193,7 +195,7 @@ class TaskCodec:
         stacked = _stack("observation", self.observation_space, observations)
         times = np.zeros(rows, np.int32) if timesteps is None else np.asarray(timesteps, np.int32)
         no_actions, written = np.zeros((rows, 0), np.int32), None
-        if before is not None and self.text_every > 1 and self._texts:
+        if before is not None and not self.repeats_text:
             written = np.array([told is None or told != self.observed_texts(seen) for told, seen in
                                 zip(before, observations, strict=True)]) | (times % self.text_every == 0)
         tokens, lengths = self._encode(stacked, times, no_actions, None, written=written)
