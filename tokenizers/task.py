@@ -77,8 +77,9 @@ class TaskCodec:
             ValueError: a space without tokens, an action with more values than the vocabulary has ids, text without a
                 tokenizer, an observation of more than 32,767 tokens, vectors in the paper's layout.
         """
-        if max_text_tokens < 1 or text_every < 1:
-            raise ValueError(f"max_text_tokens={max_text_tokens} and text_every={text_every} must be positive; give at least 1")
+        for name, value in {"max_text_tokens": max_text_tokens, "text_every": text_every}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} is not positive; give at least 1")
         check_fits(text, vocabulary)
         self.observation_space, self.action_space = observation_space, action_space
         self.vocabulary, self.text = vocabulary, text

@@ -442,7 +442,7 @@ def test_how_often_text_is_written_stands_in_the_codec(text: TextTokenizer) -> N
     assert values["text_every"] == 4 and "text_every" not in mission_codec(text, 1).to_json()
     again = TaskCodec.from_json(values, Vocabulary(VocabularyConfig(text=1024)), text)
     assert_same(again.encode_episode(mission_episode(9)), mission_codec(text).encode_episode(mission_episode(9)))
-    with pytest.raises(ValueError, match="text_every=0 must be positive"):
+    with pytest.raises(ValueError, match="text_every=0 is not positive"):
         mission_codec(text, 0)
 
 
