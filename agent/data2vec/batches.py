@@ -9,7 +9,6 @@ the sound played faster or slower. Which one is drawn from the generator that is
 step. Without one, the whole sample is used: the middle square of a picture, the beginning of a sound or text that is too long.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,11 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...tokenizers.text import TextTokenizer
+from ..crops import centre_square, random_crop
 from .encoders import Encoder, SpeechEncoder, TextEncoder, TextEncoderConfig, VisionEncoder, standardize
 
 PAD, OFFSET = 0, 1   # ids of our own text encoders: SentencePiece's pieces begin after the padding
-CROP = (0.35, 1.0)   # area of a training crop as a share of the picture
-ASPECT = 4 / 3       # its largest width / height, and its inverse the smallest
 SPEED = (0.9, 1.1)   # of a training sound, as in Ko et al. (Interspeech 2015)
 
 
@@ -91,17 +89,7 @@ class Inputs:
 
 def picture(pixels: np.ndarray, side: int, rng: np.random.Generator | None) -> Tensor:
     """uint8 (height, width, 3) -> float (3, side, side) in [-1, 1]."""
-    height, width = pixels.shape[:2]
-    if rng is None:
-        rows = columns = min(height, width)
-        top, left = (height - rows) // 2, (width - columns) // 2
-    else:
-        area = height * width * rng.uniform(*CROP)
-        aspect = math.exp(rng.uniform(-1, 1) * math.log(ASPECT))
-        rows, columns = (max(1, round(math.sqrt(size))) for size in (area / aspect, area * aspect))
-        rows, columns = min(height, rows), min(width, columns)
-        top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
-    chosen = pixels[top:top + rows, left:left + columns]
+    chosen = centre_square(pixels) if rng is None else random_crop(pixels, rng)
     if rng is not None and rng.random() < 0.5:
         chosen = chosen[:, ::-1]
     x = torch.from_numpy(np.array(chosen, np.float32)).permute(2, 0, 1) / 127.5 - 1

@@ -1,23 +1,21 @@
-"""Hugging Face's Data2Vec checkpoints, read exactly: a folder with config.json and model.safetensors.
+"""Hugging Face's Data2Vec checkpoints, read exactly.
 
     encoder = load_data2vec("data2vec-vision-base")     # VisionEncoder, SpeechEncoder or TextEncoder, in eval mode
 
 Names are translated, query, key and value are stacked, and RoBERTa's one token type, which every token has, is added to the
 positions. Heads on top of the encoder (pooler, classifiers, the masked-token head) are left out; any other name that is
-missing or left over is an error. A pickled pytorch_model.bin is not read.
+missing or left over is an error.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from ..hugging_face_folder import read_folder
 from .encoders import (
     Encoder,
     RelativePositions,
@@ -62,12 +60,13 @@ def load_data2vec(folder: Path | str, modality: Modality | None = None) -> Encod
     """Build the encoder that a checkpoint describes and fill it.
 
     Args:
-        folder: holds config.json and model.safetensors, as `save_pretrained` writes them.
+        folder: as `save_pretrained` writes it, in one file or in shards.
         modality: what the caller needs; None: whatever it is.
     Returns:
         VisionEncoder, SpeechEncoder or TextEncoder in eval mode, fp32.
     Raises:
-        ValueError: no such checkpoint, one of another modality, or one whose names, shapes or options do not fit.
+        ValueError: a file is missing or damaged, the checkpoint is of another modality, or its names, shapes or options do not
+            fit.
     """
     folder = Path(folder)
     config, weights = read_folder(folder)
@@ -99,19 +98,6 @@ def build_encoder(modality: Modality, config: Mapping[str, Any], weights: Mappin
                              f"{tuple(expected[name].shape)}; the two files belong to different models")
     encoder.load_state_dict(state)
     return encoder.eval()
-
-
-def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """config.json and model.safetensors."""
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} has no config.json; give a folder as save_pretrained writes it")
-    if not (folder / "model.safetensors").is_file():
-        raise ValueError(f"{folder} has no model.safetensors, and pickles are not read; convert the weights with "
-                         "transformers: from_pretrained(...).save_pretrained(...)")
-    try:
-        return json.loads((folder / "config.json").read_bytes()), load_file(folder / "model.safetensors")
-    except (SafetensorError, ValueError) as error:   # ValueError: JSON or its encoding
-        raise ValueError(f"{folder} cannot be read: {error}; fetch it again") from None
 
 
 def _vision(config: Mapping[str, Any], left: dict[str, Tensor]) -> tuple[Encoder, dict[str, Tensor]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ...tokenizers.text import TextTokenizer
 from .. import checkpoint
+from ..hugging_face_folder import is_hugging_face
 from .encoders import (
     Encoder,
     SpeechEncoder,
@@ -64,7 +65,7 @@ def load_pretrained(folder: Path | str, modality: Modality | None = None) -> Pre
         ValueError: an encoder of another modality; what load_data2vec says of Hugging Face's.
     """
     folder = Path(folder)
-    if (folder / "model.safetensors").is_file() and not (folder / checkpoint.MANIFEST).exists():
+    if is_hugging_face(folder):
         encoder = load_data2vec(folder, modality)
         return Pretrained(encoder, modality_of(encoder), None, folder)
     saved = checkpoint.load(folder, only=("model",))

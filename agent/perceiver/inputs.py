@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..mel import mel_filters
+
 PAD, BOS, EOS, MASK, CLS, SEP = range(6)   # ids before the 256 bytes
 BYTE_OFFSET = 6
 
@@ -354,18 +356,6 @@ class Mel(nn.Module):
         elements = loud[:, :loud.shape[1] // config.stack * config.stack].unflatten(1, (-1, config.stack)).flatten(2)
         grid = fourier_grid((elements.shape[1],), config.bands, (config.resolution,), samples.device)
         return join(elements, grid)
-
-
-@lru_cache(maxsize=8)
-def mel_filters(rate: int, window: int, mels: int, device: torch.device) -> Tensor:
-    """(window / 2 + 1, mels): triangles, evenly wide on the mel scale, 2595 log10(1 + f / 700). Do not write into it."""
-    with torch.inference_mode(False), torch.no_grad():
-        top = 2595 * math.log10(1 + rate / 2 / 700)
-        corners = 700 * (10 ** (torch.linspace(0, top, mels + 2, device=device) / 2595) - 1)     # Hz
-        pitch = torch.linspace(0, rate / 2, window // 2 + 1, device=device)[:, None]
-        rise = (pitch - corners[:-2]) / (corners[1:-1] - corners[:-2])
-        fall = (corners[2:] - pitch) / (corners[2:] - corners[1:-1])
-        return torch.minimum(rise, fall).clamp(min=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..crops import centre_square
 from .inputs import BYTE_OFFSET, MASK, PAD, encode_bytes, pad_bytes
 
 FLIPPED = 0.25    # of a cloud's axes, in training
@@ -27,10 +28,10 @@ LENGTHS = 128     # texts are padded to a multiple of so many bytes: CPU kernels
 
 @dataclass(frozen=True, kw_only=True)
 class PictureInput:
-    """The middle square of a picture, scaled to `side` pixels."""
+    """The centre square of a picture, scaled to `side` pixels."""
 
     side: int = 32
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)    # ImageNet's, as Hugging Face's image processor
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)    # ImageNet's, as Hugging Face's image processor; of [0, 1]
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     shift: int = 4           # training: at most so many pixels, the border repeated
     mirror: bool = True      # training: left and right exchanged half of the time
@@ -43,6 +44,11 @@ class PictureInput:
             pixels = np.stack([self.view(picture, rng) for picture in pixels])
         normed = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return {"inputs": torch.from_numpy(np.ascontiguousarray(normed.transpose(0, 3, 1, 2)))}
+
+    @property
+    def decode_side(self) -> int | None:
+        """To how many pixels on the longer side a file may be shrunk when it is decoded; None: not at all."""
+        return 2 * self.side
 
     def fit(self, picture: np.ndarray) -> np.ndarray:
         """uint8 (side, side, 3)."""
@@ -59,6 +65,25 @@ class PictureInput:
             moved = moved[:, ::-1]
         contrast, brightness = rng.uniform(-self.light, self.light, size=2)
         return (moved - moved.mean()) * np.float32(1 + contrast) + moved.mean() * np.float32(1 + brightness)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CroppedPictureInput(PictureInput):
+    """Of a picture of any size a part of its centre square, to the pixel as transformers' image processor prepares it."""
+
+    crop: float | None = 0.875   # side of the part, as a fraction of the shorter side; None: all of the picture, made square
+    resample: int = 3            # Pillow's number of the filter; 3: bicubic
+
+    @property
+    def decode_side(self) -> int | None:
+        """None: a file that was shrunk before would give other pixels."""
+        return None
+
+    def fit(self, picture: np.ndarray) -> np.ndarray:
+        """uint8 (side, side, 3)."""
+        if self.crop is not None:
+            picture = centre_square(picture, int(self.crop * min(picture.shape[:2])))
+        return np.asarray(Image.fromarray(picture).resize((self.side, self.side), Image.Resampling(self.resample)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,5 +209,5 @@ def words_of(ids: np.ndarray, share: float, rng: np.random.Generator) -> np.ndar
     return np.flatnonzero(np.isin(number, chosen))
 
 
-SampleInput = Union[PictureInput, SoundInput, CloudInput, TextInput]  # noqa: UP007
+SampleInput = Union[PictureInput, CroppedPictureInput, SoundInput, CloudInput, TextInput]  # noqa: UP007
 

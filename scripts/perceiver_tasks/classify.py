@@ -112,7 +112,7 @@ def open_picture(name: str, fit: PictureInput) -> list[tuple[str, np.ndarray]]:
     """A picture, or all of a .npz."""
     if name.endswith(".npz"):
         return numbered(name, labelled.check_pictures(labelled.load_arrays(Path(name), ("images",))["images"]))
-    return [(name, decode_file(file_bytes(name), 2 * fit.side))]
+    return [(name, decode_file(file_bytes(name), fit.decode_side))]
 
 
 def sound_options(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ from calico.agent.data2vec.encoders import (
     VisionEncoderConfig,
 )
 from calico.agent.data2vec.hugging_face import MODALITIES, build_encoder, load_data2vec
+from calico.agent.data2vec.pretrained import load_encoder
 
 transformers = pytest.importorskip("transformers")
 
@@ -29,7 +30,7 @@ SPEECH: dict[str, Any] = {**SMALL, "conv_dim": (16,) * 7, "num_conv_pos_embeddin
 TEXT: dict[str, Any] = {**SMALL, "vocab_size": 60, "max_position_embeddings": 40, "type_vocab_size": 1}
 
 
-def reference(kind: str, folder: Path, model: str = "Model", **options: Any) -> Any:
+def reference(kind: str, folder: Path, model: str = "Model", shard: str = "1GB", **options: Any) -> Any:
     """A random model of transformers with every tensor shaken, so that no forgotten bias goes unseen; saved in folder."""
     torch.manual_seed(0)
     config = getattr(transformers, f"Data2Vec{kind}Config")(**options)
@@ -37,7 +38,7 @@ def reference(kind: str, folder: Path, model: str = "Model", **options: Any) -> 
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    made.save_pretrained(folder)
+    made.save_pretrained(folder, max_shard_size=shard)
     return made
 
 
@@ -140,11 +141,24 @@ def test_weights_that_do_not_fit_are_named(change: str, message: str, tmp_path: 
         load_data2vec(tmp_path)
 
 
+@torch.no_grad()
+def test_shards_are_read_and_load_encoder_knows_their_folder(tmp_path: Path) -> None:
+    theirs = reference("Text", tmp_path, shard="20KB", **TEXT)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    ids = torch.randint(2, 60, (2, 9))
+    ours = load_encoder(tmp_path, "text")
+    assert_equal(ours.encode(ours.features(ids)), theirs(ids, output_hidden_states=True))
+    next(tmp_path.glob("*.safetensors")).unlink()
+    with pytest.raises(ValueError, match=r"\.safetensors is missing; download it again"):
+        load_encoder(tmp_path)
+
+
 def test_folders_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no config.json"):
         load_data2vec(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="has no model.safetensors, and pickles are not read"):
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(ValueError, match="pytorch_model.bin is a pickle, which is never loaded"):
         load_data2vec(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(ValueError, match="cannot be read"):

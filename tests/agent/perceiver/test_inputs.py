@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from calico.agent.mel import mel_filters
 from calico.agent.perceiver.inputs import (
     MASK,
     AudioConfig,
@@ -28,7 +29,6 @@ from calico.agent.perceiver.inputs import (
     fourier_cells,
     fourier_grid,
     hashes,
-    mel_filters,
     pad_bytes,
     pad_same,
     space_to_depth,
