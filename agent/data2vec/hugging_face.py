@@ -16,16 +16,8 @@ import torch
 from torch import Tensor
 
 from ..hugging_face_folder import read_folder
-from .encoders import (
-    Encoder,
-    RelativePositions,
-    SpeechEncoder,
-    SpeechEncoderConfig,
-    TextEncoder,
-    TextEncoderConfig,
-    VisionEncoder,
-    VisionEncoderConfig,
-)
+from . import encoders
+from .encoders import Encoder, RelativePositions
 
 Modality = Literal["vision", "speech", "text"]
 MODALITIES: dict[str, Modality] = {"data2vec-vision": "vision", "data2vec-audio": "speech", "data2vec-text": "text"}
@@ -105,7 +97,7 @@ def _vision(config: Mapping[str, Any], left: dict[str, Tensor]) -> tuple[Encoder
     if shared and per_layer:
         raise ValueError("the checkpoint has shared and per-layer position tables at once; only one of the two is supported")
     relative: RelativePositions = "shared" if shared else "per-layer" if per_layer else "none"
-    encoder = VisionEncoder(VisionEncoderConfig(
+    encoder = encoders.VisionEncoder(encoders.VisionEncoderConfig(
         **_common(config, "hidden_dropout_prob"), drop_path=config.get("drop_path_rate", 0.1),
         channels=config.get("num_channels", 3), patch_size=config.get("patch_size", 16),
         image_size=config.get("image_size", 224),
@@ -135,8 +127,8 @@ def _vision(config: Mapping[str, Any], left: dict[str, Tensor]) -> tuple[Encoder
 def _speech(config: Mapping[str, Any], left: dict[str, Tensor]) -> tuple[Encoder, dict[str, Tensor]]:
     if config.get("add_adapter"):
         raise ValueError("the checkpoint has an adapter on top of the encoder (add_adapter), which is not supported")
-    default = SpeechEncoderConfig()
-    encoder = SpeechEncoder(SpeechEncoderConfig(
+    default = encoders.SpeechEncoderConfig()
+    encoder = encoders.SpeechEncoder(encoders.SpeechEncoderConfig(
         **_common(config, "hidden_dropout"),
         conv_channels=tuple(config.get("conv_dim", default.conv_channels)),
         conv_kernels=tuple(config.get("conv_kernel", default.conv_kernels)),
@@ -162,7 +154,7 @@ def _speech(config: Mapping[str, Any], left: dict[str, Tensor]) -> tuple[Encoder
 
 def _text(config: Mapping[str, Any], left: dict[str, Tensor]) -> tuple[Encoder, dict[str, Tensor]]:
     pad, vocab_size = config.get("pad_token_id", 1), config.get("vocab_size", 30_522)
-    encoder = TextEncoder(TextEncoderConfig(
+    encoder = encoders.TextEncoder(encoders.TextEncoderConfig(
         **_common(config, "hidden_dropout_prob"), vocab_size=vocab_size, pad=pad,
         max_length=config.get("max_position_embeddings", 512) - pad - 1,
         mask=vocab_size - 1))   # RoBERTa's <mask> is the last piece; config.json does not say

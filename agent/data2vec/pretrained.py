@@ -15,21 +15,15 @@ from typing import Any
 from ...tokenizers.text import TextTokenizer
 from .. import checkpoint
 from ..hugging_face_folder import is_hugging_face
-from .encoders import (
-    Encoder,
-    SpeechEncoder,
-    SpeechEncoderConfig,
-    TextEncoder,
-    TextEncoderConfig,
-    VisionEncoder,
-    VisionEncoderConfig,
-)
+from . import encoders
+from .encoders import Encoder
 from .hugging_face import Modality, load_data2vec
 
 TOKENIZER_FILE = "tokenizer.model"
 ENCODERS: dict[Modality, tuple[type, type[Encoder]]] = {
-    "vision": (VisionEncoderConfig, VisionEncoder), "speech": (SpeechEncoderConfig, SpeechEncoder),
-    "text": (TextEncoderConfig, TextEncoder)}
+    "vision": (encoders.VisionEncoderConfig, encoders.VisionEncoder),
+    "speech": (encoders.SpeechEncoderConfig, encoders.SpeechEncoder),
+    "text": (encoders.TextEncoderConfig, encoders.TextEncoder)}
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ Legend: B batch, M input elements, T frames, H height, W width, P samples per pa
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, Union, cast
+from typing import Any, Literal, Union, cast
 
 import torch
 import torch.nn.functional as F
@@ -452,24 +452,13 @@ ReaderConfig = Union[SingleConfig, MixtureConfig]  # noqa: UP007
 Reader = Union[Text, Pixels, LearnedPixels, Conv, Stem, Patches, Audio, Mel, Points, Label, Mixture]  # noqa: UP007
 
 
+KINDS: dict[type, Callable[[Any], Reader]] = {
+    TextConfig: Text, PatchesConfig: Patches, AudioConfig: Audio, MelConfig: Mel, PointsConfig: Points, LabelConfig: Label,
+    MixtureConfig: Mixture}
+IMAGE_KINDS: dict[str, Callable[[ImageConfig], Reader]] = {
+    "pixels": Pixels, "conv1x1": LearnedPixels, "conv": Conv, "stem": Stem}
+
+
 def build_reader(config: ReaderConfig) -> Reader:
     """The reader that a configuration describes."""
-    match config:
-        case TextConfig():
-            return Text(config)
-        case ImageConfig():
-            kinds: dict[str, type[Pixels] | type[LearnedPixels] | type[Conv] | type[Stem]] = {
-                "pixels": Pixels, "conv1x1": LearnedPixels, "conv": Conv, "stem": Stem}
-            return kinds[config.kind](config)
-        case PatchesConfig():
-            return Patches(config)
-        case AudioConfig():
-            return Audio(config)
-        case MelConfig():
-            return Mel(config)
-        case PointsConfig():
-            return Points(config)
-        case LabelConfig():
-            return Label(config)
-        case MixtureConfig():
-            return Mixture(config)
+    return IMAGE_KINDS[config.kind](config) if isinstance(config, ImageConfig) else KINDS[type(config)](config)

@@ -7,9 +7,9 @@ Legend: B batch, M input elements, N latents, Q queries, C channels.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -347,19 +347,13 @@ class Autoencoder(nn.Module):
 
 TaskConfig = LanguageConfig | ClassifierConfig | FlowConfig | AutoencoderConfig
 TaskModel = MaskedLanguage | Classifier | Flow | Autoencoder
+MODELS: dict[type, Callable[[Any], TaskModel]] = {
+    LanguageConfig: MaskedLanguage, ClassifierConfig: Classifier, FlowConfig: Flow, AutoencoderConfig: Autoencoder}
 
 
 def build(config: TaskConfig) -> TaskModel:
-    """The model that a configuration describes, with first weights."""
-    match config:
-        case LanguageConfig():
-            return MaskedLanguage(config)
-        case ClassifierConfig():
-            return Classifier(config)
-        case FlowConfig():
-            return Flow(config)
-        case AutoencoderConfig():
-            return Autoencoder(config)
+    """The model that a configuration describes, with initial weights."""
+    return MODELS[type(config)](config)
 
 
 def initialise(model: nn.Module) -> None:

@@ -13,15 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calico.agent.data2vec.encoders import (
-    Encoder,
-    SpeechEncoder,
-    SpeechEncoderConfig,
-    TextEncoder,
-    TextEncoderConfig,
-    VisionEncoder,
-    VisionEncoderConfig,
-)
+from calico.agent.data2vec import encoders
+from calico.agent.data2vec.encoders import Encoder
 from calico.agent.data2vec.objective import OBJECTIVES, Data2Vec, Data2VecConfig
 from calico.agent.hardware import autocast
 from calico.scripts.benchmarks.interleaved import interleaved
@@ -80,18 +73,20 @@ def settings(modality: str, version: int) -> Data2VecConfig:
 
 def vision(samples: int) -> tuple[Encoder, tuple[Tensor, ...]]:
     """224 x 224 pixels, 196 patches."""
-    return VisionEncoder(VisionEncoderConfig(**SIZE, absolute_positions=True, relative_positions="none")), (
-        torch.randn(samples, 3, 224, 224),)
+    config = encoders.VisionEncoderConfig(**SIZE, absolute_positions=True, relative_positions="none")
+    return encoders.VisionEncoder(config), (torch.randn(samples, 3, 224, 224),)
 
 
 def speech(samples: int) -> tuple[Encoder, tuple[Tensor, ...]]:
     """Five seconds, 249 vectors; a front end of half the channels."""
-    return SpeechEncoder(SpeechEncoderConfig(**SIZE, conv_channels=(256,) * 7)), (torch.randn(samples, 80_000),)
+    config = encoders.SpeechEncoderConfig(**SIZE, conv_channels=(256,) * 7)
+    return encoders.SpeechEncoder(config), (torch.randn(samples, 80_000),)
 
 
 def text(samples: int) -> tuple[Encoder, tuple[Tensor, ...]]:
     """512 tokens of a vocabulary of 4,000."""
-    return TextEncoder(TextEncoderConfig(**SIZE, vocab_size=4000, mask=3999)), (torch.randint(2, 3999, (samples, 512)),)
+    config = encoders.TextEncoderConfig(**SIZE, vocab_size=4000, mask=3999)
+    return encoders.TextEncoder(config), (torch.randint(2, 3999, (samples, 512)),)
 
 
 ENCODERS: dict[str, Callable[[int], tuple[Encoder, tuple[Tensor, ...]]]] = {"vision": vision, "speech": speech, "text": text}
