@@ -6,7 +6,6 @@ named, and nothing is loaded then. Attention dropout is not carried over: the pa
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..hugging_face_folder import read_folder, read_object
 from .inputs import ImageConfig, LearnedPixels, TextConfig
 from .layers import Gelu, LatentConfig
 from .samples import CroppedPictureInput, PictureInput
-from .sizes import hf_exact, on_meta
+from .sizes import on_meta
 from .tasks import (
     AutoencoderConfig,
     Classifier,
@@ -96,7 +95,7 @@ def copy_trunk(source: TaskModel, target: TaskModel) -> None:
 
 
 def translate_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TaskConfig:
-    """config.json of a checkpoint with these tensors -> our configuration, with Hugging Face's details."""
+    """config.json of a checkpoint with these tensors -> our configuration, as Hugging Face computes it."""
     if config.get("model_type", "perceiver") != "perceiver":
         raise ValueError(f"this checkpoint is of type {config['model_type']!r}, not 'perceiver'; give another folder")
     head = next((head for head, name in HEADS.items() if name in tensors), None)
@@ -112,9 +111,8 @@ def translate_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
         heads=c["num_self_attention_heads"], cross_heads=c["num_cross_attention_heads"], qk_channels=c["qk_channels"],
         v_channels=c["v_channels"], cross_shape=c["cross_attention_shape_for_attention"],
         widening=c["self_attention_widening_factor"], cross_widening=c["cross_attention_widening_factor"],
-        query_residual=c["use_query_residual"])
-    exact = hf_exact(_translate_head(head, c, latent, labels=len(class_names(config))))
-    return replace(exact, latent=replace(exact.latent, gelu=GELUS[c["hidden_act"]]))
+        query_residual=c["use_query_residual"], gelu=GELUS[c["hidden_act"]])
+    return _translate_head(head, c, latent, labels=len(class_names(config)))
 
 
 def _translate_head(head: str, c: Mapping[str, Any], latent: LatentConfig, labels: int) -> TaskConfig:
@@ -145,7 +143,7 @@ def _translate_autoencoder(c: Mapping[str, Any], latent: LatentConfig, labels: i
     return AutoencoderConfig(
         latent=latent, frames=frames, size=(size[0], size[1]), resolution=(c["image_size"], c["image_size"]), labels=labels,
         samples_per_frame=c["audio_samples_per_frame"], patch=c["samples_per_patch"], channels=c["output_num_channels"],
-        label_channels=c["_label_trainable_num_channels"])
+        label_channels=c["_label_trainable_num_channels"], label_mask_prob=1.0)
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------------

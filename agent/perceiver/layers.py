@@ -7,7 +7,7 @@ What differs from the releases of DeepMind and Hugging Face, none of it in the n
   or, where there are more queries than inputs, its queries (`CrossAttend.folded_queries`);
 - latents and learned queries are projected once, not once per sample;
 - attention goes through `scaled_dot_product_attention`, which keeps no matrix of scores.
-Where the two releases differ in the numbers, a field of the configuration chooses; `hf_exact` (sizes.py) sets them all.
+Where the two releases differ in the numbers, a field of the configuration chooses.
 
 tasks.py puts a reader in front of these layers and a head behind them.
 
