@@ -2,7 +2,7 @@
 
     encoder = load_data2vec("data2vec-vision-base")     # VisionEncoder, SpeechEncoder or TextEncoder, in eval mode
 
-Names are translated, query, key and value are stacked, and RoBERTa's one token type, which every token has, is added to the
+Names are translated, query, key and value are stacked, and the embedding of RoBERTa's one token type is added to the
 positions. Heads on top of the encoder (pooler, classifiers, the masked-token head) are left out; any other name that is
 missing or left over is an error.
 """
@@ -82,7 +82,7 @@ def build_encoder(modality: Modality, config: Mapping[str, Any], weights: Mappin
     except KeyError as error:
         raise ValueError(f"the {modality} checkpoint has no {error.args[0]!r}; was it written by another program?") from None
     if left:
-        raise ValueError(f"the {modality} checkpoint has {len(left)} tensors without a place: {', '.join(sorted(left)[:3])}")
+        raise ValueError(f"the {modality} checkpoint has {len(left)} unknown tensors: {', '.join(sorted(left)[:3])}")
     expected = encoder.state_dict()
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
@@ -104,7 +104,7 @@ def _vision(config: Mapping[str, Any], left: dict[str, Tensor]) -> tuple[Encoder
         absolute_positions=config.get("use_absolute_position_embeddings", False), relative_positions=relative,
         layer_scale=config.get("layer_scale_init_value", 0.1), final_norm=not config.get("use_mean_pooling", True)))
     state = {"class_token": left.pop("embeddings.cls_token").flatten()}
-    # without one the model was never meant to see masks; ours starts from zeros, as Hugging Face's does
+    # a model that was never trained with masks has none; ours starts from zeros, as Hugging Face's does
     state["mask_token"] = left.pop("embeddings.mask_token", torch.zeros(1, 1, encoder.width)).flatten()
     _move(left, state, "embeddings.patch_embeddings.projection", "patches")
     if encoder.config.absolute_positions:
@@ -157,7 +157,7 @@ def _text(config: Mapping[str, Any], left: dict[str, Tensor]) -> tuple[Encoder, 
     encoder = encoders.TextEncoder(encoders.TextEncoderConfig(
         **_common(config, "hidden_dropout_prob"), vocab_size=vocab_size, pad=pad,
         max_length=config.get("max_position_embeddings", 512) - pad - 1,
-        mask=vocab_size - 1))   # RoBERTa's <mask> is the last piece; config.json does not say
+        mask=vocab_size - 1))   # RoBERTa's <mask> is the last id; config.json does not say
     types = left.pop("embeddings.token_type_embeddings.weight")
     state = {"table.weight": left.pop("embeddings.word_embeddings.weight"),
              "positions.weight": left.pop("embeddings.position_embeddings.weight") + types[0]}

@@ -54,7 +54,7 @@ class BlockMask:
 
 @dataclass(frozen=True, kw_only=True)
 class SpanMask:
-    """Spans that may overlap, so that fewer positions than `share` are masked: 0.65 in spans of 10 masks 49 % of a long sound."""
+    """Spans that may overlap, so that less than `share` is masked: 0.65 in spans of 10 masks 49 % of a long sound."""
 
     share: float = 0.65
     span: int = 10
@@ -138,7 +138,8 @@ def draw_masks(mask: Mask, grid: tuple[int, ...], real: Tensor | None, samples: 
     size = math.prod(grid)
     lengths = [size] * len(samples) if real is None else real.sum(1).tolist()
     if min(lengths) < 2:
-        raise ValueError(f"a sample has {min(lengths)} positions; masking needs one to see and one to predict: drop short samples")
+        raise ValueError(f"a sample has {min(lengths)} positions; masking needs one to keep and one to predict: drop short "
+                         "samples")
     masks = np.zeros((len(samples) * copies, size), bool)
     for i in range(len(masks)):
         rng = np.random.default_rng([*key, samples[i // copies], i % copies])

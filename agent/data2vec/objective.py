@@ -264,8 +264,8 @@ class Data2Vec(nn.Module):
         tau = momentum(self.config, int(self.updates))
         for teacher, student in zip(self.teacher.parameters(), self.encoder.parameters(), strict=True):
             teacher.lerp_(student.float(), 1 - tau)
-        for teacher, student in zip(self.teacher.buffers(), self.encoder.buffers(), strict=True):
-            teacher.copy_(student)
+        for buffer, source in zip(self.teacher.buffers(), self.encoder.buffers(), strict=True):
+            buffer.copy_(source)
 
 
 def momentum(config: Data2VecConfig, step: int) -> float:

@@ -1,7 +1,7 @@
-"""Read Hugging Face's Perceiver checkpoints, all seven heads of them, exactly. safetensors only: no pickle is ever loaded.
+"""Hugging Face's Perceiver checkpoints with any of their seven heads, read exactly.
 
-The head is told from the names of the tensors, the sizes from config.json. What is missing, left over or of another shape is
-named, and nothing is loaded then. Attention dropout is not carried over: the papers train without.
+The head follows from the names of the tensors, the sizes from config.json. Tensors that are missing, left over or of another
+shape are an error that names them. Attention dropout is not carried over: the papers train without.
 """
 
 import re
@@ -30,7 +30,7 @@ from .tasks import (
 )
 
 READER = "perceiver.input_preprocessor."
-HEADS = {   # a tensor that only this head has, most special first
+HEADS = {   # a tensor that only this head and those above it have
     "MaskedLM": "embedding_decoder.bias",
     "SequenceClassification": READER + "embeddings.weight",
     "ImageClassificationLearned": READER + "convnet_1x1.weight",
@@ -79,7 +79,7 @@ def class_names(config: Mapping[str, Any]) -> list[str]:
 
 
 def copy_trunk(source: TaskModel, target: TaskModel) -> None:
-    """Give `target` the reader and the encoder of `source`, to fine-tune them under a new head of any kind.
+    """Copy the input module and the encoder of `source` into `target`, to fine-tune them under a new head.
 
     Raises:
         ValueError: they are of other sizes; nothing is copied then.
@@ -246,7 +246,7 @@ def _translate_tensors(model: TaskModel, tensors: Mapping[str, Tensor]) -> dict[
 
 
 def hf_parts(model: TaskModel) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
-    """Which of Hugging Face's tensors, of what shapes, make up each of ours, one above the other."""
+    """Which of Hugging Face's tensors, of what shapes, are concatenated to each of ours."""
     parts: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
     for name, empty in model.state_dict().items():
         shape = tuple(empty.shape)

@@ -1,7 +1,7 @@
-"""data2vec's figures for `calico bench data2vec`: what a whole training step of version 2.0 gains over one of version 1.
+"""data2vec's figures for `calico bench data2vec`: the speed of a training step of version 2.0 against version 1.
 
-Both sides train the same encoder with the same optimiser. Version 1's batch is so large that one step predicts as many masked
-places as one of version 2.0; a step is forward, backward, AdamW and the teacher's update.
+Both train the same encoder with the same optimiser. Version 1's batch is so large that one step predicts as many masked
+positions as one of version 2.0; a step is forward, backward, AdamW and the teacher's update.
 """
 
 import time
@@ -23,7 +23,7 @@ SIZE: dict[str, Any] = {"width": 384, "depth": 12, "heads": 6, "feedforward": 15
 
 
 def bench_data2vec(turns: int) -> dict[str, Any]:
-    """Masked places predicted per second, and version 2.0's over version 1's; `targets_per_second_v2_vs_v1` is for pictures."""
+    """Predicted positions per second, and version 2.0's over version 1's; `targets_per_second_v2_vs_v1` is for pictures."""
     found: dict[str, Any] = {}
     for modality in ENCODERS:
         second = trainer(modality, 2, samples=1)
@@ -64,7 +64,7 @@ def trainer(modality: str, version: int, samples: int) -> Callable[[], int]:
 
 
 def settings(modality: str, version: int) -> Data2VecConfig:
-    """The published ones; the decoder is as much narrower as the encoder."""
+    """The published ones, with a decoder of half the width, as the encoder."""
     config = OBJECTIVES[f"{modality}-v{version}"]
     if config.decoder is None:
         return config

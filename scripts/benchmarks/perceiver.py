@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calico.agent.hardware import acting_dtype
+from calico.agent.perceiver.fourier import fourier_grid
 from calico.agent.perceiver.hugging_face import load_hf
-from calico.agent.perceiver.inputs import fourier_grid
 from calico.agent.perceiver.layers import LatentConfig
 from calico.agent.perceiver.sizes import named_size
 from calico.agent.perceiver.tasks import Autoencoder, build

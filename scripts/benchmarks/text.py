@@ -1,7 +1,7 @@
-"""Figures of writing for `calico bench text`: with the cache, and without it, side by side.
+"""Speed of text generation for `calico bench text`, with the cache and without it.
 
-Without means the plain way: the whole text so far goes through the same network for each token, in one batch, with the hidden
-state and the logits of the last place only. Both write 512 tokens behind prompts of 16 in 8 rows, greedily.
+Without the cache the whole text so far goes through the same network for each token, in one batch, with the hidden state and
+the logits of the last position only. Both generate 512 tokens after prompts of 16 in 8 rows, greedily.
 """
 
 from collections.abc import Callable
@@ -54,8 +54,8 @@ def write_plain(model: Model, prompts: Tokens, tokens: int) -> np.ndarray:
     head = model.embedding.table.weight[torch.from_numpy(LEGAL)].float()
     legal, rows = torch.from_numpy(LEGAL), torch.arange(count)
     for length in range(begun, begun + tokens):
-        seen = replace(whole, **{name: getattr(whole, name)[:, :length] for name in
-                                 ("ids", "kind", "position", "timestep", "loss_mask", "segment")})
-        last = model(seen, where=(rows, torch.full((count,), length - 1)))                # (rows, width)
+        prefix = replace(whole, **{name: getattr(whole, name)[:, :length] for name in
+                                   ("ids", "kind", "position", "timestep", "loss_mask", "segment")})
+        last = model(prefix, where=(rows, torch.full((count,), length - 1)))                # (rows, width)
         whole.ids[:, length] = legal[(last.float() @ head.T).argmax(dim=-1)]
     return whole.ids[:, begun:].numpy()

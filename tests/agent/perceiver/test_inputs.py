@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from calico.agent.mel import mel_filters
+from calico.agent.perceiver.fourier import fourier, fourier_cells, fourier_grid
 from calico.agent.perceiver.inputs import (
     MASK,
     AudioConfig,
@@ -25,9 +26,6 @@ from calico.agent.perceiver.inputs import (
     build_reader,
     decode_bytes,
     encode_bytes,
-    fourier,
-    fourier_cells,
-    fourier_grid,
     hashes,
     pad_bytes,
     pad_same,
