@@ -9,6 +9,7 @@ may be masked; a random span of the sound at a random speed. The generator that 
 function of the step. Without one: the centre square of a picture, the beginning of a sound or text that is too long.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...tokenizers.text import TextTokenizer
-from ..crops import centre_square, random_crop
 from .encoders import Encoder, SpeechEncoder, TextEncoder, TextEncoderConfig, VisionEncoder, standardize
 
 PAD, OFFSET = 0, 1   # ids of our own text encoders: SentencePiece's begin after the padding
+AREA = (0.35, 1.0)   # of a random crop, as a fraction of the picture
+ASPECT = 4 / 3       # its largest width / height; the smallest is the inverse
 SPEED = (0.9, 1.1)   # of a training sound, as in Ko et al. (Interspeech 2015)
 
 
@@ -96,6 +98,25 @@ def picture(pixels: np.ndarray, side: int, rng: np.random.Generator | None) -> T
     if x.shape[1:] == (side, side):
         return x
     return F.interpolate(x[None], (side, side), mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+def centre_square(picture: np.ndarray) -> np.ndarray:
+    """The largest square around the centre."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return picture[top:top + side, left:left + side]
+
+
+def random_crop(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A rectangle of random area, aspect and position."""
+    height, width = picture.shape[:2]
+    area = height * width * rng.uniform(*AREA)
+    aspect = math.exp(rng.uniform(-1, 1) * math.log(ASPECT))
+    rows, columns = (max(1, round(math.sqrt(size))) for size in (area / aspect, area * aspect))
+    rows, columns = min(height, rows), min(width, columns)
+    top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+    return picture[top:top + rows, left:left + columns]
 
 
 def sounds(items: Sequence[np.ndarray], shortest: int, longest: int,

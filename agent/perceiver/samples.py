@@ -18,7 +18,6 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..crops import centre_square
 from .inputs import BYTE_OFFSET, MASK, PAD, encode_bytes, pad_bytes
 
 FLIPPED = 0.25    # probability that a cloud's axis is flipped, in training
@@ -82,7 +81,10 @@ class CroppedPictureInput(PictureInput):
     def fit(self, picture: np.ndarray) -> np.ndarray:
         """uint8 (side, side, 3)."""
         if self.crop is not None:
-            picture = centre_square(picture, int(self.crop * min(picture.shape[:2])))
+            height, width = picture.shape[:2]
+            side = int(self.crop * min(height, width))
+            top, left = (height - side) // 2, (width - side) // 2
+            picture = picture[top:top + side, left:left + side]
         return np.asarray(Image.fromarray(picture).resize((self.side, self.side), Image.Resampling(self.resample)))
 
 
