@@ -9,15 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from calico.agent.data2vec.encoders import (
-    Encoded,
-    SpeechEncoder,
-    SpeechEncoderConfig,
-    TextEncoder,
-    TextEncoderConfig,
-    VisionEncoder,
-    VisionEncoderConfig,
-)
+from calico.agent.data2vec import encoders
+from calico.agent.data2vec.encoders import Encoded
 from calico.agent.data2vec.hugging_face import MODALITIES, build_encoder, load_data2vec
 from calico.agent.data2vec.pretrained import load_encoder
 
@@ -56,7 +49,7 @@ def assert_equal(ours: Encoded, theirs: Any) -> None:
 def test_pictures_give_the_same_states(positions: str, size: tuple[int, int], tmp_path: Path) -> None:
     theirs = reference("Vision", tmp_path, **(VISION | {positions: True}))
     ours = load_data2vec(tmp_path, "vision")
-    assert isinstance(ours, VisionEncoder)
+    assert isinstance(ours, encoders.VisionEncoder)
     images = torch.randn(2, 3, *size)
     masked = torch.rand(2, size[0] // 8 * size[1] // 8) < 0.5
     assert_equal(ours(images), theirs(images, output_hidden_states=True))
@@ -69,7 +62,7 @@ def test_pictures_without_layer_scale_final_norm_and_mask_token(tmp_path: Path) 
     theirs = reference("Vision", tmp_path, **options)
     images = torch.randn(2, 3, 32, 32)
     ours = load_data2vec(tmp_path)
-    assert isinstance(ours, VisionEncoder)
+    assert isinstance(ours, encoders.VisionEncoder)
     assert_equal(ours(images), theirs(images, output_hidden_states=True))
 
 
@@ -78,7 +71,7 @@ def test_pictures_without_layer_scale_final_norm_and_mask_token(tmp_path: Path) 
 def test_sounds_give_the_same_states(changes: dict[str, Any], tmp_path: Path) -> None:
     theirs = reference("Audio", tmp_path, **SPEECH, **changes)
     ours = load_data2vec(tmp_path, "speech")
-    assert isinstance(ours, SpeechEncoder)
+    assert isinstance(ours, encoders.SpeechEncoder)
     waveforms, lengths = torch.randn(3, 6000), torch.tensor([6000, 3210, 400])
     attention = (torch.arange(6000) < lengths[:, None]).long()
     whole = theirs(waveforms, output_hidden_states=True)
@@ -96,7 +89,7 @@ def test_texts_give_the_same_states(model: str, tmp_path: Path) -> None:
     theirs = reference("Text", tmp_path, model, **TEXT)
     theirs = getattr(theirs, "data2vec_text", theirs)
     ours = load_data2vec(tmp_path, "text")
-    assert isinstance(ours, TextEncoder)
+    assert isinstance(ours, encoders.TextEncoder)
     ids = torch.randint(3, 60, (3, 38))
     ids[1, 12:], ids[2, 1:] = 1, 1
     assert_equal(ours(ids), theirs(ids, attention_mask=(ids != 1).long(), output_hidden_states=True))
@@ -110,7 +103,8 @@ def test_released_sizes_have_the_stated_number_of_parameters() -> None:
     # the published models': 85.7 M, 93.2 M and 124.6 M with the pooler (0.59 M), which is left out here
     with torch.device("meta"):
         counts = [sum(p.numel() for p in encoder.parameters()) / 1e6 for encoder in (
-            VisionEncoder(VisionEncoderConfig()), SpeechEncoder(SpeechEncoderConfig()), TextEncoder(TextEncoderConfig()))]
+            encoders.VisionEncoder(encoders.VisionEncoderConfig()), encoders.SpeechEncoder(encoders.SpeechEncoderConfig()),
+            encoders.TextEncoder(encoders.TextEncoderConfig()))]
     assert [round(count, 1) for count in counts] == [85.7, 93.2, 124.1]
 
 

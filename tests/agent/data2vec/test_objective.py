@@ -10,18 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from calico.agent.data2vec import encoders
 from calico.agent.data2vec.collapse import CollapseError, CollapseGuard
-from calico.agent.data2vec.encoders import (
-    Encoded,
-    Encoder,
-    Features,
-    SpeechEncoder,
-    SpeechEncoderConfig,
-    TextEncoder,
-    TextEncoderConfig,
-    VisionEncoder,
-    VisionEncoderConfig,
-)
+from calico.agent.data2vec.encoders import Encoded, Encoder, Features
 from calico.agent.data2vec.masks import kept_positions
 from calico.agent.data2vec.objective import (
     OBJECTIVES,
@@ -42,19 +33,20 @@ SMALL: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4, "feedforward": 48}
 
 
 def vision() -> tuple[Encoder, tuple[Tensor, ...]]:
-    config = VisionEncoderConfig(**SMALL, image_size=32, patch_size=8, layer_scale=1.0, absolute_positions=True)
-    return VisionEncoder(config), (torch.randn(2, 3, 32, 32),)
+    config = encoders.VisionEncoderConfig(**SMALL, image_size=32, patch_size=8, layer_scale=1.0, absolute_positions=True)
+    return encoders.VisionEncoder(config), (torch.randn(2, 3, 32, 32),)
 
 
 def speech() -> tuple[Encoder, tuple[Tensor, ...]]:
-    encoder = SpeechEncoder(SpeechEncoderConfig(**SMALL, conv_channels=(8,) * 7, position_layers=2, position_groups=4))
+    config = encoders.SpeechEncoderConfig(**SMALL, conv_channels=(8,) * 7, position_layers=2, position_groups=4)
+    encoder = encoders.SpeechEncoder(config)
     return encoder, (torch.randn(4, 6400), torch.tensor([6400, 6400, 4000, 1200]))
 
 
 def text() -> tuple[Encoder, tuple[Tensor, ...]]:
     ids = torch.randint(3, 39, (4, 24))
     ids[2, 15:], ids[3, 4:] = 1, 1
-    return TextEncoder(TextEncoderConfig(**SMALL, vocab_size=40, max_length=24, mask=39)), (ids,)
+    return encoders.TextEncoder(encoders.TextEncoderConfig(**SMALL, vocab_size=40, max_length=24, mask=39)), (ids,)
 
 
 MAKERS: dict[str, Callable[[], tuple[Encoder, tuple[Tensor, ...]]]] = {"vision": vision, "speech": speech, "text": text}
