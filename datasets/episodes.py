@@ -322,6 +322,11 @@ class EpisodeReader(Sequence[Episode]):
                        rewards=cut(groups, "reward", start, stop), terminated=ends and entry["terminated"],
                        truncated=ends and entry["truncated"], info=entry["info"])
 
+    def demonstrated(self, index: int) -> np.ndarray:
+        """bool (steps,): `Episode.demonstrated` of an episode, nothing else read."""
+        number = int(np.searchsorted(self._first, index, side="right")) - 1
+        return self._parts[number].demonstrated(int(index - self._first[number]))
+
     def _group(self, number: int, episode: int, group: int) -> dict[str, np.ndarray]:
         return self._cache.get((number, episode, group), lambda: self._parts[number].read(episode, group))
 

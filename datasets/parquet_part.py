@@ -152,6 +152,18 @@ class Part:
                                         rows if name.startswith("observation") else steps)
                     for name, column in columns.items()}
 
+    def demonstrated(self, episode: int) -> np.ndarray:
+        """bool (steps,): that column of an episode.
+
+        Raises:
+            ValueError: damaged, with the file and row groups.
+        """
+        first, stop = self.first_group[episode:episode + 2].tolist()
+        with damage(self.path, f"row groups {first} to {stop - 1}"):
+            table = self._open().read_row_groups(list(range(first, stop)), columns=["demonstrated"], use_threads=False)
+            table.validate(full=True)
+            return column_values(Column("bool", ()), table["demonstrated"], int(self.lengths[episode]))
+
 
 @contextlib.contextmanager
 def damage(path: Path, where: str) -> Iterator[None]:

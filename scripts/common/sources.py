@@ -18,6 +18,7 @@ from calico.datasets.open_data import Data, open_data
 from calico.datasets.sources import DocumentSource, EpisodeSource, PromptConfig, Source, TextSource
 from calico.datasets.splits import Excerpts, document_key, split, split_texts
 from calico.datasets.texts import TextReader
+from calico.scripts.common import console
 from calico.scripts.common.settings import RunSettings, SourceSettings
 from calico.tokenizers.spaces import space_from_json
 from calico.tokenizers.task import TaskCodec
@@ -201,7 +202,11 @@ def resampled(opened: list[OpenedSource]) -> Iterator[str]:
 
 def build_mixture(opened: list[OpenedSource], settings: RunSettings, vocabulary: Vocabulary,
                   text: TextTokenizer) -> Mixture:
-    """The stream of batches."""
+    """The stream of batches; documents and episodes without targets are counted on stderr.
+
+    Raises:
+        ValueError: what Mixture says, of a source without any target among others.
+    """
     prompt = PromptConfig(probability=settings.data.prompt_probability)
     sources: list[Source] = []
     for source in opened:
@@ -216,5 +221,9 @@ def build_mixture(opened: list[OpenedSource], settings: RunSettings, vocabulary:
                                               mirror=source.settings.mirror, crop=source.settings.crop))
             case texts:
                 sources.append(TextSource(source.name, texts, vocabulary, text))
-    return Mixture(sources, {s.name: o.settings.weight for s, o in zip(sources, opened, strict=True)}, vocabulary=vocabulary,
-                   context=settings.backbone.context, batch_size=settings.data.batch_size, seed=settings.training.seed)
+    weights = {s.name: o.settings.weight for s, o in zip(sources, opened, strict=True)}
+    mixture = Mixture(sources, weights, vocabulary=vocabulary, context=settings.backbone.context,
+                      batch_size=settings.data.batch_size, seed=settings.training.seed)
+    for remark in mixture.remarks:
+        console.note(remark)
+    return mixture
