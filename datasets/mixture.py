@@ -28,7 +28,7 @@ from ..tokenizers.vocabulary import Vocabulary
 from .sources import Source
 from .streams import stream
 
-OLD_FORMAT = 1     # of `state`: generators seeded by (seed, step) and (seed, step, row), the latter equal to the former in row 0
+OLD_FORMAT = 1     # of `state`: generators seeded by (seed, step) and (seed, step, row), which are one stream in row 0
 STATE_FORMAT = 2
 ATTEMPTS = 100     # to draw a row that has a target
 
@@ -124,8 +124,8 @@ class Mixture:
                 raise ValueError(f"source {source.name!r} gave {len(tokens)} tokens for a row of {self.context}")
             if tokens.loss_mask.any() or self.format == OLD_FORMAT:
                 return tokens
-        raise ValueError(f"source {source.name!r}: {ATTEMPTS} rows of {self.context} tokens were drawn for step {step} and none "
-                         "has a target; raise backbone.context, shorten its prompts or leave out what has no target")
+        raise ValueError(f"source {source.name!r}: {ATTEMPTS} rows of {self.context} tokens were drawn for step {step}, "
+                         "none has a target; raise backbone.context, shorten its prompts or leave out what has no target")
 
     def _stream(self, purpose: str, *numbers: int) -> np.random.Generator:
         if self.format == OLD_FORMAT:   # step, and the row where there is one

@@ -297,8 +297,8 @@ class DocumentSource:
         looked_at, without = search(len(self._numbers), has_target)
         remedy = "only texts, captions and what an assistant says are learnt: give such documents, or leave these out"
         if first:
-            remedy = (f"what is learnt stands behind {min(first):,} tokens or more: raise backbone.context, or lower the source's "
-                      "max_side (pictures) or max_seconds (sounds)")
+            remedy = (f"what is learnt stands behind {min(first):,} tokens or more: raise backbone.context, or lower the "
+                      "source's max_side (pictures) or max_seconds (sounds)")
         return Targets("documents", len(self._numbers), looked_at, len(without), remedy)
 
     def _document(self, rng: np.random.Generator) -> Tokens:

@@ -10,10 +10,10 @@ SMALL = (0, 1, 2, 3, 7, 10, 11, 110, 1 << 32, (1 << 32) + 1, 1 << 64)
 
 
 def test_no_two_names_are_one_stream() -> None:
-    """All pairs of names that can meet: of every purpose, with up to three numbers, zeros and numbers of two words among them."""
-    names = [(seed, purpose, *numbers) for seed in SMALL for purpose in ("row", "rows", "epoch", "1")
+    """All pairs of names that can meet: any purpose, up to three numbers, zeros and numbers of two words among them."""
+    names = [(seed, purpose, numbers) for seed in SMALL for purpose in ("row", "rows", "epoch", "1")
              for length in range(4) for numbers in itertools.product(SMALL[:8], repeat=length)]
-    assert len({stream_key(*name) for name in names}) == len(names) > 20_000
+    assert len({stream_key(seed, purpose, *numbers) for seed, purpose, numbers in names}) == len(names) > 20_000
     assert stream_key(np.int64(3), "row", np.int32(1)) == stream_key(3, "row", 1)   # type: ignore[arg-type]
 
 
@@ -32,7 +32,8 @@ def test_a_stream_stays_what_it_is() -> None:
 
 def test_every_row_once_per_epoch_in_another_order() -> None:
     rows = np.concatenate([shuffled(10, 4, step, seed=0) for step in range(5)])
-    assert sorted(rows[:10].tolist()) == sorted(rows[10:].tolist()) == list(range(10)) and rows[:10].tolist() != rows[10:].tolist()
+    first, second = rows[:10].tolist(), rows[10:].tolist()
+    assert sorted(first) == sorted(second) == list(range(10)) and first != second
     assert shuffled(10, 4, 3, seed=0).tolist() == rows[12:16].tolist()                # a function of the step alone
     assert shuffled(3, 8, 0, seed=0).tolist().count(0) in (2, 3)                      # a batch larger than the data
     assert shuffled(10, 10, 0, seed=0).tolist() != shuffled(10, 10, 0, seed=1).tolist()
