@@ -41,8 +41,8 @@ from ..tokenizers.spaces import space_from_json
 from ..tokenizers.task import TaskCodec
 from .byte_cache import ByteCache
 from .columns import Column, column_array, leaf_columns, padded
-from .parquet_part import FORMAT, STEP_TYPES, Part, part_paths, plain_json, sidecar_digest, sidecar_path, versions
-from .publish import file_sha256, flush, publish, temporary_name, write_error
+from .parquet_part import FORMAT, PACKAGES, STEP_TYPES, Part, part_paths, plain_json, sidecar_digest, sidecar_path
+from .publish import file_sha256, flush, publish, temporary_name, versions, write_error
 from .reader import Reader, SourceOptions
 from .sources import EpisodeSource, PromptConfig
 
@@ -193,7 +193,7 @@ class EpisodeWriter:
         self._writer = None
         sidecar = {"format": FORMAT, "sha256": file_sha256(self._temporary), "rows_per_group": self._rows_per_group,
                    "columns": {n: {"dtype": c.dtype, "shape": list(c.shape)} for n, c in self._columns.items()},
-                   "task": self.task, "versions": versions(), "episodes": self._episodes}
+                   "task": self.task, "versions": versions(PACKAGES), "episodes": self._episodes}
         # Both files are whole on the disk before either gets its name, so that little time lies between the names.
         written = self._temporary.with_suffix(".json.tmp")
         try:

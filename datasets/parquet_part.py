@@ -7,10 +7,8 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import warnings
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -196,15 +194,6 @@ def sidecar_digest(sidecar: Mapping[str, Any]) -> str:
     """SHA-256 of a sidecar's values, whatever its layout as text; the key `digest` is left out."""
     values = {key: value for key, value in sidecar.items() if key != "digest"}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Versions of what made the data."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
 
 
 def part_paths(folder: Path) -> list[Path]:

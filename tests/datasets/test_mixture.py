@@ -333,6 +333,37 @@ def test_a_quarter_begins_with_prompts_and_half_of_these_are_ends() -> None:
     assert len(pieces(only.sample(np.random.default_rng(1), 50))) <= 2   # nobody else to show
 
 
+def test_prompts_show_every_other_episode_and_every_piece_of_it_equally_often() -> None:
+    lengths = [30, 60, 90, 120]
+    source = EpisodeSource("state", [state_episode(s, steps) for s, steps in enumerate(lengths)], STATE,
+                           prompt=PromptConfig(probability=1, ends=0, length=100, loss=False))
+    seen, starts = Counter[tuple[int, int]](), Counter[int]()
+    for i in range(3000):
+        prompt, window = pieces(source.sample(np.random.default_rng(i), 120))[:2]
+        shown, other = (round(100 * invert(piece.ids[0])) for piece in (prompt, window))
+        seen[other, shown] += 1
+        assert len(prompt) == 100
+        if shown == 1:
+            starts[int(prompt.timestep[0])] += 1
+    for other in range(4):
+        counts = np.array([seen[other, shown] for shown in range(4) if shown != other])
+        assert seen[other, other] == 0 and (np.abs(counts / counts.sum() - 1 / 3) < 0.08).all()
+    assert set(starts) == set(range(41)) and max(starts.values()) < 3 * sum(starts.values()) / 41
+
+
+def test_windows_read_from_a_file_are_those_of_the_episodes_in_memory(tmp_path: Path) -> None:
+    episodes = [state_episode(s, 20 + 10 * s) for s in range(4)]
+    with EpisodeWriter(tmp_path, {"name": "state"}, group_bytes=200) as writer:
+        for episode in episodes:
+            writer.append(episode)
+    for shuffle_steps in (False, True):
+        memory, file = (EpisodeSource("state", each, STATE, shuffle_steps=shuffle_steps)
+                        for each in (episodes, EpisodeReader(tmp_path)))
+        rows = [(memory.sample(np.random.default_rng(i), 100), file.sample(np.random.default_rng(i), 100)) for i in range(40)]
+        assert all(same_tokens(one, other) for one, other in rows)
+        assert sum(one.timestep[0] > 0 for one, _ in rows) > 20
+
+
 @pytest.mark.parametrize(("loss", "length", "expected"), [(True, 40, 40), (False, 40, 40), (True, 33, 30),
                                                           (True, 3, 5)])
 def test_prompt_settings(loss: bool, length: int, expected: int) -> None:
