@@ -31,9 +31,10 @@ def test_a_stream_stays_what_it_is() -> None:
 
 
 def test_every_row_once_per_epoch_in_another_order() -> None:
-    rows = np.concatenate([shuffled(10, 4, step, seed=0) for step in range(5)])
-    first, second = rows[:10].tolist(), rows[10:].tolist()
-    assert sorted(first) == sorted(second) == list(range(10)) and first != second
-    assert shuffled(10, 4, 3, seed=0).tolist() == rows[12:16].tolist()                # a function of the step alone
-    assert shuffled(3, 8, 0, seed=0).tolist().count(0) in (2, 3)                      # a batch larger than the data
-    assert shuffled(10, 10, 0, seed=0).tolist() != shuffled(10, 10, 0, seed=1).tolist()
+    drawn = np.concatenate([shuffled(10, 4, step, seed=3) for step in range(10)])        # four epochs of ten
+    epochs = drawn.reshape(4, 10).tolist()
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert shuffled(10, 4, 7, seed=3).tolist() == drawn[28:32].tolist()                  # a function of the step alone
+    assert shuffled(10, 10, 0, seed=3).tolist() != shuffled(10, 10, 0, seed=4).tolist()
+    assert np.bincount(shuffled(10, 25, 0, seed=3)).tolist().count(2) == 5               # a batch of two epochs and a half
