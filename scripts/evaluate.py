@@ -28,7 +28,7 @@ from calico.agent import checkpoint
 from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
 from calico.agent.talk import TextGenerator, user_message
-from calico.datasets.parquet_part import PACKAGES
+from calico.datasets.formats.parquet_part import PACKAGES
 from calico.datasets.publish import versions
 from calico.envs import scores
 from calico.envs.registry import get_task

@@ -17,7 +17,7 @@ from calico.agent.agent import Agent
 from calico.agent.likelihood import likelihoods
 from calico.agent.talk import TextGenerator
 from calico.datasets.documents import Dialogue
-from calico.datasets.parquet_part import PACKAGES
+from calico.datasets.formats.parquet_part import PACKAGES
 from calico.datasets.publish import versions
 from calico.scripts.common import console
 from calico.scripts.common.sharding import Results
