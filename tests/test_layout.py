@@ -1,11 +1,14 @@
 """The house: which folders there are, who may import whom, and that nothing unsafe is read."""
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+
+from calico.scripts.main import VERBS
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("agent", "datasets", "envs", "scripts", "tokenizers")
@@ -129,3 +132,24 @@ def test_a_file_opens_with_what_it_is(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     if text.strip():
         assert ast.get_docstring(ast.parse(text)), f"{relative(path)} has no docstring"
+
+
+def test_a_folder_is_taken_in_at_a_glance() -> None:
+    folders = {path.parent for folder in (*FOLDERS, "tests") for path in (ROOT / folder).rglob("*.py")}
+    one_file_each = {ROOT / "envs" / "families", ROOT / "scripts"}    # of a family, of a verb
+    crowded = {relative(folder): count for folder in folders - one_file_each
+               if (count := sum(path.is_file() for path in folder.iterdir())) > 20}
+    assert not crowded, "give what belongs together a room of its own"
+
+
+def test_scripts_holds_the_verbs_and_nothing_else() -> None:
+    assert {path.stem for path in (ROOT / "scripts").iterdir() if path.is_file()} == {"main", *VERBS}
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_links_of_the_pages_lead_to_files(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
