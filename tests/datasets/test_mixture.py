@@ -23,6 +23,7 @@ from calico.datasets.sources import (
     Source,
     Targets,
     TextSource,
+    data_fingerprint,
     draw_window,
 )
 from calico.tokenizers.continuous import decode_bins, inverse_mu_law
@@ -605,6 +606,7 @@ def test_a_reader_tells_which_actions_were_demonstrated(tmp_path: Path) -> None:
         for episode in (noise(1), state_episode(2, 30), noise(3)):
             writer.append(episode)
     reader = EpisodeReader(tmp_path)
+    assert data_fingerprint(reader) == reader.fingerprint             # nothing is read for it
     assert [reader.demonstrated(n).tolist() for n in range(3)] == [[False] * 20, [True] * 30, [False] * 20]
     mixture = mixture_of(EpisodeSource("e", reader, STATE, prompt=NO_PROMPT))
     assert mixture.remarks[0].startswith("source 'e': 2 of 3 episodes have no target")
@@ -614,3 +616,26 @@ def test_prompts_that_fill_every_row_are_refused() -> None:
     filled = PromptConfig(probability=1, length=64, loss=False)
     with pytest.raises(ValueError, match="'e': 100 rows of 60 tokens were drawn for step 0, none has a target; raise"):
         mixture_of(EpisodeSource("e", [state_episode(n, 50) for n in range(3)], STATE, prompt=filled), 60)
+
+
+# ---- what identifies data
+
+def test_equal_data_in_memory_have_one_fingerprint_and_others_another() -> None:
+    def fresh(word: str) -> Episode:
+        words = np.array(["".join([word[:2], word[2:]]) for _ in range(4)] + [None], object)[:-1]     # equal, not the same
+        return replace(mission_episode(0, 3), observations={"mission": words, "place": np.arange(4)})
+
+    one, again, other = (data_fingerprint([fresh(word)]) for word in ("go there", "go there", "go where"))
+    assert one == again != other
+    plain = mission_episode(0, 3)
+    changed = [replace(plain, seed=1), replace(plain, rewards=plain.rewards.astype(np.float32)),
+               replace(plain, actions={"": plain.actions[""][::-1]}), replace(plain, terminated=False)]
+    assert len({data_fingerprint([episode]) for episode in (plain, *changed)}) == 5
+    assert data_fingerprint(["a", "b"]) != data_fingerprint(["b", "a"]) != data_fingerprint(["b"])
+
+
+def test_texts_of_one_character_count() -> None:
+    source = TextSource("t", ["", "a"], VOCABULARY, TEXT)
+    row = source.sample(np.random.default_rng(0), 20)
+    assert TEXT.decode(row.ids[row.kind == Kind.TEXT] - VOCABULARY.text_start).startswith("a")
+    assert source.targets(20).total == 1
