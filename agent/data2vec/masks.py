@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...datasets.streams import stream
+
 TRIES = 10   # BEiT's, per block
 
 
@@ -142,7 +144,7 @@ def draw_masks(mask: Mask, grid: tuple[int, ...], real: Tensor | None, samples: 
                          "samples")
     masks = np.zeros((len(samples) * copies, size), bool)
     for i in range(len(masks)):
-        rng = np.random.default_rng([*key, samples[i // copies], i % copies])
+        rng = stream(key[0], "mask", key[1], samples[i // copies], i % copies)
         length = lengths[i // copies]
         drawn = mask.draw(rng, grid if length == size else (length,)).reshape(-1)
         if drawn.all() or not drawn.any():
