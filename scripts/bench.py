@@ -281,3 +281,7 @@ BENCHES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "perceiver": lambda arguments: bench_perceiver(arguments.turns),
     "data2vec": lambda arguments: bench_data2vec(arguments.turns),
     "text": lambda arguments: bench_text(lambda *sides: seconds(arguments.turns, *sides, warm_up=0))}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

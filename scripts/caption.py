@@ -82,3 +82,7 @@ def check_options(arguments: Any) -> tuple[int, float]:
     if temperature == 0 and drawn > 1 and not arguments.beams:
         raise ValueError(f"at --temperature 0 all {drawn} captions are the same; give a higher one, such as {SAMPLED}")
     return drawn, temperature
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

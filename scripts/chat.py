@@ -235,3 +235,7 @@ def load_history(path: Path, side: int) -> list[dict[str, Any]]:
 
     return [{**message, "content": content if isinstance(content, str) else [shown(entry) for entry in content]}
             for message in dialogue.messages for content in [message["content"]]]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -128,3 +128,7 @@ def with_sources(settings: RunSettings, sources: list[SourceSettings]) -> RunSet
     """The settings with these sources."""
     data: DataSettings = replace(settings.data, sources=sources)
     return replace(settings, data=data)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

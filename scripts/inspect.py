@@ -13,7 +13,6 @@ With `--run RUN` ids and text pieces are those of a trained run: exactly what it
 is learnt from the shown text itself.
 """
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,4 +185,4 @@ def _inspect_document(document: Document, scheme: Scheme, details: list[str]) ->
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

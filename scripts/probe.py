@@ -59,3 +59,7 @@ def probe(encoder: str, data: str, label: str = "label", per_class: int | None =
 def raw(samples: list[Any], side: int) -> np.ndarray:
     """Pictures as float32 (n, 3 * side * side)."""
     return np.stack([picture(sample, side, None).flatten().numpy() for sample in samples])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -248,3 +248,7 @@ def aggregates(results: Sequence[TaskScore]) -> dict[str, dict[str, Any]]:
                            "interquartile_mean": asdict(stratified_bootstrap(episodes, interquartile_mean)),
                            "share_at_50": share_at([r.normalised for r, _ in group], 50)}
     return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

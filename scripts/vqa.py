@@ -43,3 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     for path, said in answered:
         print(console.printable(f"{path}: {said}" if len(answered) > 1 else said))
     return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
