@@ -77,7 +77,7 @@ def write_table() -> None:
         MissingPackage: a family is not installed here; the table needs all of them.
     """
     interfaces: dict[str, int] = {}   # as JSON -> its index
-    families = {}
+    families: dict[str, dict[str, Any]] = {}
     for name in FAMILIES:
         group = family(name)
         rows = [{**task.record(), "interface": interfaces.setdefault(_line(describe(task)), len(interfaces))}
@@ -85,14 +85,14 @@ def write_table() -> None:
         families[name] = {"title": group.title, "extra": group.extra, "install": group.install, "modules": list(group.modules),
                           "tasks": rows}
     # One line per task and interface, so that a change can be read in a diff.
-    text = json.dumps({"families": {name: {**group, "tasks": [f"@{name}"]} for name, group in families.items()},
+    text = json.dumps({"families": {name: {**about, "tasks": [f"@{name}"]} for name, about in families.items()},
                        "interfaces": ["@interfaces"]}, indent=1)
-    for name, group in families.items():
-        text = text.replace(f'"@{name}"', ",\n    ".join(map(_line, group["tasks"])))
+    for name, about in families.items():
+        text = text.replace(f'"@{name}"', ",\n    ".join(map(_line, about["tasks"])))
     replace_text(task_table.TABLE, text.replace('"@interfaces"', ",\n  ".join(interfaces)) + "\n")
     task_table.table.cache_clear()
     task_table.rows.cache_clear()
 
 
 def _line(value: Any) -> str:
-    return json.dumps(value, sort_keys=False)
+    return json.dumps(value)

@@ -159,7 +159,7 @@ def _work(connection: Connection, steps: "Synchronized[int]", alive: "Synchroniz
             results = _play_here(task, player, connection.recv(), settings | {"on_step": moved})
             while True:
                 try:
-                    result = next(results, None)
+                    result: Episode | Exception | None = next(results, None)
                 except Exception as error:   # noqa: BLE001  whatever it is, it belongs to the process that asked
                     result = _plain(error)
                 if result is None:
