@@ -3,11 +3,11 @@
 Each token is a small card: what it means above, its id below, the colour says its kind, an underlined id is a target of
 the loss. Image patches are drawn. `--table` adds every field of every token, `--json` prints them for machines.
 
-    calico inspect CartPole-v1                       the first steps of an expert's episode; a second or two
+    calico inspect CartPole-v1                       # the first steps of an expert's episode; a second or two
     calico inspect BabyAI-GoToLocal-v0 --steps 1 --table
     calico inspect data/CartPole-v1 --index 3 --start 100
-    calico inspect captions.jsonl --index 7          a captioned picture; dialogues and text files too
-    calico inspect Pendulum-v1 --layout gato         ids as in the paper, where integers share the ids of text
+    calico inspect captions.jsonl --index 7          # a captioned picture; dialogues and text files too
+    calico inspect Pendulum-v1 --layout gato         # ids as in the paper, where integers share the ids of text
 
 With `--run RUN` ids and text pieces are those of a trained run: exactly what it sees. Without, a small text tokenizer
 is learnt from the shown text itself.
