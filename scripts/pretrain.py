@@ -237,3 +237,7 @@ def check_same_run(settings: PretrainSettings, documents: Mapping[str, Any], sav
     if documents["data"] != saved.documents["data"]:
         raise ValueError(f"the samples have changed since {settings.out} began; restore them or choose another out=... for a "
                          "new run")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -127,6 +127,32 @@ def test_no_pickle_is_ever_loaded(path: Path) -> None:
             assert not (keyword.arg == "allow_pickle" and is_true), f"{relative(path)}:{node.lineno} allows pickle"
 
 
+def functions_of(path: Path) -> dict[str, tuple[bool, set[str]]]:
+    """Function -> whether an assertion stands in it, and the functions that it calls by their bare name."""
+    found = {}
+    for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(function, ast.FunctionDef):
+            nodes = list(ast.walk(function))
+            calls = [node.func for node in nodes if isinstance(node, ast.Call)]
+            methods = {func.attr for func in calls if isinstance(func, ast.Attribute)}
+            asserts = any(isinstance(node, ast.Assert) for node in nodes) or methods & {"raises", "fail", "warns"}
+            found[function.name] = (bool(asserts or any(name.startswith("assert_") for name in methods)),
+                                    {func.id for func in calls if isinstance(func, ast.Name)})
+    return found
+
+
+def test_every_test_asserts_something() -> None:
+    functions = {(path, name): about for path in TESTS for name, about in functions_of(path).items()}
+    uses = {name: asserts for (path, name), (asserts, _) in functions.items() if name.startswith("use_")}
+    assert uses and all(uses.values())   # of test_dependencies.py, which calls them by one name:
+    helpers = {"use"} | {name for (_, name), (asserts, _) in functions.items() if asserts}
+    for _ in range(3):                   # helpers that call helpers
+        helpers |= {name for (_, name), (_, called) in functions.items() if called & helpers}
+    idle = [f"{relative(path)}: {name}" for (path, name), (asserts, called) in functions.items()
+            if name.startswith("test_") and not asserts and not called & helpers]
+    assert not idle
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_a_file_opens_with_what_it_is(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

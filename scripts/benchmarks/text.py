@@ -4,7 +4,6 @@ Without the cache the whole text so far goes through the same network for each t
 the logits of the last position only. Both generate 512 tokens after prompts of 16 in 8 rows, greedily.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from calico.agent.generate import generate, text_tokens
 from calico.agent.model import Model, named_size
 from calico.agent.policy import for_acting
+from calico.scripts.benchmarks.interleaved import seconds
 from calico.tokenizers.tokens import Tokens
 from calico.tokenizers.vocabulary import Vocabulary
 
@@ -23,18 +23,15 @@ LEGAL = np.arange(VOCABULARY.text_start, VOCABULARY.text_start + VOCABULARY.conf
 NEVER = VOCABULARY.end       # not legal here, so nothing ends early
 
 
-def bench_text(interleaved: Callable[..., list[float]], size: str = "small", tokens: int = TOKENS) -> dict[str, Any]:
-    """`generation_cache_speedup` is the time without the cache over the time with it.
-
-    Args:
-        interleaved: median seconds of each of several sides, run in turns.
-    """
+def bench_text(turns: int, size: str = "small", tokens: int = TOKENS) -> dict[str, Any]:
+    """`generation_cache_speedup` is the time without the cache over the time with it."""
     torch.manual_seed(0)
     model = for_acting(Model(named_size(size, CONTEXT), VOCABULARY), "auto")
     prompts = text_tokens(np.random.default_rng(0).choice(LEGAL, (ROWS, PROMPT)))
     for write in (write_cached, write_plain):                                             # warm
         write(model, prompts, min(8, tokens))
-    cached, plain = interleaved(lambda: write_cached(model, prompts, tokens), lambda: write_plain(model, prompts, tokens))
+    cached, plain = seconds(turns, lambda: write_cached(model, prompts, tokens), lambda: write_plain(model, prompts, tokens),
+                            warm_up=0)
     return {"cached_tokens_per_second": ROWS * tokens / cached, "plain_tokens_per_second": ROWS * tokens / plain,
             "generation_cache_speedup": plain / cached}
 

@@ -17,12 +17,11 @@ from calico.envs.registry import MissingPackage, Task, make
 from calico.envs.sb3 import as_network
 from calico.scripts.common import console
 
-TRAIN_STEPS = 100_000
 PPO_ROWS = 8
 FIRST_SEED = 5_000   # the environments' seeds in training begin here
 
 
-def train_expert(task: Task, out: Path, steps: int = TRAIN_STEPS) -> str:
+def train_expert(task: Task, out: Path, steps: int) -> str:
     """Train a policy and save it in `<out>/experts`, if it is not there already.
 
     Returns:

@@ -33,4 +33,8 @@ def test_small_sizes_are_small(task: str, name: str) -> None:
 
 
 def test_a_language_model_s_trunk_serves_a_classifier_of_texts() -> None:
-    copy_trunk(build(SMALL_LANGUAGE), build(SMALL["classify-text"]["bytes"]))
+    language, classifier = build(SMALL_LANGUAGE), build(SMALL["classify-text"]["bytes"])
+    copy_trunk(language, classifier)
+    ours, theirs = classifier.state_dict(), language.state_dict()
+    trunk = [name for name in ours if name.startswith(("reader.", "encoder."))]
+    assert trunk and all(ours[name].equal(theirs[name]) for name in trunk)
