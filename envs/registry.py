@@ -5,7 +5,6 @@ viewed, and its experts; it imports the family's packages only when an environme
 with a `FAMILY` in it plus its name in `FAMILIES` below.
 """
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:   # looking a task up loads no Gymnasium
     import gymnasium as gym
+
+from ..tokenizers import spelling
 
 FAMILIES = (   # files of families/; listing order of `calico tasks`
     "classic", "box2d", "atari", "minigrid", "sokoban", "mujoco", "dm_control", "metaworld", "robotics", "panda", "miniworld",
@@ -178,7 +179,7 @@ def require(family_name: str, what: str) -> Family:
 def nearest(name: str, known: Any) -> str:
     """ "; nearest: a, b" for error messages, or "" when nothing is near."""
     lower = {str(k).lower(): str(k) for k in known}
-    close = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
+    close = spelling.nearest(name.lower(), lower, count=3, cutoff=0.5)
     return f"; nearest: {', '.join(lower[c] for c in close)}" if close else ""
 
 

@@ -6,13 +6,14 @@ that any mixture of readers is rebuilt.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import torch
 
 from .. import checkpoint
+from ..config_json import from_json, is_config, to_json
 from ..hardware import usable_device
 from ..hugging_face_folder import is_hugging_face, read_object
 from . import inputs, layers, samples, tasks
@@ -23,17 +24,13 @@ from .sizes import on_meta
 from .tasks import Autoencoder, Classifier, Flow, MaskedLanguage, TaskModel
 
 DOCUMENT = "perceive"    # of a checkpoint
-CLASSES = {cls.__name__: cls for module in (layers, tasks, inputs, samples) for cls in vars(module).values()
-           if is_dataclass(cls) and isinstance(cls, type)}
+CONFIGS: Any = Union[tuple(   # noqa: UP007 - a tuple of members has no other spelling
+    cls for module in (layers, tasks, inputs, samples) for cls in vars(module).values() if is_config(cls))]
 
 
 def config_to_json(value: Any) -> Any:
-    """A configuration (or a mapping or tuple of them) as plain JSON values; `config_from_json` reads it back."""
-    if is_dataclass(value):
-        return {"class": type(value).__name__} | {f.name: config_to_json(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {name: config_to_json(inner) for name, inner in value.items()}
-    return [config_to_json(inner) for inner in value] if isinstance(value, tuple) else value
+    """A configuration as plain JSON values, with the names of its classes; `config_from_json` reads it back."""
+    return to_json(value, class_names=True)
 
 
 def config_from_json(value: Any) -> Any:
@@ -42,19 +39,7 @@ def config_from_json(value: Any) -> Any:
     Raises:
         ValueError: a class or a field that this version does not know, or a value that the class refuses.
     """
-    if isinstance(value, list):
-        return tuple(config_from_json(inner) for inner in value)
-    if not isinstance(value, Mapping):
-        return value
-    inner = {name: config_from_json(entry) for name, entry in value.items() if name != "class"}
-    if "class" not in value:
-        return inner
-    if value["class"] not in CLASSES:
-        raise ValueError(f"{value['class']!r} is no configuration of a Perceiver; was it written by a newer version?")
-    try:
-        return CLASSES[value["class"]](**inner)
-    except TypeError as error:
-        raise ValueError(f"{value['class']} cannot be rebuilt ({error}); was it written by a newer version?") from None
+    return from_json(CONFIGS, value)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,20 @@ def test_configurations_come_back(config: object) -> None:
     assert config_from_json(written) == config
 
 
+def test_a_document_of_an_earlier_version_comes_back() -> None:
+    latent = {"class": "LatentConfig", "latents": 256, "width": 1280, "blocks": 1, "layers": 26, "heads": 8, "cross_attends": 1,
+              "cross_heads": 8, "qk_channels": 256, "v_channels": 1280, "cross_shape": "kv", "widening": 1, "cross_widening": 1,
+              "query_residual": True, "gelu": "none", "wipe_masked": False}
+    text = {"class": "TextConfig", "vocab_size": 262, "positions": 2048, "width": 768, "grams": [], "buckets": 8192,
+            "stride": 1}
+    document = {"class": "LanguageConfig", "latent": latent, "text": text, "near": 0}
+    config = config_from_json(document)
+    assert config == LanguageConfig(latent=LatentConfig(width=1280, layers=26, cross_heads=8, qk_channels=256, v_channels=1280))
+    assert json.dumps(config_to_json(config)) == json.dumps(document)
+    older = {"class": "LanguageConfig", "latent": {"class": "LatentConfig", "width": 1280, "heads": 8}}   # before newer fields
+    assert config_from_json(older) == LanguageConfig(latent=LatentConfig(width=1280))
+
+
 def test_a_newer_configuration_is_named() -> None:
     with pytest.raises(ValueError, match="'QuantumConfig' is no configuration"):
         config_from_json({"class": "QuantumConfig"})
