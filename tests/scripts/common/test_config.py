@@ -221,7 +221,7 @@ def test_mistakes_that_a_lenient_check_would_let_pass(override: str, says: str) 
 def test_only_what_loads_configs_waits_for_pydantic() -> None:
     script = ("import sys; from calico.scripts.common import config; from calico.scripts import main; main.main(['--help']); "
               "assert 'pydantic' not in sys.modules and 'pydantic_core' not in sys.modules")
-    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+    assert subprocess.run([sys.executable, "-c", script], stdout=subprocess.DEVNULL).returncode == 0
 
 
 @pytest.mark.parametrize("text, says", [
