@@ -17,11 +17,12 @@ from ..tokenizers.text import TextTokenizer
 from ..tokenizers.tokens import Tokens
 from ..tokenizers.vocabulary import Vocabulary
 from . import checkpoint
+from .backbones import backbone_config
 from .data2vec.pretrained import build_encoder
 from .embedding import EmbeddingConfig
 from .front_end import load_encoders
 from .hardware import Precision, usable_device
-from .model import Model, ModelConfig, backbone_config
+from .model import Model, ModelConfig
 from .policy import AgentPolicy
 from .sampling import SamplingConfig
 

@@ -64,6 +64,22 @@ def test_imports_point_the_allowed_way(path: Path) -> None:
             assert level > 0, f"{relative(path)}: folders import each other relatively, found {module}"
 
 
+ALONE = ("perceiver", "data2vec")     # rooms of agent/ that serve backbones and front ends, and know neither
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.relative_to(ROOT).parts[:2] in {("agent", r) for r in ALONE}], ids=relative)
+def test_perceivers_and_data2vec_import_no_backbone_and_no_model(path: Path) -> None:
+    for module, _ in imported_modules(path):
+        assert not module.startswith(("calico.agent.backbones", "calico.agent.model.", "calico.agent.embedding.")), (
+            f"{relative(path)} imports {module}")
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.relative_to(ROOT).parts[:2] == ("agent", "backbones")], ids=relative)
+def test_backbones_import_no_model(path: Path) -> None:
+    for module, _ in imported_modules(path):
+        assert not module.startswith(("calico.agent.model.", "calico.agent.embedding.")), f"{relative(path)} imports {module}"
+
+
 @pytest.mark.parametrize("path", TESTS, ids=relative)
 def test_tests_import_by_the_installed_name(path: Path) -> None:
     for module, level in imported_modules(path):

@@ -1,4 +1,4 @@
-"""Published sizes of Perceivers, the details in which the two releases of them differ, and small sizes for a laptop.
+"""Published sizes of Perceivers, the details in which Hugging Face's release of them differs, and small sizes for a laptop.
 
 Perceiver IO (arXiv:2107.14795): six released models. Perceiver (2103.03206): the ImageNet model, never released.
 """
@@ -69,23 +69,13 @@ SMALL_LANGUAGE = LanguageConfig(latent=_READS_TEXT, text=_BYTES, near=16)     # 
 
 def hf_exact(config: TaskConfig) -> TaskConfig:
     """As Hugging Face computes it: exact GELU, even padding of the convolution, query residual in each classifier, masked
-    queries answered like others, the label always masked in training."""
-    return _exact(config, dm=False)
-
-
-def dm_exact(config: TaskConfig) -> TaskConfig:
-    """As DeepMind computes it: GELU's tanh approximation, SAME padding, no query residual behind learned positions, masked
-    queries wiped, the label masked in half of the training."""
-    return _exact(config, dm=True)
-
-
-def _exact(config: TaskConfig, dm: bool) -> TaskConfig:
-    config = replace(config, latent=replace(config.latent, gelu="tanh" if dm else "none", wipe_masked=dm))
+    queries answered like others, the label always masked in training. DeepMind: GELU's tanh approximation, SAME padding, no
+    query residual behind learned positions, masked queries wiped, the label masked in half of the training."""
+    config = replace(config, latent=replace(config.latent, gelu="none", wipe_masked=False))
     if isinstance(config, AutoencoderConfig):
-        return replace(config, label_mask_prob=0.5 if dm else 1.0)
+        return replace(config, label_mask_prob=1.0)
     if isinstance(config, ClassifierConfig) and isinstance(config.reader, ImageConfig):
-        return replace(config, reader=replace(config.reader, padding="same" if dm else "even"),
-                       query_residual=not (dm and config.reader.kind == "conv1x1"))
+        return replace(config, reader=replace(config.reader, padding="even"), query_residual=True)
     return config
 
 

@@ -30,6 +30,7 @@ from calico.scripts.common.safe_yaml import read_yaml
 T = TypeVar("T")
 
 SHIPPED = Path(__file__).parents[1] / "configs"
+OPEN_UNIONS: dict[Any, Callable[[], dict[str, Any]]] = {}   # type of a field -> its dataclasses by kind, asked when it is read
 MAX_BYTES = 100_000   # ours have a few hundred
 
 
@@ -191,6 +192,8 @@ def _dataclass_in(hint: Any) -> Any:
 
 def _kinds(hint: Any) -> dict[str, Any]:
     """Of a union of dataclasses with a field `kind` each: kind -> dataclass; else nothing."""
+    if isinstance(hint, type) and hint in OPEN_UNIONS:
+        return OPEN_UNIONS[hint]()
     members: tuple[Any, ...] = get_args(hint) if _is_union(hint) else ()
     if not members or not all(_dataclass_in(member) and "kind" in _hints(member) for member in members):
         return {}

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from calico.agent.backbones import KINDS, Backbone, BackboneConfig, build_backbone
 from calico.agent.generate import generate
 from calico.agent.loss import target_losses, target_mask, trained_targets
-from calico.agent.model import KINDS, Backbone, BackboneConfig, build_backbone
 from calico.agent.training.optimizer import OptimizerConfig, build_optimizer
 from calico.tokenizers.tokens import NO_POSITION, Kind, Tokens
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from calico.agent.backbones import BackboneConfig
 from calico.agent.beam import beam_search
 from calico.agent.generate import generate, text_tokens
 from calico.agent.likelihood import likelihoods
-from calico.agent.model import BackboneConfig, Model
+from calico.agent.model import Model
 from calico.tokenizers.tokens import Tokens
 
 from .conftest import VOCABULARY, every_backbone, make_model, stream

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from calico.agent import checkpoint
 from calico.agent.agent import Agent
+from calico.agent.backbones import BackboneConfig
 from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.data2vec.batches import text_vocabulary
 from calico.agent.data2vec.encoders import (
@@ -30,7 +31,7 @@ from calico.agent.data2vec.pretrained import TOKENIZER_FILE, encoder_document
 from calico.agent.embedding import EmbeddingConfig
 from calico.agent.front_end import FrontEndConfig, in_groups
 from calico.agent.generate import read
-from calico.agent.model import BackboneConfig, Model, ModelConfig
+from calico.agent.model import Model, ModelConfig
 from calico.tokenizers.document import Image, Part, Sound, Special, Text, encode_document
 from calico.tokenizers.sounds import decode_sound, encode_sound
 from calico.tokenizers.text import TextTokenizer

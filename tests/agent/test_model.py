@@ -5,17 +5,9 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from calico.agent.backbones import KINDS, backbone_config
 from calico.agent.backbones.decoder import DecoderConfig
-from calico.agent.model import (
-    KINDS,
-    SIZES,
-    Model,
-    backbone_config,
-    matmul_flops_per_token,
-    named_size,
-    on_meta,
-    smooth_rows,
-)
+from calico.agent.model import SIZES, Model, matmul_flops_per_token, named_size, on_meta, smooth_rows
 from calico.tokenizers.tokens import Kind
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
 

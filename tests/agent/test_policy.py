@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from calico.agent.backbones import BackboneConfig
 from calico.agent.backbones.decoder import DecoderConfig
-from calico.agent.model import BackboneConfig, Model
+from calico.agent.model import Model
 from calico.agent.policy import AgentPolicy
 from calico.agent.sampling import SamplingConfig, choose
 from calico.tokenizers.task import TaskCodec

@@ -1,11 +1,11 @@
-"""Published sizes have the published number of parameters, and each release's details are set together."""
+"""Published sizes have the published number of parameters, and Hugging Face's details are set together."""
 
 import pytest
 
 from calico.agent.perceiver.hugging_face import copy_trunk
 from calico.agent.perceiver.inputs import ImageConfig
-from calico.agent.perceiver.sizes import SIZES, SMALL, SMALL_LANGUAGE, dm_exact, hf_exact, named_size, on_meta
-from calico.agent.perceiver.tasks import ClassifierConfig, build
+from calico.agent.perceiver.sizes import SIZES, SMALL, SMALL_LANGUAGE, hf_exact, named_size, on_meta
+from calico.agent.perceiver.tasks import AutoencoderConfig, ClassifierConfig, build
 
 
 @pytest.mark.parametrize("name, parameters", [
@@ -38,11 +38,10 @@ def test_a_language_model_s_trunk_serves_a_classifier_of_texts() -> None:
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_the_releases_differ_in_their_gelu_and_masks_everywhere(name: str) -> None:
-    deepmind, hugging_face = dm_exact(SIZES[name]), hf_exact(SIZES[name])
-    assert deepmind.latent.gelu == "tanh" and deepmind.latent.wipe_masked
-    assert hugging_face.latent.gelu == "none" and not hugging_face.latent.wipe_masked
-    assert hf_exact(deepmind) == hugging_face and dm_exact(hugging_face) == deepmind
-    if isinstance(deepmind, ClassifierConfig) and isinstance(hugging_face, ClassifierConfig):
-        assert hugging_face.query_residual and deepmind.query_residual == (name != "vision-perceiver-learned")
-        assert isinstance(deepmind.reader, ImageConfig) and deepmind.reader.padding == "same"
+def test_hugging_faces_details_are_set_together(name: str) -> None:
+    made = hf_exact(SIZES[name])
+    assert made.latent.gelu == "none" and not made.latent.wipe_masked and hf_exact(made) == made
+    if isinstance(made, AutoencoderConfig):
+        assert made.label_mask_prob == 1
+    if isinstance(made, ClassifierConfig):
+        assert made.query_residual and isinstance(made.reader, ImageConfig) and made.reader.padding == "even"
