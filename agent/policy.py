@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..tokenizers.task import TaskCodec
-from ..tokenizers.tokens import ACTION, BESIDE, DTYPES, NO_POSITION, Kind, Tokens
+from ..tokenizers.tokens import ACTION, NO_POSITION, Kind, Tokens, joined_contents
 from .backbones.cache import Cache
 from .hardware import Precision, acting_dtype
 from .model import Model
@@ -146,10 +146,7 @@ class AgentPolicy:
 
     def action_tokens(self, ids: np.ndarray) -> Tokens:
         """The tokens (action_length,) of a chosen action."""
-        empty = Tokens.empty()
-        unused = {name: np.zeros(len(ids), DTYPES[name]) for name in ("timestep", "loss_mask", "segment")}
-        return Tokens(ids=ids.astype(np.int32), kind=self.codec.action_kinds, position=np.full(len(ids), ACTION, np.int16),
-                      **unused, patches=empty.patches, channels=empty.channels, intervals=empty.intervals)
+        return Tokens.of(ids, self.codec.action_kinds, ACTION)
 
     @torch.inference_mode()
     def read_prompt(self, prompt: Tokens) -> Cache:
@@ -185,13 +182,9 @@ def step_batch(places: Sequence[Tokens | None], pending: dict[int, int], pad: in
     kind = np.full(shape, Kind.PAD, np.uint8)
     slots = list(pending)
     ids[slots, 0], position[slots, 0] = list(pending.values()), pending_position
-    present = []
+    present = [tokens for tokens in places if tokens is not None]
     for slot, tokens in enumerate(places):
-        if tokens is None:
-            continue
-        where = slice(starts[slot], counts[slot])
-        ids[slot, where], position[slot, where], kind[slot, where] = tokens.ids, tokens.position, tokens.kind
-        present.append(tokens)
-    unused = {name: np.zeros(shape, DTYPES[name]) for name in ("timestep", "loss_mask", "segment")}
-    joined = {name: np.concatenate([getattr(t, name) for t in [Tokens.empty(), *present]]) for name in BESIDE}
-    return Tokens(ids=ids, position=position, kind=kind, **unused, **joined), counts
+        if tokens is not None:
+            where = slice(starts[slot], counts[slot])
+            ids[slot, where], position[slot, where], kind[slot, where] = tokens.ids, tokens.position, tokens.kind
+    return Tokens.of(ids, kind, position, **joined_contents(present)), counts

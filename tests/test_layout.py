@@ -64,17 +64,19 @@ def test_imports_point_the_allowed_way(path: Path) -> None:
             assert level > 0, f"{relative(path)}: folders import each other relatively, found {module}"
 
 
-ALONE = ("perceiver", "data2vec")     # rooms of agent/ that serve backbones and front ends, and know neither
+def rooms(*names: str) -> list[Path]:
+    """The files of these rooms of agent/."""
+    return [path for path in SOURCES if path.relative_to(ROOT).parts[:-1] in {("agent", name) for name in names}]
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.relative_to(ROOT).parts[:2] in {("agent", r) for r in ALONE}], ids=relative)
+@pytest.mark.parametrize("path", rooms("perceiver", "data2vec"), ids=relative)
 def test_perceivers_and_data2vec_import_no_backbone_and_no_model(path: Path) -> None:
     for module, _ in imported_modules(path):
         assert not module.startswith(("calico.agent.backbones", "calico.agent.model.", "calico.agent.embedding.")), (
             f"{relative(path)} imports {module}")
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.relative_to(ROOT).parts[:2] == ("agent", "backbones")], ids=relative)
+@pytest.mark.parametrize("path", rooms("backbones"), ids=relative)
 def test_backbones_import_no_model(path: Path) -> None:
     for module, _ in imported_modules(path):
         assert not module.startswith(("calico.agent.model.", "calico.agent.embedding.")), f"{relative(path)} imports {module}"
