@@ -27,7 +27,7 @@ from .data2vec.hugging_face import Modality
 from .data2vec.pretrained import load_pretrained
 from .hardware import round_up_to_bucket
 
-MODALITIES: dict[str, Modality] = {"vision": "vision", "audio": "speech", "text": "text"}   # our field -> the encoder's word
+ENCODERS: dict[str, Modality] = {"vision": "vision", "audio": "speech", "text": "text"}   # our field -> the encoder's word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def load_encoders(wanted: Mapping[str, FrontEndConfig], text: TextTokenizer) -> 
     """
     encoders = {}
     for name, config in wanted.items():
-        found = load_pretrained(config.encoder, MODALITIES[name])
+        found = load_pretrained(config.encoder, ENCODERS[name])
         if name == "text" and (found.text is None or found.text.to_bytes() != text.to_bytes()):
             raise ValueError(f"embedding.text: {config.encoder} was pre-trained with other text pieces than this run's; leave "
                              "data.tokenizer empty, and the run takes over those of an encoder that has some")

@@ -113,6 +113,8 @@ def _initialise(module: nn.Module) -> None:
     nats, with fan-in 2.30)."""
     if isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
+        if module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=module.in_features**-0.5 * getattr(module, "residual_scale", 1.0))
     if isinstance(module, nn.Linear) and module.bias is not None:

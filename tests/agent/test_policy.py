@@ -97,13 +97,22 @@ def test_cached_logits_equal_uncached_logits(backbone: BackboneConfig, name: str
         policy.act([observations[row] for row in rows], rows)
         for row in rows:
             for place, expected in enumerate(plain[row].logits(observations[row])):
-                np.testing.assert_allclose(policy.seen[place][policy.slots[row]], expected, atol=2e-5)
+                np.testing.assert_allclose(policy.seen[place][policy.placed.index(row)], expected, atol=2e-5)
+
+
+def dense_model(context: int) -> Model:
+    """Every layer sees the whole context: nothing longer may be read."""
+    return make_model(DecoderConfig(width=32, depth=2, heads=2, context=context, window=context))
 
 
 @torch.no_grad()
-def test_without_a_window_half_the_context_is_read_again() -> None:
-    """Window = context = 16, 5 tokens a step: logits equal an uncached pass over the steps that are still seen."""
-    dense = make_model(DecoderConfig(width=32, depth=2, heads=2, context=16, window=16))
+@pytest.mark.parametrize("context, lengths", [
+    (16, [5, 10, 15, *[10, 15] * 4, 10]),
+    (32, [5, 10, 15, 20, 25, 30, 20, 25, 30, 20, 25, 30]),      # three steps are kept, and the next one with two of those
+])
+def test_without_a_window_half_the_context_is_read_again(context: int, lengths: list[int]) -> None:
+    """Window = context, 5 tokens a step: logits equal an uncached pass over the steps that are still seen."""
+    dense = dense_model(context)
     codec = make_codec("one action token")
     policy = Watched(dense, codec, SamplingConfig(temperature=0), precision="fp32")
     plain = PlainLoop(dense, codec)
@@ -114,8 +123,39 @@ def test_without_a_window_half_the_context_is_read_again() -> None:
         seen.append(int(policy.cache.lengths[0]) + 1)                    # with the action token that is still to be read
         plain.history = plain.history[max(0, len(plain.history) + 5 - seen[-1]):]
         np.testing.assert_allclose(policy.seen[0][0], plain.logits(observation)[0], atol=2e-5)
-    assert max(seen) <= 16
-    assert seen == [5, 10, 15, *[10, 15] * 4, 10]
+    assert seen == lengths and max(seen) <= context
+
+
+@torch.no_grad()
+def test_a_prompt_that_fills_the_context_is_seen_or_refused() -> None:
+    """5 tokens a step in a context of 32: behind 26 tokens there is room for a step, behind 27 there is none."""
+    dense, codec = dense_model(32), make_codec("one action token")
+    prompt = stream(26, 5)
+    policy = Watched(dense, codec, SamplingConfig(temperature=0), prompt=prompt, precision="fp32")
+    plain = PlainLoop(dense, codec, prompt)
+    policy.reset(0, seed=0)
+    (observation,) = observations_of(codec, 1, 0)
+    policy.act([observation], [0])
+    np.testing.assert_allclose(policy.seen[0][0], plain.logits(observation)[0], atol=2e-5)
+    with pytest.raises(ValueError, match="27 tokens leaves no room for a step in this model's context of 32; give at most 26"):
+        AgentPolicy(dense, codec, prompt=stream(27, 5), precision="fp32")
+    windowed = AgentPolicy(make_model(), codec, prompt=stream(27, 5), precision="fp32")      # reads any length
+    assert windowed.prompted is not None and windowed.prompted.lengths.tolist() == [27]
+
+
+@torch.no_grad()
+def test_a_row_that_waits_keeps_its_history_when_another_joins(model: Model) -> None:
+    codec = make_codec("one action token")
+    policy = Watched(model, codec, SamplingConfig(temperature=0), precision="fp32")
+    plain = {row: PlainLoop(model, codec) for row in range(4)}
+    for row in range(4):
+        policy.reset(row, seed=row)
+    observations = [observations_of(codec, 5, seed) for seed in range(4)]
+    for step, rows in enumerate(([0, 1, 2], [2, 0, 1], [3, 1, 0], [1, 2, 3], [3, 2, 1, 0])):     # row 2 waits while row 3 joins
+        policy.act([observations[row][step] for row in rows], rows)
+        for row in rows:
+            expected = plain[row].logits(observations[row][step])[0]
+            np.testing.assert_allclose(policy.seen[0][policy.placed.index(row)], expected, atol=2e-5)
 
 
 def test_actions_are_legal_and_seeds_reproduce(model: Model) -> None:
