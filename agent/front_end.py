@@ -98,8 +98,9 @@ class VisionFrontEnd(FrontEnd):
     def forward(self, tokens: Tokens) -> Tensor:
         """(n, width)."""
         top, left = tokens.intervals[:, 0] == 0, tokens.intervals[:, 2] == 0
-        columns = in_runs(top & left, top).clamp(min=1)                                  # 0: the first row was cut away
-        return in_groups(top & left, lambda index, columns: self.pictures(tokens, index, columns), columns)
+        begins = beginnings(tokens, Kind.PATCH, top & left)
+        columns = in_runs(begins, top).clamp(min=1)                                      # 0: the first row was cut away
+        return in_groups(begins, lambda index, columns: self.pictures(tokens, index, columns), columns)
 
     def pictures(self, tokens: Tokens, index: Tensor, columns: int) -> Tensor:
         """Patches int64 (B, n) of B images with so many columns -> (B, n, width)."""
@@ -130,7 +131,8 @@ class AudioFrontEnd(FrontEnd):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """(n, width)."""
-        return in_groups(tokens.moments == 0, lambda index, _: self.waveforms(tokens.sounds[index]))
+        begins = beginnings(tokens, Kind.AUDIO, tokens.moments == 0)
+        return in_groups(begins, lambda index, _: self.waveforms(tokens.sounds[index]))
 
     def waveforms(self, stretches: Tensor) -> Tensor:
         """int16 (B, n, SOUND_SAMPLES) of B sounds -> (B, n, width)."""
@@ -186,6 +188,13 @@ class TextFrontEnd(FrontEnd):
 
 
 FRONT_ENDS: dict[str, type[Any]] = {"vision": VisionFrontEnd, "audio": AudioFrontEnd, "text": TextFrontEnd}
+
+
+def beginnings(tokens: Tokens, kind: Kind, first: Tensor) -> Tensor:
+    """Where a run of pieces (n,) of a kind begins: at the first piece of a picture or a sound, and in each row of the batch,
+    as a row may begin inside of one."""
+    row = (tokens.kind == kind).nonzero()[:, 0]
+    return first | F.pad(row.diff() != 0, (1, 0), value=True)
 
 
 def in_runs(begins: Tensor, counted: Tensor) -> Tensor:

@@ -142,17 +142,17 @@ class AgentPolicy:
             placed = list(rows)
         if placed != self.placed:
             cache = self.model.backbone.new_cache(len(placed), self.chunk, self.cache.keys[0].dtype)
-            kept = [(new, old) for new, row in enumerate(placed) if (old := self.rows[row].slot) is not None]
+            kept = [(new, before) for new, row in enumerate(placed) if (before := self.rows[row].slot) is not None]
             if kept:
-                new, old = torch.tensor(kept).unbind(dim=1)
-                cache = cache.assign(new, self.cache.select(old))
+                chosen, old = torch.tensor(kept).unbind(dim=1)
+                cache = cache.assign(chosen, self.cache.select(old))
             for row in self.placed:
                 self.rows[row].slot = None
             for slot, row in enumerate(placed):
                 self.rows[row].slot = slot
             self.cache, self.placed = cache, placed
-        slots = [slot for row in rows if (slot := self.rows[row].slot) is not None]
-        begun = [slot for slot, row in zip(slots, rows, strict=True) if self.rows[row].fresh]
+        slots = [where for row in rows if (where := self.rows[row].slot) is not None]
+        begun = [where for where, row in zip(slots, rows, strict=True) if self.rows[row].fresh]
         if begun:
             places = torch.tensor(begun)
             self.cache = self.cache.reset(places) if self.prompted is None else self.cache.assign(places, self.prompted)

@@ -127,6 +127,25 @@ def test_without_a_window_half_the_context_is_read_again(context: int, lengths: 
 
 
 @torch.no_grad()
+def test_steps_that_are_read_again_are_kept_for_the_next_time() -> None:
+    """Missions far shorter than they may be: before nearly each step half the context is read again."""
+    dense, codec = dense_model(80), TaskCodec(gym.spaces.Text(60), gym.spaces.Discrete(5), VOCABULARY, TEXT, max_text_tokens=40)
+    policy, plain = Watched(dense, codec, SamplingConfig(temperature=0), precision="fp32"), PlainLoop(dense, codec)
+    policy.reset(0, seed=0)
+    steps: list[Tokens] = []                                             # those that are seen
+    for number in range(12):
+        if sum(map(len, steps)) - 1 + codec.observation_tokens[1] + 3 > 80:   # last action, observation, separator, action
+            while sum(map(len, steps)) > 40:
+                steps.pop(0)
+        plain.history = Tokens.concatenate(steps)
+        mission = "go to the red ball"[number:]
+        policy.act([mission], [0])
+        np.testing.assert_allclose(policy.seen[0][0], plain.logits(mission)[0], atol=2e-5)
+        steps.append(plain.history[sum(map(len, steps)):])
+        assert int(policy.cache.lengths[0]) + 1 == sum(map(len, steps))
+
+
+@torch.no_grad()
 def test_a_prompt_that_fills_the_context_is_seen_or_refused() -> None:
     """5 tokens a step in a context of 32: behind 26 tokens there is room for a step, behind 27 there is none."""
     dense, codec = dense_model(32), make_codec("one action token")
