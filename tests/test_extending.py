@@ -154,7 +154,7 @@ def test_a_backbone_from_outside_is_trained_by_the_command(small_run: SmallRun, 
     assert main(["train", str(small_run.config), f"data.sources=[{{path: {small_run.data / 'CartPole-v1'}}}]", f"out={run}",
                  "backbone={kind: average, width: 24, depth: 2}", "training.steps=3"]) == 0
     agent = Agent.load(run)
-    assert agent.model.config.backbone == AverageConfig(width=24, depth=2, context=agent.model.config.backbone.context)
+    assert agent.model.config.backbone == AverageConfig(width=24, depth=2, heads=2, context=128)    # the rest is the file's
     assert main(["rollout", str(run), "CartPole-v1", "--episodes", "1"]) == 0
     assert named_size("tiny", kind="average").backbone == AverageConfig(width=128, depth=4, heads=4, context=512)
 
