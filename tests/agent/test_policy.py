@@ -129,7 +129,8 @@ def test_without_a_window_half_the_context_is_read_again(context: int, lengths: 
 @torch.no_grad()
 def test_steps_that_are_read_again_are_kept_for_the_next_time() -> None:
     """Missions far shorter than they may be: before nearly each step half the context is read again."""
-    dense, codec = dense_model(80), TaskCodec(gym.spaces.Text(60), gym.spaces.Discrete(5), VOCABULARY, TEXT, max_text_tokens=40)
+    missions = gym.spaces.Text(60, charset="abcdefghijklmnopqrstuvwxyz ")
+    dense, codec = dense_model(80), TaskCodec(missions, gym.spaces.Discrete(5), VOCABULARY, TEXT, max_text_tokens=40)
     policy, plain = Watched(dense, codec, SamplingConfig(temperature=0), precision="fp32"), PlainLoop(dense, codec)
     policy.reset(0, seed=0)
     steps: list[Tokens] = []                                             # those that are seen
