@@ -19,13 +19,14 @@ import pyarrow.parquet as pq
 
 from .byte_cache import ByteCache
 from .publish import file_sha256
+from .reader import TextData
 from .records import JsonLines, require_text
 
 PIECE_BYTES = 1 << 22
 CACHE_BYTES = 1 << 27   # per file
 
 
-class TextReader(Sequence[str]):
+class TextReader(TextData):
     """Documents of .txt, .jsonl and .parquet files.
 
     Args:
@@ -44,7 +45,11 @@ class TextReader(Sequence[str]):
         if not sum(map(len, self._files)):
             raise ValueError(f"no documents in {', '.join(map(str, paths)) or 'an empty list of paths'}")
         self.characters = np.concatenate([file.characters for file in self._files])
-        self.fingerprint = hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
+        self._fingerprint = hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
 
     def __len__(self) -> int:
         """Number of documents."""

@@ -14,21 +14,16 @@ from typing import Any
 
 from ...tokenizers.text import TextTokenizer
 from .. import checkpoint
-from .encoders import (
-    Encoder,
-    SpeechEncoder,
-    SpeechEncoderConfig,
-    TextEncoder,
-    TextEncoderConfig,
-    VisionEncoder,
-    VisionEncoderConfig,
-)
+from ..hugging_face_folder import is_hugging_face
+from . import encoders
+from .encoders import Encoder
 from .hugging_face import Modality, load_data2vec
 
 TOKENIZER_FILE = "tokenizer.model"
 ENCODERS: dict[Modality, tuple[type, type[Encoder]]] = {
-    "vision": (VisionEncoderConfig, VisionEncoder), "speech": (SpeechEncoderConfig, SpeechEncoder),
-    "text": (TextEncoderConfig, TextEncoder)}
+    "vision": (encoders.VisionEncoderConfig, encoders.VisionEncoder),
+    "speech": (encoders.SpeechEncoderConfig, encoders.SpeechEncoder),
+    "text": (encoders.TextEncoderConfig, encoders.TextEncoder)}
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ def load_pretrained(folder: Path | str, modality: Modality | None = None) -> Pre
         ValueError: an encoder of another modality; what load_data2vec says of Hugging Face's.
     """
     folder = Path(folder)
-    if (folder / "model.safetensors").is_file() and not (folder / checkpoint.MANIFEST).exists():
+    if is_hugging_face(folder):
         encoder = load_data2vec(folder, modality)
         return Pretrained(encoder, modality_of(encoder), None, folder)
     saved = checkpoint.load(folder, only=("model",))

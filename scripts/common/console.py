@@ -274,3 +274,14 @@ def _bytes(size: float) -> str:
         size /= 1000
         units.pop(0)
     return f"{float(f'{size:.3g}'):,g} {units[0]}"
+
+
+def with_progress(description: str, unit: str = "samples") -> Callable[[Iterable[Any]], Iterator[Any]]:
+    """A function that passes on what it is given, item by item, and shows how far it is."""
+    def pass_through(items: Iterable[Any]) -> Iterator[Any]:
+        items = list(items)
+        with progress(description, total=len(items), unit=unit) as bar:
+            for item in items:
+                yield item
+                bar.advance()
+    return pass_through

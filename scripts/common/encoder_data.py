@@ -1,7 +1,6 @@
 """What `calico pretrain`, `finetune` and `probe` share: the reader for each modality, batches, vectors and probes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from calico.datasets.images import ImageStore
 from calico.datasets.samples.labelled import Labelled, read_pictures, read_sounds, read_texts
 from calico.datasets.samples.unlabelled import Unlabelled, read_pieces, read_unlabelled
 from calico.datasets.sounds import SoundStore
+from calico.datasets.streams import stream
 from calico.scripts.common import console
 from calico.tokenizers.text import TextTokenizer
 
@@ -24,17 +24,6 @@ HELD_OUT = 0.2          # share of the samples, by a hash of each, that no encod
 DETAIL = 2              # pictures are kept at so many times the encoder's side, for crops
 PROBED = 2000           # labelled samples of each side that a probe looks at during training
 BATCH = 256             # samples that are encoded together
-
-
-def counted(what: str) -> Callable[[Iterable[Any]], Iterator[Any]]:
-    """Passes a list through with a progress bar."""
-    def through(items: Iterable[Any]) -> Iterator[Any]:
-        items = list(items)
-        with console.progress(what, total=len(items), unit="samples") as bar:
-            for item in items:
-                yield item
-                bar.advance()
-    return through
 
 
 def open_unlabelled(paths: list[str], inputs: Inputs, most_skipped: int) -> Unlabelled:
@@ -49,14 +38,15 @@ def open_unlabelled(paths: list[str], inputs: Inputs, most_skipped: int) -> Unla
                 stores.append(SoundStore(path, rate=inputs.encoder.config.sample_rate))
         return stores[-1]
 
-    found = read_unlabelled([Path(path) for path in paths], open_store, inputs.problem, most_skipped, counted("read"))
+    found = read_unlabelled([Path(path) for path in paths], open_store, inputs.problem, most_skipped,
+                            console.with_progress("read"))
     tell(found, [store for store in stores if isinstance(store, SoundStore)])
     return found
 
 
 def open_pieces(readers: Any, text: TextTokenizer, longest: int) -> Unlabelled:
     """Texts to learn from."""
-    found = read_pieces(readers, text.encode, longest, counted("read"))
+    found = read_pieces(readers, text.encode, longest, console.with_progress("read"))
     tell(found, [])
     return found
 
@@ -82,9 +72,9 @@ def open_labelled(path: str, inputs: Inputs, label: str) -> Labelled:
     where = Path(path)
     match inputs.encoder:
         case VisionEncoder():
-            found = read_pictures(where, DETAIL * inputs.encoder.config.image_size, counted("read"))
+            found = read_pictures(where, DETAIL * inputs.encoder.config.image_size, console.with_progress("read"))
         case SpeechEncoder():
-            found, _ = read_sounds(where, inputs.encoder.config.sample_rate, label, counted("read"))
+            found, _ = read_sounds(where, inputs.encoder.config.sample_rate, label, console.with_progress("read"))
         case _:
             found = read_texts(where, label)
     for remark in found.remarks:
@@ -114,7 +104,7 @@ class Probe:
 
     def __init__(self, data: Labelled, most: int = PROBED) -> None:
         """most: samples of the training part, and of the held-out part, that are looked at."""
-        rng = np.random.default_rng(0)
+        rng = stream(0, "probe")
         self.train, self.held_out = (np.sort(rng.permutation(side)[:most]) for side in data.split(HELD_OUT))
         self.data = data
 
@@ -146,19 +136,6 @@ def by_length(samples: Sequence[Any], size: int) -> Iterator[list[int]]:
         yield order[start:start + size]
 
 
-def numbers_of(step: int, size: int, count: int, seed: int) -> np.ndarray:
-    """Which of `count` samples are in a step's batch, int64 (size,): each epoch a new order, no sample left out."""
-    epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), count)
-    orders = {epoch: order_of(count, seed, epoch) for epoch in np.unique(epochs).tolist()}
-    return np.array([orders[epoch][place] for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True)])
-
-
-@lru_cache(maxsize=2)
-def order_of(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The samples' order in an epoch."""
-    return np.random.default_rng((seed, 0, epoch)).permutation(count)
-
-
 def some_per_class(numbers: np.ndarray, labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
     """`per_class` of the numbered samples from each class, or all where a class has fewer.
 
@@ -167,5 +144,5 @@ def some_per_class(numbers: np.ndarray, labels: np.ndarray, per_class: int, seed
     """
     if per_class < 1:
         raise ValueError(f"{per_class} labels per class leave nothing to learn from; give at least 1")
-    mixed = np.random.default_rng(seed).permutation(numbers)
+    mixed = stream(seed, "classes").permutation(numbers)
     return np.sort(np.concatenate([mixed[labels[mixed] == label][:per_class] for label in np.unique(labels[numbers])]))

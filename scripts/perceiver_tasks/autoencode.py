@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import wave
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +17,14 @@ from calico.agent.perceiver.runs import config_to_json, load_trained
 from calico.agent.perceiver.sizes import SMALL_AUTOENCODER
 from calico.agent.perceiver.tasks import Autoencoder, AutoencoderConfig
 from calico.datasets.samples.video import Clips, Format, Video, clip, read_video, read_videos
+from calico.datasets.sounds import encode_wav
 from calico.scripts.common import console
 from calico.scripts.common.film import encode_mp4
 from calico.scripts.perceiver_tasks import training as runs
 
 FPS = 25            # as the released model
 MEASURED = 2048     # pixels and patches of sound per held-out clip; the same ones each time
+MOST_DECIBELS = 150.0  # clips of one colour, or silent ones, would have infinitely many, which JSON does not know
 CHUNKS = 128        # as published
 
 TRAIN = """Train a Perceiver IO to keep video, sound and label in a few latents.
@@ -68,15 +69,15 @@ def train(task: str, argv: Sequence[str]) -> int:
         raise ValueError(f"{options.data} has {len(clips.labels)} labels and {options.init} {config.labels}; leave --init out")
     torch.manual_seed(options.seed)
     model = (start or Autoencoder(replace(config, labels=len(clips.labels)))).to(device)
-    kept = clips.held_out()
+    kept = tensors(clips.held_out())
 
     def evaluate(model: Autoencoder) -> dict[str, float]:
         return measure(model, {name: tensor.to(device) for name, tensor in kept.items()})
 
     document = {"task": task, "model": config_to_json(model.config), "classes": clips.labels,
                 "data": [[video.name, len(video.frames), float(video.sound.std())] for video in videos]}
-    trainer = runs.train(model, autoencoding_loss, lambda step: clips.batch(step, options.batch), evaluate, document,
-                                 options)
+    trainer = runs.train(model, autoencoding_loss, lambda step: tensors(clips.batch(step, options.batch)), evaluate,
+                         document, options)
     report = {"task": task, "videos": len(videos), "steps": trainer.step, "minutes": round(trainer.seconds / 60, 2),
               "core_minutes": round(trainer.core_seconds / 60, 2), "parameters": sum(p.numel() for p in model.parameters()),
               **trainer.evaluation, **constant(kept)}
@@ -89,6 +90,11 @@ def train(task: str, argv: Sequence[str]) -> int:
 def form(config: AutoencoderConfig) -> Format:
     """How videos are read for a model."""
     return Format(size=config.size, fps=FPS, samples_per_frame=config.samples_per_frame)
+
+
+def tensors(batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Clips as the model takes them."""
+    return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
 def measure(model: Autoencoder, batch: Mapping[str, Tensor]) -> dict[str, float]:
@@ -107,8 +113,9 @@ def measure(model: Autoencoder, batch: Mapping[str, Tensor]) -> dict[str, float]
 def constant(batch: Mapping[str, Tensor]) -> dict[str, float]:
     """What one colour per clip, its mean, and silence reach."""
     colour = batch["image"].mean(dim=(1, 3, 4), keepdim=True)
-    return {"video_psnr_of_one_colour": float(psnr(colour.expand_as(batch["image"]), batch["image"])),
-            "sound_psnr_of_silence": float(psnr(torch.zeros_like(batch["audio"]), batch["audio"]))}
+    found = {"video_psnr_of_one_colour": psnr(colour.expand_as(batch["image"]), batch["image"]),
+             "sound_psnr_of_silence": psnr(torch.zeros_like(batch["audio"]), batch["audio"])}
+    return {name: min(float(value), MOST_DECIBELS) for name, value in found.items()}
 
 
 def inputs_of(batch: Mapping[str, Tensor], config: AutoencoderConfig) -> dict[str, Tensor]:
@@ -160,7 +167,7 @@ def predict(task: str, argv: Sequence[str]) -> int:
         reports.append({"video": str(path), **report, "labels": labels})
         film, wav = options.out / f"{path.stem}.mp4", options.out / f"{path.stem}.wav"
         encode_mp4(image, film, FPS, hold=0)
-        write_wav(wav, sound, form(model.config).rate)
+        wav.write_bytes(encode_wav(sound, form(model.config).rate))
         written += [film, wav]
     if options.json:
         console.print_json(reports)
@@ -184,7 +191,8 @@ def reconstructed(model: Autoencoder, video: Video, options: argparse.Namespace,
     truth, made, scores = [], [], []
     with console.progress(f"reconstruct {video.name}", total=len(starts), unit="clips") as bar:
         for start in starts:
-            image, sound = (part.to(device) for part in clip(video, start, config.frames, config.samples_per_frame))
+            shown = clip(video, start, config.frames, config.samples_per_frame)
+            image, sound = (torch.from_numpy(part).to(device) for part in shown)
             parts = model.reconstruct(inputs_of({"image": image[None], "audio": sound[None]}, config), options.chunks)
             truth.append((image, sound))
             made.append((parts["image"][0].float().clamp(0, 1), parts["audio"][0].float().clamp(-1, 1)))
@@ -199,12 +207,3 @@ def reconstructed(model: Autoencoder, video: Video, options: argparse.Namespace,
               "sound_psnr": float(psnr(sound, true_sound))}
     pixels = (255 * image).round().to(torch.uint8).permute(0, 2, 3, 1)
     return pixels.cpu().numpy(), sound.cpu().numpy(), torch.stack(scores).mean(dim=0).cpu(), report
-
-
-def write_wav(path: Path, samples: np.ndarray, rate: int) -> None:
-    """Sound (samples,) in [-1, 1] as a WAV file of 16 bits."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes((samples * 32767).round().astype("<i2").tobytes())

@@ -205,3 +205,8 @@ def test_a_vocabulary_too_small_for_the_pieces_is_refused(text: TextTokenizer) -
     check_fits(text, Vocabulary(VocabularyConfig(text=text.size)))
     with pytest.raises(ValueError, match=f"set vocabulary.text={text.size}"):
         check_fits(text, Vocabulary(VocabularyConfig(text=text.size - 1)))
+
+
+def test_every_id_is_a_piece_the_first_and_the_last_too(text: TextTokenizer) -> None:
+    assert all(isinstance(text.decode([token]), str) for token in (0, 1, text.size - 1))
+    assert text.decode(np.arange(text.size)) == text.decode(list(range(text.size)))
