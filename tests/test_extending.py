@@ -28,6 +28,7 @@ from calico.agent.policy import AgentPolicy
 from calico.agent.sampling import SamplingConfig
 from calico.agent.training.optimizer import OptimizerConfig, build_optimizer
 from calico.datasets.mixture import Mixture
+from calico.datasets.sources import Targets
 from calico.scripts.common.token_view import Inspected, render
 from calico.scripts.main import main
 from calico.tokenizers import tokens as token_tables
@@ -202,6 +203,10 @@ class Distances:
         answer = encode_document([Special("separator"), Text("far away" if far else "near", True), Special("end", True)],
                                  VOCABULARY, WORDS)
         return Tokens.concatenate([encode_distances(np.array([8.0 if far else 0.5])), answer])[:length]
+
+    def targets(self, length: int) -> Targets:
+        """Every document has some."""
+        return Targets("documents", 1)
 
     def describe(self) -> dict[str, Any]:
         """What identifies the data."""
