@@ -6,7 +6,7 @@
     calico bench tokenizers              # tokens per second, vectorised, one core
     calico bench runner                  # environments: the runner beside bare loops, Gymnasium's vector and rendering
     calico bench perceiver --json        # beside transformers and other Perceivers; a quarter of an hour
-    calico bench perceiver-scores classify-image cifar10.zip --minutes 4     # accuracy after equal training, beside them
+    calico bench perceiver-scores classify-image cifar10.zip training.minutes=4     # accuracy after equal training, beside them
     calico bench data2vec --json         # version 2.0's masked predictions per second beside version 1's; five minutes
     calico bench text --turns 2 --json   # writing, cached against the whole prefix again for each token; minutes
 
@@ -31,6 +31,7 @@ from calico.agent.loss import target_mask
 from calico.agent.model import Model, matmul_flops_per_token, named_size
 from calico.agent.policy import AgentPolicy, for_acting
 from calico.agent.sampling import SamplingConfig
+from calico.agent.training.agent_loss import agent_loss
 from calico.agent.training.optimizer import OptimizerConfig
 from calico.agent.training.trainer import Trainer, TrainingConfig
 from calico.datasets.mixture import Batch
@@ -187,9 +188,9 @@ def bench_training(arguments: Any) -> dict[str, Any]:
     return found
 
 
-def trainer(model: Model, compiled: bool) -> Trainer:
-    return Trainer(model, OptimizerConfig(), TrainingConfig(compile=compiled, precision="bf16"),
-                   [str(number) for number in range(16)])
+def trainer(model: Model, compiled: bool) -> Trainer[Model]:
+    return Trainer(model, agent_loss([str(number) for number in range(16)]), OptimizerConfig(),
+                   TrainingConfig(compile=compiled, precision="bf16"))
 
 
 def demo_batches(count: int = 8) -> tuple[list[Batch], Vocabulary]:

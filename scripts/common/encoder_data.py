@@ -1,7 +1,6 @@
 """What `calico pretrain`, `finetune` and `probe` share: the reader for each modality, batches, vectors and probes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -144,19 +143,6 @@ def by_length(samples: Sequence[Any], size: int) -> Iterator[list[int]]:
     order = sorted(range(len(samples)), key=lambda i: len(samples[i]))
     for start in range(0, len(order), size):
         yield order[start:start + size]
-
-
-def numbers_of(step: int, size: int, count: int, seed: int) -> np.ndarray:
-    """Which of `count` samples are in a step's batch, int64 (size,): each epoch a new order, no sample left out."""
-    epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), count)
-    orders = {epoch: order_of(count, seed, epoch) for epoch in np.unique(epochs).tolist()}
-    return np.array([orders[epoch][place] for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True)])
-
-
-@lru_cache(maxsize=2)
-def order_of(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The samples' order in an epoch."""
-    return np.random.default_rng((seed, 0, epoch)).permutation(count)
 
 
 def some_per_class(numbers: np.ndarray, labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:

@@ -200,12 +200,12 @@ def resampled(opened: list[OpenedSource]) -> Iterator[str]:
 
 
 def build_mixture(opened: list[OpenedSource], settings: RunSettings, vocabulary: Vocabulary,
-                  text: TextTokenizer) -> Mixture:
-    """The stream of batches."""
+                  text: TextTokenizer, held_out: bool = False) -> Mixture:
+    """The stream of batches; with `held_out` of what the sources do not train on."""
     prompt = PromptConfig(probability=settings.data.prompt_probability)
     sources: list[Source] = []
     for source in opened:
-        split, _ = source.splits
+        split = source.splits[held_out]
         match split.data:
             case EpisodeReader() as reader:
                 codec = task_codec(reader, settings, vocabulary, text)
