@@ -56,7 +56,7 @@ class TrainingConfig:
     minutes: float = 0.0         # above 0: the run ends after so many at the latest, the learning rate annealed by then
     accumulate: int = 1          # batches per step; on a CPU a larger batch is faster than accumulating
     precision: Precision = "auto"
-    compile: bool = False        # torch.compile of an agent's decoder: 1.2 to 1.4 times faster after 20 to 45 s; needs a C++ compiler
+    compile: bool = False        # torch.compile of an agent's decoder: 1.2 to 1.4 times faster after 20 to 45 seconds
     seed: int = 0
     ema: float = 0.0             # above 0: weights are averaged with this decay, and the average is what is saved and used
     log_every: int = 10          # steps per line of the log
