@@ -379,7 +379,7 @@ def _refusal(path: Path) -> str:
 def export(path: Path | str, out: Path | str, *, optimizer: bool = False) -> Path:
     """Copy a checkpoint into the new folder `out` with a manifest of its own, without the optimizer unless asked."""
     checkpoint, out = load(path, only=()), Path(out)
-    dropped = () if optimizer else ("optimizer.safetensors",)
+    dropped = () if optimizer else ("optimizer.safetensors", "training.safetensors")   # what only a resumed run needs
     try:
         out.mkdir(parents=True)
         for name in _verify(checkpoint.path)["files"]:

@@ -6,7 +6,7 @@
     calico bench tokenizers              # tokens per second, vectorised, one core
     calico bench runner                  # environments: the runner beside bare loops, Gymnasium's vector and rendering
     calico bench perceiver --json        # beside transformers and other Perceivers; a quarter of an hour
-    calico bench perceiver-scores classify-image cifar10.zip --minutes 4     # accuracy after equal training, beside them
+    calico bench perceiver-scores classify-image cifar10.zip training.minutes=4     # accuracy after equal training, beside them
     calico bench data2vec --json         # version 2.0's masked predictions per second beside version 1's; five minutes
     calico bench text --turns 2 --json   # writing, cached against the whole prefix again for each token; minutes
 

@@ -1,8 +1,8 @@
 """`calico demo`: from nothing to a small generalist and its report, in a quarter of an hour on two CPU cores.
 
     calico demo                  # what `make demo` runs; writes runs/demo/report.html and runs/demo/report.json
-    calico demo --steps 400      # a quick look at the whole path; the scores will be poor
-    calico demo backbone=perceiver --out runs/latents        # the same with another network, or any other setting of the config
+    calico demo training.steps=400      # a quick look at the whole path; the scores will be poor
+    calico demo backbone=perceiver out=runs/latents        # the same with another network, or any other setting of the config
 
 Collects demonstrations of ten tasks from scripted experts, draws pictures of two worlds with true captions and
 questions, trains one tiny model on all of it, then lets that one checkpoint play, caption, answer and chat. Stopped and
@@ -23,6 +23,7 @@ from calico.scripts.common.collecting import collect, collect_scenes, collect_sm
 from calico.scripts.common.film import FILM_FPS, encode_gif, side_by_side
 from calico.scripts.common.memory import watched_memory
 from calico.scripts.common.settings import DataSettings, RunSettings, SourceSettings, load_settings
+from calico.scripts.common.training import add_old_spellings
 from calico.scripts.evaluation.all_suites import report_of, results_folder
 from calico.scripts.evaluation.control import UNSEEN, play_side_by_side
 from calico.scripts.evaluation.data import drawn_captions, drawn_questions
@@ -67,29 +68,30 @@ def main(argv: list[str] | None = None) -> int:
     """Collect, train, judge, report."""
     parser = console.make_parser("demo", __doc__)
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings that win over the config's")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--steps", type=int, help="training steps (default: as in configs/demo.yaml)")
     parser.add_argument("--episodes", type=int, default=EPISODES, help=f"judged per task (default {EPISODES})")
+    add_old_spellings(parser, {"--out": "out", "--steps": "training.steps", "--minutes": "training.minutes",
+                               "--seed": "training.seed", "--batch": "data.batch_size",
+                               "--learning-rate": "optimizer.learning_rate"})
     arguments = parser.parse_args(argv)
-    overrides = [f"out={arguments.out}"] + ([f"training.steps={arguments.steps}"] if arguments.steps else [])
-    started = time.perf_counter()
+    settings = load_settings("demo", arguments.overrides)
+    out, started = Path(settings.out), time.perf_counter()
     with watched_memory() as peak:
-        settings = with_sources(load_settings("demo", [*arguments.overrides, *overrides]), make_data(arguments.out / "data"))
+        settings = with_sources(settings, make_data(out / "data"))
         collected = time.perf_counter()
         train(settings)
         trained = time.perf_counter()
-        report = judge(arguments.out, arguments.episodes)
+        report = judge(out, arguments.episodes)
         judged = time.perf_counter()
     phases = {"collecting": collected - started, "training": trained - collected, "judging": judged - trained}
     facts = {**report.facts, **{f"{phase} took": f"{seconds:.0f} s" for phase, seconds in phases.items()}}
-    (arguments.out / "films.gif").write_bytes(encode_gif(side_by_side(report.films), FILM_FPS))
+    (out / "films.gif").write_bytes(encode_gif(side_by_side(report.films), FILM_FPS))
     page = write_report(replace(report, facts=facts, seconds=time.perf_counter() - started,
-                                peak_memory_bytes=peak()), arguments.out)
+                                peak_memory_bytes=peak()), out)
     share = report.share_at(50)
     console.note(f"{sum((t.normalised or 0) >= 50 for t in report.tasks)} of {len(report.tasks)} tasks at half the expert's "
                  f"score or more ({share or 0:.0%}); captions right {report.caption_accuracy:.0%}, "
                  f"answers right {report.question_accuracy:.0%}")
-    console.wrote(page, arguments.out / "report.json", arguments.out / "films.gif")
+    console.wrote(page, out / "report.json", out / "films.gif")
     return 0
 
 

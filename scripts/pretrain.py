@@ -36,10 +36,8 @@ from calico.agent.data2vec.encoders import (
 from calico.agent.data2vec.objective import OBJECTIVES, Data2Vec, Data2VecConfig
 from calico.agent.data2vec.pretrained import TOKENIZER_FILE, Modality, encoder_document
 from calico.agent.hardware import usable_device
-from calico.agent.run_lock import run_lock
 from calico.agent.training.optimizer import OptimizerConfig
-from calico.agent.training.supervised import Batch, Progress, Supervised, SupervisedConfig
-from calico.datasets.mixture import first_difference
+from calico.agent.training.trainer import Batch, Trainer, TrainingConfig
 from calico.datasets.samples.unlabelled import Unlabelled
 from calico.datasets.splits import is_held_out
 from calico.datasets.streams import ORDER, shuffled, stream
@@ -47,8 +45,18 @@ from calico.datasets.texts import TextReader
 from calico.scripts.common import console
 from calico.scripts.common.config import config_from_json, config_to_json, given, load_config, save_resolved
 from calico.scripts.common.encoder_data import HELD_OUT, Probe, embed, open_labelled, open_pieces, open_unlabelled
+from calico.scripts.common.training import (
+    LENGTH,
+    begin_or_continue,
+    check_order,
+    check_same_run,
+    check_written_by,
+    run_with_progress_bar,
+)
 from calico.tokenizers.text import TextTokenizer
 
+FREE = ("out", "data.most_skipped", *LENGTH)      # what a continued run may change
+SHOWN = ("target_variance", "prediction_variance", "content_share")     # beside the loss, while it runs
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainData:
@@ -79,7 +87,7 @@ class PretrainSettings:
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)   # vocab_size, pad, mask: the tokenizer's
     objective: Data2VecConfig = field(default_factory=lambda: OBJECTIVES["vision-v2"])
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    training: SupervisedConfig = field(default_factory=SupervisedConfig)
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(log_every=20, save_every=200))
 
 
 def load_settings(config: str | Path | None, overrides: list[str]) -> PretrainSettings:
@@ -121,8 +129,7 @@ def pretrain(settings: PretrainSettings, probe: str | None = None, label: str = 
     if not settings.data.paths:
         raise ValueError("data.paths is empty; name what to learn from: 'data.paths=[pictures.zip]'")
     torch.manual_seed(settings.training.seed)
-    with run_lock(run):
-        saved = checkpoint.load(run) if checkpoint.checkpoints(run) else None
+    with begin_or_continue(run, config_to_json(settings), FREE, before=config_of) as saved:
         text = text_tokenizer(settings, saved) if settings.modality == "text" else None
         encoder = build_encoder(settings, text)
         inputs = Inputs(encoder, text, settings.data.seconds)
@@ -134,17 +141,25 @@ def pretrain(settings: PretrainSettings, probe: str | None = None, label: str = 
         documents = {"encoder": encoder_document(encoder), "config": config_to_json(settings), "data": data.fingerprint,
                      "order": ORDER}
         if saved is not None:
-            check_same_run(settings, documents, saved)
+            check_order(run, saved)
+            check_same_run(run, {"data": data.fingerprint}, {"data": saved.documents["data"]})
             trainer.restore(saved)
             guard.steps = trainer.step
         save_resolved(settings, run / "config.json")
         files = {} if text is None else {TOKENIZER_FILE: text.to_bytes()}
-        follow(trainer, batches(data, inputs, settings), run, documents, files,
-               lambda model: measure(lambda samples: embed(inputs, samples)) if measure else {})
+        evaluate = (lambda model: measure(lambda samples: embed(inputs, samples))) if measure else None
+        run_with_progress_bar(trainer, f"pretrain {run.name}", batches(data, inputs, settings), run, documents, files,
+                              evaluate=evaluate, shown=SHOWN)
     return run
 
 
-def pretrainer(objective: Data2Vec, settings: PretrainSettings, guard: CollapseGuard) -> Supervised[Data2Vec]:
+def config_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
+    """The config of a run of this command; settings that are newer than the run have their defaults."""
+    check_written_by("pretrain", saved, ("config", "encoder", "data"))
+    return config_to_json(config_from_json(PretrainSettings, saved.documents["config"]))
+
+
+def pretrainer(objective: Data2Vec, settings: PretrainSettings, guard: CollapseGuard) -> Trainer[Data2Vec]:
     """The loop around the objective, with the guard that stops a run which collapses."""
     def loss(model: Data2Vec, batch: Batch) -> tuple[Tensor, Mapping[str, Any]]:
         given = [tensor for name, tensor in batch.items() if name != "samples"]
@@ -155,21 +170,7 @@ def pretrainer(objective: Data2Vec, settings: PretrainSettings, guard: CollapseG
                               "feature_variance": outcome.feature_deviation ** 2, "content_share": outcome.content_share,
                               "ema_rate": outcome.tau}
 
-    return Supervised(objective, loss, settings.optimizer, settings.training, objective.update_teacher)
-
-
-def follow(trainer: Supervised[Data2Vec], batch_of: Callable[[int], Batch], run: Path, documents: dict[str, Any],
-           files: dict[str, bytes], evaluate: Callable[[Data2Vec], Mapping[str, float]]) -> None:
-    """Run the trainer with a progress bar."""
-    with console.progress(f"pretrain {run.name}", total=trainer.config.steps, unit="steps", start=trainer.step) as bar:
-
-        def on_report(progress: Progress) -> None:
-            shown = ("target_variance", "prediction_variance", "content_share")
-            numbers = {**{name: progress.numbers[name] for name in shown}, **progress.evaluation}
-            bar.update(progress.step, f"loss {progress.loss:.3f}  "
-                       + "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in numbers.items()), progress.steps)
-
-        trainer.run(batch_of, run, documents, files, evaluate=evaluate, on_report=on_report)
+    return Trainer(objective, loss, settings.optimizer, settings.training, objective.update_teacher)
 
 
 def build_encoder(settings: PretrainSettings, text: TextTokenizer | None) -> Encoder:
@@ -205,39 +206,12 @@ def open_data(settings: PretrainSettings, inputs: Inputs) -> Unlabelled:
 
 
 def batches(data: Unlabelled, inputs: Inputs, settings: PretrainSettings) -> Callable[[int], Batch]:
-    """The batch of a step: each epoch a new order, each time new views."""
+    """The batch of a number: each epoch a new order, each time new views."""
     size, seed = settings.data.batch_size, settings.training.seed
 
-    def batch_of(step: int) -> Batch:
-        chosen = shuffled(len(data), size, step, seed).tolist()
-        made = inputs([data.samples[i] for i in chosen], stream(seed, "views", step))
+    def batch_of(number: int) -> Batch:
+        chosen = shuffled(len(data), size, number, seed).tolist()
+        made = inputs([data.samples[i] for i in chosen], stream(seed, "views", number))
         return {"samples": torch.tensor(chosen), **{str(i): tensor for i, tensor in enumerate(made)}}
 
     return batch_of
-
-
-def check_same_run(settings: PretrainSettings, documents: Mapping[str, Any], saved: checkpoint.Checkpoint) -> None:
-    """A run continues with the settings and data that it began with; only its length and rhythm may change.
-
-    Raises:
-        ValueError: names the first difference.
-    """
-    if not {"config", "encoder", "data", "state"} <= saved.documents.keys():
-        raise ValueError(f"{saved.path} was not written by `calico pretrain` and cannot be continued; choose another out=...")
-    before = config_from_json(PretrainSettings, saved.documents["config"])
-    same = replace(settings, out=before.out, data=replace(settings.data, most_skipped=before.data.most_skipped),
-                   training=replace(before.training, seed=settings.training.seed, precision=settings.training.precision,
-                                    ema=settings.training.ema))
-    if difference := first_difference(config_to_json(same), config_to_json(before)):
-        raise ValueError(f"{settings.out} holds a run with other settings: {difference}; give the old value to continue it, "
-                         "or another out=... for a new run")
-    if documents["order"] != saved.documents.get("order"):
-        raise ValueError(f"{settings.out} holds a run whose samples came in another order (version "
-                         f"{saved.documents.get('order', 1)}, this Calico has {documents['order']}); choose another out=...")
-    if documents["data"] != saved.documents["data"]:
-        raise ValueError(f"the samples have changed since {settings.out} began; restore them or choose another out=... for a "
-                         "new run")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -25,8 +25,8 @@ class EncoderClassifier(nn.Module):
 
 
 def classification_loss(smoothing: float) -> Any:
-    """For Supervised: batches hold "labels" and, in this order, the classifier's inputs."""
-    def loss(model: EncoderClassifier, batch: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Any]]:
+    """For Trainer: batches hold "labels" and, in this order, the classifier's inputs; a Perceiver's will do, too."""
+    def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Any]]:
         logits = model(*(tensor for name, tensor in batch.items() if name != "labels")).float()
         right = (logits.argmax(1) == batch["labels"]).float().mean()
         return F.cross_entropy(logits, batch["labels"], label_smoothing=smoothing), {"accuracy": right}

@@ -1,12 +1,12 @@
-"""`calico bench perceiver-scores TASK DATA --minutes M`: scores of other libraries' Perceivers after the same training.
+"""`calico bench perceiver-scores TASK DATA training.minutes=M`: scores of other libraries' Perceivers.
 
-    calico bench perceiver-scores classify-image cifar10.zip --minutes 4
-    calico bench perceiver-scores classify-audio sounds.jsonl --label digit --minutes 0.5 --json
+    calico bench perceiver-scores classify-image cifar10.zip training.minutes=4
+    calico bench perceiver-scores classify-audio sounds.jsonl label=digit training.minutes=0.5 --json
 
 Calico and each installed library with such a model train one after another for M minutes: with the same samples, preparation,
 augmentation, optimiser, schedule, EMA of the weights and held-out fifth, and as many latents of the same width and layers. The
 rest is each library's own: `transformers`, `perceiver-pytorch` and `perceiver-io` (from its source).
-Options are those of `calico perceive TASK train`. Run it with one thread on a quiet machine.
+Settings are those of `calico perceive TASK train`. Run it with one thread on a quiet machine.
 """
 
 import tempfile
@@ -21,10 +21,9 @@ from calico.agent.perceiver.inputs import ImageConfig, PatchesConfig, TextConfig
 from calico.agent.perceiver.tasks import Classifier, ClassifierConfig, LanguageConfig, MaskedLanguage
 from calico.scripts.benchmarks.perceiver import krasserm_classifier
 from calico.scripts.common import console
-from calico.scripts.perceiver_tasks.classify import KINDS, classify_parser
-from calico.scripts.perceiver_tasks.classify import fit as fit_classifier
-from calico.scripts.perceiver_tasks.fill_mask import fill_mask_parser
-from calico.scripts.perceiver_tasks.fill_mask import fit as fit_language
+from calico.scripts.perceiver_tasks import classify, fill_mask
+from calico.scripts.perceiver_tasks.classify import KINDS
+from calico.scripts.perceiver_tasks.training import load_task_settings, training_parser
 
 FILL_MASK = "fill-mask"
 BYTES = 262                     # ids of the released models: bytes and six special ids
@@ -39,18 +38,18 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("task", choices=[*KINDS, FILL_MASK])
     parser.add_argument("more", nargs="*", metavar="DATA ...", help="as in `calico perceive TASK train`")
     task = parser.parse_args(argv[:1]).task
-    parser_of, fit = (fill_mask_parser, fit_language) if task == FILL_MASK else (classify_parser, fit_classifier)
+    fit: Any = fill_mask.fit if task == FILL_MASK else classify.fit
     with tempfile.TemporaryDirectory() as folder:
-        options = parser_of(task).parse_args([*argv[1:], "--out", folder])
-        if options.minutes <= 0:
-            raise ValueError("--minutes is missing; say how long each library may train")
-        options.steps = 10 ** 6        # the clock ends each run
-        reports: dict[str, dict[str, Any]] = {}
-        for name, network in networks(task).items():
-            options.out = Path(folder) / name
-            reports[name] = fit(task, options, network)
+        defaults = fill_mask.LanguageSettings() if task == FILL_MASK else KINDS[task].settings
+        arguments = training_parser(task, __doc__ or "", defaults).parse_args([*argv[1:], "--out", folder])
+        settings = load_task_settings(defaults, [*arguments.overrides, "training.steps=1000000"])     # the clock ends each run
+        if settings.training.minutes <= 0:
+            raise ValueError("training.minutes is missing; say how long each library may train")
+        reports: dict[str, dict[str, Any]] = {
+            name: fit(task, arguments.data, settings, Path(folder) / name, arguments.device, network)
+            for name, network in networks(task).items()}
     figures = [figure for figure in FIGURES if figure in reports["calico"]]
-    if options.json:
+    if arguments.json:
         console.print_json({name: {figure: report[figure] for figure in figures} for name, report in reports.items()})
     else:
         console.print_table(("library", *figures), [[name, *(report[figure] for figure in figures)]
@@ -104,16 +103,16 @@ class TransformersPerceiver(nn.Module):
                 transformers.PerceiverForImageClassificationConvProcessing)
         self.model = made(transformers.PerceiverConfig(**sizes))
 
-    def forward(self, inputs: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
-        """Logits (B, labels), or of bytes at positions (B, Q): (B, Q, BYTES). It decodes every position."""
-        logits = self.model(inputs=inputs, attention_mask=None if mask is None else mask.long()).logits
-        return logits if positions is None else logits.gather(1, positions[..., None].expand(-1, -1, logits.shape[2]))
+    def forward(self, inputs: Tensor, mask: Tensor | None = None, places: Tensor | None = None) -> Tensor:
+        """Scores (B, labels), or of bytes at places (B, Q): (B, Q, BYTES). It decodes every position."""
+        scores = self.model(inputs=inputs, attention_mask=None if mask is None else mask.long()).logits
+        return scores if places is None else scores.gather(1, places[..., None].expand(-1, -1, scores.shape[2]))
 
 
 class PerceiverPytorch(nn.Module):
-    """lucidrains' Perceiver with two cross-attentions to the input; for texts its Perceiver IO.
+    """lucidrains' Perceiver, which reads the input twice; for texts its Perceiver IO.
 
-    Pictures go in as they are. For texts a byte embedding is added, for sounds and point clouds Calico's input modules.
+    It reads pictures itself. Texts are embedded for it, byte by byte, and sounds and point clouds read as Calico reads them.
     """
 
     def __init__(self, config: ClassifierConfig) -> None:
@@ -126,7 +125,7 @@ class PerceiverPytorch(nn.Module):
                  "latent_dim_head": latent.width // latent.heads}
         match reader:
             case TextConfig():
-                self.table, self.positions = nn.Embedding(BYTES, reader.width), nn.Embedding(reader.positions, reader.width)
+                self.table, self.places = nn.Embedding(BYTES, reader.width), nn.Embedding(reader.positions, reader.width)
                 self.query = nn.Parameter(0.02 * torch.randn(1, latent.width))
                 self.model = perceiver_pytorch.PerceiverIO(depth=latent.layers, dim=reader.width, queries_dim=latent.width,
                                                            logits_dim=config.labels, **sizes)
@@ -141,10 +140,10 @@ class PerceiverPytorch(nn.Module):
                                                  num_classes=config.labels, **shape, **sizes)
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits (B, labels)."""
+        """Scores (B, labels)."""
         if isinstance(self.config.reader, TextConfig):
-            index = torch.arange(inputs.shape[1], device=inputs.device)
-            return self.model(self.table(inputs) + self.positions(index), mask=mask, queries=self.query)[:, 0]
+            places = torch.arange(inputs.shape[1], device=inputs.device)
+            return self.model(self.table(inputs) + self.places(places), mask=mask, queries=self.query)[:, 0]
         return self.model(inputs.permute(0, 2, 3, 1) if self.reader is None else self.reader(inputs))
 
 
@@ -158,5 +157,5 @@ class PerceiverIO(nn.Module):
         self.model = krasserm_classifier(STEM * config.reader.size[0], 32, config.latent, config.labels)
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits (B, labels)."""
+        """Scores (B, labels)."""
         return self.model(inputs.permute(0, 2, 3, 1).contiguous())

@@ -13,6 +13,7 @@ import torch
 from calico.agent.hardware import autocast
 from calico.agent.loss import target_mask
 from calico.agent.model import Model, matmul_flops_per_token, named_size
+from calico.agent.training.agent_loss import agent_loss
 from calico.agent.training.optimizer import OptimizerConfig
 from calico.agent.training.trainer import Trainer, TrainingConfig
 from calico.datasets.mixture import Batch
@@ -54,9 +55,9 @@ def bench_training(turns: int, compiled: bool) -> dict[str, Any]:
     return found
 
 
-def trainer(model: Model, compiled: bool) -> Trainer:
-    return Trainer(model, OptimizerConfig(), TrainingConfig(compile=compiled, precision="bf16"),
-                   [str(number) for number in range(16)])
+def trainer(model: Model, compiled: bool) -> Trainer[Model]:
+    return Trainer(model, agent_loss([str(number) for number in range(16)]), OptimizerConfig(),
+                   TrainingConfig(compile=compiled, precision="bf16"))
 
 
 def demo_batches(count: int = 8) -> tuple[list[Batch], Vocabulary]:

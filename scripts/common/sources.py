@@ -156,14 +156,15 @@ def resampled(opened: list[OpenedSource]) -> Iterator[str]:
 
 
 def build_mixture(opened: list[OpenedSource], settings: RunSettings, vocabulary: Vocabulary,
-                  text: TextTokenizer) -> Mixture:
-    """The stream of batches; documents and episodes without targets are counted on stderr.
+                  text: TextTokenizer, held_out: bool = False) -> Mixture:
+    """The stream of batches, with `held_out` of what is not trained on; what has no targets is counted on stderr.
 
     Raises:
         ValueError: what Mixture says, of a source without any target among others.
     """
-    sources = [source.splits[0].data.source(source.name, source.splits[0].numbers,
-                                            options_of(source.settings, settings, vocabulary, text)) for source in opened]
+    splits = [source.splits[held_out] for source in opened]
+    sources = [split.data.source(source.name, split.numbers, options_of(source.settings, settings, vocabulary, text))
+               for source, split in zip(opened, splits, strict=True)]
     weights = {s.name: o.settings.weight for s, o in zip(sources, opened, strict=True)}
     mixture = Mixture(sources, weights, vocabulary=vocabulary, context=settings.backbone.context,
                       batch_size=settings.data.batch_size, seed=settings.training.seed)

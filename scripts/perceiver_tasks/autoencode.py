@@ -1,9 +1,8 @@
 """`calico perceive autoencode train|predict`: video, its sound and its label through one small set of latents and back."""
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,10 @@ from calico.agent.perceiver.tasks import Autoencoder, AutoencoderConfig
 from calico.datasets.samples.video import Clips, Format, Video, clip, read_video, read_videos
 from calico.datasets.sounds import encode_wav
 from calico.scripts.common import console
+from calico.scripts.common.classification import costs, write_report
 from calico.scripts.common.film import encode_mp4
 from calico.scripts.perceiver_tasks import training as runs
+from calico.scripts.perceiver_tasks.training import TaskSettings, load_task_settings
 
 FPS = 25            # as the released model
 MEASURED = 2048     # pixels and patches of sound per held-out clip; the same ones each time
@@ -30,7 +31,7 @@ CHUNKS = 128        # as published
 TRAIN = """Train a Perceiver IO to keep video, sound and label in a few latents.
 
     calico perceive autoencode train videos --out runs/videos                # a folder; <label>/<file> gives labels
-    calico perceive autoencode train videos.jsonl --out runs/videos --minutes 10
+    calico perceive autoencode train videos.jsonl training.minutes=10 --out runs/videos
 
 DATA is a folder of videos, or JSON lines with file and perhaps label and sound, files beside it. A video without sound gets
 that of a sound file of its name beside it, else silence. The last fifth of each video is held out. The same command continues.
@@ -47,27 +48,39 @@ clip is encoded once and decoded in chunks; more of them take less memory and ch
 
 # ---- train -----------------------------------------------------------------------------------------------------------------
 
+@dataclass(frozen=True, kw_only=True)
+class AutoencodeSettings(TaskSettings):
+    """A run."""
+
+    batch_size: int = 8
+    side: int = 48               # pixels of the square that videos are cut to
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.side < 8 or self.side % 4:
+            raise ValueError(f"side={self.side} must be a multiple of 4 pixels, at least 8")
+
+
+DEFAULTS = AutoencodeSettings().lasting(2000)
+
+
 def train(task: str, argv: Sequence[str]) -> int:
     """Parse, read, train, report."""
-    parser = runs.training_parser(task, TRAIN, steps=2000, batch=8, learning_rate=1e-3)
-    parser.add_argument("--side", type=int, default=48, help="pixels of the square that videos are cut to (default 48)")
-    options = parser.parse_args(argv)
-    if options.batch < 1:
-        raise ValueError(f"--batch {options.batch} must be at least 1")
-    if options.side < 8 or options.side % 4:
-        raise ValueError(f"--side {options.side} must be a multiple of 4 pixels, at least 8")
-    device = usable_device(options.device)
-    start = load_trained(options.init, (task,)).model if options.init else None
+    arguments = runs.training_parser(task, TRAIN, DEFAULTS).parse_args(argv)
+    settings = load_task_settings(DEFAULTS, arguments.overrides)
+    device, seed = usable_device(arguments.device), settings.training.seed
+    trained = runs.started_from(settings, (task,))
+    start = trained.model if trained else None
     assert start is None or isinstance(start, Autoencoder)
-    side = (options.side, options.side)
+    side = (settings.side, settings.side)
     config = start.config if start else replace(SMALL_AUTOENCODER, size=side, resolution=(side[0] // 4, side[1] // 4))
-    videos = read_videos(options.data, form(config))
+    videos = read_videos(arguments.data, form(config))
     for note in (note for video in videos for note in video.notes):
         console.note(console.printable(note))
-    clips = Clips(videos, config.frames, config.samples_per_frame, config.patch, options.seed)
+    clips = Clips(videos, config.frames, config.samples_per_frame, config.patch, seed)
     if start and len(clips.labels) > config.labels:
-        raise ValueError(f"{options.data} has {len(clips.labels)} labels and {options.init} {config.labels}; leave --init out")
-    torch.manual_seed(options.seed)
+        raise ValueError(f"{arguments.data} has {len(clips.labels)} labels and {settings.init} {config.labels}; leave init out")
+    torch.manual_seed(seed)
     model = (start or Autoencoder(replace(config, labels=len(clips.labels)))).to(device)
     kept = tensors(clips.held_out())
 
@@ -76,14 +89,12 @@ def train(task: str, argv: Sequence[str]) -> int:
 
     document = {"task": task, "model": config_to_json(model.config), "classes": clips.labels,
                 "data": [[video.name, len(video.frames), float(video.sound.std())] for video in videos]}
-    trainer = runs.train(model, autoencoding_loss, lambda step: tensors(clips.batch(step, options.batch)), evaluate,
-                         document, options)
-    report = {"task": task, "videos": len(videos), "steps": trainer.step, "minutes": round(trainer.seconds / 60, 2),
-              "core_minutes": round(trainer.core_seconds / 60, 2), "parameters": sum(p.numel() for p in model.parameters()),
-              **trainer.evaluation, **constant(kept)}
-    (options.out / "held_out.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    show(report, options.json)
-    console.wrote(options.out)
+    trainer = runs.train(model, autoencoding_loss, lambda number: tensors(clips.batch(number, settings.batch_size)),
+                         evaluate, document, settings, arguments.out, arguments.device)
+    report = {"task": task, "videos": len(videos), **costs(trainer), **trainer.evaluation, **constant(kept)}
+    write_report(report, arguments.out)
+    show(report, arguments.json)
+    console.wrote(arguments.out)
     return 0
 
 

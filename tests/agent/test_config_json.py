@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calico.agent.backbones import KINDS, BackboneConfig, backbone_kinds
 from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.backbones.perceiver import PerceiverConfig
 from calico.agent.config_json import dataclass_of, from_json, kinds, options, to_json
@@ -18,7 +19,7 @@ from calico.agent.data2vec.encoders import SpeechEncoderConfig
 from calico.agent.data2vec.masks import BlockMask, Mask, RandomMask, SpanMask
 from calico.agent.embedding import EmbeddingConfig
 from calico.agent.front_end import FrontEndConfig
-from calico.agent.model import KINDS, BackboneConfig, ModelConfig
+from calico.agent.model import ModelConfig
 
 
 class Color(enum.Enum):
