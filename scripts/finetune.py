@@ -39,7 +39,6 @@ from calico.scripts.common.encoder_data import HELD_OUT, open_labelled, some_per
 from calico.scripts.common.training import (
     add_old_spellings,
     begin_or_continue,
-    check_order,
     check_same_run,
     check_written_by,
     run_with_progress_bar,
@@ -117,10 +116,9 @@ def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, dev
     config, files = config_to_json(settings), {} if pretrained.text is None else {TOKENIZER_FILE: pretrained.text.to_bytes()}
     documents = {"encoder": encoder_document(classifier.encoder), "classes": labelled.classes, "seconds": settings.seconds,
                  "config": config, "finetuning": {"data": labelled.fingerprint}, "order": ORDER}
-    with begin_or_continue(run, config, before=lambda saved: config_of(saved, settings), device=device) as saved:
+    with begin_or_continue(run, config, before=config_of, device=device) as saved:
         trainer = Trainer(classifier, classification_loss(settings.smoothing), settings.optimizer, settings.training)
         if saved is not None:
-            check_order(run, saved)
             check_same_run(run, {"data": labelled.fingerprint}, {"data": saved.documents["finetuning"]["data"]})
             trainer.restore(saved)
         save_resolved(settings, run / "config.json")
@@ -129,15 +127,10 @@ def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, dev
         return work.report(trainer, run, "finetune")
 
 
-def config_of(saved: checkpoint.Checkpoint, settings: FinetuneSettings) -> dict[str, Any]:
+def config_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
     """The config of a run of this command; settings that are newer than the run have their defaults."""
     check_written_by("finetune", saved, ("finetuning", "classes"))
-    before = saved.documents.get("config")
-    if before is None:      # written before the config stood in a document of its own
-        old = saved.documents["finetuning"]
-        before = {**old["settings"], "from_scratch": old["from_scratch"], "labels_per_class": old["per_class"],
-                  "label": settings.label}
-    return config_to_json(config_from_json(FinetuneSettings, before))
+    return config_to_json(config_from_json(FinetuneSettings, saved.documents.get("config", {})))
 
 
 def named(inputs: Inputs) -> classification.Prepare:

@@ -48,7 +48,6 @@ from calico.scripts.common.encoder_data import HELD_OUT, Probe, embed, open_labe
 from calico.scripts.common.training import (
     LENGTH,
     begin_or_continue,
-    check_order,
     check_same_run,
     check_written_by,
     run_with_progress_bar,
@@ -141,7 +140,6 @@ def pretrain(settings: PretrainSettings, probe: str | None = None, label: str = 
         documents = {"encoder": encoder_document(encoder), "config": config_to_json(settings), "data": data.fingerprint,
                      "order": ORDER}
         if saved is not None:
-            check_order(run, saved)
             check_same_run(run, {"data": data.fingerprint}, {"data": saved.documents["data"]})
             trainer.restore(saved)
             guard.steps = trainer.step

@@ -67,7 +67,7 @@ def train(settings: RunSettings, device: str = "cpu") -> Path:
     opened = open_sources(settings)
     for line in resampled(opened):
         console.note(line)
-    with begin_or_continue(run, config_to_json(settings), FREE, device=device, before=config_of) as saved:
+    with begin_or_continue(run, config_to_json(settings), FREE, device=device, before=config_of, any_order=True) as saved:
         if saved is None:
             text = text_tokenizer(settings, opened)
             vocabulary = Vocabulary(settings.vocabulary)

@@ -1,4 +1,4 @@
-"""Checkpoints and episodes that an older version wrote (calico-agent of November 2026) load, act, resume and get longer.
+"""Checkpoints and episodes that an older version wrote (calico-agent of November 2026) load, act and resume, or are refused by name.
 
 tests/fixtures/old was made by the commands that README.md there lists, run in that folder by the older version.
 """
@@ -48,13 +48,31 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
 }
 
 
-@pytest.mark.parametrize("run", COMMANDS)
-def test_an_old_run_is_continued_and_made_longer(run: str, old: Path) -> None:
+def begun(run: str, old: Path) -> tuple[Path, list[str], int]:
+    """A run with its command and steps: the old agent; of the other kinds, whose old runs draw in another order, a new one."""
     words, steps = COMMANDS[run]
+    if run != "agent":
+        words = [word if word not in (run, f"out={run}") else word.replace(run, "new") for word in words]
+        assert main([*words, f"training.steps={steps}"]) == 0
+        return old / "new", words, steps
+    return old / run, words, steps
+
+
+@pytest.mark.parametrize("run", ["pretrained", "finetuned", "perceived"])
+def test_an_old_run_that_drew_otherwise_is_refused_by_name(run: str, old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words, steps = COMMANDS[run]
+    assert main([*words, f"training.steps={steps + 3}"]) == 2
+    assert "samples came in another order (version 1, this Calico has 2)" in capsys.readouterr().err.splitlines()[-1]
     assert checkpoint.load(old / run).step == steps
-    before = checkpoint.load(old / run).tensors["optimizer"]
+
+
+@pytest.mark.parametrize("run", COMMANDS)
+def test_a_run_is_continued_and_made_longer(run: str, old: Path) -> None:
+    folder, words, steps = begun(run, old)
+    assert checkpoint.load(folder).step == steps
+    before = checkpoint.load(folder).tensors["optimizer"]
     assert main([*words, f"training.steps={steps + 3}"]) == 0
-    saved = checkpoint.load(old / run)
+    saved = checkpoint.load(folder)
     assert saved.step == steps + 3
     assert saved.tensors["optimizer"].keys() == before.keys()
     counted = [name for name in before if name.endswith("/step")]
@@ -69,12 +87,12 @@ def test_an_old_run_is_continued_and_made_longer(run: str, old: Path) -> None:
     ("finetuned", "from_scratch=true", "from_scratch is true but was false"),
     ("perceived", "training.seed=1", "training.seed is 1 but was 0"),
     ("perceived", "batch_size=5", "batch_size is 5 but was 4"),
-    ("perceived", "mirror=false", "input.mirror is false but was true"),
+    ("perceived", "mirror=false", "mirror is false but was true"),
     ("perceived", "optimizer.learning_rate=0.1", "optimizer.learning_rate is 0.1 but was 0.001"),
 ])
-def test_an_old_run_is_not_continued_with_other_settings(run: str, change: str, says: str, old: Path,
-                                                         capsys: pytest.CaptureFixture[str]) -> None:
-    words, steps = COMMANDS[run]
+def test_a_run_is_not_continued_with_other_settings(run: str, change: str, says: str, old: Path,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    _, words, steps = begun(run, old)
     assert main([*words, f"training.steps={steps}", change]) == 2
     assert says in capsys.readouterr().err.splitlines()[-1]
 

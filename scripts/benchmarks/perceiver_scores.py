@@ -1,11 +1,11 @@
-"""`calico bench perceiver-scores TASK DATA training.minutes=M`: scores of other libraries' Perceivers.
+"""`calico bench perceiver-scores TASK DATA [key=value ...]`: scores of other libraries' Perceivers.
 
     calico bench perceiver-scores classify-image cifar10.zip training.minutes=4
     calico bench perceiver-scores classify-audio sounds.jsonl label=digit training.minutes=0.5 --json
 
-Calico and each installed library with such a model train one after another for M minutes: with the same samples, preparation,
-augmentation, optimiser, schedule, EMA of the weights and held-out fifth, and as many latents of the same width and layers. The
-rest is each library's own: `transformers`, `perceiver-pytorch` and `perceiver-io` (from its source).
+Calico and each installed library with such a model train one after another for `training.minutes`: with the same samples,
+preparation, augmentation, optimiser, schedule, EMA of the weights and held-out fifth, and as many latents of the same width and
+layers. The rest is each library's own: `transformers`, `perceiver-pytorch` and `perceiver-io` (from its source).
 Settings are those of `calico perceive TASK train`. Run it with one thread on a quiet machine.
 """
 

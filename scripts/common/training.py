@@ -33,7 +33,7 @@ Net = TypeVar("Net", bound=nn.Module)
 @contextmanager
 def begin_or_continue(run: Path, document: Mapping[str, Any], free: Collection[str] = LENGTH, *, device: str = "cpu",
                       before: Callable[[checkpoint.Checkpoint], Any] = lambda saved: saved.documents.get("config"),
-                      ) -> Iterator[checkpoint.Checkpoint | None]:
+                      any_order: bool = False) -> Iterator[checkpoint.Checkpoint | None]:
     """Hold the run's lock; gives the checkpoint to continue from, or None for a new run.
 
     Args:
@@ -41,6 +41,7 @@ def begin_or_continue(run: Path, document: Mapping[str, Any], free: Collection[s
         free: dotted keys of the document that may differ from when the run began.
         before: the document of the run that was saved, so written that it can be compared: fields that are newer than the
             checkpoint filled in, for instance. It may raise ValueError.
+        any_order: the caller itself continues runs that drew their samples in the order of an earlier version.
     Raises:
         ValueError: the run began with another document, or another process trains in the folder.
         checkpoint.CheckpointError: a damaged checkpoint.
@@ -48,7 +49,10 @@ def begin_or_continue(run: Path, document: Mapping[str, Any], free: Collection[s
     with run_lock(run):
         saved = checkpoint.load(run, map_location=device) if checkpoint.checkpoints(run) else None
         if saved is not None:
-            check_same_run(run, document, before(saved), free)
+            current = before(saved)
+            if not any_order:
+                check_order(run, saved)
+            check_same_run(run, document, current, free)
         yield saved
 
 

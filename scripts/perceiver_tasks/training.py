@@ -29,7 +29,6 @@ from calico.scripts.common.training import (
     LENGTH,
     add_old_spellings,
     begin_or_continue,
-    check_order,
     check_same_run,
     check_written_by,
     run_with_progress_bar,
@@ -140,8 +139,7 @@ def train(model: Net, loss: LossFunction[Net], batch_of: Callable[[int], Any],
     with begin_or_continue(run, config, FREE, device=device, before=lambda saved: settings_of(saved, settings)) as saved:
         trainer = Trainer(model, loss, settings.optimizer, settings.training)
         if saved is not None:
-            check_order(run, saved)
-            check_same_run(run, document, document_of(saved), free=("batch", "seed", "optimizer"))
+            check_same_run(run, document, document_of(saved))
             trainer.restore(saved)
         documents = {DOCUMENT: document, "config": config, "order": ORDER}
         run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, {}, evaluate=evaluate)
@@ -149,16 +147,12 @@ def train(model: Net, loss: LossFunction[Net], batch_of: Callable[[int], Any],
 
 
 def settings_of(saved: checkpoint.Checkpoint, settings: TaskSettings) -> dict[str, Any]:
-    """The settings of a run of this command, as JSON; of a run from before they were kept, those that its document has."""
+    """The settings of a run of this command, as JSON; those that are newer than the run have their defaults."""
     check_written_by("perceive", saved, (DOCUMENT,))
-    if "config" in saved.documents:
-        return config_to_json(config_from_json(type(settings), saved.documents["config"]))
-    document = saved.documents[DOCUMENT]
-    return config_to_json(replace(
-        settings, batch_size=document["batch"], optimizer=OptimizerConfig(**document["optimizer"]),
-        training=replace(settings.training, seed=document["seed"], ema=EMA, accumulate=1, precision="auto")))
+    return config_to_json(config_from_json(type(settings), saved.documents.get("config", {})))
 
 
 def document_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
     """The document of a run; fields of configurations that are newer than the run have their defaults."""
-    return {name: model_to_json(model_from_json(value)) for name, value in saved.documents[DOCUMENT].items()}
+    return {name: model_to_json(model_from_json(value)) if isinstance(value, Mapping) and "class" in value else value
+            for name, value in saved.documents[DOCUMENT].items()}
