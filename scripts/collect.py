@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"--seed {arguments.seed} must be at least 0")
 
     from calico.scripts.common.collecting import collect, collect_scenes  # late: what it loads takes a second
-    from calico.scripts.common.expert_training import train_expert
+    from calico.scripts.training.experts import train_expert
 
     tasks = [get_task(name) for name in arguments.tasks]             # all names are checked before the first episode
     for world in arguments.scenes:

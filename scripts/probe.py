@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
 
-    from calico.scripts.common.probing import probe  # torch takes seconds: not before the words are known to be right
+    from calico.scripts.training.probing import probe  # torch takes seconds: not before the words are known to be right
 
     found = probe(arguments.encoder, arguments.data, arguments.label, arguments.labels_per_class)
     if arguments.json:

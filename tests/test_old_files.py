@@ -1,4 +1,4 @@
-"""Checkpoints and episodes that an older version wrote (calico-agent of November 2026) load, act and resume, or are refused by name.
+"""Checkpoints and episodes of an older version (calico-agent of November 2026) load, act and resume, or are refused by name.
 
 tests/fixtures/old was made by the commands that README.md there lists, run in that folder by the older version.
 """

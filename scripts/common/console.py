@@ -285,3 +285,19 @@ def with_progress(description: str, unit: str = "samples") -> Callable[[Iterable
                 yield item
                 bar.advance()
     return pass_through
+
+
+def add_old_spellings(parser: argparse.ArgumentParser, spellings: Mapping[str, str]) -> None:
+    """Options that have become fields of the config end with one line that names the field.
+
+    Args:
+        spellings: option -> key, {"--steps": "training.steps"}, or the whole new spelling: {"--no-mirror": "mirror=false"}.
+    """
+    class Moved(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                     option: str | None = None) -> None:
+            new = spellings[str(option)]
+            parser.error(f"{option} is now {new}" + ("" if "=" in new else f"={values or '...'}"))
+
+    for option, new in spellings.items():
+        parser.add_argument(option, action=Moved, nargs=0 if "=" in new else "?", help=argparse.SUPPRESS)

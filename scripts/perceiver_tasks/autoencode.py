@@ -18,10 +18,10 @@ from calico.agent.perceiver.tasks import Autoencoder, AutoencoderConfig
 from calico.datasets.samples.video import Clips, Format, Video, clip, read_video, read_videos
 from calico.datasets.sounds import encode_wav
 from calico.scripts.common import console
-from calico.scripts.common.classification import costs, write_report
 from calico.scripts.common.film import encode_mp4
 from calico.scripts.perceiver_tasks import training as runs
 from calico.scripts.perceiver_tasks.training import TaskSettings, load_task_settings
+from calico.scripts.training.classification import costs, write_report
 
 FPS = 25            # as the released model
 MEASURED = 2048     # pixels and patches of sound per held-out clip; the same ones each time

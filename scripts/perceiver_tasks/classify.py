@@ -24,10 +24,11 @@ from calico.datasets.samples import labelled
 from calico.datasets.samples.labelled import Labelled
 from calico.datasets.samples.point_clouds import decode_cloud
 from calico.datasets.sounds import decode_sound
-from calico.scripts.common import classification, console
-from calico.scripts.common.classification import file_bytes, open_text
+from calico.scripts.common import console
 from calico.scripts.perceiver_tasks import training as runs
 from calico.scripts.perceiver_tasks.training import EVALUATIONS, HELD_OUT, TaskSettings, load_task_settings
+from calico.scripts.training import classification
+from calico.scripts.training.classification import file_bytes, open_text
 
 HIDDEN = 0.2         # of a text's words in training, so that no single one decides
 

@@ -24,9 +24,9 @@ from calico.datasets.splits import split_texts
 from calico.datasets.streams import shuffled, stream
 from calico.datasets.texts import TextReader
 from calico.scripts.common import console
-from calico.scripts.common.classification import costs, write_report
 from calico.scripts.perceiver_tasks import training as runs
 from calico.scripts.perceiver_tasks.training import EVALUATIONS, HELD_OUT, TaskSettings, load_task_settings
+from calico.scripts.training.classification import costs, write_report
 
 BLANK = "[MASK]"
 SHARE = 0.15             # of the words

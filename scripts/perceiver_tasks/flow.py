@@ -19,11 +19,11 @@ from calico.agent.perceiver.tasks import Flow
 from calico.datasets.images import ImageStore
 from calico.datasets.samples.flow import FlowPair, FlowPairs, flow_picture, read_flow, write_flo
 from calico.scripts.common import console
-from calico.scripts.common.classification import costs, write_report
 from calico.scripts.common.media_inputs import read_picture
 from calico.scripts.perceiver_tasks import training as runs
 from calico.scripts.perceiver_tasks.moving_pictures import MotionConfig, MovingPictures, squares, textures
 from calico.scripts.perceiver_tasks.training import TaskSettings, load_task_settings
+from calico.scripts.training.classification import costs, write_report
 
 TEXTURES = "textures"      # the word for no pictures
 BANK = 512                 # textures, and pictures at most

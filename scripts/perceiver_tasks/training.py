@@ -25,9 +25,8 @@ from calico.agent.training.trainer import LossFunction, Trainer, TrainingConfig
 from calico.datasets.streams import ORDER
 from calico.scripts.common import console
 from calico.scripts.common.config import config_from_json, config_to_json, given, load_config
-from calico.scripts.common.training import (
+from calico.scripts.training.runs import (
     LENGTH,
-    add_old_spellings,
     begin_or_continue,
     check_same_run,
     check_written_by,
@@ -107,7 +106,7 @@ def training_parser(task: str, doc: str, defaults: TaskSettings) -> console.Pars
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--json", action="store_true")
-    add_old_spellings(parser, SPELLINGS)
+    console.add_old_spellings(parser, SPELLINGS)
     return parser
 
 

@@ -15,7 +15,7 @@ from calico.datasets.publish import file_sha256
 from calico.datasets.reader import DocumentReader, SourceOptions
 from calico.scripts.common.settings import load_settings
 from calico.scripts.common.sources import open_sources, strings
-from calico.scripts.train import train
+from calico.scripts.training.agent import train
 from calico.tokenizers.text import TextTokenizer
 from calico.tokenizers.tokens import Kind
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig

@@ -10,8 +10,8 @@ from calico.datasets.open_data import open_data
 from calico.envs import scores
 from calico.envs.registry import get_task
 from calico.envs.scenes import WORLDS
-from calico.scripts import demo
 from calico.scripts.main import main
+from calico.scripts.training import demo
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from calico.agent.data2vec.pretrained import load_encoder
 from calico.agent.training.trainer import Trainer
 from calico.scripts.common.config import config_from_json, config_to_json, shipped_configs
 from calico.scripts.main import main
-from calico.scripts.pretrain import PretrainSettings, load_settings
+from calico.scripts.training.pretraining import PretrainSettings, load_settings
 
 Refused = Callable[..., str]
 Answered = Callable[..., Any]
@@ -202,7 +202,7 @@ def test_nothing_changes_unnoticed_when_a_run_is_continued(data: dict[str, Path]
     assert "optimizer.learning_rate is 0.1 but was 0.002" in refused(
         *words("vision", data["vision"], run, "optimizer.learning_rate=0.1"))
     with monkeypatch.context() as patch:
-        patch.setattr("calico.scripts.common.training.ORDER", 3)
+        patch.setattr("calico.scripts.training.runs.ORDER", 3)
         assert "samples came in another order (version 2, this Calico has 3)" in refused(*words("vision", data["vision"], run))
     fewer = Path(shutil.copytree(data["vision"], tmp_path / "pictures"))
     for path in sorted(fewer.rglob("*.png"))[:5]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from calico.datasets.samples.labelled import Labelled
-from calico.scripts.common.encoder_data import Probe, by_length, some_per_class
+from calico.scripts.training.encoder_data import Probe, by_length, some_per_class
 
 
 def test_few_labels_are_drawn_from_each_class() -> None:

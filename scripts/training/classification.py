@@ -22,7 +22,7 @@ from calico.datasets.records import JsonLines, require_text
 from calico.datasets.samples.labelled import Labelled
 from calico.datasets.streams import shuffled, stream
 from calico.scripts.common import console
-from calico.scripts.common.encoder_data import by_length
+from calico.scripts.training.encoder_data import by_length
 
 BATCH = 128      # samples that are classified together
 

@@ -8,7 +8,7 @@ import torch
 from calico.agent.data2vec.batches import Inputs, picture
 from calico.agent.data2vec.encoders import VisionEncoder
 from calico.agent.data2vec.pretrained import build_encoder, encoder_document, load_pretrained
-from calico.scripts.common.encoder_data import Probe, embed, open_labelled
+from calico.scripts.training.encoder_data import Probe, embed, open_labelled
 
 DRAWS = 5   # of a few labels per class
 

@@ -1,4 +1,4 @@
-"""What the verbs that train share: a run that is begun or continued, its progress, and old spellings of their options.
+"""What the verbs that train share: a run that is begun or continued, and its progress.
 
     settings = load_config(FinetuneSettings, None, arguments.overrides)
     with begin_or_continue(run, config_to_json(settings), free=LENGTH) as saved:
@@ -8,7 +8,6 @@
         run_with_progress_bar(trainer, f"finetune {run.name}", batch_of, run, documents, files)
 """
 
-import argparse
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -116,19 +115,3 @@ def run_with_progress_bar(trainer: Trainer[Net], what: str, batch_of: Callable[[
     with console.progress(what, total=trainer.steps, unit="steps", start=trainer.step) as bar:
         trainer.run(batch_of, run, documents, files, evaluate=evaluate,
                     on_report=lambda report: bar.update(report.step, note(report), report.steps))
-
-
-def add_old_spellings(parser: argparse.ArgumentParser, spellings: Mapping[str, str]) -> None:
-    """Options that have become fields of the config end with one line that names the field.
-
-    Args:
-        spellings: option -> key, {"--steps": "training.steps"}, or the whole new spelling: {"--no-mirror": "mirror=false"}.
-    """
-    class Moved(argparse.Action):
-        def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                     option: str | None = None) -> None:
-            new = spellings[str(option)]
-            parser.error(f"{option} is now {new}" + ("" if "=" in new else f"={values or '...'}"))
-
-    for option, new in spellings.items():
-        parser.add_argument(option, action=Moved, nargs=0 if "=" in new else "?", help=argparse.SUPPRESS)
