@@ -21,6 +21,7 @@ SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", "
 FORMATS = "wav,flac,ogg,mp3,aac,aiff,mov,matroska,avi,mpegts,mpeg"
 MAX_SECONDS = 600.0      # of one sound: a file of 100 kB can claim days of silence
 MAX_BROKEN = 0.05        # of the packets of one sound
+STRETCH = 1 << 16        # samples that are resampled together
 LOUDEST = 16.0           # floats of up to so much were turned up too far; more is a file of whole numbers, say
 
 
@@ -54,15 +55,14 @@ def read_sound(data: bytes, rate: int) -> tuple[np.ndarray, int, str]:
         with av.open(io.BytesIO(data), "r", options={"format_whitelist": FORMATS}) as container:
             if not container.streams.audio:
                 raise ValueError("there is no sound in it")
-            for frame in _frames(container, broken):
-                mono = _mean_of_channels(frame)
+            for mono, frequency in _stretches(container, broken):
                 if not np.isfinite(mono).all():
                     raise ValueError(f"{int((~np.isfinite(mono)).sum())} of {len(mono)} samples from {length / rate:.1f} s on "
                                      "are not finite numbers")
                 loudest = max(loudest, float(np.abs(mono).max(initial=0)))
-                if frame.sample_rate != current:     # also where two files were joined
+                if frequency != current:     # also where two files were joined
                     pieces += [_samples(made) for made in resampler.resample(None)] if resampler else []
-                    current, own = frame.sample_rate, own or frame.sample_rate
+                    current, own = frequency, own or frequency
                     resampler = None if current == rate else av.AudioResampler(format="fltp", layout="mono", rate=rate)
                 if resampler is None:
                     pieces.append(mono)
@@ -87,16 +87,30 @@ def read_sound(data: bytes, rate: int) -> tuple[np.ndarray, int, str]:
     return np.clip(samples, -1, 1), own, " and ".join(remarks)
 
 
-def _frames(container: Any, broken: list[Exception]) -> Iterator[Any]:
-    """The frames of the first sound; packets that cannot be decoded are listed in `broken`, a few are no fault: the tags where two
-    files were joined are such. The first one is raised where they are more than MAX_BROKEN of all."""
-    packets = 0
+def _stretches(container: Any, broken: list[Exception]) -> Iterator[tuple[np.ndarray, int]]:
+    """The first sound as float32 (samples,) of about STRETCH samples, and their rate; both may change where files were joined.
+
+    FFmpeg's own mixing weighs channels by where they stand, so that stereo becomes louder, and refuses numbers of channels that it
+    has no name for. Packets that cannot be decoded are listed in `broken`, a few are no fault: the tags where two files were joined
+    are such. The first one is raised where they are more than MAX_BROKEN of all.
+    """
+    packets, held, waiting, last = 0, 0, list[np.ndarray](), (0, 0, "")
     for packet in container.demux(audio=0):
         packets += 1
         try:
-            yield from packet.decode()
+            frames = packet.decode()
         except ValueError as error:        # InvalidDataError is one
             broken.append(error)
+            continue
+        for frame in frames:
+            form = frame.sample_rate, frame.layout.nb_channels, frame.format.name
+            if waiting and (form != last or held > STRETCH):
+                yield _mean_of_channels(waiting, last[1]), last[0]
+                waiting, held = [], 0
+            waiting.append(frame.to_ndarray())
+            held, last = held + frame.samples, form
+    if waiting:
+        yield _mean_of_channels(waiting, last[1]), last[0]
     if len(broken) > MAX_BROKEN * packets:
         raise broken[0]
 
@@ -105,18 +119,17 @@ def _samples(frame: Any) -> np.ndarray:
     return frame.to_ndarray()[0]
 
 
-def _mean_of_channels(frame: Any) -> np.ndarray:
-    """float32 (samples,) of a frame with any number of channels: their mean. FFmpeg's own mixing weighs them by where they
-    stand, so that stereo becomes louder, and refuses numbers of channels that it has no name for."""
-    values = frame.to_ndarray()
-    if not frame.format.is_planar:
-        values = values.reshape(-1, frame.layout.nb_channels).T          # (channels, samples)
+def _mean_of_channels(frames: list[np.ndarray], channels: int) -> np.ndarray:
+    """float32 (samples,) of frames, each (channels, samples), or (1, samples * channels) with the channels in turns."""
+    values = np.concatenate(frames, axis=1)
+    if len(values) != channels:
+        values = values.reshape(-1, channels).T
     match values.dtype.kind:
         case "u":
             values = (values.astype(np.float32) - 128) / 128
         case "i":
-            values = values / np.float64(1 << (8 * values.itemsize - 1))
-    return values.mean(0, dtype=np.float64).astype(np.float32)
+            values = values.astype(np.float64 if values.itemsize > 2 else np.float32) / (1 << (8 * values.itemsize - 1))
+    return (values[0] if channels == 1 else values.mean(0, dtype=np.float64)).astype(np.float32, copy=False)
 
 
 def encode_wav(samples: np.ndarray, rate: int) -> bytes:
