@@ -1,18 +1,21 @@
 """Open whatever a path holds: episodes, captions, dialogues or text."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .documents import CaptionReader, DialogueReader, open_records
+from .documents import MANIFESTS, CaptionReader, DialogueReader, is_caption, open_records
 from .episodes import EpisodeReader
 from .formats.dialogues import is_dialogue
-from .records import MAX_LINE_BYTES
+from .images import SUFFIXES as PICTURES
+from .records import MAX_LINE_BYTES, UNPACKERS, format_of, plain_file
 from .shards import shards_of
-from .texts import TextReader
+from .sounds import SUFFIXES as SOUNDS
+from .texts import KINDS, TEXT_KEYS, TextReader, text_files
 
 Data: TypeAlias = EpisodeReader | CaptionReader | DialogueReader | TextReader
 
@@ -33,15 +36,24 @@ def open_data(path: str | Path, *, images: str | Path | None = None, max_side: i
         raise ValueError(f"{path} does not exist; give a file or folder of episodes, captions, dialogues or text")
     if path.is_file():
         return open_file(path, images, max_side, max_seconds)
-    manifests = [path / name for name in ("captions.jsonl", "dialogues.jsonl") if (path / name).exists()]
+    manifests = [path / name for name in MANIFESTS if (path / name).exists()]
     if len(manifests) > 1:
-        raise ValueError(f"{path} holds both captions and dialogues; name one of {', '.join(map(str, manifests))}")
+        raise ValueError(f"{path} holds both {' and '.join(manifest.stem for manifest in manifests)}; name one of "
+                         f"{', '.join(map(str, manifests))}")
     if manifests:
         return open_file(manifests[0], images, max_side, max_seconds)
     if shards_of(path):
         return open_keyed(path, images, max_side, max_seconds)
     tables = sorted(path.glob("*.parquet"))
-    if any(path.glob("*.txt")) or any(path.glob("*.jsonl")) or (tables and holds_text(tables[0])):
+    if tables and columns_of(tables[0]) and not is_episodes(columns_of(tables[0])):
+        return open_table(path, tables[0], images, max_side, max_seconds)
+    files = [] if tables else text_files(path)
+    keyed = [file for file in files if format_of(file) == ".jsonl"]
+    if keyed and not is_text(first_record(keyed[0])):
+        if len(files) > 1:
+            raise ValueError(f"{path} holds several files that are not text alone; name one of {', '.join(map(str, files))}")
+        return open_file(keyed[0], images, max_side, max_seconds)
+    if files:
         return TextReader(path)
     if not tables and (inside := [str(folder) for folder in sorted(path.iterdir()) if holds_data(folder)]):
         raise ValueError(f"{path} holds the data sets {', '.join(inside)}; name one of them, or each as a source of its own")
@@ -53,42 +65,79 @@ def holds_data(folder: Path) -> bool:
     return any(any(folder.glob(pattern)) for pattern in ("*.parquet", "*.jsonl", "*.txt", "*.tar"))
 
 
-def holds_text(table: Path) -> bool:
-    """Whether a Parquet file has a column of text and no timesteps; a damaged one is left to the reader of episodes."""
+def columns_of(table: Path) -> list[str]:
+    """The columns of a Parquet file; none of a damaged one, which is left to the reader of episodes."""
     try:
-        names = pq.read_schema(table).names
+        return list(pq.read_schema(table).names)
     except (pa.ArrowException, OSError):
-        return False
-    return "text" in names and "timestep" not in names
+        return []
+
+
+def is_episodes(columns: list[str]) -> bool:
+    """Whether a Parquet file's rows are steps."""
+    return "timestep" in columns
 
 
 def open_file(path: Path, images: str | Path | None, max_side: int | None, max_seconds: float) -> Data:
     """The reader for a file."""
-    match path.suffix:
+    match format_of(path):
         case ".txt":
             return TextReader(path)
-        case ".jsonl" | ".json" | ".tar":
+        case ".parquet" if path.suffix.lower() not in UNPACKERS:
+            return open_table(path, path, images, max_side, max_seconds)
+        case ".jsonl" | ".ndjson" | ".json" | ".tar" | ".csv" | ".tsv":
             return open_keyed(path, images, max_side, max_seconds)
-    return TextReader(path) if path.suffix == ".parquet" and holds_text(path) else EpisodeReader(path)
+    kind = format_of(path)
+    what = "a picture" if kind in PICTURES else "a sound" if kind in SOUNDS else f"a {kind or 'nameless kind of'} file"
+    raise ValueError(f"{path} is {what} by itself, no data set; give episodes (.parquet), captions, dialogues or text "
+                     f"({', '.join(sorted({*KINDS, '.tar'}))}; .gz and .zst of them), or a folder")
+
+
+def open_table(path: Path, table: Path, images: str | Path | None, max_side: int | None, max_seconds: float) -> Data:
+    """The reader for a Parquet file, or a folder of them whose first is `table`, by its columns."""
+    columns = dict.fromkeys(columns_of(table))
+    if not columns or is_episodes(list(columns)):
+        return EpisodeReader(path)
+    return chosen_reader(path, columns, images, max_side, max_seconds)
 
 
 def open_keyed(path: Path, images: str | Path | None, max_side: int | None,
                max_seconds: float) -> CaptionReader | DialogueReader | TextReader:
-    """The reader for JSON and shards, by the keys of the first record."""
-    record = first_record(path)
+    """The reader for JSON, tables of text and shards, by the keys of the first record."""
+    return chosen_reader(path, first_record(path), images, max_side, max_seconds)
+
+
+def chosen_reader(path: Path, record: Mapping[str, Any], images: str | Path | None, max_side: int | None,
+                  max_seconds: float) -> CaptionReader | DialogueReader | TextReader:
+    """The reader for records with these keys.
+
+    Raises:
+        ValueError: keys of no format; the message lists them.
+    """
     if is_dialogue(record):
         return DialogueReader(path, images, max_side=max_side, max_seconds=max_seconds)
-    if "image" in record or path.suffix != ".jsonl":
+    if is_caption(record):
         return CaptionReader(path, images, max_side=max_side)
-    return TextReader(path)
+    if is_text(record) and path.suffix != ".tar":
+        return TextReader(path)
+    if not record:
+        raise ValueError(f"{path} holds no captions, no dialogues and no texts: it is empty")
+    raise ValueError(f"{path} is of no known format: its first record has {', '.join(map(str, record)) or 'nothing'}. Dialogues have "
+                     "messages, conversations, turns, instruction and output, prompt and completion or question and answer; "
+                     "captions image or file_name, and caption or text; texts have text")
+
+
+def is_text(record: Mapping[str, Any]) -> bool:
+    """Whether a record is a text and nothing else that is known."""
+    return any(key in record for key in TEXT_KEYS) and not is_dialogue(record) and not is_caption(record)
 
 
 def first_record(path: Path) -> dict[str, Any]:
     """The first record; empty where there is none."""
-    if path.suffix != ".jsonl":
+    if format_of(path) in (".json", ".tar") or path.is_dir():
         records = open_records(shards_of(path)[0], "", lambda value: None)   # of a folder of shards the first one tells
         return records[0] if len(records) else {}
-    with path.open("rb") as file:
+    with plain_file(path).open("rb") as file:
         line = next((line for line in iter(lambda: file.readline(MAX_LINE_BYTES), b"") if line.strip()), b"")
     try:
         return dict(json.loads(line))

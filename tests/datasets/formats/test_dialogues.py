@@ -42,7 +42,7 @@ def said(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
     ({"audio": "a", "text": "DROP IT"}, [("user", "<a>what is said?"), ("assistant", "DROP IT")]),
     ({"audio": "a.wav", "caption": "a Bell", "text": "x"}, [("user", "<a.wav>what do you hear?"), ("assistant", "a Bell")]),
     ({"file": "a.WAV", "question": "who?", "answer": "a man"}, [("user", "<a.WAV>who?"), ("assistant", "a man")]),
-    ({"file": "a.png", "question": "who?", "answer": "a man"}, [("user", "who?"), ("assistant", "a man")]),
+    ({"file": "a.png", "question": "who?", "answer": "a man"}, [("user", "<a.png>who?"), ("assistant", "a man")]),
 ])
 def test_each_shape_becomes_messages(value: dict[str, Any], expected: list[tuple[str, str]]) -> None:
     assert said(messages_of(value)) == expected
@@ -51,7 +51,7 @@ def test_each_shape_becomes_messages(value: dict[str, Any], expected: list[tuple
 def test_what_else_stands_there_is_kept() -> None:
     assert extra_of({"image": "a", "question": "?", "answers": ["x"], "id": 3}) == {"answers": ["x"], "id": 3}
     assert extra_of({"file": "a.wav", "digit": 3, "speaker": "theo"}) == {"digit": 3, "speaker": "theo"}
-    assert extra_of({"turns": ["a"], "image": "kept", "services": []}) == {"image": "kept", "services": []}
+    assert extra_of({"turns": ["a"], "image": "shown", "services": []}) == {"services": []}
     assert extra_of({"instruction": "a", "input": "b", "output": "c", "id": 1}) == {"id": 1}
 
 
@@ -59,7 +59,7 @@ def test_what_else_stands_there_is_kept() -> None:
     ({"chat": []}, "line 2: a dialogue needs one of messages, turns, .*; this has chat"), ({}, "line 2: .* this has nothing"),
     ({"turns": []}, "line 2: turns must be a list of at least one turn"), ({"turns": "hi"}, "line 2: turns must be a list"),
     ({"turns": ["a", {"role": "user", "text": "b"}]}, "line 2: turns must all be strings, or all objects"),
-    ({"turns": [{"role": r, "text": "a"} for r in "abc"]}, r"line 2: 3 speakers \(a, b, c\); give two"),
+    ({"turns": [{"role": r, "text": "a"} for r in "abc"]}, "line 2: message 0 must be an object whose role .*got 'a'"),
     ({"turns": [{"role": "user"}]}, "line 2: message 0: content must be a string"),
     ({"instruction": "a"}, "line 2: message 1: content must be a string"),
     ({"instruction": None, "output": "a"}, "line 2: message 0: text must be a string"),
