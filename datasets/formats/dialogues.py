@@ -99,8 +99,8 @@ def messages_of(value: Mapping[str, Any]) -> Messages:
     """
     dialect = dialect_of(value)
     if dialect is None:
-        keys = ", ".join("messages turns conversations instruction question statement prompt".split())
-        raise ValueError(f"a dialogue needs one of {keys}; this has {', '.join(map(str, value)) or 'nothing'}")
+        raise ValueError("a dialogue needs one of messages, turns, conversations, instruction, question, statement, prompt; this "
+                         f"has {', '.join(map(str, value)) or 'nothing'}")
     messages = dialect.read(value)
     if dialect is not SOUND:
         said = "\0".join(text for message in messages for text in _texts(message))
