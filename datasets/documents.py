@@ -27,6 +27,7 @@ from ..tokenizers.tokens import SOUND_RATE, SOUND_SAMPLES
 from .file_store import FileStore
 from .formats.dialogues import dialect_of, extra_of, messages_of
 from .images import ImageStore
+from .reader import DocumentReader
 from .records import Check, JsonDocument, JsonLines, format_of, require_text, stem_of
 from .shards import ShardImages, ShardRecords, shards_of
 from .sounds import SoundStore
@@ -75,7 +76,7 @@ Document: TypeAlias = str | Caption | Dialogue
 Records: TypeAlias = JsonLines | JsonDocument | ParquetRecords | ShardRecords
 
 
-class CaptionReader(Sequence[Caption]):
+class CaptionReader(DocumentReader[Caption]):
     """Captions and their images.
 
     Args:
@@ -86,6 +87,8 @@ class CaptionReader(Sequence[Caption]):
         ValueError: a malformed line, an image that is not there (file and line), no captions. An image that cannot be
             decoded is an error when it is read, with the line too.
     """
+
+    settings = frozenset({"mirror", "crop"})
 
     def __init__(self, path: str | Path, images: str | Path | None = None, *, max_side: int | None = 64) -> None:
         self._names: list[str] = []
@@ -153,7 +156,7 @@ def captions_of(value: Mapping[str, Any]) -> Any:
     return [value[key]] if key == "caption" or (isinstance(value[key], str) and not key.endswith("s")) else value[key]
 
 
-class DialogueReader(Sequence[Dialogue]):
+class DialogueReader(DocumentReader[Dialogue]):
     """Dialogues, the images that they show and the sounds that they play.
 
     Args:

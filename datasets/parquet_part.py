@@ -7,10 +7,8 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import warnings
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +150,18 @@ class Part:
                                         rows if name.startswith("observation") else steps)
                     for name, column in columns.items()}
 
+    def demonstrated(self, episode: int) -> np.ndarray:
+        """bool (steps,): that column of an episode.
+
+        Raises:
+            ValueError: damaged, with the file and row groups.
+        """
+        first, stop = self.first_group[episode:episode + 2].tolist()
+        with damage(self.path, f"row groups {first} to {stop - 1}"):
+            table = self._open().read_row_groups(list(range(first, stop)), columns=["demonstrated"], use_threads=False)
+            table.validate(full=True)
+            return column_values(Column("bool", ()), table["demonstrated"], int(self.lengths[episode]))
+
 
 @contextlib.contextmanager
 def damage(path: Path, where: str) -> Iterator[None]:
@@ -184,15 +194,6 @@ def sidecar_digest(sidecar: Mapping[str, Any]) -> str:
     """SHA-256 of a sidecar's values, whatever its layout as text; the key `digest` is left out."""
     values = {key: value for key, value in sidecar.items() if key != "digest"}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Versions of what made the data."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
 
 
 def part_paths(folder: Path) -> list[Path]:

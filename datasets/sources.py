@@ -29,7 +29,32 @@ from .byte_cache import ByteCache
 from .documents import Caption, Dialogue, Document
 from .images import random_crop
 
-SHUFFLED_STEPS = 16   # of one episode in a row: a row mixes several episodes
+SHUFFLED_STEPS = 16       # of one episode in a row: a row mixes several episodes
+LOOKED_AT = (64, 2000)    # items that are searched for targets; the larger number where the smaller finds none
+
+
+@dataclass(frozen=True)
+class Targets:
+    """How many of a source's items have something to learn in a row.
+
+    Attributes:
+        items: what they are, "documents" or "episodes".
+        total: how many the source draws from.
+        looked_at: how many of them were searched, evenly spaced.
+        without: how many of those have no target.
+        remedy: why, and what to change.
+    """
+
+    items: str
+    total: int
+    looked_at: int = 0
+    without: int = 0
+    remedy: str = ""
+
+    def describe(self, length: int) -> str:
+        """One line for a row of `length` tokens."""
+        of = f"{self.looked_at:,} {self.items}" + (f" (of {self.total:,})" if self.looked_at < self.total else "")
+        return f"{self.without:,} of {of} have no target in a row of {length} tokens; {self.remedy}"
 
 
 class Source(Protocol):
@@ -47,6 +72,10 @@ class Source(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Plain JSON that identifies the data and every setting that changes a sample."""
+        ...
+
+    def targets(self, length: int) -> Targets:
+        """How many of its items have a target in a row of `length` tokens."""
         ...
 
 
@@ -121,6 +150,19 @@ class EpisodeSource:
             filled += len(pieces[-1])
             index, start = self._draw(rng, max(length - filled, 1))
         return Tokens.concatenate(pieces, renumber=True)[:length]
+
+    def targets(self, length: int) -> Targets:
+        """An episode has targets where an action is demonstrated, or observed text is one."""
+        looked_at, without = search(len(self._numbers), self._has_target)
+        return Targets("episodes", len(self._numbers), looked_at, len(without),
+                       "no action in them was demonstrated: collect more with an expert, or leave them out")
+
+    def _has_target(self, index: int) -> bool:
+        number = int(self._numbers[index])
+        read = getattr(self._episodes, "demonstrated", None)     # a reader reads that column alone
+        demonstrated = self._episodes[number].demonstrated if read is None else read(number)
+        step = int(np.argmax(demonstrated))                      # the first that was, or 0
+        return bool(self._encode(index, step, step + 1).loss_mask.any())
 
     def _draw(self, rng: np.random.Generator, length: int) -> tuple[int, int]:
         steps = -(-length // self.codec.tokens_per_step[0])
@@ -239,6 +281,26 @@ class DocumentSource:
         the row begins with a drawn message, or its end would never be seen."""
         return fill(length, lambda room: from_a_message(self._document(rng), length, self.vocabulary, rng))
 
+    def targets(self, length: int) -> Targets:
+        """A document has targets where a row that begins with it, or with one of its messages, holds one."""
+        first: list[int] = []      # of those without, where their first target is, if anywhere
+
+        def has_target(index: int) -> bool:
+            number = int(self._numbers[index])
+            tokens = self._cache.get((number, 0), lambda: self._encode(number, 0, self._documents[number]))
+            starts, mask = message_starts(tokens, length, self.vocabulary).tolist() or [0], tokens.loss_mask
+            found = any(mask[start:start + length].any() for start in starts)
+            if not found and mask.any():
+                first.append(int(np.argmax(mask)))
+            return found
+
+        looked_at, without = search(len(self._numbers), has_target)
+        remedy = "only texts, captions and what an assistant says are learnt: give such documents, or leave these out"
+        if first:
+            remedy = (f"what is learnt stands behind {min(first):,} tokens or more: raise backbone.context, or lower the "
+                      "source's max_side (pictures) or max_seconds (sounds)")
+        return Targets("documents", len(self._numbers), looked_at, len(without), remedy)
+
     def _document(self, rng: np.random.Generator) -> Tokens:
         """The tokens of a drawn document, kept: reading and encoding it costs more than the rest of a row."""
         number = int(self._numbers[rng.integers(len(self._numbers))])
@@ -268,11 +330,26 @@ class DocumentSource:
 
 def from_a_message(tokens: Tokens, length: int, vocabulary: Vocabulary, rng: np.random.Generator) -> Tokens:
     """A document of more than `length` tokens from one of its messages on, up to the first from which the rest fits."""
+    starts = message_starts(tokens, length, vocabulary)
+    return tokens[int(rng.choice(starts)):] if len(starts) else tokens
+
+
+def message_starts(tokens: Tokens, length: int, vocabulary: Vocabulary) -> np.ndarray:
+    """The messages at which a row of `length` tokens may begin in a longer document; empty where it begins at 0."""
     if len(tokens) <= length:
-        return tokens
+        return np.zeros(0, np.int64)
     starts = np.flatnonzero(np.isin(tokens.ids, (vocabulary.user, vocabulary.assistant, vocabulary.system)))
-    wanted = 1 + int((len(tokens) - starts > length).sum())
-    return tokens[int(rng.choice(starts[:wanted])) :] if len(starts) else tokens
+    return starts[:1 + int((len(tokens) - starts > length).sum())]
+
+
+def search(count: int, has_target: Callable[[int], bool]) -> tuple[int, list[int]]:
+    """How many of `count` items were looked at, evenly spaced, and which of them have no target."""
+    for most in LOOKED_AT:
+        indices = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)).tolist()
+        without = [index for index in indices if not has_target(index)]
+        if len(without) < len(indices) or len(indices) == count:
+            break
+    return len(indices), without
 
 
 def _nbytes(tokens: Tokens) -> int:
@@ -325,6 +402,10 @@ class TextSource:
     def sample(self, rng: np.random.Generator, length: int) -> Tokens:
         """Fill `length` tokens with windows."""
         return fill(length, lambda room: self._window(rng, room))
+
+    def targets(self, length: int) -> Targets:
+        """All of a text is learnt."""
+        return Targets("texts", len(self._numbers))
 
     def _window(self, rng: np.random.Generator, room: int) -> Tokens:
         size = int(room * self._per_token * 1.25) + 8

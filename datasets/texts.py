@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from .byte_cache import ByteCache
 from .publish import file_sha256
+from .reader import TextData
 from .records import JsonDocument, JsonLines, format_of, plain_file, require_text
 
 TEXT_KEYS = ("text", "content")
@@ -27,7 +28,7 @@ PIECE_BYTES = 1 << 22
 CACHE_BYTES = 1 << 27   # per file
 
 
-class TextReader(Sequence[str]):
+class TextReader(TextData):
     """Documents of .txt, .jsonl, .json, .csv and .parquet files.
 
     Args:
@@ -47,7 +48,11 @@ class TextReader(Sequence[str]):
             raise ValueError(f"no documents in {', '.join(map(str, paths)) or 'an empty list of paths'}")
         self.characters = np.concatenate([file.characters for file in self._files])
         self.format = "text, because of the ending " + ", ".join(sorted({format_of(file) for file in files}))
-        self.fingerprint = hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
+        self._fingerprint = hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
 
     def __len__(self) -> int:
         """Number of documents."""

@@ -28,7 +28,8 @@ from calico.agent import checkpoint
 from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
 from calico.agent.talk import TextGenerator, user_message
-from calico.datasets.parquet_part import versions
+from calico.datasets.parquet_part import PACKAGES
+from calico.datasets.publish import versions
 from calico.envs import scores
 from calico.envs.registry import get_task
 from calico.envs.scenes import WORLDS, scenes
@@ -205,7 +206,7 @@ def report_of(agent: Agent, run: Path, tasks: Sequence[TaskScore], judged: Mappi
         machine=f"{threads} thread{'s' * (threads != 1)}, {platform.machine()}", tasks=tasks, curves=curves(run), films=films,
         captions=sample(captions), caption_accuracy=share_right(captions), captions_judged=len(checked(captions)),
         questions=sample(questions), question_accuracy=share_right(questions), questions_judged=len(checked(questions)),
-        chats=[chat(TextGenerator(agent))], versions=versions(), facts=facts)
+        chats=[chat(TextGenerator(agent))], versions=versions(PACKAGES), facts=facts)
 
 
 def format_figures(figures: Mapping[str, float]) -> str:

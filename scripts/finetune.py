@@ -33,9 +33,10 @@ from calico.datasets.images import decode_file
 from calico.datasets.mixture import first_difference
 from calico.datasets.samples.labelled import Labelled
 from calico.datasets.sounds import decode_sound
+from calico.datasets.streams import ORDER, shuffled, stream
 from calico.scripts.common import console
 from calico.scripts.common.config import config_to_json, load_config, save_resolved
-from calico.scripts.common.encoder_data import BATCH, HELD_OUT, by_length, numbers_of, open_labelled, some_per_class
+from calico.scripts.common.encoder_data import BATCH, HELD_OUT, by_length, open_labelled, some_per_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, *, 
     trainer = Supervised(classifier, classification_loss(settings.smoothing), settings.optimizer, settings.training)
     documents = {"encoder": encoder_document(classifier.encoder), "classes": labelled.classes, "seconds": settings.seconds,
                  "finetuning": {"settings": config_to_json(settings), "data": labelled.fingerprint,
-                                "from_scratch": from_scratch, "per_class": per_class}}
+                                "from_scratch": from_scratch, "per_class": per_class, "order": ORDER}}
     with run_lock(run):
         if checkpoint.checkpoints(run):
             saved = checkpoint.load(run)
@@ -150,8 +151,8 @@ def batches(data: Labelled, learnt: np.ndarray, inputs: Inputs, settings: Finetu
     size, seed = settings.batch_size, settings.training.seed
 
     def batch_of(step: int) -> Batch:
-        chosen = learnt[numbers_of(step, size, len(learnt), seed)]
-        views = np.random.default_rng((seed, 1, step)) if settings.augment else None
+        chosen = learnt[shuffled(len(learnt), size, step, seed)]
+        views = stream(seed, "views", step) if settings.augment else None
         made = inputs([data.samples[i] for i in chosen], views)
         return {**{str(i): tensor for i, tensor in enumerate(made)}, "labels": torch.from_numpy(data.labels[chosen])}
 

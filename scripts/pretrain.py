@@ -41,10 +41,11 @@ from calico.agent.training.supervised import Batch, Progress, Supervised, Superv
 from calico.datasets.mixture import first_difference
 from calico.datasets.samples.unlabelled import Unlabelled
 from calico.datasets.splits import is_held_out
+from calico.datasets.streams import ORDER, shuffled, stream
 from calico.datasets.texts import TextReader
 from calico.scripts.common import console
 from calico.scripts.common.config import config_from_json, config_to_json, given, load_config, save_resolved
-from calico.scripts.common.encoder_data import HELD_OUT, Probe, embed, numbers_of, open_labelled, open_pieces, open_unlabelled
+from calico.scripts.common.encoder_data import HELD_OUT, Probe, embed, open_labelled, open_pieces, open_unlabelled
 from calico.tokenizers.text import TextTokenizer
 
 
@@ -129,7 +130,8 @@ def pretrain(settings: PretrainSettings, probe: str | None = None, label: str = 
         objective = Data2Vec(encoder, settings.objective).to(where)
         guard = CollapseGuard()
         trainer = pretrainer(objective, settings, guard)
-        documents = {"encoder": encoder_document(encoder), "config": config_to_json(settings), "data": data.fingerprint}
+        documents = {"encoder": encoder_document(encoder), "config": config_to_json(settings), "data": data.fingerprint,
+                     "order": ORDER}
         if saved is not None:
             check_same_run(settings, documents, saved)
             trainer.restore(saved)
@@ -206,8 +208,8 @@ def batches(data: Unlabelled, inputs: Inputs, settings: PretrainSettings) -> Cal
     size, seed = settings.data.batch_size, settings.training.seed
 
     def batch_of(step: int) -> Batch:
-        chosen = numbers_of(step, size, len(data), seed).tolist()
-        made = inputs([data.samples[i] for i in chosen], np.random.default_rng((seed, 1, step)))
+        chosen = shuffled(len(data), size, step, seed).tolist()
+        made = inputs([data.samples[i] for i in chosen], stream(seed, "views", step))
         return {"samples": torch.tensor(chosen), **{str(i): tensor for i, tensor in enumerate(made)}}
 
     return batch_of
@@ -228,6 +230,9 @@ def check_same_run(settings: PretrainSettings, documents: Mapping[str, Any], sav
     if difference := first_difference(config_to_json(same), config_to_json(before)):
         raise ValueError(f"{settings.out} holds a run with other settings: {difference}; give the old value to continue it, "
                          "or another out=... for a new run")
+    if documents["order"] != saved.documents.get("order"):
+        raise ValueError(f"{settings.out} holds a run whose samples came in another order (version "
+                         f"{saved.documents.get('order', 1)}, this Calico has {documents['order']}); choose another out=...")
     if documents["data"] != saved.documents["data"]:
         raise ValueError(f"the samples have changed since {settings.out} began; restore them or choose another out=... for a "
                          "new run")

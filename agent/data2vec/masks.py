@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...datasets.streams import stream
+
 TRIES = 10   # BEiT's, per block
 
 
@@ -141,7 +143,7 @@ def draw_masks(mask: Mask, grid: tuple[int, ...], real: Tensor | None, samples: 
         raise ValueError(f"a sample has {min(lengths)} places; masking needs one to see and one to predict: drop short samples")
     masks = np.zeros((len(samples) * copies, size), bool)
     for i in range(len(masks)):
-        rng = np.random.default_rng([*key, samples[i // copies], i % copies])
+        rng = stream(key[0], "mask", key[1], samples[i // copies], i % copies)
         length = lengths[i // copies]
         drawn = mask.draw(rng, grid if length == size else (length,)).reshape(-1)
         if drawn.all() or not drawn.any():

@@ -1,7 +1,6 @@
 """What `calico pretrain`, `finetune` and `probe` share: the reader for each modality, batches, vectors and probes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from calico.datasets.images import ImageStore
 from calico.datasets.samples.labelled import Labelled, read_pictures, read_sounds, read_texts
 from calico.datasets.samples.unlabelled import Unlabelled, read_pieces, read_unlabelled
 from calico.datasets.sounds import SoundStore
+from calico.datasets.streams import stream
 from calico.scripts.common import console
 from calico.tokenizers.text import TextTokenizer
 
@@ -114,7 +114,7 @@ class Probe:
 
     def __init__(self, data: Labelled, most: int = PROBED) -> None:
         """most: samples of the training part, and of the held-out part, that are looked at."""
-        rng = np.random.default_rng(0)
+        rng = stream(0, "probe")
         self.train, self.held_out = (np.sort(rng.permutation(side)[:most]) for side in data.split(HELD_OUT))
         self.data = data
 
@@ -146,19 +146,6 @@ def by_length(samples: Sequence[Any], size: int) -> Iterator[list[int]]:
         yield order[start:start + size]
 
 
-def numbers_of(step: int, size: int, count: int, seed: int) -> np.ndarray:
-    """Which of `count` samples are in a step's batch, int64 (size,): each epoch a new order, no sample left out."""
-    epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), count)
-    orders = {epoch: order_of(count, seed, epoch) for epoch in np.unique(epochs).tolist()}
-    return np.array([orders[epoch][place] for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True)])
-
-
-@lru_cache(maxsize=2)
-def order_of(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The samples' order in an epoch."""
-    return np.random.default_rng((seed, 0, epoch)).permutation(count)
-
-
 def some_per_class(numbers: np.ndarray, labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
     """`per_class` of the numbered samples from each class, or all where a class has fewer.
 
@@ -167,5 +154,5 @@ def some_per_class(numbers: np.ndarray, labels: np.ndarray, per_class: int, seed
     """
     if per_class < 1:
         raise ValueError(f"{per_class} labels per class leave nothing to learn from; give at least 1")
-    mixed = np.random.default_rng(seed).permutation(numbers)
+    mixed = stream(seed, "classes").permutation(numbers)
     return np.sort(np.concatenate([mixed[labels[mixed] == label][:per_class] for label in np.unique(labels[numbers])]))

@@ -17,7 +17,8 @@ from calico.agent.agent import Agent
 from calico.agent.likelihood import likelihoods
 from calico.agent.talk import TextGenerator
 from calico.datasets.documents import Dialogue
-from calico.datasets.parquet_part import versions
+from calico.datasets.parquet_part import PACKAGES
+from calico.datasets.publish import versions
 from calico.scripts.common import console
 from calico.scripts.common.sharding import Results
 from calico.scripts.evaluation.data import EvaluationSet
@@ -58,7 +59,7 @@ class Evaluator:
     def __init__(self, agent: Agent, folder: Path) -> None:
         self.agent, self.folder = agent, folder
         self.speaker = TextGenerator(agent, max_tokens=MAX_TOKENS)
-        self.about = {"network": agent.fingerprint(), "versions": versions()}
+        self.about = {"network": agent.fingerprint(), "versions": versions(PACKAGES)}
 
     def each(self, suite: str, data: EvaluationSet, items: Sequence[Item],
              judge: Callable[[Sequence[Item]], list[dict[str, Any]]], size: int | None = None) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from calico.scripts.perceiver_tasks import training as runs
 
 FPS = 25            # as the released model
 MEASURED = 2048     # pixels and patches of sound per held-out clip; the same ones each time
+MOST_DECIBELS = 150.0  # clips of one colour, or silent ones, would have infinitely many, which JSON does not know
 CHUNKS = 128        # as published
 
 TRAIN = """Train a Perceiver IO to keep video, sound and label in a few latents.
@@ -68,15 +69,15 @@ def train(task: str, argv: Sequence[str]) -> int:
         raise ValueError(f"{options.data} has {len(clips.labels)} labels and {options.init} {config.labels}; leave --init out")
     torch.manual_seed(options.seed)
     model = (start or Autoencoder(replace(config, labels=len(clips.labels)))).to(device)
-    kept = clips.held_out()
+    kept = tensors(clips.held_out())
 
     def evaluate(model: Autoencoder) -> dict[str, float]:
         return measure(model, {name: tensor.to(device) for name, tensor in kept.items()})
 
     document = {"task": task, "model": config_to_json(model.config), "classes": clips.labels,
                 "data": [[video.name, len(video.frames), float(video.sound.std())] for video in videos]}
-    trainer = runs.train(model, autoencoding_loss, lambda step: clips.batch(step, options.batch), evaluate, document,
-                                 options)
+    trainer = runs.train(model, autoencoding_loss, lambda step: tensors(clips.batch(step, options.batch)), evaluate,
+                         document, options)
     report = {"task": task, "videos": len(videos), "steps": trainer.step, "minutes": round(trainer.seconds / 60, 2),
               "core_minutes": round(trainer.core_seconds / 60, 2), "parameters": sum(p.numel() for p in model.parameters()),
               **trainer.evaluation, **constant(kept)}
@@ -89,6 +90,11 @@ def train(task: str, argv: Sequence[str]) -> int:
 def form(config: AutoencoderConfig) -> Format:
     """How videos are read for a model."""
     return Format(size=config.size, fps=FPS, samples_per_frame=config.samples_per_frame)
+
+
+def tensors(batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Clips as the model takes them."""
+    return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
 def measure(model: Autoencoder, batch: Mapping[str, Tensor]) -> dict[str, float]:
@@ -107,8 +113,9 @@ def measure(model: Autoencoder, batch: Mapping[str, Tensor]) -> dict[str, float]
 def constant(batch: Mapping[str, Tensor]) -> dict[str, float]:
     """What one colour per clip, its mean, and silence reach."""
     colour = batch["image"].mean(dim=(1, 3, 4), keepdim=True)
-    return {"video_psnr_of_one_colour": float(psnr(colour.expand_as(batch["image"]), batch["image"])),
-            "sound_psnr_of_silence": float(psnr(torch.zeros_like(batch["audio"]), batch["audio"]))}
+    found = {"video_psnr_of_one_colour": psnr(colour.expand_as(batch["image"]), batch["image"]),
+             "sound_psnr_of_silence": psnr(torch.zeros_like(batch["audio"]), batch["audio"])}
+    return {name: min(float(value), MOST_DECIBELS) for name, value in found.items()}
 
 
 def inputs_of(batch: Mapping[str, Tensor], config: AutoencoderConfig) -> dict[str, Tensor]:
@@ -184,7 +191,8 @@ def reconstructed(model: Autoencoder, video: Video, options: argparse.Namespace,
     truth, made, scores = [], [], []
     with console.progress(f"reconstruct {video.name}", total=len(starts), unit="clips") as bar:
         for start in starts:
-            image, sound = (part.to(device) for part in clip(video, start, config.frames, config.samples_per_frame))
+            shown = clip(video, start, config.frames, config.samples_per_frame)
+            image, sound = (torch.from_numpy(part).to(device) for part in shown)
             parts = model.reconstruct(inputs_of({"image": image[None], "audio": sound[None]}, config), options.chunks)
             truth.append((image, sound))
             made.append((parts["image"][0].float().clamp(0, 1), parts["audio"][0].float().clamp(-1, 1)))

@@ -22,7 +22,7 @@ from calico.agent.perceiver.runs import Trained, config_to_json, load_trained, p
 from calico.agent.perceiver.samples import CloudInput, PictureInput, SampleInput, SoundInput, TextInput
 from calico.agent.perceiver.sizes import SMALL
 from calico.agent.perceiver.tasks import Classifier, ClassifierConfig, MaskedLanguage
-from calico.agent.training.supervised import Batch, shuffled
+from calico.agent.training.supervised import Batch
 from calico.datasets.file_store import MAX_FILE_BYTES
 from calico.datasets.images import decode_file
 from calico.datasets.records import JsonLines, require_text
@@ -30,6 +30,7 @@ from calico.datasets.samples import labelled
 from calico.datasets.samples.labelled import Labelled
 from calico.datasets.samples.point_clouds import decode_cloud
 from calico.datasets.sounds import decode_sound
+from calico.datasets.streams import shuffled, stream
 from calico.scripts.common import console
 from calico.scripts.perceiver_tasks import training as runs
 from calico.scripts.perceiver_tasks.training import EVALUATIONS, HELD_OUT, training_parser
@@ -303,7 +304,7 @@ def fit(task: str, options: argparse.Namespace, network: Callable[[ClassifierCon
 
     def batch_of(step: int) -> Batch:
         rows = training[shuffled(len(training), options.batch, step, options.seed)]
-        rng = np.random.default_rng((options.seed, step))
+        rng = stream(options.seed, "views", step)
         return {**fit_in([data.samples[row] for row in rows], rng), "labels": torch.from_numpy(data.labels[rows])}
 
     def evaluate(model: Classifier) -> dict[str, float]:

@@ -22,8 +22,9 @@ from calico.agent.perceiver.runs import config_to_json, load_trained, preparatio
 from calico.agent.perceiver.samples import TextInput, words_of
 from calico.agent.perceiver.sizes import SMALL_LANGUAGE
 from calico.agent.perceiver.tasks import LanguageConfig, MaskedLanguage
-from calico.agent.training.supervised import Batch, shuffled
+from calico.agent.training.supervised import Batch
 from calico.datasets.splits import split_texts
+from calico.datasets.streams import shuffled, stream
 from calico.datasets.texts import TextReader
 from calico.scripts.common import console
 from calico.scripts.perceiver_tasks import training as runs
@@ -99,7 +100,7 @@ def fit(task: str, options: argparse.Namespace, network: Callable[[LanguageConfi
     model: Any = (start.model if start else network(fitting)).to(device)
 
     def batch_of(step: int) -> Batch:
-        rng = np.random.default_rng((options.seed, step))
+        rng = stream(options.seed, "views", step)
         rows = shuffled(len(training), options.batch, step, options.seed)
         return mask_words(fit_in([training[row] for row in rows], rng), rng)
 

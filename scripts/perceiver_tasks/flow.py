@@ -18,20 +18,11 @@ from calico.agent.perceiver.runs import config_to_json, load_trained
 from calico.agent.perceiver.sizes import SMALL_FLOW
 from calico.agent.perceiver.tasks import Flow
 from calico.datasets.images import ImageStore
-from calico.datasets.samples.flow import (
-    FlowPair,
-    FlowPairs,
-    MotionConfig,
-    MovingPictures,
-    flow_picture,
-    read_flow,
-    squares,
-    textures,
-    write_flo,
-)
+from calico.datasets.samples.flow import FlowPair, FlowPairs, flow_picture, read_flow, write_flo
 from calico.scripts.common import console
 from calico.scripts.common.media_inputs import read_picture
 from calico.scripts.perceiver_tasks import training as runs
+from calico.scripts.perceiver_tasks.moving_pictures import MotionConfig, MovingPictures, squares, textures
 
 TEXTURES = "textures"      # the word for no pictures
 BANK = 512                 # textures, and pictures at most

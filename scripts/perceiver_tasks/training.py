@@ -21,6 +21,7 @@ from calico.agent.run_lock import run_lock
 from calico.agent.training.optimizer import OptimizerConfig
 from calico.agent.training.supervised import Batch, Progress, Supervised, SupervisedConfig
 from calico.datasets.mixture import first_difference
+from calico.datasets.streams import ORDER
 from calico.scripts.common import console
 
 HELD_OUT = 0.2       # share of the samples, chosen by a hash of their content
@@ -65,7 +66,7 @@ def train(model: Net, loss: Callable[[Net, Batch], tuple[Tensor, Mapping[str, An
     warm_up = SHORT_WARM_UP if options.minutes else WARM_UP      # a clock may end the run after few steps
     optimizer = OptimizerConfig(learning_rate=options.learning_rate, warmup_steps=min(warm_up, options.steps // 10),
                                 final_share=0.01, beta2=0.98, weight_decay=0.05)
-    document = {**document, "batch": options.batch, "seed": options.seed, "optimizer": asdict(optimizer)}
+    document = {**document, "batch": options.batch, "seed": options.seed, "optimizer": asdict(optimizer), "order": ORDER}
     run = options.out
     with run_lock(run):
         trainer = Supervised(model, loss, optimizer, config)

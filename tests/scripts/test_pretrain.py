@@ -196,11 +196,14 @@ def test_a_rate_that_is_absurd_is_stopped_within_200_steps(version: int, data: d
 
 
 def test_nothing_changes_unnoticed_when_a_run_is_continued(data: dict[str, Path], runs: dict[str, Path], tmp_path: Path,
-                                                           refused: Refused) -> None:
+                                                           refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Path(shutil.copytree(runs["vision"], tmp_path / "run"))
     assert main(words("vision", data["vision"], run, "training.steps=5")) == 0 and checkpoint.load(run).step == 5
     assert "optimizer.learning_rate is 0.1 but was 0.002" in refused(
         *words("vision", data["vision"], run, "optimizer.learning_rate=0.1"))
+    with monkeypatch.context() as patch:
+        patch.setattr("calico.scripts.pretrain.ORDER", 3)
+        assert "samples came in another order (version 2, this Calico has 3)" in refused(*words("vision", data["vision"], run))
     fewer = Path(shutil.copytree(data["vision"], tmp_path / "pictures"))
     for path in sorted(fewer.rglob("*.png"))[:5]:
         path.unlink()

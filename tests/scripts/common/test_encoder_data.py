@@ -1,20 +1,10 @@
-"""Order, choice and probing of samples."""
+"""Choice and probing of samples."""
 
 import numpy as np
 import pytest
 
 from calico.datasets.samples.labelled import Labelled
-from calico.scripts.common.encoder_data import Probe, by_length, numbers_of, some_per_class
-
-
-def test_an_epoch_has_every_sample_once_and_each_its_own_order() -> None:
-    drawn = np.concatenate([numbers_of(step, 4, 10, 3) for step in range(10)])        # four epochs of ten
-    epochs = drawn.reshape(4, 10)
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs.tolist())
-    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 4
-    assert numbers_of(7, 4, 10, 3).tolist() == drawn[28:32].tolist()                  # a function of the step alone
-    assert not np.array_equal(numbers_of(0, 10, 10, 3), numbers_of(0, 10, 10, 4))
-    assert np.bincount(numbers_of(0, 25, 10, 3)).tolist().count(2) == 5               # a batch of two epochs and a half
+from calico.scripts.common.encoder_data import Probe, by_length, some_per_class
 
 
 def test_few_labels_are_drawn_from_each_class() -> None:
