@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from .file_store import FileStore
 
@@ -30,6 +30,9 @@ SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", 
             ".dds", ".psd")
 MAX_PIXELS = 1 << 24
 EIGHT_BITS = ("L", "RGB", "RGBA")    # modes that are shrunk as they are; others become one of them first
+ORIENTATION = 0x0112                 # EXIF's tag
+UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+           5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
 BITS_PER_SAMPLE = 258                # TIFF's tag
 _SRGB = ImageCms.createProfile("sRGB")
 
@@ -65,18 +68,19 @@ def read_image(data: bytes, max_side: int | None = None) -> tuple[np.ndarray, st
 
 def _seen(image: Any, max_side: int | None) -> np.ndarray:
     """uint8 (height, width, 3) of an open file."""
+    if image.format != "JPEG":               # that one is decoded at a smaller size where it is shrunk
+        image.load()                         # PNG's EXIF may come last; TIFF's turns the picture
+    orientation = 1
+    with contextlib.suppress(Exception):     # broken EXIF raises as many kinds of errors as broken pictures; it turns nothing
+        orientation = image.getexif().get(ORIENTATION, 1)
     bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))
     shown = image if image.mode in EIGHT_BITS else _eight_bits(image, bits[0])
     if max_side is not None and max(shown.size) > max_side:
         shown.thumbnail((max_side, max_side))
     if profile := image.info.get("icc_profile"):
         shown = _in_srgb(shown, profile)
-    orientation = 1
-    with contextlib.suppress(Exception):     # broken EXIF raises as many kinds of errors as broken pictures; it turns nothing
-        orientation = image.getexif().get(0x0112, 1)
-    if orientation != 1:
-        shown.getexif()[0x0112] = orientation
-        shown = ImageOps.exif_transpose(shown)
+    if orientation in UPRIGHT:
+        shown = shown.transpose(UPRIGHT[orientation])
     if shown.has_transparency_data:
         shown = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown.convert("RGBA"))
     return np.asarray(shown.convert("RGB"))
