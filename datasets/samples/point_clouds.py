@@ -34,8 +34,8 @@ def decode_cloud(data: bytes, suffix: str) -> np.ndarray:
     if suffix == ".npy":
         try:
             cloud = np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise ValueError(f"not a readable .npy array ({error})") from error
+        except Exception as error:    # its header is parsed as Python: SyntaxError, TokenError, MemoryError and more
+            raise ValueError(f"not a readable .npy array ({' '.join(str(error).split()) or type(error).__name__})") from error
         return check_cloud(channels_last(cloud)).astype(np.float32)
     if suffix in TABLES:
         try:
@@ -57,7 +57,7 @@ def decode_cloud(data: bytes, suffix: str) -> np.ndarray:
         points, faces = trimesh.sample.sample_surface(mesh, SAMPLED, seed=0)
         return check_cloud(np.concatenate([points, mesh.face_normals[faces]], axis=1)).astype(np.float32)
     except Exception as error:    # a parser per format, with errors of many kinds
-        raise ValueError(f"not a readable {suffix} file ({error or type(error).__name__})") from error
+        raise ValueError(f"not a readable {suffix} file ({' '.join(str(error).split()) or type(error).__name__})") from error
 
 
 def channels_last(cloud: np.ndarray) -> np.ndarray:

@@ -31,11 +31,12 @@ def test_a_picture_stands_upright(kind: str, orientation: int) -> None:
         stored = stored.transpose(turn)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    pixels = decode_file(file(stored, kind, exif=exif, **({"quality": 95} if kind in ("JPEG", "WEBP", "AVIF") else {})))
+    data = file(stored, kind, exif=exif, **({"quality": 95} if kind in ("JPEG", "WEBP", "AVIF") else {}))
+    pixels = decode_file(data)
     assert pixels.shape == SCENE.shape
     assert np.abs(pixels[4:8, 4:16].astype(int) - SCENE[4:8, 4:16]).mean() < 20
     assert np.abs(pixels[16:20, 4:16].astype(int) - SCENE[16:20, 4:16]).mean() < 20
-    assert decode_file(file(stored, kind, exif=exif), 20).shape == (12, 20, 3)
+    assert decode_file(data, 20).shape == (12, 20, 3)
 
 
 def test_broken_metadata_turns_nothing() -> None:
