@@ -157,7 +157,7 @@ class ParquetText(Sequence[str]):
         try:
             return pq.ParquetFile(self.path, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{self.path} is not a readable Parquet file: {error}") from error
+            raise ValueError(f"{self.path} is not a readable Parquet file: {' '.join(str(error).split())}") from error
 
     def _group(self, group: int) -> pa.LargeStringArray:
         """The texts of a row group, checked."""
@@ -170,7 +170,8 @@ class ParquetText(Sequence[str]):
                 texts = column.cast(pa.large_string()).combine_chunks()
                 texts.validate(full=True)
             except (pa.ArrowException, OSError) as error:
-                raise ValueError(f"{self.path}, row group {group}: text cannot be read as strings ({error})") from error
+                why = " ".join(str(error).split())
+                raise ValueError(f"{self.path}, row group {group}: text cannot be read as strings ({why})") from error
         if texts.null_count:
             row = pc.index(texts.is_null(), True).as_py()
             raise ValueError(f"{self.path}, row {row} of row group {group}: text must be a string, got null")
