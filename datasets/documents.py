@@ -1,16 +1,16 @@
 """Readers of captions and dialogues; texts.py reads plain text.
 
     captions    {"image": "0001.png", "caption": "..."} or {"image": ..., "captions": ["...", ...]}; Hugging Face's imagefolder
-                writes {"file_name": "0001.png", "text": "..."} into metadata.jsonl, .csv or .parquet: see IMAGE_KEYS, CAPTION_KEYS
+                writes {"file_name": "0001.png", "text": "..."} into metadata.jsonl, .csv or .parquet: see CAPTION_KEYS
     dialogues   {"messages": [{"role": "user", "content": "..."}, ...]} and the other dialects of formats/dialogues.py,
                 questions about a picture or a sound among them
 
-Such objects are the lines of a .jsonl file, the rows of a .csv or Parquet file, the entries of a .json list, the samples of WebDataset
-shards; COCO captions, VQAv2 questions and SQuAD are read as well (records.py, tables.py, formats/coco.py, shards.py). Images lie
-beside `name.jsonl` in `name.zip`, `name_images.zip`, in a folder `name/` or `images/`, or in the manifest's own folder; sounds too. A
-name may also be a URL that holds the file itself (data:image/png;base64,...). Further keys of a record are kept in `extra`: the facts,
-for instance, that synthetic_captions.py checks a caption against. Every record is checked when a file is opened; an error names the
-file and the line.
+Such objects are the lines of a .jsonl file, the rows of a .csv or Parquet file, the entries of a .json list, the samples of
+WebDataset shards; COCO captions, VQAv2 questions and SQuAD are read as well (records.py, tables.py, formats/coco.py,
+shards.py). Images lie beside `name.jsonl` in `name.zip`, `name_images.zip`, in a folder `name/` or `images/`, or in the
+manifest's own folder; sounds too. A name may also be a URL that holds the file itself (data:image/png;base64,...). Further keys
+of a record are kept in `extra`: the facts, for instance, that synthetic_captions.py checks a caption against. Every record is
+checked when a file is opened; an error names the file and the line.
 """
 
 import contextlib
@@ -185,7 +185,8 @@ class DialogueReader(DocumentReader[Dialogue]):
             check_files(self._records, [shown.images for shown in self._shown], self._store)
         first = self._records[0]
         if (dialect := dialect_of(first)) is not None:
-            self.format = f"dialogues, {dialect.name}, because its first record has {', '.join(sorted(dialect.used & first.keys()))}"
+            keys = ", ".join(sorted(dialect.used & first.keys()))
+            self.format = f"dialogues, {dialect.name}, because its first record has {keys}"
 
     def __len__(self) -> int:
         """Number of dialogues."""
@@ -287,7 +288,8 @@ def open_records(path: Path, name: str, check: Check) -> Records:
         return ParquetRecords(path, check)
     manifest = path / name if path.is_dir() else path
     if not manifest.is_file():
-        raise ValueError(f"{manifest} does not exist; give a .jsonl, .json, .csv, .parquet or .tar file, or a folder that holds {name}")
+        raise ValueError(f"{manifest} does not exist; give a .jsonl, .json, .csv, .parquet or .tar file, or a folder that "
+                         f"holds {name}")
     return JsonDocument(manifest, check) if format_of(manifest) == ".json" else JsonLines(manifest, check)
 
 
@@ -301,7 +303,8 @@ def open_images(records: Records, images: str | Path | None, max_side: int | Non
 
 
 def images_beside(manifest: Path, names: Sequence[str] = ()) -> Path:
-    """Where the images of `name.jsonl` lie: name.zip, name_images.zip, name/ or images/, or beside it where the first of `names` does."""
+    """Where the images of `name.jsonl` lie: name.zip, name_images.zip, name/ or images/, or beside it where the first of
+    `names` does."""
     places = places_beside(manifest)
     folder = manifest if manifest.is_dir() else manifest.parent
     found = [place for place in places if place.exists()]

@@ -1,4 +1,4 @@
-"""Images as they are meant to be seen, alone or named ones in a folder or a zip: what Pillow decodes, at most 16 million pixels.
+"""Images as they are meant to be seen, alone or named ones in a folder or a zip: what Pillow decodes, up to MAX_PIXELS.
 
 A file of 17 kB can claim a gigabyte. Every reader of pictures goes through `read_image`:
 
@@ -25,14 +25,15 @@ from .file_store import FileStore
 # Without those that run other programs (EPS, WMF), that only name a file's kind (MPEG, HDF5), or that take any bytes.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "PCX", "ICO", "QOI",
            "SGI", "DDS", "PSD")
-SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif",
-            ".jp2", ".j2k", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".ico", ".qoi", ".sgi",
+SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif",
+            ".tiff", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".ico", ".qoi", ".sgi",
             ".dds", ".psd")
 MAX_PIXELS = 1 << 24
 EIGHT_BITS = ("L", "RGB", "RGBA")    # modes that are shrunk as they are; others become one of them first
 ORIENTATION = 0x0112                 # EXIF's tag
 UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-           5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+           5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+           8: Image.Transpose.ROTATE_90}
 BITS_PER_SAMPLE = 258                # TIFF's tag
 _SRGB = ImageCms.createProfile("sRGB")
 

@@ -65,7 +65,8 @@ class Found:
         if keyed is None or is_text(first_record(keyed)):
             return None
         if len(files) > 1:
-            raise ValueError(f"{self.path} holds several files that are not text alone; name one of {', '.join(map(str, files))}")
+            raise ValueError(f"{self.path} holds several files that are not text alone; name one of "
+                             f"{', '.join(map(str, files))}")
         return keyed
 
     @cached_property
@@ -80,7 +81,9 @@ class Found:
     @cached_property
     def tables(self) -> list[Path]:
         """Parquet files."""
-        return sorted(self.path.glob("*.parquet")) if self.path.is_dir() else [self.path] * (self.path.suffix.lower() == ".parquet")
+        if self.path.is_dir():
+            return sorted(self.path.glob("*.parquet"))
+        return [self.path] if self.path.suffix.lower() == ".parquet" else []
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,10 @@ def open_episodes(found: Found, opening: Opening) -> EpisodeReader:
     """Episodes, or a ValueError that says what the file or folder holds instead."""
     path, kind = found.path, format_of(found.path)
     if found.record:
-        raise ValueError(f"{path} is of no known format: its first record has {', '.join(map(str, found.record))}. Dialogues have "
-                         "messages, conversations, turns, instruction and output, prompt and completion or question and answer; "
+        raise ValueError(f"{path} is of no known format: its first record has {', '.join(map(str, found.record))}. Dialogues "
+                         f"have "
+                         "messages, conversations, turns, instruction and output, prompt and completion or question and "
+                         "answer; "
                          "captions image or file_name, and caption or text; texts have text")
     if found.records is not None:
         raise ValueError(f"{found.records} holds no captions, no dialogues and no texts: it is empty")

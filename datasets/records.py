@@ -78,7 +78,8 @@ def plain_file(path: Path) -> Path:
                         if out.tell() > MAX_UNPACKED_BYTES:
                             raise ValueError(f"more than {MAX_UNPACKED_BYTES} bytes")
             except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
-                raise ValueError(f"{path} cannot be unpacked ({' '.join(str(error).split()) or type(error).__name__})") from error
+                why = " ".join(str(error).split()) or type(error).__name__
+                raise ValueError(f"{path} cannot be unpacked ({why})") from error
         if table is not None:
             target = _rows_as_lines(path, path if unpack is None else target, table)
         _unpacked[key] = target
@@ -108,8 +109,8 @@ def _rows_as_lines(path: Path, file: Path, delimiter: str) -> Path:
 
 
 class JsonLines(Sequence[dict[str, Any]]):
-    """A JSON Lines file, or a table of text: every line checked once, then parsed again when asked for, so that only places are in
-    memory.
+    """A JSON Lines file, or a table of text: every line checked once, then parsed again when asked for, so that only places are
+    in memory.
 
     Args:
         path: the file; empty lines are passed over.

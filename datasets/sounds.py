@@ -73,7 +73,8 @@ def read_sound(data: bytes, rate: int) -> tuple[np.ndarray, int, str]:
                 length += len(mono) * rate // current
                 if length > MAX_SECONDS * rate:
                     raise ValueError(f"it is longer than {MAX_SECONDS:.0f} seconds; cut it into parts")
-            pieces += [_samples(made) for made in resampler.resample(None)] if resampler else []    # what the filter still holds
+            # what the filter still holds
+            pieces += [_samples(made) for made in resampler.resample(None)] if resampler else []
         samples = np.concatenate(pieces or [np.zeros(0, np.float32)])
         if not len(samples):
             raise ValueError("no samples")
@@ -90,9 +91,9 @@ def read_sound(data: bytes, rate: int) -> tuple[np.ndarray, int, str]:
 def _stretches(container: Any, broken: list[Exception]) -> Iterator[tuple[np.ndarray, int]]:
     """The first sound as float32 (samples,) of about STRETCH samples, and their rate; both may change where files were joined.
 
-    FFmpeg's own mixing weighs channels by where they stand, so that stereo becomes louder, and refuses numbers of channels that it
-    has no name for. Packets that cannot be decoded are listed in `broken`, a few are no fault: the tags where two files were joined
-    are such. The first one is raised where they are more than MAX_BROKEN of all.
+    FFmpeg's own mixing weighs channels by where they stand, so that stereo becomes louder, and refuses numbers of channels that
+    it has no name for. Packets that cannot be decoded are listed in `broken`, a few are no fault: the tags where two files were
+    joined are such. The first one is raised where they are more than MAX_BROKEN of all.
     """
     packets, held, waiting, last = 0, 0, list[np.ndarray](), (0, 0, "")
     for packet in container.demux(audio=0):
@@ -128,7 +129,8 @@ def _mean_of_channels(frames: list[np.ndarray], channels: int) -> np.ndarray:
         case "u":
             values = (values.astype(np.float32) - 128) / 128
         case "i":
-            values = values.astype(np.float64 if values.itemsize > 2 else np.float32) / (1 << (8 * values.itemsize - 1))
+            whole = float(1 << (8 * values.itemsize - 1))
+            values = np.divide(values, whole, dtype=np.float64 if values.itemsize > 2 else np.float32)
     return (values[0] if channels == 1 else values.mean(0, dtype=np.float64)).astype(np.float32, copy=False)
 
 

@@ -254,8 +254,8 @@ def draw_window(rng: np.random.Generator, ends: np.ndarray, steps: int) -> tuple
 class DocumentSource:
     """Captioned pictures, dialogues and short texts: drawn uniformly, one after another.
 
-    A document that cannot be read, for its picture is cut short, say, is passed over with a warning and another one is drawn: from the
-    generator alone, so a run that is resumed draws the same ones. More than BROKEN of them are an error.
+    A document that cannot be read, for its picture is cut short, say, is passed over with a warning and another one is drawn:
+    from the generator alone, so a run that is resumed draws the same ones. More than BROKEN of them are an error.
 
     Args:
         name: the source's name in the mixture.
@@ -337,7 +337,8 @@ class DocumentSource:
             self._choices[number] = captions * (1 + self.mirror) or 1
             return False
         if len(self._broken) > BROKEN * len(self._numbers):
-            raise ValueError(f"source {self.name!r}: {len(self._broken)} of {len(self._numbers)} documents cannot be read, at most "
+            raise ValueError(f"source {self.name!r}: {len(self._broken)} of {len(self._numbers)} documents cannot be read, at "
+                             f"most "
                              f"{BROKEN:.0%} may be passed over; the last: {self._broken[number]}")
         warnings.warn(f"{self._broken[number]}; passed over, {len(self._broken)} so far", stacklevel=2)
         return True

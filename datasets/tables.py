@@ -4,8 +4,9 @@
     messages or conversations: list<{role, content}>      chats; with image or images: {bytes, path} about pictures
     any other columns that formats/dialogues.py knows
 
-A file inside a row (a struct of `bytes` and `path`) is named "ROW/NUMBER" in the record; TableImages and TableSounds read it by this
-name. Without bytes its path is the name of a file beside the table. Row groups are read whole and the latest ones are kept.
+A file inside a row (a struct of `bytes` and `path`) is named "ROW/NUMBER" in the record; TableImages and TableSounds read it by
+this name. Without bytes its path is the name of a file beside the table. Row groups are read whole and the latest ones are
+kept.
 """
 
 from collections import Counter
@@ -39,7 +40,8 @@ class ParquetRecords(Sequence[dict[str, Any]]):
         self._cache: ByteCache[int, pa.Table] = ByteCache(CACHE_BYTES, attrgetter("nbytes"))
         self.files = sorted(self.path.glob("*.parquet")) if self.path.is_dir() else [self.path]
         if len(splits := sorted({file.name.partition("-")[0] for file in self.files} & SPLITS)) > 1:
-            raise ValueError(f"{self.path} holds the splits {', '.join(splits)}; put each into a folder of its own and name one")
+            raise ValueError(f"{self.path} holds the splits {', '.join(splits)}; put each into a folder of its own and name "
+                             f"one")
         self._groups: list[tuple[Path, int]] = []       # file, and row group in it
         lengths = []
         for name in self.files:

@@ -1,8 +1,10 @@
-"""Texts: .txt files, JSON Lines {"text": "..."}, CSV and Parquet files with a column `text` (or `content`), also larger than memory.
+"""Texts: .txt files, JSON Lines {"text": "..."}, CSV and Parquet files with a column `text` (or `content`), also larger than
+memory.
 
 Opening reads everything once, to check it and to know each document's length; afterwards a piece is read when it is
 asked for, and the latest ones are kept. A .txt file of more than PIECE_BYTES counts as several documents, cut at line
-ends; Parquet is read by row groups, so those should be some megabytes each. Compressed files are unpacked first, see records.py.
+ends; Parquet is read by row groups, so those should be some megabytes each. Compressed files are unpacked first, see
+records.py.
 """
 
 import hashlib

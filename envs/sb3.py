@@ -1,9 +1,9 @@
 """Players trained with Stable-Baselines3: `sb3:FILE.zip`, and `hf:OWNER/NAME` from the Hugging Face hub.
 
-Any algorithm of stable-baselines3 and sb3-contrib (extra `experts`), with the statistics of its VecNormalize, see `statistics_of`. **A zip of
-Stable-Baselines3 holds pickled Python objects, which can run code when they are loaded**: name none that you do not trust.
-It is the one place where Calico loads any; `as_network` turns fully connected policies into npz files, which hold none. The
-statistics of vecnormalize.pkl are read by an unpickler that knows NumPy arrays and nothing else.
+Any algorithm of stable-baselines3 and sb3-contrib (extra `experts`), with the statistics of its VecNormalize, see
+`statistics_of`. **A zip of Stable-Baselines3 holds pickled Python objects, which can run code when they are loaded**: name none
+that you do not trust. It is the one place where Calico loads any; `as_network` turns fully connected policies into npz files,
+which hold none. The statistics of vecnormalize.pkl are read by an unpickler that knows NumPy arrays and nothing else.
 """
 
 import importlib
@@ -228,7 +228,8 @@ def statistics_of(path: Path) -> Path | None:
 
         vecnormalize.pkl, vec_normalize.pkl beside the model
         MODEL/vecnormalize.pkl                as rl-zoo3 writes it
-        MODEL_vecnormalize.pkl, and rl_model_vecnormalize_100_steps.pkl for rl_model_100_steps.zip, as CheckpointCallback writes it
+        MODEL_vecnormalize.pkl, and rl_model_vecnormalize_100_steps.pkl for rl_model_100_steps.zip, as CheckpointCallback writes
+        it
 
     Raises:
         ValueError: only others that might belong to it, and several of them.
@@ -242,7 +243,8 @@ def statistics_of(path: Path) -> Path | None:
     for fits in ranks:
         if fitting := [file for file in found if fits(file)]:
             if len(fitting) > 1:
-                raise ValueError(f"{path}: which statistics are its own is not clear: {', '.join(map(str, fitting[:4]))}; keep one, "
+                raise ValueError(f"{path}: which statistics are its own is not clear: {', '.join(map(str, fitting[:4]))}; "
+                                 f"keep one, "
                                  f"as {path.with_name(f'{path.stem}_vecnormalize.pkl')}")
             return fitting[0]
     return None

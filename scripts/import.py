@@ -6,8 +6,8 @@
 
 With `--task` the name of something that `calico tasks` lists, the data must have that environment's spaces, and what is
 trained on it can play it; with any other name, and without, the spaces are those of the data. What a format does not know
-(seeds, the final observation, how an episode ended) is listed in the sidecar, see datasets/formats/importing.py. Episodes that cannot
-be read, or whose actions are not finite, are left out, named and counted.
+(seeds, the final observation, how an episode ended) is listed in the sidecar, see datasets/formats/importing.py. Episodes that
+cannot be read, or whose actions are not finite, are left out, named and counted.
 """
 
 from pathlib import Path

@@ -37,7 +37,8 @@ def coco_entries(content: Mapping[str, Any]) -> Entries:
         ids.setdefault(key, annotation["image_id"])
     if lost := captions.keys() - names.keys():
         raise ValueError(f"{len(lost)} images with captions are not among its images, such as the id {min(lost)}")
-    return [(f"image id {key}", {"image": names[key], "captions": said, "image_id": ids[key]}) for key, said in captions.items()]
+    return [(f"image id {key}", {"image": names[key], "captions": said, "image_id": ids[key]})
+            for key, said in captions.items()]
 
 
 def vqa_entries(questions: Mapping[str, Any], annotations: Mapping[str, Any]) -> Entries:

@@ -1,22 +1,23 @@
 """The dialects in which people write dialogues, all read as messages: DIALECTS is the table, one small function each.
 
-    messages           {"messages": [{"role": "user", "content": "..."}, ...]}, as OpenAI and Hugging Face write them: content may be
-                       a list of texts, pictures (image, image_url) and sounds (audio, input_audio); "weight": 0 is no target
+    messages           {"messages": [{"role": "user", "content": "..."}, ...]}, as OpenAI and Hugging Face write them: content
+                       may be a list of texts, pictures (image, image_url) and sounds (audio, input_audio); "weight": 0 is no
+                       target
     ShareGPT, LLaVA    {"conversations": [{"from": "human", "value": "..."}, ...], "image": "a.png", "system": "..."}
     turns              {"turns": [{"role": "user", "text": "..."}, ...]} or {"turns": ["...", "..."]}, which alternate
-    instruction        {"instruction": ..., "input" or "context": ..., "output" or "response": ..., "system": ..., "history": ...}:
-                       Alpaca (Taori et al., 2023) and Dolly
+    instruction        {"instruction": ..., "input" or "context": ..., "output" or "response": ...}, perhaps with
+                       "system" and "history": Alpaca (Taori et al., 2023) and Dolly
     prompt             {"prompt": ..., "completion" or "response": ...}; texts, or lists of messages
     choices            {"question": ..., "choices" or "options": [...], "answer": "B", 1 or the text}; the reply is the letter
-    question           {"question": ..., "answer" or "answers": ..., "context": ...}, SQuAD's among them: of several answers the one
-                       given most often is said, of none "unanswerable"; "statement" asks for true or false
-    sounds             no question but what is to be heard, under one of the keys of HEARD: {"file": "7_theo_3.flac", "digit": 7}
-                       asks which digit is spoken, and the answer is "seven"
+    question           {"question": ..., "answer" or "answers": ..., "context": ...}, SQuAD's among them: of several answers the
+                       one given most often is said, of none "unanswerable"; "statement" asks for true or false
+    sounds             no question but what is to be heard, under one of the keys of HEARD: "file" and "digit": 7
+                       ask which digit is spoken, and the answer is "seven"
 
-With each may stand "image", "images", "audio", or "file" with a picture's or sound's name. They take the places that the texts mark
-with <image> or <audio>, or come first. Who speaks is told by the names of the roles, never by the turn; only two speakers that
-differ by a number (agent_1 and agent_2) are equals, and the first one is the user. A field that belongs to a dialogue and has no
-place in its dialect is refused, not dropped. Whatever a text says, it is text: markers are ids of their own, see
+With each may stand "image", "images", "audio", or "file" with a picture's or sound's name. They take the places that the texts
+mark with <image> or <audio>, or come first. Who speaks is told by the names of the roles, never by the turn; only two speakers
+that differ by a number (agent_1 and agent_2) are equals, and the first one is the user. A field that belongs to a dialogue and
+has no place in its dialect is refused, not dropped. Whatever a text says, it is text: markers are ids of their own, see
 tokenizers/document.py.
 """
 
@@ -43,8 +44,8 @@ REPLIES, CHOICES = ("output", "response", "completion"), ("choices", "options")
 ANSWERS = ("answer", "answers", "answerKey", "answer_idx")
 MEDIA = {"image": PICTURES, "audio": SOUNDS}                             # kind of an entry -> how its files end
 # What belongs to a dialogue: where a dialect has no place for it, it must not be dropped silently.
-CONTENT = {*SYSTEM, *INPUTS, *REPLIES, *CHOICES, *ANSWERS, "messages", "conversations", "turns", "instruction", "prompt", "question",
-           "statement", "history", "tools", "functions", "chosen", "rejected", "hint", "lecture", "premise", "hypothesis",
+CONTENT = {*SYSTEM, *INPUTS, *REPLIES, *CHOICES, *ANSWERS, "messages", "conversations", "turns", "instruction",
+           "prompt", "question", "statement", "history", "tools", "functions", "chosen", "rejected", "hint", "lecture", "premise", "hypothesis",
            "rationale", "explanation", "solution"}
 UNLEARNT = ("tool_calls", "function_call", "reasoning_content", "thinking")   # of a message
 
@@ -99,8 +100,8 @@ def messages_of(value: Mapping[str, Any]) -> Messages:
     """
     dialect = dialect_of(value)
     if dialect is None:
-        raise ValueError("a dialogue needs one of messages, turns, conversations, instruction, question, statement, prompt; this "
-                         f"has {', '.join(map(str, value)) or 'nothing'}")
+        raise ValueError("a dialogue needs one of messages, turns, conversations, instruction, question, statement, prompt; "
+                         f"this has {', '.join(map(str, value)) or 'nothing'}")
     messages = dialect.read(value)
     if dialect is not SOUND:
         said = "\0".join(text for message in messages for text in _texts(message))
@@ -151,10 +152,11 @@ def chat(turns: Any, key: str) -> Messages:
     for number, (turn, name) in enumerate(zip(turns, names, strict=True)):
         role = roles.get(name) or roles.get(name.strip().lower()) if isinstance(name, str) else None
         if role is None:
-            raise ValueError(f"message {number} must be an object whose role is one of {', '.join(ROLES)}, or another name of these "
-                             f"({', '.join(name for name in NAMES if name not in ROLES)}); got {name!r}")
+            raise ValueError(f"message {number} must be an object whose role is one of {', '.join(ROLES)}, or another name of "
+                             f"these ({', '.join(name for name in NAMES if name not in ROLES)}); got {name!r}")
         if found := next((key for key in UNLEARNT if turn.get(key)), None):
-            raise ValueError(f"message {number} has {found!r}, which would not be learnt; leave it out or write it into the content")
+            raise ValueError(f"message {number} has {found!r}, which would not be learnt; leave it out or write it into the "
+                             f"content")
         content = _content(_first(turn, ("content", "text", "value")), number)
         plain = turn if "content" in turn else {"weight": turn["weight"]} if "weight" in turn else {}
         messages.append({"role": role, "content": content} | {k: v for k, v in plain.items() if k not in ("role", "content")})
@@ -299,7 +301,8 @@ def _equals(names: list[Any]) -> dict[str, str]:
     """The roles of two speakers whose names differ by their numbers or letters alone: equals, the first one asks."""
     speakers = list(dict.fromkeys(name for name in names if isinstance(name, str)))
     stems = {re.sub(r"[ _-]*\d+$|[ _-][A-Za-z]$", "", name) for name in speakers}
-    return dict(zip(speakers, ROLES, strict=False)) if len(speakers) == 2 and len(stems) == 1 and not stems & {*speakers, ""} else {}
+    equal = len(speakers) == 2 and len(stems) == 1 and not stems & {*speakers, ""}
+    return dict(zip(speakers, ROLES, strict=False)) if equal else {}
 
 
 def _content(content: Any, number: int) -> Any:
@@ -318,7 +321,8 @@ def _content(content: Any, number: int) -> Any:
                     data = f"data:{name}/{inner.get('format')};base64,{inner['data']}" if "data" in inner else None
                     inner = inner.get("url", data)
                 if isinstance(inner, str) and re.match("(?i)(https?|ftp)://", inner):
-                    raise ValueError(f"message {number} shows {inner[:80]}, which lies on the web; download it and name the file")
+                    raise ValueError(f"message {number} shows {inner[:80]}, which lies on the web; download it and name the "
+                                     f"file")
                 entries.append({"type": name, name: inner})
             case "image" | "audio" if not entry.get(kind) and isinstance(entry.get("path", entry.get("url")), str):
                 entries.append({"type": kind, kind: entry.get("path", entry.get("url"))})
@@ -340,9 +344,9 @@ def _file(value: Mapping[str, Any], suffixes: tuple[str, ...]) -> Any:
 
 def _named(value: Mapping[str, Any], kind: str) -> list[Any]:
     """The pictures or sounds that a record names beside its texts."""
-    several = value.get(f"{kind}s")
-    named = value.get(kind, _file(value, MEDIA[kind]))
-    return [*([] if named is None else named if isinstance(named, list) else [named]), *(several if isinstance(several, list) else [])]
+    named, several = value.get(kind, _file(value, MEDIA[kind])), value.get(f"{kind}s")
+    single = [] if named is None else named if isinstance(named, list) else [named]
+    return [*single, *(several if isinstance(several, list) else [])]
 
 
 def _placed(messages: Messages, kind: str, names: list[Any]) -> Messages:
@@ -373,7 +377,8 @@ def _placed(messages: Messages, kind: str, names: list[Any]) -> Messages:
                     entries += [take()] if number else []
                     entries += [{"type": "text", "text": part}] if part.strip() else []
             else:
-                entries.append(take() if isinstance(entry, dict) and entry.get("type") == kind and not entry.get(kind) else entry)
+                nameless = isinstance(entry, dict) and entry.get("type") == kind and not entry.get(kind)
+                entries.append(take() if nameless else entry)
         placed.append({**message, "content": entries} if entries != [{"type": "text", "text": content}] else message)
     if len(waiting) == total:
         first = next((message for message in placed if message["role"] == "user"), placed[0])

@@ -1,7 +1,8 @@
 """Episodes of other projects on their way in: what every importer gives, and how their values are fitted to spaces.
 
-An importer is a function (path, name, spaces) -> Foreign, one file per format: minari.py, jat.py, d4rl.py. An episode that cannot be
-read is an error of its own: the others can be imported without it. Formats that know less than an Episode does leave gaps, which `task["source"]["unknown"]` lists:
+An importer is a function (path, name, spaces) -> Foreign, one file per format: minari.py, jat.py, d4rl.py. An episode that
+cannot be read is an error of its own: the others can be imported without it. Formats that know less than an Episode does leave
+gaps, which `task["source"]["unknown"]` lists:
 
     unknown             what stands in its place
     seed                the episode's number within the source, from 0
@@ -50,16 +51,17 @@ class Foreign:
         Raises:
             ValueError: none can.
         """
-        number = 0
-        for number, read in enumerate(self.readers, 1):
+        found = 0
+        for read in self.readers:
             try:
                 episode = read()
             except ValueError as error:
                 skipped.append(str(error))
             else:
+                found += 1
                 yield episode
-        if skipped and len(skipped) == number:
-            raise ValueError(f"none of the {number} episodes can be imported; the first: {skipped[0]}")
+        if skipped and not found:
+            raise ValueError(f"none of the {len(skipped)} episodes can be imported; the first: {skipped[0]}")
 
 
 def task_values(name: str, both: Spaces, **source: Any) -> dict[str, Any]:
@@ -93,7 +95,8 @@ def fitted_episode(where: str, both: Spaces, *, task: str, seed: int, observatio
     done = fitted_leaves(f"{where}, action", both[1], actions)
     for name, values in done.items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise ValueError(f"{where}, action{f' {name!r}' if name else ''} holds {int((~np.isfinite(values)).sum())} infinite of "
+            raise ValueError(f"{where}, action{f' {name!r}' if name else ''} holds {int((~np.isfinite(values)).sum())} "
+                             f"infinite of "
                              f"{values.size} values")
     for side, leaves, rows in (("observation", seen, steps + 1), ("action", done, steps)):
         for name, values in leaves.items():
@@ -145,7 +148,8 @@ def guessed_space(dtype: np.dtype[Any], shape: Sequence[int], low: float, high: 
     """The space of values that come without one.
 
     Args:
-        low, high: smallest and largest of the finite ones, see `finite_range`. Floats within [-1, 1] get these bounds, the usual ones of actions,
+        low, high: smallest and largest of the finite ones, see `finite_range`. Floats within [-1, 1] get these bounds, the
+        usual ones of actions,
             others none; whole numbers count from 0, or from `low` if that is negative; uint8 of several axes is 0..255.
     """
     shape = tuple(shape)

@@ -81,7 +81,8 @@ def import_minari() -> Any:
 
 
 def _episodes(path: Path, data: Any, name: str, both: Spaces) -> Iterator[Callable[[], Episode]]:
-    return (partial(_episode, f"{path}, episode {number}", data, name, both, number) for number in map(int, data.episode_indices))
+    for number in map(int, data.episode_indices):
+        yield partial(_episode, f"{path}, episode {number}", data, name, both, number)
 
 
 def _episode(where: str, data: Any, name: str, both: Spaces, number: int) -> Episode:

@@ -5,12 +5,12 @@
     digits.npz                   images (n, H, W) or (n, H, W, 3) uint8, labels (n,), and perhaps classes: their names
     sounds.jsonl                 likewise, see FILE_KEYS
     sounds/ or sounds.zip        <class>/<file>, as with pictures
-    clouds.npz                   points (n, M, D) or (n, D, M), the first three of D are coordinates; labels (n,), and perhaps classes
+    clouds.npz                   points (n, M, D) or (n, D, M), the first three of D are coordinates; labels (n,)
     clouds/ or clouds.zip        <class>/<file>: .npy, .xyz, .off, .ply, .stl, .obj
     reviews.jsonl                {"text": ..., "label": ...}, also .csv
 
-Opening decodes every file once: what cannot be read is named before hours of training, and not by the step that meets it. Files of
-other kinds are counted; a class that has nothing else is an error.
+Opening decodes every file once: what cannot be read is named before hours of training, and not by the step that meets it. Files
+of other kinds are counted; a class that has nothing else is an error.
 """
 
 import contextlib
@@ -100,7 +100,8 @@ def read_pictures(path: Path, max_side: int, count: ProgressCallback = iter, lab
     """
     if path.suffix == ".npz":
         return read_arrays(path, "images", check_pictures)
-    return label_files(listed_files(path, lambda place: ImageStore(place, max_side=max_side, cache_bytes=1 << 30), label), count)
+    listed = listed_files(path, lambda place: ImageStore(place, max_side=max_side, cache_bytes=1 << 30), label)
+    return label_files(listed, count)
 
 
 def read_sounds(path: Path, rate: int | None = None, label: str = "label",
@@ -234,10 +235,12 @@ def left_out(store: FileStore, names: Sequence[str]) -> tuple[str, ...]:
     others = [name for name in store.names() if name not in taken and "/" in name and not name.lower().endswith(BESIDE)]
     if lost := sorted({name.rpartition("/")[0] for name in others} - {name.rpartition("/")[0] for name in names}):
         example = next(name for name in others if name.startswith(f"{lost[0]}/"))
-        raise ValueError(f"{store.path}: no {store.what} in {', '.join(lost[:MAX_NAMED])} can be read, such as {example!r}; convert them "
+        raise ValueError(f"{store.path}: no {store.what} in {', '.join(lost[:MAX_NAMED])} can be read, such as {example!r}; "
+                         f"convert them "
                          f"to one of {', '.join(store.suffixes[:6])}, or remove the folders")
     kinds = Counter(Path(name).suffix.lower() or "no ending" for name in others)
-    return (f"left out: {', '.join(f'{n} of {kind}' for kind, n in kinds.most_common())}, such as {others[0]!r}",) if others else ()
+    counted = ", ".join(f"{times} of {kind}" for kind, times in kinds.most_common())
+    return (f"left out: {counted}, such as {others[0]!r}",) if others else ()
 
 
 def class_folders(store: FileStore, names: Sequence[str]) -> list[str]:

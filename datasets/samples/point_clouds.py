@@ -1,5 +1,5 @@
-"""Point clouds, alone or named ones in a folder or a zip: .npy arrays (M, D) or (D, M), tables of numbers (.xyz, .pts), and meshes
-(.off, .ply, .stl, .obj) sampled evenly.
+"""Point clouds, alone or named ones in a folder or a zip: .npy arrays (M, D) or (D, M), tables of numbers (.xyz, .pts), and
+meshes (.off, .ply, .stl, .obj) sampled evenly.
 
 Meshes are read by trimesh, the extra `points`; their points get the normals of the surface.
 """
@@ -40,7 +40,8 @@ def decode_cloud(data: bytes, suffix: str) -> np.ndarray:
     if suffix in TABLES:
         try:
             rows = [line.replace(b",", b" ").split() for line in data.splitlines() if line.strip() and line[:1] not in b"#/"]
-            cloud = np.array(rows[1:] if len(rows) > 1 and len(rows[0]) == 1 else rows, np.float64)    # .pts begins with a count
+            # .pts begins with a count
+            cloud = np.array(rows[1:] if len(rows) > 1 and len(rows[0]) == 1 else rows, np.float64)
         except ValueError as error:
             raise ValueError(f"not a readable table of numbers ({error})") from error
         return check_cloud(cloud).astype(np.float32)
@@ -76,7 +77,8 @@ def check_cloud(cloud: np.ndarray) -> np.ndarray:
     if cloud.ndim != 2 or cloud.shape[1] < 3 or not len(cloud) or cloud.dtype.kind not in "fiu":
         raise ValueError(f"a point cloud is (points, 3 or more) numbers, got {cloud.dtype} {cloud.shape}")
     if cloud.shape[1] > MOST_NUMBERS:
-        raise ValueError(f"a point has {cloud.shape[1]} numbers, at most {MOST_NUMBERS} are expected; are points and numbers exchanged? "
+        raise ValueError(f"a point has {cloud.shape[1]} numbers, at most {MOST_NUMBERS} are expected; are points and numbers "
+                         f"exchanged? "
                          "A cloud is (points, numbers per point)")
     if not np.isfinite(cloud).all():
         raise ValueError(f"{int((~np.isfinite(cloud)).any(axis=1).sum())} of {len(cloud)} points are not finite")

@@ -1,8 +1,8 @@
 """Samples without classes, for learning from pictures, sounds and texts alone.
 
     pictures/ or pictures.zip     every picture in it and in the folders below; sounds/ likewise
-    sounds.jsonl                  {"file": ...} (or one of labelled.FILE_KEYS), also .csv; the files in a folder or zip beside it
-    digits.npz                    images (n, H, W) or (n, H, W, 3) uint8
+    sounds.jsonl                  {"file": ...} (or one of labelled.FILE_KEYS), also .csv; the files in a folder or zip beside
+    it digits.npz                    images (n, H, W) or (n, H, W, 3) uint8
     data/ALE-Pong-v5              episodes, see episodes.py: what was seen, FRAMES pictures spread over all of them
     reviews.jsonl, books/, x.txt  texts, see texts.py; cut into pieces of so many tokens
 

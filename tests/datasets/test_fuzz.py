@@ -62,7 +62,8 @@ RECORDS: list[dict[str, Any]] = [
     {"prompt": "a", "completion": "b"}, {"question": "a", "choices": ["b", "c"], "answer": 1},
     {"question": "a", "context": "b", "answers": {"text": ["c"]}}, {"statement": "a", "answer": "true"},
     {"image": "a.png", "caption": "b"}, {"file_name": "a.png", "text": "b"}, {"text": "a"}, {"audio": "a.wav", "digit": 3}]
-PICTURES = [picture(kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "TGA", "PCX", "QOI", "PPM", "AVIF", "JPEG2000")] + [
+KINDS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "TGA", "PCX", "QOI", "PPM", "AVIF", "JPEG2000")
+PICTURES = [picture(kind) for kind in KINDS] + [
     picture("PNG", "P"), picture("PNG", "RGBA"), picture("TIFF", "CMYK"), picture("PNG", "I;16")]
 FILES = {   # name -> valid content
     "a.jsonl": b"\n".join(json.dumps(record).encode() for record in RECORDS[:4]),
@@ -70,8 +71,13 @@ FILES = {   # name -> valid content
     "d.jsonl.gz": gzip.compress(json.dumps(CHAT).encode()), "e.parquet": table([CHAT, CHAT]),
     "f.parquet": table([{"image": {"bytes": PICTURES[0], "path": "a"}, "text": "b"}] * 2),
     "g.parquet": table([{"text": "a"}, {"text": "b"}]), "h.txt": "some text é".encode(),
-    "i.json": json.dumps({"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": "b"}]}).encode(),
+    "i.json": json.dumps({"images": [{"id": 1, "file_name": "a.png"}],
+                          "annotations": [{"image_id": 1, "caption": "b"}]}).encode(),
     "j.zst": b"x", "k.jsonl.zst": pa.compress(json.dumps(CHAT).encode(), codec="zstd", asbytes=True)}
+
+
+INSERTED = (b"\0", b"\xff\xff\xff\xff", b'"', b"[", b"null", b"1e999", b"\xed\xa0\x80")
+VALUE_KEYS = ("role", "content", "text", "type", "image", "label", "from", "value", "weight")
 
 
 @st.composite
@@ -90,14 +96,13 @@ def mutated(draw: st.DrawFn, valid: bytes) -> bytes:
             case "short":
                 del data[place:]
             case "insert":
-                data[place:place] = draw(st.sampled_from((b"\0", b"\xff\xff\xff\xff", b'"', b"[", b"null", b"1e999", b"\xed\xa0\x80")))
+                data[place:place] = draw(st.sampled_from(INSERTED))
     return bytes(data)
 
 
 VALUES = st.recursive(st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.text(max_size=4) | st.just("a.png"),
                       lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-                          st.sampled_from(("role", "content", "text", "type", "image", "label", "from", "value", "weight")), inner,
-                          max_size=3), max_leaves=6)
+                          st.sampled_from(VALUE_KEYS), inner, max_size=3), max_leaves=6)
 
 
 @st.composite

@@ -53,7 +53,8 @@ def test_deep_greys_are_scaled(kind: str, bits: int, dtype: type) -> None:
 
 
 def test_numbers_that_are_no_brightness_are_refused() -> None:
-    for wrong in (np.float32([[-1, 2]]), np.float32([[np.nan, 0]]), np.float32([[0, 1e6]])):
+    for row in ([-1, 2], [np.nan, 0], [0, 1e6]):
+        wrong = np.array([row], np.float32)
         with pytest.raises(ValueError, match="its numbers run from .*; save it with 8 or 16 bits"):
             decode_file(file(Image.fromarray(wrong), "TIFF"))
 

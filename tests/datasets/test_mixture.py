@@ -645,6 +645,7 @@ def test_a_broken_document_is_passed_over_and_the_stream_goes_on_the_same(monkey
         resumed = batches(range(4, 8))
     assert all(same_tokens(one, other) for one, other in zip(whole[4:], resumed, strict=True))
     documents.broken = frozenset(range(20))
-    with pytest.raises(ValueError, match="source 'captions': 3 of 40 documents cannot be read, at most 5% may be passed over; the last"), \
+    with pytest.raises(ValueError, match="source 'captions': 3 of 40 documents cannot be read, at most 5% may be passed over; "
+                                         "the last"), \
             pytest.warns(UserWarning):
         batches(range(8))

@@ -72,7 +72,8 @@ def test_a_table_of_text_holds_records(tmp_path: Path) -> None:
     assert list(open_data(tabs).texts()) == ["why?", "so"]
     for content, message in (("a,b\n", r"t.csv: there is no row below the first one, a, b"), ("", "the first row must name"),
                              ("text,text\n1,2", "the first row must name the columns, each once; it is text, text"),
-                             ("text,b\n1", "row 1 has 1 cells, the first row names 2"), ('text\n"open', "t.csv: unexpected end of data"),
+                             ("text,b\n1", "row 1 has 1 cells, the first row names 2"),
+                             ('text\n"open', "t.csv: unexpected end of data"),
                              ("text,b\n,2\n", r"t.csv is of no known format: its first record has b")):
         table.write_text(content)
         with pytest.raises(ValueError, match=message):
@@ -138,7 +139,8 @@ def test_chats_in_a_table(tmp_path: Path) -> None:
 
 def test_a_picture_may_stand_in_its_url(tmp_path: Path) -> None:
     url = f"data:image/png;base64,{base64.b64encode(RED).decode()}"
-    message = {"role": "user", "content": [{"type": "text", "text": "which?"}, {"type": "image_url", "image_url": {"url": url}}]}
+    message = {"role": "user", "content": [
+        {"type": "text", "text": "which?"}, {"type": "image_url", "image_url": {"url": url}}]}
     (tmp_path / "d.jsonl").write_text(json.dumps({"messages": [message, {"role": "assistant", "content": "red"}]}))
     (image,) = open_data(tmp_path / "d.jsonl")[0].images.values()
     assert image[0, 0].tolist() == [200, 0, 0]

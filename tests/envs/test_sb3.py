@@ -175,5 +175,6 @@ def test_each_checkpoint_has_its_own_statistics(tmp_path: Path) -> None:
     for steps in (100, 200):
         (tmp_path / f"rl_model_vecnormalize_{steps}_steps.pkl").touch()
     assert sb3.statistics_of(tmp_path / "rl_model_200_steps.zip") == tmp_path / "rl_model_vecnormalize_200_steps.pkl"
-    with pytest.raises(ValueError, match=r"which statistics are its own is not clear: .*100_steps.pkl, .*200_steps.pkl; keep one, as"):
+    with pytest.raises(ValueError, match=r"which statistics are its own is not clear: .*100_steps.pkl, .*200_steps.pkl; keep "
+                                         r"one, as"):
         sb3.statistics_of(tmp_path / "best_model.zip")

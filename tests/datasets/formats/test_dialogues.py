@@ -131,11 +131,13 @@ def test_no_text_can_forge_a_marker(tmp_path: Path, shape: dict[str, Any]) -> No
      [("user", "Ada did.\n\nwhere?"), ("assistant", "unanswerable")]),
     ({"question": "2+2?", "choices": ["3", "4"], "answer": "B"}, [("user", "2+2?\n\nA. 3\nB. 4"), ("assistant", "B")]),
     ({"question": "2+2?", "choices": ["3", "4"], "answer": 1}, [("user", "2+2?\n\nA. 3\nB. 4"), ("assistant", "B")]),
-    ({"question": "2+2?", "options": {"x": "3", "y": "4"}, "answer": "4"}, [("user", "2+2?\n\nx. 3\ny. 4"), ("assistant", "y")]),
+    ({"question": "2+2?", "options": {"x": "3", "y": "4"}, "answer": "4"},
+     [("user", "2+2?\n\nx. 3\ny. 4"), ("assistant", "y")]),
     ({"question": "2+2?", "choices": {"text": ["3", "4"], "label": ["1", "2"]}, "answerKey": "2"},
      [("user", "2+2?\n\n1. 3\n2. 4"), ("assistant", "2")]),
     ({"question": "why?", "response": "so", "system_prompt": "be"}, [("system", "be"), ("user", "why?"), ("assistant", "so")]),
-    ({"messages": [{"role": "user", "content": [{"type": "input_text", "text": "a"}, {"type": "image_url", "image_url": "a.png"}]}]},
+    ({"messages": [{"role": "user", "content": [
+        {"type": "input_text", "text": "a"}, {"type": "image_url", "image_url": "a.png"}]}]},
      [("user", "a<a.png>")]),
     ({"messages": [{"role": "user", "content": "a"}], "prompt": "a"}, [("user", "a")]),    # what is said anyway is not dropped
 ])
@@ -148,10 +150,13 @@ def test_what_people_write_becomes_messages(value: dict[str, Any], expected: lis
 @pytest.mark.parametrize(("value", "message"), [
     ({"turns": [{"role": "customer", "text": "a"}, {"role": "clerk", "text": "b"}]}, "message 0 must be .*got 'customer'"),
     ({"messages": [{"role": "tool", "content": "a"}]}, "message 0 must be .*got 'tool'"),
-    ({"messages": [{"role": "user", "content": "a"}], "tools": [{"name": "f"}]}, "the field 'tools' would be dropped: messages"),
-    ({"turns": ["a", "b"], "context": "c"}, "the field 'context' would be dropped: turns is read from turns; use, rename or remove it"),
+    ({"messages": [{"role": "user", "content": "a"}], "tools": [{"name": "f"}]}, "the field 'tools' would be dropped: "
+                                                                                 "messages"),
+    ({"turns": ["a", "b"], "context": "c"}, "the field 'context' would be dropped: turns is read from turns; use, rename or "
+                                            "remove it"),
     ({"question": "a", "answer": "b", "hint": "c"}, "the field 'hint' would be dropped: question and answer"),
-    ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "message 0 has 'tool_calls', which would not be learnt"),
+    ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "message 0 has 'tool_calls', which would not "
+                                                                               "be learnt"),
     ({"messages": [{"role": "assistant", "content": "a", "weight": 0.5}]}, "message 0: weight must be 0 or 1, got 0.5"),
     ({"instruction": "a", "input": "b", "context": "c", "output": "d"}, "give one of input, context"),
     ({"instruction": "a", "output": "d", "history": ["b"]}, "history must be a list of pairs"),
@@ -167,7 +172,8 @@ def test_what_would_be_lost_is_refused(value: dict[str, Any], message: str) -> N
 
 def test_a_message_of_weight_0_is_no_target() -> None:
     messages = messages_of({"messages": [
-        {"role": "user", "content": "a"}, {"role": "assistant", "content": "bad", "weight": 0}, {"role": "user", "content": "b"},
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "bad", "weight": 0},
+        {"role": "user", "content": "b"},
         {"role": "assistant", "content": "good", "weight": 1}]})
     text = TextTokenizer.train(["bad good a b"], 300)
     tokens = encode_document(document_parts(Dialogue(messages=messages)), Vocabulary(), text)

@@ -157,7 +157,8 @@ def test_odd_episodes_are_left_out_one_by_one(tmp_path: Path) -> None:
     """A null, an empty one, one of two lengths and one with an infinite action; the others come, and the space is theirs."""
     good = [[0.5, -0.5]] * 3
     columns: dict[str, list[Any]] = {
-        "continuous_observations": [good, None, [], good, good], "continuous_actions": [good, good, [], [[0.0, np.inf]] * 3, good],
+        "continuous_observations": [good, None, [], good, good],
+        "continuous_actions": [good, good, [], [[0.0, np.inf]] * 3, good],
         "rewards": [[1.0] * 3, [1.0] * 3, [], [1.0] * 3, [1.0] * 3]}
     path = write(tmp_path / "t" / "train.parquet", columns, {"continuous_observations": FLOATS, "continuous_actions": FLOATS})
     found, skipped = read_jat(path.parent), list[str]()
@@ -173,7 +174,8 @@ def test_odd_episodes_are_left_out_one_by_one(tmp_path: Path) -> None:
         list(read_jat(path.parent, both=(spaces.Box(-9, 9, (2,)), spaces.Box(-1, 1, (2,)))).usable([]))
 
 
-@pytest.mark.parametrize(("kind", "space"), [(pa.float16(), spaces.Box(-1, 1, (2,), np.float32)), (pa.bool_(), spaces.MultiBinary((2,)))])
+@pytest.mark.parametrize(("kind", "space"), [
+    (pa.float16(), spaces.Box(-1, 1, (2,), np.float32)), (pa.bool_(), spaces.MultiBinary((2,)))])
 def test_half_floats_and_bools_are_read(tmp_path: Path, kind: pa.DataType, space: spaces.Space[Any]) -> None:
     values = np.array([[1, 0], [0, 1]], np.float16 if kind == pa.float16() else bool)
     lists = pa.array([[list(row) for row in values]] * 2, pa.list_(pa.list_(kind)))

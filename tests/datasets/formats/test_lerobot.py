@@ -153,6 +153,7 @@ def test_leaves_of_one_number_are_columns_of_numbers(tmp_path: Path, dtype: type
     episodes = make_episodes(space, space)
     folder = write_lerobot(tmp_path, make_task(space, space), episodes)
     rows = pq.read_table(folder / "data/chunk-000/file-000.parquet").to_pydict()
-    for feature, leaves in (("action", [e.actions[""] for e in episodes]), ("observation.state", [e.observations[""][:-1] for e in episodes])):
+    observed, done = ([e.observations[""][:-1] for e in episodes], [e.actions[""] for e in episodes])
+    for feature, leaves in (("action", done), ("observation.state", observed)):
         np.testing.assert_array_equal(np.array(rows[feature], dtype), np.concatenate(leaves)[:, 0])
     assert json.loads((folder / "meta/info.json").read_text())["features"]["action"]["shape"] == [1]

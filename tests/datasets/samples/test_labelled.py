@@ -204,5 +204,6 @@ def test_clouds_with_numbers_before_points_are_turned(tmp_path: Path) -> None:
     table = "50\n" + "\n".join(" ".join(map(repr, map(float, point))) for point in clouds[0])
     np.testing.assert_array_equal(decode_cloud(table.encode(), ".pts"), clouds[0])
     np.savez(tmp_path / "odd.npz", points=np.zeros((4, 12, 500)), labels=np.arange(4) % 2)
-    with pytest.raises(ValueError, match="cloud 0: a point has 500 numbers, at most 32 are expected; are points and numbers exch"):
+    with pytest.raises(ValueError, match="cloud 0: a point has 500 numbers, at most 32 are expected; are points and numbers "
+                                         "exch"):
         labelled.read_clouds(tmp_path / "odd.npz")

@@ -157,7 +157,8 @@ def test_a_video_that_is_too_short_is_named() -> None:
 
 
 @pytest.mark.parametrize(("line", "message"), [
-    ({"file": None}, 'line 1: no "file"'), ({"file": 3}, 'line 1: no "file"'), ({"file": "a.mp4", "sound": 3}, 'line 1: no "file"'),
+    ({"file": None}, 'line 1: no "file"'), ({"file": 3}, 'line 1: no "file"'),
+    ({"file": "a.mp4", "sound": 3}, 'line 1: no "file"'),
     (["a.mp4"], "line 1: expected an object")])
 def test_a_line_without_a_file_is_named(tmp_path: Path, line: object, message: str) -> None:
     (tmp_path / "m.jsonl").write_text(json.dumps(line))
