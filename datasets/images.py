@@ -25,9 +25,9 @@ from .file_store import FileStore
 # Without those that run other programs (EPS, WMF), that only name a file's kind (MPEG, HDF5), or that take any bytes.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "PCX", "ICO", "QOI",
            "SGI", "DDS", "PSD")
-SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif",
-            ".tiff", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".ico", ".qoi", ".sgi",
-            ".dds", ".psd")
+SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+            ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".ico", ".qoi",
+            ".sgi", ".dds", ".psd")
 MAX_PIXELS = 1 << 24
 EIGHT_BITS = ("L", "RGB", "RGBA")    # modes that are shrunk as they are; others become one of them first
 ORIENTATION = 0x0112                 # EXIF's tag

@@ -44,9 +44,9 @@ REPLIES, CHOICES = ("output", "response", "completion"), ("choices", "options")
 ANSWERS = ("answer", "answers", "answerKey", "answer_idx")
 MEDIA = {"image": PICTURES, "audio": SOUNDS}                             # kind of an entry -> how its files end
 # What belongs to a dialogue: where a dialect has no place for it, it must not be dropped silently.
-CONTENT = {*SYSTEM, *INPUTS, *REPLIES, *CHOICES, *ANSWERS, "messages", "conversations", "turns", "instruction",
-           "prompt", "question", "statement", "history", "tools", "functions", "chosen", "rejected", "hint", "lecture", "premise", "hypothesis",
-           "rationale", "explanation", "solution"}
+CONTENT = {*SYSTEM, *INPUTS, *REPLIES, *CHOICES, *ANSWERS, "messages", "conversations", "turns", "instruction", "prompt",
+           "question", "statement", "history", "tools", "functions", "chosen", "rejected", "hint", "lecture", "premise",
+           "hypothesis", "rationale", "explanation", "solution"}
 UNLEARNT = ("tool_calls", "function_call", "reasoning_content", "thinking")   # of a message
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import wave
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,10 @@ def read_file(folder: Path, name: str, data: bytes) -> None:
     (folder / name).write_bytes(data)
     reader = one_line(lambda: open_data(folder / name))
     for index in range(0 if reader is None else min(len(reader), 3)):
-        document = one_line(lambda index=index: reader[index])
+        document = one_line(partial(reader.__getitem__, index))
         assert document is None or isinstance(document, str | Caption | Dialogue)
         if document is not None:
-            one_line(lambda document=document: document_parts(document))
+            one_line(partial(document_parts, document))
 
 
 def read_picture(data: bytes) -> None:
