@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -143,6 +144,11 @@ def caption_keys(value: Mapping[str, Any]) -> tuple[str, str]:
     Raises:
         ValueError: no caption, or several that might be it.
     """
+    return _caption_keys(tuple(value))
+
+
+@lru_cache(maxsize=256)      # the records of a file have much the same keys
+def _caption_keys(value: tuple[str, ...]) -> tuple[str, str]:
     found = [key for key in CAPTION_KEYS if key in value]
     if len(found) != 1:
         raise ValueError("give either 'caption' or 'captions'" + (f", not {' and '.join(found)}" if found else

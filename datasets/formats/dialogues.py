@@ -23,8 +23,9 @@ tokenizers/document.py.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
 from ...tokenizers.document import ROLES
@@ -43,10 +44,12 @@ SYSTEM, INPUTS = ("system", "system_prompt"), ("input", "context", "passage")
 REPLIES, CHOICES = ("output", "response", "completion"), ("choices", "options")
 ANSWERS = ("answer", "answers", "answerKey", "answer_idx")
 MEDIA = {"image": PICTURES, "audio": SOUNDS}                             # kind of an entry -> how its files end
+NAMING = {"file", *MEDIA, *(f"{kind}s" for kind in MEDIA)}               # keys beside the texts that name files
 # What belongs to a dialogue: where a dialect has no place for it, it must not be dropped silently.
 CONTENT = {*SYSTEM, *INPUTS, *REPLIES, *CHOICES, *ANSWERS, "messages", "conversations", "turns", "instruction", "prompt",
            "question", "statement", "history", "tools", "functions", "chosen", "rejected", "hint", "lecture", "premise",
            "hypothesis", "rationale", "explanation", "solution"}
+PLAIN = {"role", "from", "content", "text", "value"}                     # keys of a message that is no more than who says what
 UNLEARNT = ("tool_calls", "function_call", "reasoning_content", "thinking")   # of a message
 
 
@@ -66,20 +69,26 @@ class Dialect:
     uses: tuple[str, ...]
     read: Callable[[Mapping[str, Any]], Messages]
 
-    def fits(self, value: Mapping[str, Any]) -> bool:
-        """Whether a record is written so."""
-        return all(any(key in value for key in ((keys,) if isinstance(keys, str) else keys)) for keys in self.keys)
+    def fits(self, found: Collection[str]) -> bool:
+        """Whether a record with these keys is written so."""
+        return all(any(key in found for key in ((keys,) if isinstance(keys, str) else keys)) for keys in self.keys)
 
-    @property
-    def used(self) -> set[str]:
+    @cached_property
+    def used(self) -> frozenset[str]:
         """All keys that its messages come from."""
-        return {key for keys in (*self.keys, self.uses) for key in ((keys,) if isinstance(keys, str) else keys)}
+        return frozenset(key for keys in (*self.keys, self.uses) for key in ((keys,) if isinstance(keys, str) else keys))
 
 
 def dialect_of(value: Mapping[str, Any]) -> Dialect | None:
     """The first dialect that a record fits; None where it is no dialogue."""
-    return next((dialect for dialect in DIALECTS if dialect.fits(value)), None) or (
-        SOUND if sound_of(value) is not None else None)
+    return _by_keys(tuple(value))[0] or (SOUND if sound_of(value) is not None else None)
+
+
+@lru_cache(maxsize=1024)      # the records of a file have much the same keys
+def _by_keys(keys: tuple[str, ...]) -> tuple[Dialect | None, tuple[str, ...]]:
+    """The dialect of records with these keys, and those of CONTENT that it has no place for."""
+    dialect = next((dialect for dialect in DIALECTS if dialect.fits(keys)), None)
+    return dialect, () if dialect is None else tuple(sorted(CONTENT & set(keys) - dialect.used))
 
 
 def is_dialogue(value: Mapping[str, Any]) -> bool:
@@ -103,15 +112,16 @@ def messages_of(value: Mapping[str, Any]) -> Messages:
         raise ValueError("a dialogue needs one of messages, turns, conversations, instruction, question, statement, prompt; "
                          f"this has {', '.join(map(str, value)) or 'nothing'}")
     messages = dialect.read(value)
-    if dialect is not SOUND:
+    if dialect is not SOUND and (homeless := _by_keys(tuple(value))[1]):
         said = "\0".join(text for message in messages for text in _texts(message))
-        for key in sorted(CONTENT & value.keys() - dialect.used):
+        for key in homeless:
             dropped = value[key]
             if dropped not in (None, "", [], {}) and not (isinstance(dropped, str) and dropped in said):
                 raise ValueError(f"the field {key!r} would be dropped: {dialect.name} is read from "
                                  f"{', '.join(sorted(dialect.used & value.keys()))}; use, rename or remove it")
-    for kind in ("audio", "image"):
-        messages = _placed(messages, kind, _named(value, kind))
+    for kind in () if NAMING.isdisjoint(value) else ("audio", "image"):
+        if names := _named(value, kind):
+            messages = _placed(messages, kind, names)
     return messages
 
 
@@ -146,20 +156,23 @@ def chat(turns: Any, key: str) -> Messages:
         return [{"role": ROLES[number % 2], "content": turn} for number, turn in enumerate(turns)]
     if key != "messages" and any(isinstance(turn, str) for turn in turns):
         raise ValueError(f'{key} must all be strings, or all objects {{"role": ..., "text": ...}}')
-    names = [_first(turn, ("role", "from")) if isinstance(turn, dict) else None for turn in turns]
-    roles = _equals(names) or NAMES
+    names = [turn.get("role") or turn.get("from") if isinstance(turn, dict) else None for turn in turns]
+    roles = _roles(tuple(dict.fromkeys(name for name in names if isinstance(name, str))))
     messages = []
     for number, (turn, name) in enumerate(zip(turns, names, strict=True)):
-        role = roles.get(name) or roles.get(name.strip().lower()) if isinstance(name, str) else None
+        role = roles.get(name) if isinstance(name, str) else None
         if role is None:
             raise ValueError(f"message {number} must be an object whose role is one of {', '.join(ROLES)}, or another name of "
                              f"these ({', '.join(name for name in NAMES if name not in ROLES)}); got {name!r}")
+        if turn.keys() <= PLAIN and isinstance(content := turn.get("content", turn.get("text", turn.get("value"))), str):
+            messages.append(turn if role == turn.get("role") and "content" in turn else {"role": role, "content": content})
+            continue
         if found := next((key for key in UNLEARNT if turn.get(key)), None):
             raise ValueError(f"message {number} has {found!r}, which would not be learnt; leave it out or write it into the "
                              f"content")
         content = _content(_first(turn, ("content", "text", "value")), number)
-        plain = turn if "content" in turn else {"weight": turn["weight"]} if "weight" in turn else {}
-        messages.append({"role": role, "content": content} | {k: v for k, v in plain.items() if k not in ("role", "content")})
+        told = turn if "content" in turn and "role" in turn else {"weight": turn["weight"]} if "weight" in turn else {}
+        messages.append({**told, "role": role, "content": content})
         weight = turn.get("weight")
         if weight is not None and weight not in (0, 1):
             raise ValueError(f"message {number}: weight must be 0 or 1, got {weight!r}")
@@ -266,10 +279,10 @@ def _one(value: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
     Raises:
         ValueError: two of them say something, and different things.
     """
-    found = {key: value[key] for key in keys if value.get(key) not in (None, "")}
-    if len({repr(inner) for inner in found.values()}) > 1:
+    found = [key for key in keys if key in value and value[key] not in (None, "")]
+    if len(found) > 1 and len({repr(value[key]) for key in found}) > 1:
         raise ValueError(f"give one of {', '.join(found)}")
-    return next(iter(found.values()), _first(value, keys))
+    return value[found[0]] if found else _first(value, keys)
 
 
 def _system(value: Mapping[str, Any]) -> Messages:
@@ -297,12 +310,15 @@ def _answer(value: Mapping[str, Any]) -> Any:
     return Counter(answers).most_common(1)[0][0]
 
 
-def _equals(names: list[Any]) -> dict[str, str]:
-    """The roles of two speakers whose names differ by their numbers or letters alone: equals, the first one asks."""
-    speakers = list(dict.fromkeys(name for name in names if isinstance(name, str)))
+@lru_cache(maxsize=1024)
+def _roles(speakers: tuple[str, ...]) -> dict[str, str | None]:
+    """The role of each name, None where it is not known; two names that differ by their numbers or letters alone are equals, and
+    the first one asks."""
+    roles = {name: NAMES.get(name.strip().lower()) for name in speakers}
     stems = {re.sub(r"[ _-]*\d+$|[ _-][A-Za-z]$", "", name) for name in speakers}
-    equal = len(speakers) == 2 and len(stems) == 1 and not stems & {*speakers, ""}
-    return dict(zip(speakers, ROLES, strict=False)) if equal else {}
+    if None in roles.values() and len(speakers) == 2 and len(stems) == 1 and not stems & {*speakers, ""}:
+        return dict(zip(speakers, ROLES, strict=False))
+    return roles
 
 
 def _content(content: Any, number: int) -> Any:
@@ -381,10 +397,10 @@ def _placed(messages: Messages, kind: str, names: list[Any]) -> Messages:
                 entries.append(take() if nameless else entry)
         placed.append({**message, "content": entries} if entries != [{"type": "text", "text": content}] else message)
     if len(waiting) == total:
-        first = next((message for message in placed if message["role"] == "user"), placed[0])
-        content = first["content"]
-        first["content"] = [*(take() for _ in range(total)),
-                            *(content if isinstance(content, list) else [{"type": "text", "text": content}])]
+        first = next((number for number, message in enumerate(placed) if message["role"] == "user"), 0)
+        content = placed[first]["content"]
+        entries = content if isinstance(content, list) else [{"type": "text", "text": content}]
+        placed[first] = {**placed[first], "content": [*(take() for _ in range(total)), *entries]}
     if waiting:
         raise ValueError(f"{total} {kind}s are named, but there are places for {total - len(waiting)} only")
     return placed

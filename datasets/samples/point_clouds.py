@@ -36,7 +36,7 @@ def decode_cloud(data: bytes, suffix: str) -> np.ndarray:
             cloud = np.load(io.BytesIO(data), allow_pickle=False)
         except Exception as error:    # its header is parsed as Python: SyntaxError, TokenError, MemoryError and more
             raise ValueError(f"not a readable .npy array ({' '.join(str(error).split()) or type(error).__name__})") from error
-        return check_cloud(channels_last(cloud)).astype(np.float32)
+        return float32(channels_last(cloud))
     if suffix in TABLES:
         try:
             rows = [line.replace(b",", b" ").split() for line in data.splitlines() if line.strip() and line[:1] not in b"#/"]
@@ -44,7 +44,7 @@ def decode_cloud(data: bytes, suffix: str) -> np.ndarray:
             cloud = np.array(rows[1:] if len(rows) > 1 and len(rows[0]) == 1 else rows, np.float64)
         except ValueError as error:
             raise ValueError(f"not a readable table of numbers ({error})") from error
-        return check_cloud(cloud).astype(np.float32)
+        return float32(cloud)
     try:
         import trimesh
     except ImportError:
@@ -54,9 +54,9 @@ def decode_cloud(data: bytes, suffix: str) -> np.ndarray:
         if isinstance(mesh, trimesh.Scene):
             mesh = mesh.to_mesh()
         if not len(getattr(mesh, "faces", ())):
-            return check_cloud(np.asarray(mesh.vertices)).astype(np.float32)
+            return float32(np.asarray(mesh.vertices))
         points, faces = trimesh.sample.sample_surface(mesh, SAMPLED, seed=0)
-        return check_cloud(np.concatenate([points, mesh.face_normals[faces]], axis=1)).astype(np.float32)
+        return float32(np.concatenate([points, mesh.face_normals[faces]], axis=1))
     except Exception as error:    # a parser per format, with errors of many kinds
         raise ValueError(f"not a readable {suffix} file ({' '.join(str(error).split()) or type(error).__name__})") from error
 
@@ -66,6 +66,12 @@ def channels_last(cloud: np.ndarray) -> np.ndarray:
     if cloud.ndim >= 2 and cloud.shape[-2] in CHANNELS and cloud.shape[-1] > MOST_NUMBERS:
         return cloud.swapaxes(-1, -2)
     return cloud
+
+
+def float32(cloud: np.ndarray) -> np.ndarray:
+    """A checked cloud as float32; ValueError where that cannot hold its numbers."""
+    with np.errstate(over="ignore"):
+        return check_cloud(check_cloud(cloud).astype(np.float32))
 
 
 def check_cloud(cloud: np.ndarray) -> np.ndarray:
