@@ -49,8 +49,8 @@ NAMING = {"file", *MEDIA, *(f"{kind}s" for kind in MEDIA)}               # keys 
 CONTENT = {*SYSTEM, *INPUTS, *REPLIES, *CHOICES, *ANSWERS, "messages", "conversations", "turns", "instruction", "prompt",
            "question", "statement", "history", "tools", "functions", "chosen", "rejected", "hint", "lecture", "premise",
            "hypothesis", "rationale", "explanation", "solution"}
-PLAIN = {"role", "from", "content", "text", "value"}                     # keys of a message that is no more than who says what
 UNLEARNT = ("tool_calls", "function_call", "reasoning_content", "thinking")   # of a message
+SPECIAL = {*UNLEARNT, "weight"}
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def chat(turns: Any, key: str) -> Messages:
         if role is None:
             raise ValueError(f"message {number} must be an object whose role is one of {', '.join(ROLES)}, or another name of "
                              f"these ({', '.join(name for name in NAMES if name not in ROLES)}); got {name!r}")
-        if turn.keys() <= PLAIN and isinstance(content := turn.get("content", turn.get("text", turn.get("value"))), str):
+        if SPECIAL.isdisjoint(turn) and isinstance(content := turn.get("content", turn.get("text", turn.get("value"))), str):
             messages.append(turn if role == turn.get("role") and "content" in turn else {"role": role, "content": content})
             continue
         if found := next((key for key in UNLEARNT if turn.get(key)), None):
@@ -279,6 +279,8 @@ def _one(value: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
     Raises:
         ValueError: two of them say something, and different things.
     """
+    if value.keys().isdisjoint(keys):
+        return None
     found = [key for key in keys if key in value and value[key] not in (None, "")]
     if len(found) > 1 and len({repr(value[key]) for key in found}) > 1:
         raise ValueError(f"give one of {', '.join(found)}")
@@ -312,8 +314,8 @@ def _answer(value: Mapping[str, Any]) -> Any:
 
 @lru_cache(maxsize=1024)
 def _roles(speakers: tuple[str, ...]) -> dict[str, str | None]:
-    """The role of each name, None where it is not known; two names that differ by their numbers or letters alone are equals, and
-    the first one asks."""
+    """The role of each name, None where it is not known; two that differ by their numbers or letters alone are equals, and the
+    first one asks."""
     roles = {name: NAMES.get(name.strip().lower()) for name in speakers}
     stems = {re.sub(r"[ _-]*\d+$|[ _-][A-Za-z]$", "", name) for name in speakers}
     if None in roles.values() and len(speakers) == 2 and len(stems) == 1 and not stems & {*speakers, ""}:
@@ -371,12 +373,19 @@ def _placed(messages: Messages, kind: str, names: list[Any]) -> Messages:
     Raises:
         ValueError: there are more marks than names, or fewer.
     """
-    shown = [entry.get(kind) for message in messages if isinstance(message["content"], list)
-             for entry in message["content"] if isinstance(entry, dict) and entry.get("type") == kind]
+    own = [entry for message in messages if isinstance(message["content"], list) for entry in message["content"]
+           if isinstance(entry, dict) and entry.get("type") == kind]
+    shown = [entry.get(kind) for entry in own]
     waiting = [name for name in names if name not in shown]
     if not waiting:
         return messages
     mark, total = f"<{kind}>", len(waiting)
+    if not own and not any(mark in text for message in messages for text in _texts(message)):
+        first = next((number for number, message in enumerate(messages) if message["role"] == "user"), 0)
+        content = messages[first]["content"]
+        given = content if isinstance(content, list) else [{"type": "text", "text": content}]
+        before = {**messages[first], "content": [*({"type": kind, kind: name} for name in waiting), *given]}
+        return [*messages[:first], before, *messages[first + 1:]]
 
     def take() -> dict[str, Any]:
         if not waiting:
@@ -396,11 +405,6 @@ def _placed(messages: Messages, kind: str, names: list[Any]) -> Messages:
                 nameless = isinstance(entry, dict) and entry.get("type") == kind and not entry.get(kind)
                 entries.append(take() if nameless else entry)
         placed.append({**message, "content": entries} if entries != [{"type": "text", "text": content}] else message)
-    if len(waiting) == total:
-        first = next((number for number, message in enumerate(placed) if message["role"] == "user"), 0)
-        content = placed[first]["content"]
-        entries = content if isinstance(content, list) else [{"type": "text", "text": content}]
-        placed[first] = {**placed[first], "content": [*(take() for _ in range(total)), *entries]}
     if waiting:
         raise ValueError(f"{total} {kind}s are named, but there are places for {total - len(waiting)} only")
     return placed
