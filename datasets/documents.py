@@ -6,7 +6,7 @@
                 questions about a picture or a sound among them
 
 Such objects are the lines of a .jsonl file, the rows of a .csv or Parquet file, the entries of a .json list, the samples of
-WebDataset shards; COCO captions, VQAv2 questions and SQuAD are read as well (records.py, tables.py, formats/coco.py,
+WebDataset shards; COCO captions, VQAv2 questions and SQuAD are read as well (records.py, formats/tables.py, formats/coco.py,
 shards.py). Images lie beside `name.jsonl` in `name.zip`, `name_images.zip`, in a folder `name/` or `images/`, or in the
 manifest's own folder; sounds too. A name may also be a URL that holds the file itself (data:image/png;base64,...). Further keys
 of a record are kept in `extra`: the facts, for instance, that synthetic_captions.py checks a caption against. Every record is
@@ -27,12 +27,12 @@ from ..tokenizers.document import ROLES
 from ..tokenizers.tokens import SOUND_RATE, SOUND_SAMPLES
 from .file_store import FileStore
 from .formats.dialogues import dialect_of, extra_of, messages_of
+from .formats.tables import ParquetRecords, TableImages, TableSounds
 from .images import ImageStore
 from .reader import DocumentReader
 from .records import Check, JsonDocument, JsonLines, format_of, require_text, stem_of
 from .shards import ShardImages, ShardRecords, shards_of
 from .sounds import SoundStore
-from .tables import ParquetRecords, TableImages, TableSounds
 
 IMAGE_KEYS = ("image", "file_name", "image_path", "filename")
 CAPTION_KEYS = ("caption", "captions", "text", "texts", "description")

@@ -3,7 +3,7 @@
     .jsonl         one object per line; read again when asked for, so that only places are in memory
     .csv, .tsv     one object per row, its keys are those of the first row; all values are texts
     .json          a list of objects, COCO captions or VQAv2 questions (see formats/coco.py), SQuAD; held in memory
-    .parquet       one object per row, see tables.py
+    .parquet       one object per row, see formats/tables.py
     .tar           WebDataset shards, see shards.py
 
 Compressed files (.jsonl.gz, .csv.zst, .txt.bz2, ...) are unpacked once, into a file that is gone when the program ends.

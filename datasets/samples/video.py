@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..images import centre_crop
 from ..records import JsonLines
 from ..sounds import FORMATS as SOUND_FORMATS
 from ..sounds import SUFFIXES as SOUND_SUFFIXES
@@ -126,10 +127,8 @@ def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, bool]:
 def fitted(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
     """The middle of a picture in the proportions of `size`, resized to it: uint8 (H, W, 3)."""
     height, width = size
-    scale = min(picture.width / width, picture.height / height)
-    left, top = (picture.width - width * scale) / 2, (picture.height - height * scale) / 2
-    middle = picture.crop((round(left), round(top), round(left + width * scale), round(top + height * scale)))
-    return np.asarray(middle.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+    middle = Image.fromarray(centre_crop(np.asarray(picture.convert("RGB")), height, width))
+    return np.asarray(middle.resize((width, height), Image.Resampling.BICUBIC))
 
 
 # ---- many of them ----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
     image: {bytes, path}, text or caption(s)              captioned pictures
     messages or conversations: list<{role, content}>      chats; with image or images: {bytes, path} about pictures
-    any other columns that formats/dialogues.py knows
+    any other columns that dialogues.py knows
 
 A file inside a row (a struct of `bytes` and `path`) is named "ROW/NUMBER" in the record; TableImages and TableSounds read it by
 this name. Without bytes its path is the name of a file beside the table. Row groups are read whole and the latest ones are
@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .byte_cache import ByteCache
-from .images import ImageStore
-from .publish import file_sha256
-from .records import Check, check_record
-from .sounds import SoundStore
+from ..byte_cache import ByteCache
+from ..images import ImageStore
+from ..publish import file_sha256
+from ..records import Check, check_record
+from ..sounds import SoundStore
 
 CACHE_BYTES = 1 << 28
 SPLITS = {"train", "test", "validation", "val", "dev"}
