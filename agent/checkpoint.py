@@ -13,7 +13,6 @@ A save goes to a hidden folder first, every file is flushed to the disk, the fol
 `latest` follows, and only then do older checkpoints go. No pickle is ever read: .pt, .bin, .pkl and such are refused.
 """
 
-import difflib
 import errno
 import hashlib
 import json
@@ -33,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..datasets.publish import flush, sha256_now, versions, write_flushed
+from ..tokenizers.spelling import nearest
 from .run_lock import is_alive, run_lock
 from .training.optimizer_state import flatten_optimizer, restore_optimizer, restore_rng, rng_tensors
 
@@ -253,7 +253,7 @@ def find(path: Path | str) -> Path:
         raise CheckpointError(_refusal(path))
     if not path.is_dir():
         names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, names, n=1)
+        near = nearest(path.name, names)
         raise CheckpointError(f"{path} does not exist" + (f"; did you mean {path.parent / near[0]}?" if near else
                                                           "; give the folder of a run, such as runs/demo"))
     if (path / MANIFEST).exists():

@@ -56,13 +56,6 @@ class EmbeddingConfig:
         """The encoders that are asked for, by "vision", "audio" and "text"."""
         return {name: wanted for name in FRONT_ENDS if (wanted := getattr(self, name)) is not None}
 
-    @staticmethod
-    def from_json(values: Mapping[str, Any]) -> "EmbeddingConfig":
-        """Rebuild from what dataclasses.asdict gave; fields that are newer take their defaults."""
-        built: dict[str, Any] = {name: FrontEndConfig(**value) if isinstance(value, Mapping) else value
-                                 for name, value in values.items()}
-        return EmbeddingConfig(**built)
-
 
 class PatchBlock(nn.Module):
     """uint8 patches (n, MAX_CHANNELS, 16, 16) -> (n, width)."""

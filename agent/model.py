@@ -28,6 +28,7 @@ from .data2vec.encoders import Encoder
 from .embedding import Embedding, EmbeddingConfig
 
 Backbone = Decoder | Perceiver | PerceiverAR | MaskedEncoder
+# The decoder comes first: there were no others before kinds were written down; see config_json.dataclass_of.
 BackboneConfig = DecoderConfig | PerceiverConfig | PerceiverARConfig | MaskedEncoderConfig
 KINDS: dict[str, type[BackboneConfig]] = {"decoder": DecoderConfig, "perceiver": PerceiverConfig,
                                           "perceiver-ar": PerceiverARConfig, "data2vec": MaskedEncoderConfig}
@@ -39,16 +40,6 @@ class ModelConfig:
 
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     backbone: BackboneConfig = field(default_factory=DecoderConfig)
-
-
-def backbone_config(values: Mapping[str, Any]) -> BackboneConfig:
-    """What `dataclasses.asdict` made of one.
-
-    Raises:
-        KeyError: no such kind.
-        TypeError: a field that the kind does not have.
-    """
-    return KINDS[values.get("kind", "decoder")](**values)      # there were none but decoders before kinds were written down
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:

@@ -1,16 +1,15 @@
-"""What the stream makes of sound without a pre-trained encoder: each 40 ms as a small log-mel picture, through two matrices.
+"""The vector of a sound token where there is no pre-trained encoder: a log-mel spectrogram of 40 ms through two matrices.
 
-Four windows of 16 ms, each 8 ms after the one before, 40 bands as wide as the ear's (the mel scale of O'Shaughnessy, 1987,
-2595 log10(1 + f / 700)). The features are a fixed function, computed in fp32 whatever format the network runs in.
+Four windows of 16 ms, each 8 ms after the one before, and 40 bands (mel.py). The features are a fixed function,
+computed in fp32 whatever format the network runs in.
 """
-
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..tokenizers.tokens import SOUND_RATE, SOUND_SAMPLES
+from .mel import mel_filters
 
 WINDOW, HOP, FFT = 256, 128, 512      # samples; FFT: zeros behind the window, so that no low band falls between two bins
 BANDS = 40
@@ -37,18 +36,4 @@ def log_mel(sounds: Tensor) -> Tensor:
     with torch.autocast(sounds.device.type, enabled=False):
         frames = sounds.float().unfold(1, WINDOW, HOP) / 2**15 * torch.hann_window(WINDOW, device=sounds.device)
         power = torch.fft.rfft(frames, FFT).abs().square()                     # (n, FRAMES, FFT / 2 + 1)
-        return ((power @ mel_bands().to(power.device)).clamp(min=FLOOR).log() + 1) / 5
-
-
-@cache
-def mel_bands() -> Tensor:
-    """Triangles over the frequencies, float32 (FFT / 2 + 1, BANDS)."""
-    def hertz(mel: Tensor) -> Tensor:
-        return 700 * (10 ** (mel / 2595) - 1)
-
-    highest = 2595 * torch.log10(torch.tensor(1 + SOUND_RATE / 2 / 700))
-    edges = hertz(torch.linspace(0, float(highest), BANDS + 2))                # each band's left, middle and right
-    frequencies = torch.linspace(0, SOUND_RATE / 2, FFT // 2 + 1)[:, None]
-    rising = (frequencies - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - frequencies) / (edges[2:] - edges[1:-1])
-    return torch.minimum(rising, falling).clamp(min=0)
+        return ((power @ mel_filters(SOUND_RATE, FFT, BANDS, power.device)).clamp(min=FLOOR).log() + 1) / 5

@@ -41,7 +41,16 @@ from ..tokenizers.spaces import space_from_json
 from ..tokenizers.task import TaskCodec
 from .byte_cache import ByteCache
 from .columns import Column, column_array, leaf_columns, padded
-from .parquet_part import FORMAT, PACKAGES, STEP_TYPES, Part, part_paths, plain_json, sidecar_digest, sidecar_path
+from .formats.parquet_part import (
+    FORMAT,
+    PACKAGES,
+    STEP_TYPES,
+    Part,
+    part_paths,
+    plain_json,
+    sidecar_digest,
+    sidecar_path,
+)
 from .publish import file_sha256, flush, publish, temporary_name, versions, write_error
 from .reader import Reader, SourceOptions
 from .sources import EpisodeSource, PromptConfig

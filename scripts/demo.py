@@ -18,17 +18,17 @@ from typing import Any
 from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
 from calico.envs.registry import get_task
-from calico.scripts.collect import collect, collect_scenes, collect_small_talk
 from calico.scripts.common import console
+from calico.scripts.common.collecting import collect, collect_scenes, collect_small_talk
 from calico.scripts.common.film import FILM_FPS, encode_gif, side_by_side
 from calico.scripts.common.memory import watched_memory
 from calico.scripts.common.settings import DataSettings, RunSettings, SourceSettings, load_settings
-from calico.scripts.evaluate import report_of, results_folder
+from calico.scripts.evaluation.all_suites import report_of, results_folder
+from calico.scripts.evaluation.control import UNSEEN, play_side_by_side
 from calico.scripts.evaluation.data import drawn_captions, drawn_questions
 from calico.scripts.evaluation.pictures import evaluate_captions, evaluate_questions
 from calico.scripts.evaluation.report import Report, write_report
 from calico.scripts.evaluation.suites import Evaluator, SuiteResult
-from calico.scripts.rollout import UNSEEN, play_side_by_side
 from calico.scripts.train import train
 
 # task -> demonstrations, share of noisy actions in them, weight in the mixture. Noise shows how the expert recovers; in
@@ -128,3 +128,7 @@ def with_sources(settings: RunSettings, sources: list[SourceSettings]) -> RunSet
     """The settings with these sources."""
     data: DataSettings = replace(settings.data, sources=sources)
     return replace(settings, data=data)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -223,3 +223,7 @@ def show_predictions(found: list[dict[str, Any]], as_json: bool) -> None:
     else:
         columns = ("item", "class", "probability")
         console.print_table(columns, [[row[column] for column in columns] for row in found])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from calico.agent import checkpoint
 from calico.agent.data2vec.batches import Inputs, text_vocabulary
+from calico.agent.data2vec.collapse import CollapseGuard
 from calico.agent.data2vec.encoders import (
     Encoder,
     SpeechEncoder,
@@ -32,7 +33,7 @@ from calico.agent.data2vec.encoders import (
     VisionEncoder,
     VisionEncoderConfig,
 )
-from calico.agent.data2vec.objective import OBJECTIVES, CollapseGuard, Data2Vec, Data2VecConfig
+from calico.agent.data2vec.objective import OBJECTIVES, Data2Vec, Data2VecConfig
 from calico.agent.data2vec.pretrained import TOKENIZER_FILE, Modality, encoder_document
 from calico.agent.hardware import usable_device
 from calico.agent.run_lock import run_lock
@@ -236,3 +237,7 @@ def check_same_run(settings: PretrainSettings, documents: Mapping[str, Any], sav
     if documents["data"] != saved.documents["data"]:
         raise ValueError(f"the samples have changed since {settings.out} began; restore them or choose another out=... for a "
                          "new run")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -99,3 +99,7 @@ def follow(trainer: Trainer, mixture: Mixture, settings: RunSettings, run: Path,
             bar.update(report.step, f"loss {report.loss:.3f}  {report.tokens_per_second:,.0f} tokens/s")
 
         trainer.run(batches, run, documents, files, on_report)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""Classes on top of an encoder: the mean of its output over the places, a norm and one linear layer, all trained together."""
+"""A classifier on top of an encoder: its mean output, a norm and one linear layer, all trained together."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from .encoders import Encoder
 
 
 class EncoderClassifier(nn.Module):
-    """An encoder, pre-trained or not, and the layer that names its classes."""
+    """An encoder, pre-trained or not, and a linear classifier."""
 
     def __init__(self, encoder: Encoder, classes: int) -> None:
         super().__init__()

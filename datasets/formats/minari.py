@@ -22,9 +22,9 @@ from gymnasium import spaces
 
 from ...tokenizers.episode import Episode
 from ...tokenizers.spaces import AnyText, flatten, is_text, join, space_from_json
-from ..parquet_part import plain_json
 from ..publish import whole_folder
 from .importing import Foreign, Spaces, fitted_episode, reading, task_values
+from .parquet_part import plain_json
 
 TASK_KEY = "calico_task"     # in metadata.json
 INFO_KEY = "calico_info"     # in an episode's metadata

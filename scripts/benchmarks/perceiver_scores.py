@@ -1,11 +1,11 @@
-"""`calico bench perceiver-scores TASK DATA --minutes M`: what other libraries' Perceivers score after the same training.
+"""`calico bench perceiver-scores TASK DATA --minutes M`: scores of other libraries' Perceivers after the same training.
 
     calico bench perceiver-scores classify-image cifar10.zip --minutes 4
     calico bench perceiver-scores classify-audio sounds.jsonl --label digit --minutes 0.5 --json
 
-Calico and each library that is installed and has such a model train one after another for M minutes: the same samples, prepared
-and varied in the same way, the same optimiser, schedule, averaged weights and held-out fifth, as many latents of the same width
-and as many layers. The rest is each library's own: `transformers`, `perceiver-pytorch` and `perceiver-io` (from its source).
+Calico and each installed library with such a model train one after another for M minutes: with the same samples, preparation,
+augmentation, optimiser, schedule, EMA of the weights and held-out fifth, and as many latents of the same width and layers. The
+rest is each library's own: `transformers`, `perceiver-pytorch` and `perceiver-io` (from its source).
 Options are those of `calico perceive TASK train`. Run it with one thread on a quiet machine.
 """
 
@@ -27,7 +27,7 @@ from calico.scripts.perceiver_tasks.fill_mask import fill_mask_parser
 from calico.scripts.perceiver_tasks.fill_mask import fit as fit_language
 
 FILL_MASK = "fill-mask"
-BYTES = 262                     # ids of the released models: bytes and six markers
+BYTES = 262                     # ids of the released models: bytes and six special ids
 STEM = 4                        # pixels a side of an element of Calico's small picture models
 FIGURES = ("accuracy", "bits_per_byte", "steps", "core_minutes", "parameters")     # of the reports, where they have them
 Config = ClassifierConfig | LanguageConfig
@@ -104,16 +104,16 @@ class TransformersPerceiver(nn.Module):
                 transformers.PerceiverForImageClassificationConvProcessing)
         self.model = made(transformers.PerceiverConfig(**sizes))
 
-    def forward(self, inputs: Tensor, mask: Tensor | None = None, places: Tensor | None = None) -> Tensor:
-        """Scores (B, labels), or of bytes at places (B, Q): (B, Q, BYTES). It decodes every position."""
-        scores = self.model(inputs=inputs, attention_mask=None if mask is None else mask.long()).logits
-        return scores if places is None else scores.gather(1, places[..., None].expand(-1, -1, scores.shape[2]))
+    def forward(self, inputs: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Logits (B, labels), or of bytes at positions (B, Q): (B, Q, BYTES). It decodes every position."""
+        logits = self.model(inputs=inputs, attention_mask=None if mask is None else mask.long()).logits
+        return logits if positions is None else logits.gather(1, positions[..., None].expand(-1, -1, logits.shape[2]))
 
 
 class PerceiverPytorch(nn.Module):
-    """lucidrains' Perceiver, which reads the input twice; for texts its Perceiver IO.
+    """lucidrains' Perceiver with two cross-attentions to the input; for texts its Perceiver IO.
 
-    It reads pictures itself. Texts are embedded for it, byte by byte, and sounds and point clouds read as Calico reads them.
+    Pictures go in as they are. For texts a byte embedding is added, for sounds and point clouds Calico's input modules.
     """
 
     def __init__(self, config: ClassifierConfig) -> None:
@@ -126,7 +126,7 @@ class PerceiverPytorch(nn.Module):
                  "latent_dim_head": latent.width // latent.heads}
         match reader:
             case TextConfig():
-                self.table, self.places = nn.Embedding(BYTES, reader.width), nn.Embedding(reader.positions, reader.width)
+                self.table, self.positions = nn.Embedding(BYTES, reader.width), nn.Embedding(reader.positions, reader.width)
                 self.query = nn.Parameter(0.02 * torch.randn(1, latent.width))
                 self.model = perceiver_pytorch.PerceiverIO(depth=latent.layers, dim=reader.width, queries_dim=latent.width,
                                                            logits_dim=config.labels, **sizes)
@@ -141,10 +141,10 @@ class PerceiverPytorch(nn.Module):
                                                  num_classes=config.labels, **shape, **sizes)
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Scores (B, labels)."""
+        """Logits (B, labels)."""
         if isinstance(self.config.reader, TextConfig):
-            places = torch.arange(inputs.shape[1], device=inputs.device)
-            return self.model(self.table(inputs) + self.places(places), mask=mask, queries=self.query)[:, 0]
+            index = torch.arange(inputs.shape[1], device=inputs.device)
+            return self.model(self.table(inputs) + self.positions(index), mask=mask, queries=self.query)[:, 0]
         return self.model(inputs.permute(0, 2, 3, 1) if self.reader is None else self.reader(inputs))
 
 
@@ -158,5 +158,5 @@ class PerceiverIO(nn.Module):
         self.model = krasserm_classifier(STEM * config.reader.size[0], 32, config.latent, config.labels)
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Scores (B, labels)."""
+        """Logits (B, labels)."""
         return self.model(inputs.permute(0, 2, 3, 1).contiguous())

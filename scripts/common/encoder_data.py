@@ -26,17 +26,6 @@ PROBED = 2000           # labelled samples of each side that a probe looks at du
 BATCH = 256             # samples that are encoded together
 
 
-def counted(what: str) -> Callable[[Iterable[Any]], Iterator[Any]]:
-    """Passes a list through with a progress bar."""
-    def through(items: Iterable[Any]) -> Iterator[Any]:
-        items = list(items)
-        with console.progress(what, total=len(items), unit="samples") as bar:
-            for item in items:
-                yield item
-                bar.advance()
-    return through
-
-
 def open_unlabelled(paths: list[str], inputs: Inputs, most_skipped: int) -> Unlabelled:
     """Pictures or sounds to learn from, as the encoder wants them; what was left out or resampled is said."""
     stores: list[FileStore] = []
@@ -49,14 +38,15 @@ def open_unlabelled(paths: list[str], inputs: Inputs, most_skipped: int) -> Unla
                 stores.append(SoundStore(path, rate=inputs.encoder.config.sample_rate))
         return stores[-1]
 
-    found = read_unlabelled([Path(path) for path in paths], open_store, inputs.problem, most_skipped, counted("read"))
+    found = read_unlabelled([Path(path) for path in paths], open_store, inputs.problem, most_skipped,
+                            console.with_progress("read"))
     tell(found, [store for store in stores if isinstance(store, SoundStore)])
     return found
 
 
 def open_pieces(readers: Any, text: TextTokenizer, longest: int) -> Unlabelled:
     """Texts to learn from."""
-    found = read_pieces(readers, text.encode, longest, counted("read"))
+    found = read_pieces(readers, text.encode, longest, console.with_progress("read"))
     tell(found, [])
     return found
 
@@ -82,9 +72,9 @@ def open_labelled(path: str, inputs: Inputs, label: str) -> Labelled:
     where = Path(path)
     match inputs.encoder:
         case VisionEncoder():
-            found = read_pictures(where, DETAIL * inputs.encoder.config.image_size, counted("read"))
+            found = read_pictures(where, DETAIL * inputs.encoder.config.image_size, console.with_progress("read"))
         case SpeechEncoder():
-            found, _ = read_sounds(where, inputs.encoder.config.sample_rate, label, counted("read"))
+            found, _ = read_sounds(where, inputs.encoder.config.sample_rate, label, console.with_progress("read"))
         case _:
             found = read_texts(where, label)
     for remark in found.remarks:

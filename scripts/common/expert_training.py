@@ -1,8 +1,8 @@
 """`calico collect TASK --train-expert`: train a network with Stable-Baselines3 where a task has no scripted expert.
 
 Soft actor-critic (arXiv:1801.01290) for continuous actions, proximal policy optimisation (arXiv:1707.06347) for all others,
-with the library's defaults but for what is named below. The zip that it leaves can be trained further; the npz holds the
-same policy without pickles and without need of Stable-Baselines3, where it is fully connected.
+with the library's defaults but for the settings below. The zip can be trained further; where the network is fully connected,
+the npz holds the same policy without pickles, and Stable-Baselines3 is not needed to play it.
 """
 
 import json
@@ -17,13 +17,12 @@ from calico.envs.registry import MissingPackage, Task, make
 from calico.envs.sb3 import as_network
 from calico.scripts.common import console
 
-TRAIN_STEPS = 100_000
 PPO_ROWS = 8
 FIRST_SEED = 5_000   # the environments' seeds in training begin here
 
 
-def train_expert(task: Task, out: Path, steps: int = TRAIN_STEPS) -> str:
-    """Train a policy and keep it in `<out>/experts`; one that is there already is taken as it is.
+def train_expert(task: Task, out: Path, steps: int) -> str:
+    """Train a policy and save it in `<out>/experts`, if it is not there already.
 
     Returns:
         the policy's spec, "npz:..." or "sb3:...", see experts.make_player.
@@ -61,7 +60,7 @@ def _train(task: Task, steps: int) -> Any:
     env.close()
     policy = _policy(task, observed)
     if policy == "MlpPolicy":
-        torch.set_num_threads(1)   # so small a network gains nothing from more, and loses where others work
+        torch.set_num_threads(1)   # so small a network gains nothing from more, and loses on a busy machine
     rows = 1 if continuous else PPO_ROWS
     world = sb3.common.vec_env.DummyVecEnv([lambda: sb3.common.monitor.Monitor(make(task)) for _ in range(rows)])
     world.seed(FIRST_SEED)

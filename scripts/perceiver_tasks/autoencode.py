@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import wave
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from calico.agent.perceiver.runs import config_to_json, load_trained
 from calico.agent.perceiver.sizes import SMALL_AUTOENCODER
 from calico.agent.perceiver.tasks import Autoencoder, AutoencoderConfig
 from calico.datasets.samples.video import Clips, Format, Video, clip, read_video, read_videos
+from calico.datasets.sounds import encode_wav
 from calico.scripts.common import console
 from calico.scripts.common.film import encode_mp4
 from calico.scripts.perceiver_tasks import training as runs
@@ -167,7 +167,7 @@ def predict(task: str, argv: Sequence[str]) -> int:
         reports.append({"video": str(path), **report, "labels": labels})
         film, wav = options.out / f"{path.stem}.mp4", options.out / f"{path.stem}.wav"
         encode_mp4(image, film, FPS, hold=0)
-        write_wav(wav, sound, form(model.config).rate)
+        wav.write_bytes(encode_wav(sound, form(model.config).rate))
         written += [film, wav]
     if options.json:
         console.print_json(reports)
@@ -207,12 +207,3 @@ def reconstructed(model: Autoencoder, video: Video, options: argparse.Namespace,
               "sound_psnr": float(psnr(sound, true_sound))}
     pixels = (255 * image).round().to(torch.uint8).permute(0, 2, 3, 1)
     return pixels.cpu().numpy(), sound.cpu().numpy(), torch.stack(scores).mean(dim=0).cpu(), report
-
-
-def write_wav(path: Path, samples: np.ndarray, rate: int) -> None:
-    """Sound (samples,) in [-1, 1] as a WAV file of 16 bits."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes((samples * 32767).round().astype("<i2").tobytes())

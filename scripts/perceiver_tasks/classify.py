@@ -95,7 +95,8 @@ def read_pictures(path: Path, options: argparse.Namespace, known: PictureInput |
     if options.side < 8:
         raise ValueError(f"--side {options.side} must be at least 8 pixels")
     fit = known or PictureInput(side=options.side, shift=max(1, options.side // 8))
-    return labelled.read_pictures(path, 2 * fit.side, shown("read", "pictures")), replace(fit, mirror=options.mirror)
+    data = labelled.read_pictures(path, 2 * fit.side, console.with_progress("read", "pictures"))
+    return data, replace(fit, mirror=options.mirror)
 
 
 def fit_picture(config: ClassifierConfig, fit: PictureInput) -> ClassifierConfig:
@@ -113,7 +114,7 @@ def open_picture(name: str, fit: PictureInput) -> list[tuple[str, np.ndarray]]:
     """A picture, or all of a .npz."""
     if name.endswith(".npz"):
         return numbered(name, labelled.check_pictures(labelled.load_arrays(Path(name), ("images",))["images"]))
-    return [(name, decode_file(file_bytes(name), 2 * fit.side))]
+    return [(name, decode_file(file_bytes(name), fit.decode_side))]
 
 
 def sound_options(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +128,8 @@ def read_sounds(path: Path, options: argparse.Namespace, known: SoundInput | Non
     """Sounds at one rate."""
     if (options.rate or 8000) < 1000 or (options.seconds or 1.0) <= 0:
         raise ValueError(f"--rate {options.rate} must be at least 1000 Hz and --seconds {options.seconds} above 0")
-    data, rate = labelled.read_sounds(path, known.rate if known else options.rate, options.label, shown("read", "sounds"))
+    data, rate = labelled.read_sounds(path, known.rate if known else options.rate, options.label,
+                                      console.with_progress("read", "sounds"))
     length = float(np.quantile([len(sound) for sound in data.samples], 0.95)) / rate
     return data, known or SoundInput(rate=rate, samples=round((options.seconds or length) * rate / 1024 + 0.5) * 1024)
 
@@ -161,7 +163,7 @@ def read_clouds(path: Path, options: argparse.Namespace, known: CloudInput | Non
     """Clouds with their normals where all have them."""
     if options.points < 8:
         raise ValueError(f"--points {options.points} must be at least 8")
-    data = labelled.read_clouds(path, shown("read", "point clouds"))
+    data = labelled.read_clouds(path, console.with_progress("read", "point clouds"))
     dims = 6 if all(cloud.shape[1] >= 6 for cloud in data.samples) else 3
     return data, replace(known or CloudInput(points=options.points, dims=dims), turn=options.turn)
 
@@ -453,14 +455,3 @@ def open_named(kind: Kind, name: str, fit_in: SampleInput) -> list[tuple[str, An
         return kind.open(name, fit_in)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-
-
-def shown(what: str, unit: str) -> labelled.ProgressCallback:
-    """Passes a list through under a progress bar."""
-    def pass_through(items: Iterable[Any]) -> Iterable[Any]:
-        items = list(items)
-        with console.progress(what, total=len(items), unit=unit) as bar:
-            for item in items:
-                yield item
-                bar.advance()
-    return pass_through

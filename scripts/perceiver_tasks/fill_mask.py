@@ -209,7 +209,7 @@ def fill(model: MaskedLanguage, text: str, length: int, positions: int) -> dict[
         raise ValueError(f"the text has {ids.shape[1]} bytes, the model reads {positions}; shorten it")
     places = (ids[0] == MASK).nonzero()[:, 0]
     with torch.no_grad():
-        logits = model(ids, places=places).float()[0]
+        logits = model(ids, positions=places).float()[0]
     logits[:, :BYTE_OFFSET] = -torch.inf                                # a blank is filled with bytes only
     chances, best = logits.softmax(dim=1).max(dim=1)
     ids[0, places] = best

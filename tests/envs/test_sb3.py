@@ -113,7 +113,8 @@ def test_loading_is_silent(tmp_path: Path) -> None:
     untrained("DQN", "CartPole-v1").save(tmp_path / "model.zip")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        next(iter(rollout("CartPole-v1", make_player(get_task("CartPole-v1"), f"sb3:{tmp_path}/model.zip"), [0], max_steps=2)))
+        player = make_player(get_task("CartPole-v1"), f"sb3:{tmp_path}/model.zip")
+        assert len(next(iter(rollout("CartPole-v1", player, [0], max_steps=2)))) == 2
 
 
 def test_the_hub_gives_npz_before_zip_and_the_statistics_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

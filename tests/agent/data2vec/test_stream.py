@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from calico.agent.data2vec.encoders import TransformerConfig
-from calico.agent.data2vec.masks import kept_places
+from calico.agent.data2vec.masks import kept_positions
 from calico.agent.data2vec.objective import OBJECTIVES, Data2Vec, PredictorConfig
 from calico.agent.data2vec.stream import StreamEncoder
 from calico.agent.perceiver.layers import LatentConfig
@@ -48,14 +48,14 @@ def test_a_window_is_memorised(mixer: str, version: str) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("mixer", MIXERS)
-def test_padding_and_places_that_are_not_kept_change_nothing(mixer: str) -> None:
+def test_padding_and_positions_that_are_not_kept_change_nothing(mixer: str) -> None:
     encoder = make(mixer)
     features = encoder.features(TOKENS)
     assert features.real is not None and features.real.sum(1).tolist() == [24, 15]
     alone = encoder(batch_of(stream(15, 1))).hidden[0]
     torch.testing.assert_close(encoder(TOKENS).hidden[1, :15], alone, atol=1e-5, rtol=0)
     masked = torch.rand(2, 24) < 0.5
-    kept = kept_places(masked, features.real)
+    kept = kept_positions(masked, features.real)
     other = replace(features, x=torch.where((masked | ~features.real)[..., None], 1000.0, features.x))
     one, two = (encoder.encode(f, kept=kept).hidden for f in (features, other))
     torch.testing.assert_close(one[kept >= 0], two[kept >= 0])

@@ -116,4 +116,7 @@ def test_the_memory_expert_looks_before_it_goes() -> None:
 def test_an_outdated_version_is_made_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        make(get_task("MiniGrid-MultiRoom-N4-S5-v0")).close()
+        env = make(get_task("MiniGrid-MultiRoom-N4-S5-v0"))
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    env.close()

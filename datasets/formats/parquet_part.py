@@ -1,6 +1,6 @@
 """One .parquet file of episodes and its sidecar: what the sidecar holds, and every check before a row is believed.
 
-The layout is described in episodes.py.
+The layout is described in ../episodes.py.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .columns import Column, column_values
-from .publish import file_sha256
+from ..columns import Column, column_values
+from ..publish import file_sha256
 
 FORMAT = 1                     # version of the layout; readers take every version up to their own
 MAX_GROUP_BYTES = 1 << 30      # a row group that would need more memory than this is refused before it is read
