@@ -34,10 +34,10 @@ from torch import Tensor
 from ..datasets.publish import flush, sha256_now, versions, write_flushed
 from ..tokenizers.spelling import nearest
 from .run_lock import is_alive, run_lock
-from .training.optimizer_state import flatten_optimizer, restore_optimizer, restore_rng, rng_tensors
+from .training.optimizer_state import flatten_optimizer, restore_optimizer
 
 __all__ = ["JSON", "Checkpoint", "CheckpointError", "checkpoints", "export", "find", "flatten_optimizer", "from_hub",
-           "load", "push_to_hub", "restore_optimizer", "restore_rng", "rng_tensors", "run_lock", "save"]
+           "load", "push_to_hub", "restore_optimizer", "run_lock", "save"]
 
 JSON: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None
 

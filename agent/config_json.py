@@ -13,10 +13,13 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
+
+# protocol -> the dataclasses that are known of it: a union to which code outside this package may add, see backbones/
+OPEN_UNIONS: dict[Any, Callable[[], Mapping[str, Any]]] = {}
 
 
 def to_json(value: Any, class_names: bool = False) -> Any:
@@ -107,6 +110,8 @@ def field_types(cls: Any) -> dict[str, Any]:
 
 def options(hint: Any) -> tuple[Any, ...]:
     """The members of a union, None left out; the type itself if it is none."""
+    if isinstance(hint, type) and hint in OPEN_UNIONS:
+        return tuple(OPEN_UNIONS[hint]().values())
     if get_origin(hint) not in (Union, types.UnionType):
         return (hint,)
     return tuple(member for member in get_args(hint) if member is not types.NoneType)

@@ -6,9 +6,11 @@ in training and taken at the interval's rounded mean at evaluation. Observation 
 all action tokens one shared position. What differs from the paper: the patch block works at half resolution (a stride-2
 stem), which costs a quarter on a CPU; its width is configurable. A stretch of sound goes through a block of its own
 (sound_block.py) and gets a learned place in its sound. Pre-trained encoders can take the blocks' places (front_end.py).
+
+Which block embeds what travels beside the ids stands in EMBEDDED_BY; for modalities from outside this package in BLOCKS.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,7 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tokenizers.tokens import MAX_CHANNELS, NO_POSITION, PATCH_SIZE, POSITION_BINS, Kind, Tokens
+from ..tokenizers.tokens import (
+    CONTENTS,
+    MAX_CHANNELS,
+    MODALITIES,
+    NO_POSITION,
+    OUTSIDE,
+    PATCH_SIZE,
+    POSITION_BINS,
+    Kind,
+    Tokens,
+)
 from ..tokenizers.vocabulary import Vocabulary
 from .data2vec.encoders import Encoder
 from .data2vec.pretrained import encoder_document
@@ -26,6 +38,10 @@ from .sound_block import SoundBlock
 
 GROUPS = 32     # GroupNorm groups of the patch block, as in the paper's appendix; fewer where the block is narrower
 MOMENTS = 256   # places of a stretch in its sound that are told apart: ten seconds
+
+# Blocks of modalities from outside this package: name of the modality -> function of the stream's width that makes a module,
+# which turns Tokens into (n, width), one vector per token of the kind in their order.
+BLOCKS: dict[str, Callable[[int], nn.Module]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +56,15 @@ class EmbeddingConfig:
     vision: FrontEndConfig | None = None
     audio: FrontEndConfig | None = None    # one in place of the sound block
     text: FrontEndConfig | None = None     # one whose output is added to the words that are read
+    modalities: tuple[str, ...] = ()       # those from outside that there are blocks for, see BLOCKS
 
     def __post_init__(self) -> None:
         if self.observation_positions < 1 or self.patch_channels < 1:
             raise ValueError(f"embedding.observation_positions={self.observation_positions} and "
                              f"patch_channels={self.patch_channels} must be positive")
+        if missing := set(self.modalities) - BLOCKS.keys():
+            raise ValueError(f"embedding.modalities: there is no block for {', '.join(sorted(missing))}; import the module "
+                             "that registers it before the config or checkpoint is read")
 
     @property
     def has_sounds(self) -> bool:
@@ -89,10 +109,13 @@ class Embedding(nn.Module):
         self.table = nn.Embedding(vocabulary.size, width)
         self.patch_block = PatchBlock(config, width) if config.vision is None else None
         self.rows, self.columns = nn.Embedding(POSITION_BINS, width), nn.Embedding(POSITION_BINS, width)
-        self.positions = nn.Embedding(config.observation_positions - NO_POSITION, width)   # [none, action, 0, 1, ...]
+        # [none, action, 0, 1, ...]: the first stays zero. In older checkpoints it is not, as it was added to the pictures and
+        # sounds of documents; there it still is.
+        self.positions = nn.Embedding(config.observation_positions - NO_POSITION, width, padding_idx=0)
         self.sound_block = SoundBlock(width) if config.sounds and config.audio is None else None
         self.moments = nn.Embedding(MOMENTS, width) if config.has_sounds else None
         self.front_ends = nn.ModuleDict()
+        self.blocks = nn.ModuleDict({name: BLOCKS[name](width) for name in config.modalities})
 
     def attach(self, encoders: Mapping[str, Encoder]) -> None:
         """Put pre-trained encoders in front of the stream.
@@ -123,13 +146,25 @@ class Embedding(nn.Module):
                              "positions for them; raise embedding.observation_positions or choose a smaller view")
         place = self.positions(tokens.position.long() - NO_POSITION)
         x = self.table(tokens.ids.long()) + place * (tokens.position != NO_POSITION)[..., None]   # (B, S, width)
-        if len(tokens.patches):
-            is_patch = tokens.kind == Kind.PATCH
-            x = x.masked_scatter(is_patch[..., None], (self.embed_patches(tokens) + place[is_patch]).to(x.dtype))
-        if len(tokens.sounds):
-            is_sound = tokens.kind == Kind.AUDIO
-            x = x.masked_scatter(is_sound[..., None], (self.embed_sounds(tokens) + place[is_sound]).to(x.dtype))
+        for kind, names in CONTENTS.items():
+            if len(getattr(tokens, names[0])):
+                here = tokens.kind == kind
+                x = x.masked_scatter(here[..., None], (self.embed_contents(kind, tokens) + place[here]).to(x.dtype))
         return x + self.front_end("text")(tokens, self.text_start) if "text" in self.front_ends else x
+
+    def embed_contents(self, kind: int, tokens: Tokens) -> Tensor:
+        """What travels beside the ids of one kind: (n, width), without the place inside the timestep.
+
+        Raises:
+            ValueError: the model has no block for it.
+        """
+        if kind in EMBEDDED_BY:
+            return EMBEDDED_BY[kind](self, tokens)
+        name = MODALITIES[kind].name
+        if name not in self.blocks:
+            raise ValueError(f"there is a token of modality {name!r} in the stream, and this model was made without a block "
+                             f"for it; train one with embedding.modalities=[{name}]")
+        return cast(Tensor, self.blocks[name](tokens))
 
     def embed_patches(self, tokens: Tokens) -> Tensor:
         """(n_patches, width): what the patch block or the vision encoder sees, plus row and column positions."""
@@ -164,3 +199,18 @@ class Embedding(nn.Module):
         count = len(tokens.sounds)
         sounds = F.pad(tokens.sounds, (0, 0, 0, round_up_to_bucket(count) - count))
         return self.sound_block(sounds)[:count] + places
+
+
+EMBEDDED_BY: dict[int, Callable[[Embedding, Tokens], Tensor]] = {Kind.PATCH: Embedding.embed_patches,
+                                                                 Kind.AUDIO: Embedding.embed_sounds}
+
+
+def register_block(name: str, make: Callable[[int], nn.Module]) -> None:
+    """Make the block of a modality from outside this package known, see BLOCKS.
+
+    Raises:
+        ValueError: the modality is not registered, or is one of this package's.
+    """
+    if name not in {modality.name for kind, modality in MODALITIES.items() if kind >= OUTSIDE}:
+        raise ValueError(f"{name!r} is no modality from outside; call tokens.register_modality first")
+    BLOCKS[name] = make

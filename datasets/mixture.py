@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tokenizers.tokens import BESIDE, DTYPES, MAX_CHANNELS, PATCH_SIZE, SOUND_SAMPLES, Tokens
+from ..tokenizers.tokens import BESIDE, DTYPES, MODALITIES, Tokens
 from ..tokenizers.vocabulary import Vocabulary
 from .sources import Source
 from .streams import stream
@@ -106,9 +106,8 @@ class Mixture:
     def most_bytes(self, rows: slice = slice(None)) -> int:
         """Upper bound of a batch's memory: every token a patch or a stretch of sound."""
         per_token = sum(np.dtype(kind).itemsize for name, kind in DTYPES.items() if name not in BESIDE)
-        per_patch = MAX_CHANNELS * PATCH_SIZE**2 + 1 + 4   # pixels, channels, intervals
-        per_sound = 2 * SOUND_SAMPLES + 4                  # samples, moment
-        return len(range(self.batch_size)[rows]) * self.context * (per_token + max(per_patch, per_sound))
+        beside = max(modality.row_bytes for modality in MODALITIES.values())
+        return len(range(self.batch_size)[rows]) * self.context * (per_token + beside)
 
     def _sources_of(self, step: int) -> np.ndarray:
         """Which source fills each row: one random offset for evenly spaced points, then shuffled."""

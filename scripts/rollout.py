@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
     parser.add_argument("--top-k", type=int, default=0, help="sample among the k best tokens (default: all)")
     parser.add_argument("--prompt", type=Path, help="episodes of the task: the best one is shown before each episode")
-    parser.add_argument("--prompt-tokens", type=int, default=256, help="length of the prompt (default 256)")
+    parser.add_argument("--prompt-tokens", type=int, default=256,
+                        help="most tokens of the prompt, in whole timesteps (default 256)")
     parser.add_argument("--video", type=Path, metavar="DIR",
                         help="write an MP4 of each task: its first episodes, up to nine, side by side")
     parser.add_argument("--gif", type=Path, metavar="DIR", help="the same as a GIF")

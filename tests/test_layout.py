@@ -68,6 +68,24 @@ def test_imports_point_the_allowed_way(path: Path) -> None:
             assert level > 0, f"{relative(path)}: folders import each other relatively, found {module}"
 
 
+def rooms(*names: str) -> list[Path]:
+    """The files of these rooms of agent/."""
+    return [path for path in SOURCES if path.relative_to(ROOT).parts[:-1] in {("agent", name) for name in names}]
+
+
+@pytest.mark.parametrize("path", rooms("perceiver", "data2vec"), ids=relative)
+def test_perceivers_and_data2vec_import_no_backbone_and_no_model(path: Path) -> None:
+    for module, _ in imported_modules(path):
+        assert not module.startswith(("calico.agent.backbones", "calico.agent.model.", "calico.agent.embedding.")), (
+            f"{relative(path)} imports {module}")
+
+
+@pytest.mark.parametrize("path", rooms("backbones"), ids=relative)
+def test_backbones_import_no_model(path: Path) -> None:
+    for module, _ in imported_modules(path):
+        assert not module.startswith(("calico.agent.model.", "calico.agent.embedding.")), f"{relative(path)} imports {module}"
+
+
 @pytest.mark.parametrize("path", [path for path in SOURCES if "datasets" in path.relative_to(ROOT).parts], ids=relative)
 def test_data_are_free_of_torch(path: Path) -> None:
     """Only the worker processes of a mixture, which are PyTorch's, import it, and when they start."""

@@ -166,7 +166,7 @@ class TaskCodec:
             lengths = real.sum(axis=1)
             seen = fields["position"] >= 0
             fields["position"] = np.where(seen, (real & seen).cumsum(axis=1) - 1, fields["position"]).astype(np.int16)
-            flat = {name: array[real] for name, array in fields.items()}
+            flat: dict[str, Any] = {name: array[real] for name, array in fields.items()}
         else:
             flat = {name: array.reshape(-1) for name, array in fields.items()}
         return Tokens(**flat, segment=np.zeros(len(flat["ids"]), np.int32), patches=patches,

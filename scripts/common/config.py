@@ -22,7 +22,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar, Union, get_args, get_origin, overload
 
-from calico.agent.config_json import field_types, is_config, kinds, options, to_json
+from calico.agent.config_json import OPEN_UNIONS, field_types, is_config, kinds, options, to_json
 from calico.scripts.common.safe_yaml import read_yaml
 from calico.tokenizers.spelling import did_you_mean, nearest
 
@@ -130,7 +130,7 @@ def _resolve(cls: Any, tree: Any, layers: Iterable[tuple[list[str], Any]]) -> An
     for path, value in layers:
         tree = _assign(cls, tree, path, value, "")
     try:
-        return _checker(cls)(tree)
+        return _checker(cls, tuple(len(known()) for known in OPEN_UNIONS.values()))(tree)
     except ValidationError as error:
         raise ValueError(_one_line(cls, tree, error.errors(include_url=False))) from None
 
@@ -196,7 +196,8 @@ def _join(key: str, name: str) -> str:
 
 
 @functools.cache
-def _checker(cls: Any) -> Any:
+def _checker(cls: Any, known: tuple[int, ...]) -> Any:
+    """Of a dataclass, while so many kinds of backbones are known."""
     from pydantic import TypeAdapter  # late: what only reads --help does not wait for it
 
     return TypeAdapter(_checked_type(cls)).validate_python

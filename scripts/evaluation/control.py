@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from calico.agent.agent import Agent
+from calico.agent.policy import prompt_room
 from calico.agent.sampling import SamplingConfig
 from calico.datasets.episodes import EpisodeReader
 from calico.envs.isolated import detach_process, isolated
@@ -127,15 +128,28 @@ def check_spaces(agent: Agent, task: str) -> None:
 
 
 def demonstration(agent: Agent, task: str, path: Path, length: int) -> Tokens:
-    """The first tokens of the best episode in a data set (Gato, arXiv:2205.06175, section 2.4).
+    """The first timesteps of the best episode in a data set (Gato, arXiv:2205.06175, section 2.4): as many whole ones as have
+    at most `length` tokens and leave room for a step in the context of a model without a window.
 
     Raises:
-        ValueError: the data is of another task.
+        ValueError: the data is of another task, or not even one timestep fits.
     """
     reader = EpisodeReader(path)
     if reader.task["name"] != task:
         raise ValueError(f"--prompt {path} holds episodes of {reader.task['name']}, not of {task}")
-    return agent.codec(task).encode_episode(reader[int(reader.scores.argmax())])[:length]
+    codec = agent.codec(task)
+    tokens = codec.encode_episode(reader[int(reader.scores.argmax())])
+    room = prompt_room(agent.model.config, codec)
+    allowed = length if room is None else min(length, room)
+    ends = np.append(np.flatnonzero(np.diff(tokens.timestep)) + 1, len(tokens))
+    fitting = ends[ends <= allowed]
+    if not len(fitting):
+        raise ValueError(f"--prompt {path}: the first timestep of {task} has {ends[0]} tokens, and {allowed} may be shown; "
+                         + ("raise --prompt-tokens" if length < ends[0] else "this model's context is too short for a prompt"))
+    if allowed < min(length, len(tokens)):
+        console.note(f"--prompt: {fitting[-1]} of {min(length, len(tokens))} tokens are shown, so that a step fits the model's "
+                     f"context of {agent.model.config.backbone.limit}")
+    return tokens[: fitting[-1]]
 
 
 def film(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, video: Path | None, gif: Path | None,

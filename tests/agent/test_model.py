@@ -3,18 +3,10 @@
 import pytest
 import torch
 
+from calico.agent.backbones import KINDS, BackboneConfig
 from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.config_json import from_json, to_json
-from calico.agent.model import (
-    KINDS,
-    SIZES,
-    BackboneConfig,
-    Model,
-    matmul_flops_per_token,
-    named_size,
-    on_meta,
-    smooth_rows,
-)
+from calico.agent.model import SIZES, Model, matmul_flops_per_token, named_size, on_meta, smooth_rows
 from calico.tokenizers.tokens import Kind
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
 

@@ -113,6 +113,22 @@ def test_each_episode_begins_after_the_demonstration(small_run: SmallRun, answer
     assert answered(*words, *shown) == answered(*words, *shown)
     answered(*words)
     assert read == [60, 60, 0]
+    answered(*words, *shown[:3], 65)
+    assert read[3] == 60                                    # ten timesteps of six tokens: none is cut
+
+
+def test_prompts_leave_room_for_a_step(small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                       refused: Refused) -> None:
+    """Without a window the context is all that is ever seen: the prompt is cut between timesteps, and it is said."""
+    run, data = tmp_path / "run", small_run.data / "CartPole-v1"
+    assert main(["train", str(small_run.config), f"data.sources=[{{path: {data}}}]", "training.steps=1", f"out={run}",
+                 "backbone.context=32", "backbone.window=32"]) == 0
+    words = ("rollout", run, "CartPole-v1", "--episodes", 1, "--prompt", data)
+    capsys.readouterr()
+    assert main(list(map(str, words))) == 0
+    assert "--prompt: 24 of 256 tokens are shown, so that a step fits the model's context of 32" in capsys.readouterr().err
+    assert "the first timestep of CartPole-v1 has 6 tokens, and 5 may be shown; raise --prompt-tokens" in refused(
+        *words, "--prompt-tokens", 5)
 
 
 # ---- what cannot be right

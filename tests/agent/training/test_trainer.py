@@ -12,9 +12,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from calico.agent import checkpoint
+from calico.agent.backbones import BackboneConfig
 from calico.agent.backbones.decoder import Decoder, DecoderConfig
 from calico.agent.embedding import EmbeddingConfig
-from calico.agent.model import BackboneConfig, Model, ModelConfig
+from calico.agent.model import Model, ModelConfig
 from calico.agent.training.optimizer import OptimizerConfig, learning_rate
 from calico.agent.training.trainer import Report, Trainer, TrainingConfig
 from calico.tokenizers.tokens import Tokens
