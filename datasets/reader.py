@@ -41,9 +41,11 @@ class Reader(Sequence[Item]):
     Attributes:
         settings: which of "mirror", "crop" and "shuffle_steps" change the rows; another one is refused.
         task: what the data say about the task that they were recorded from; None where nothing is played.
+        format: what the data were taken for and why, for people; "" where there is no choice.
     """
 
     settings: ClassVar[frozenset[str]] = frozenset()
+    format: str = ""
     task: dict[str, Any] | None = None
 
     @property

@@ -12,6 +12,7 @@ paper's mask counts text and actions wherever they stand, so the actions of a pr
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -30,6 +31,7 @@ from .documents import Caption, Dialogue, Document
 from .images import random_crop
 
 SHUFFLED_STEPS = 16       # of one episode in a row: a row mixes several episodes
+BROKEN = 0.05             # of a source's documents, that may be unreadable
 LOOKED_AT = (64, 2000)    # items that are searched for targets; the larger number where the smaller finds none
 
 
@@ -252,6 +254,9 @@ def draw_window(rng: np.random.Generator, ends: np.ndarray, steps: int) -> tuple
 class DocumentSource:
     """Captioned pictures, dialogues and short texts: drawn uniformly, one after another.
 
+    A document that cannot be read, for its picture is cut short, say, is passed over with a warning and another one is drawn:
+    from the generator alone, so a run that is resumed draws the same ones. More than BROKEN of them are an error.
+
     Args:
         name: the source's name in the mixture.
         documents: a reader of documents.py, or any sequence of Caption, Dialogue or str.
@@ -271,6 +276,7 @@ class DocumentSource:
         self.name, self.vocabulary, self.text, self.mirror, self.crop = name, vocabulary, text, mirror, crop
         self._documents = documents
         self._cache: ByteCache[tuple[int, int], Tokens] = ByteCache(cache_bytes, _nbytes)   # (document, choice)
+        self._broken: dict[int, str] = {}      # documents that could not be read, and why
         self._choices: dict[int, int] = {}     # of a document: its captions, and once more with the picture mirrored
         self._numbers = np.arange(len(documents)) if select is None else np.asarray(select, np.int64)
         if not len(self._numbers):
@@ -287,6 +293,8 @@ class DocumentSource:
 
         def has_target(index: int) -> bool:
             number = int(self._numbers[index])
+            if self._unreadable(number):
+                return False
             tokens = self._cache.get((number, 0), lambda: self._encode(number, 0, self._documents[number]))
             starts, mask = message_starts(tokens, length, self.vocabulary).tolist() or [0], tokens.loss_mask
             found = any(mask[start:start + length].any() for start in starts)
@@ -304,14 +312,36 @@ class DocumentSource:
     def _document(self, rng: np.random.Generator) -> Tokens:
         """The tokens of a drawn document, kept: reading and encoding it costs more than the rest of a row."""
         number = int(self._numbers[rng.integers(len(self._numbers))])
+        while self._unreadable(number):
+            number = int(self._numbers[rng.integers(len(self._numbers))])
         read = cache(lambda: self._documents[number])      # at most once, and not where its tokens are kept
-        if number not in self._choices:
-            captions = len(document.captions) if isinstance(document := read(), Caption) else 0
-            self._choices[number] = captions * (1 + self.mirror) or 1
         choice = int(rng.integers(self._choices[number])) if self._choices[number] > 1 else 0
         if self.crop < 1 and isinstance(document := read(), Caption):      # another view each time: nothing to keep
             return self._encode(number, choice, replace(document, image=random_crop(document.image, self.crop, rng)))
         return self._cache.get((number, choice), lambda: self._encode(number, choice, read()))
+
+    def _unreadable(self, number: int) -> bool:
+        """Whether a document cannot be read; one whose tokens or choices are known could be.
+
+        Raises:
+            ValueError: more than BROKEN cannot.
+        """
+        if number in self._broken or number in self._choices:
+            return number in self._broken
+        try:
+            document = self._documents[number]
+        except ValueError as error:
+            self._broken[number] = str(error)
+        else:
+            captions = len(document.captions) if isinstance(document, Caption) else 0
+            self._choices[number] = captions * (1 + self.mirror) or 1
+            return False
+        if len(self._broken) > BROKEN * len(self._numbers):
+            raise ValueError(f"source {self.name!r}: {len(self._broken)} of {len(self._numbers)} documents cannot be read, at "
+                             f"most "
+                             f"{BROKEN:.0%} may be passed over; the last: {self._broken[number]}")
+        warnings.warn(f"{self._broken[number]}; passed over, {len(self._broken)} so far", stacklevel=2)
+        return True
 
     def _encode(self, number: int, choice: int, document: Document) -> Tokens:
         if isinstance(document, Caption) and choice >= len(document.captions):

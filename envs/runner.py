@@ -264,8 +264,9 @@ class _Row:
             raise self._fault(said)
 
     def episode(self) -> Episode:
-        info = {key: value.item() if isinstance(value, np.generic) else value for key, value in self.info.items()
-                if isinstance(value, (bool, int, float, str, np.number, np.bool_))}
+        given = self.info if isinstance(self.info, Mapping) else {}
+        info = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()
+                if isinstance(key, str) and is_plain(value)}
         info |= {"guesses": self.guesses} if self.guesses else {}
         episode = Episode(
             task=self.task.name, seed=self.seed,
@@ -279,6 +280,13 @@ class _Row:
 
     def _fault(self, what: str) -> EnvironmentFault:
         return EnvironmentFault(self.task.name, self.seed, self.steps, what)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON can write a value as it is: a text, a truth value, a finite real number."""
+    if isinstance(value, float | np.floating):
+        return math.isfinite(value)
+    return isinstance(value, bool | int | str | np.integer | np.bool_)
 
 
 def _copies(space: gym.Space, value: Any) -> dict[str, Any]:

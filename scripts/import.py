@@ -6,7 +6,8 @@
 
 With `--task` the name of something that `calico tasks` lists, the data must have that environment's spaces, and what is
 trained on it can play it; with any other name, and without, the spaces are those of the data. What a format does not know
-(seeds, the final observation, how an episode ended) is listed in the sidecar, see datasets/formats/importing.py.
+(seeds, the final observation, how an episode ended) is listed in the sidecar, see datasets/formats/importing.py. Episodes that
+cannot be read, or whose actions are not finite, are left out, named and counted.
 """
 
 from importlib import import_module
@@ -18,6 +19,7 @@ from calico.scripts.common import console
 from calico.scripts.common.sharding import folder_name
 
 FORMATS = ("minari", "jat", "d4rl")   # datasets/formats/FORMAT.py has `read_FORMAT`
+NAMED = 5      # episodes that were left out; the others are counted
 
 
 @console.run_command
@@ -39,11 +41,16 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"{folder} holds episodes already; choose another --out or --task, or remove it")
     if not foreign.total:
         raise ValueError(f"{arguments.path} holds no episode")
+    skipped: list[str] = []
     with EpisodeWriter(folder, foreign.task) as writer, \
             console.progress(f"import {foreign.task['name']}", total=foreign.total, unit="episodes") as bar:
-        for episode in foreign.episodes:
+        for episode in foreign.usable(skipped):
             writer.append(episode)
             bar.advance(note=f"return {episode.score:g}")
+    for why in skipped[:NAMED]:
+        console.note(console.printable(f"left out: {why}"))
+    if skipped:
+        console.note(f"{len(skipped)} of {foreign.total} episodes were left out")
     console.wrote(folder)
     return 0
 

@@ -124,7 +124,8 @@ def dialogue_parts(messages: Sequence[Mapping[str, Any]], images: Given = (), ge
         messages: `{"role": "user" | "assistant" | "system", "content": ...}`; content is a string or a list of
             `{"type": "text", "text": str}`, `{"type": "image"}` and `{"type": "audio"}`. An image entry holds its pixels
             under "image", or there the index or name of one in `images`, or nothing: then it takes the next one of
-            `images`. An audio entry finds its samples under "audio" and in `sounds` in the same way.
+            `images`. An audio entry finds its samples under "audio" and in `sounds` in the same way. With "weight": 0, as
+            OpenAI writes it, what the assistant says is no target.
         images: uint8 (H, W, C) each.
         generate: end with the assistant's role marker, for the model to go on from.
         sounds: float (samples,) each, at SOUND_RATE.
@@ -137,7 +138,7 @@ def dialogue_parts(messages: Sequence[Mapping[str, Any]], images: Given = (), ge
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
             raise ValueError(f"message {number} has the role {role!r}; there are {', '.join(ROLES)}")
-        loss = role == "assistant"
+        loss = role == "assistant" and message.get("weight") not in (0, False)
         entries = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(entries, Sequence):
             raise ValueError(f"message {number} has content of type {type(content).__name__}; give a string or a list")

@@ -5,17 +5,18 @@ It is NaN where the truth is not known.
 """
 
 import io
-import json
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..file_store import FileStore
 from ..images import ImageStore
+from ..records import JsonLines
 
 FLO_MAGIC = 202021.25        # Middlebury's, reads "PIEH"
 UNKNOWN = 1e9                # Middlebury: flow beyond this is unknown
@@ -164,13 +165,9 @@ class FlowPairs:
         place = archive if archive.is_file() else self.path.parent
         self.images, self.flows = ImageStore(place, max_side=None, cache_bytes=0), _Flows(place, cache_bytes=0)
         try:
-            self.rows = [json.loads(line) for line in self.path.read_text("utf-8").splitlines() if line.strip()]
-        except (OSError, ValueError) as error:
+            self.rows = list(JsonLines(self.path, _check_row))
+        except OSError as error:
             raise ValueError(f"{self.path} cannot be read as JSON lines: {error}") from None
-        for number, row in enumerate(self.rows, 1):
-            if missing := {"img0", "img1", "flow"} - set(row if isinstance(row, dict) else ()):
-                raise ValueError(f"{self.path}, line {number}: {', '.join(sorted(missing))} missing; "
-                                 'each line is {"img0": FILE, "img1": FILE, "flow": FILE}')
         if not self.rows:
             raise ValueError(f'{self.path} has no lines; each is {{"img0": FILE, "img1": FILE, "flow": FILE}}')
 
@@ -185,3 +182,8 @@ class FlowPairs:
                 sizes = ", ".join(f"{part.shape[1]}x{part.shape[0]}" for part in (first, second, flow))
                 raise ValueError(f"{self.path}: {row['img0']}, {row['img1']} and {row['flow']} are of different sizes: {sizes}")
             yield FlowPair(str(row.get("id", row["img0"])), first, second, flow)
+
+
+def _check_row(row: dict[str, Any]) -> None:
+    if missing := [key for key in ("flow", "img0", "img1") if not isinstance(row.get(key), str)]:
+        raise ValueError(f'{", ".join(missing)} missing; each line is {{"img0": FILE, "img1": FILE, "flow": FILE}}')

@@ -4,7 +4,6 @@ Pictures are cut to the wanted proportions around their middle and resized; a mo
 sound comes from the file, else from a sound file of the same name beside it, else it is silence; what was done is said.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..images import centre_crop
+from ..records import JsonLines
 from ..sounds import FORMATS as SOUND_FORMATS
 from ..sounds import SUFFIXES as SOUND_SUFFIXES
 from ..sounds import decode_sound
@@ -126,10 +127,8 @@ def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, bool]:
 def fitted(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
     """The middle of a picture in the proportions of `size`, resized to it: uint8 (H, W, 3)."""
     height, width = size
-    scale = min(picture.width / width, picture.height / height)
-    left, top = (picture.width - width * scale) / 2, (picture.height - height * scale) / 2
-    middle = picture.crop((round(left), round(top), round(left + width * scale), round(top + height * scale)))
-    return np.asarray(middle.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+    middle = Image.fromarray(centre_crop(np.asarray(picture.convert("RGB")), height, width))
+    return np.asarray(middle.resize((width, height), Image.Resampling.BICUBIC))
 
 
 # ---- many of them ----------------------------------------------------------------------------------------------------------
@@ -149,17 +148,19 @@ def read_videos(source: Path | str, form: Format) -> list[Video]:
         place = source
     else:
         try:
-            rows = [json.loads(line) for line in source.read_text("utf-8").splitlines() if line.strip()]
-        except (OSError, ValueError) as error:
+            rows = list(JsonLines(source, _check_row))
+        except OSError as error:
             raise ValueError(f"{source} cannot be read as JSON lines: {error}; give a folder of videos or a manifest") from None
         place = source.parent
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or "file" not in row:
-            raise ValueError(f'{source}, line {number}: no "file"; each line is {{"file": FILE, "label": TEXT}}')
     if not rows:
         raise ValueError(f"{source} has no videos; there must be files ending in {', '.join(SUFFIXES)}")
     return [read_video(place / row["file"], form, sound=place / row["sound"] if row.get("sound") else None,
                        label=str(row.get("label") or "")) for row in rows]
+
+
+def _check_row(row: dict[str, Any]) -> None:
+    if not isinstance(row.get("file"), str) or not isinstance(row.get("sound") or "", str):
+        raise ValueError('no "file"; each line is {"file": FILE, "label": TEXT} and perhaps "sound", another file')
 
 
 class Clips:

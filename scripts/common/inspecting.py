@@ -42,7 +42,7 @@ def inspect_target(target: str, *, layout: str = "disjoint", index: int = 0, sta
         raise ValueError(f"--steps {steps} --start {start}: show at least one step, from step 0 on")
     scheme = Scheme(layout=layout, agent=load_agent(run) if run else None)
     if not Path(target).exists():
-        if "/" in target and Path(target).suffix in (".parquet", ".jsonl", ".txt"):
+        if "/" in target and Path(target).suffix:
             raise ValueError(f"{target} does not exist; give a file that does, or a task's name")
         return _inspect_task(target, scheme, start, steps, seed, random)
     data = open_data(target)
@@ -50,7 +50,7 @@ def inspect_target(target: str, *, layout: str = "disjoint", index: int = 0, sta
         raise ValueError(f"--index {index}: {target} holds the numbers 0 to {len(data) - 1}")
     if isinstance(data, EpisodeReader):
         return _inspect_stored(data, scheme, index, start, steps)
-    return _inspect_document(data[index], scheme, [f"number {index} of {len(data)} in {target}"])
+    return _inspect_document(data[index], scheme, [f"number {index} of {len(data)} in {target}", f"read as {data.format}"])
 
 
 @dataclass(frozen=True, kw_only=True)

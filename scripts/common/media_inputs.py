@@ -8,8 +8,8 @@ import numpy as np
 
 from calico.agent import checkpoint
 from calico.agent.agent import Agent
-from calico.datasets.images import decode_file
-from calico.datasets.sounds import SUFFIXES, decode_sound
+from calico.datasets.images import read_image
+from calico.datasets.sounds import SUFFIXES, read_sound
 from calico.scripts.common import console
 from calico.tokenizers.tokens import SOUND_RATE, SOUND_SAMPLES
 
@@ -49,9 +49,12 @@ def read_picture(path: Path, max_side: int = 64) -> np.ndarray:
     if not path.is_file():
         raise ValueError(f"{path} is not a file; give a PNG, JPEG or WebP image")
     try:
-        return decode_file(path.read_bytes(), max_side)
+        pixels, remark = read_image(path.read_bytes(), max_side)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    if remark:
+        console.note(console.printable(f"{path} {remark}"))
+    return pixels
 
 
 def is_sound(path: Path) -> bool:
@@ -70,12 +73,14 @@ def read_shown(path: Path, max_side: int = 64) -> np.ndarray:
     if not path.is_file():
         raise ValueError(f"{path} is not a file; give a sound, such as a .wav, .flac, .ogg or .mp3 file")
     try:
-        samples, own = decode_sound(path.read_bytes(), SOUND_RATE)
+        samples, own, remark = read_sound(path.read_bytes(), SOUND_RATE)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if len(samples) < SOUND_SAMPLES:
         raise ValueError(f"{path}: {1000 * len(samples) / SOUND_RATE:.0f} ms of sound are too short, at least "
                          f"{1000 * SOUND_SAMPLES // SOUND_RATE} are needed")
+    if remark:
+        console.note(console.printable(f"{path} {remark}"))
     if own != SOUND_RATE:
         console.note(f"{path}: resampled from {own} to {SOUND_RATE} Hz")
     return samples

@@ -618,6 +618,40 @@ def test_prompts_that_fill_every_row_are_refused() -> None:
         mixture_of(EpisodeSource("e", [state_episode(n, 50) for n in range(3)], STATE, prompt=filled), 60)
 
 
+class Breaking(list[Caption]):
+    """Documents of which some cannot be read."""
+
+    broken: frozenset[int] = frozenset()
+
+    def __getitem__(self, index: Any) -> Any:
+        if index in self.broken:
+            raise ValueError(f"line {index}: image {index!r} is cut short")
+        return super().__getitem__(index)
+
+    fingerprint = "breaking"
+
+
+def test_a_broken_document_is_passed_over_and_the_stream_goes_on_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = Breaking(captions(40))
+    documents.broken = frozenset({17})
+
+    def batches(steps: range) -> list[Tokens]:
+        source = DocumentSource("captions", documents, VOCABULARY, TEXT)
+        mixture = Mixture([source], vocabulary=VOCABULARY, context=128, batch_size=4, seed=3)
+        return [mixture.batch(step).tokens for step in steps]
+
+    with pytest.warns(UserWarning, match="line 17: image 17 is cut short; passed over, 1 so far"):
+        whole = batches(range(8))
+    with pytest.warns(UserWarning, match="passed over"):
+        resumed = batches(range(4, 8))
+    assert all(same_tokens(one, other) for one, other in zip(whole[4:], resumed, strict=True))
+    documents.broken = frozenset(range(20))
+    with pytest.raises(ValueError, match="source 'captions': 3 of 40 documents cannot be read, at most 5% may be passed over; "
+                                         "the last"), \
+            pytest.warns(UserWarning):
+        batches(range(8))
+
+
 # ---- what identifies data
 
 def test_equal_data_in_memory_have_one_fingerprint_and_others_another() -> None:

@@ -107,6 +107,9 @@ def test_pairs_that_do_not_fit_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"img0": "a.png", "img1": "b.png"}\n')
     with pytest.raises(ValueError, match="line 1: flow missing"):
         FlowPairs(tmp_path / "bad.jsonl")
+    (tmp_path / "bad.jsonl").write_bytes('\ufeff{"img0": null, "img1": 3, "flow": "a\u2028b"}'.encode())
+    with pytest.raises(ValueError, match="line 1: img0, img1 missing"):
+        FlowPairs(tmp_path / "bad.jsonl")
     (tmp_path / "none.jsonl").write_text("")
     with pytest.raises(ValueError, match="has no lines"):
         FlowPairs(tmp_path / "none.jsonl")

@@ -154,3 +154,20 @@ def test_a_clip_beyond_the_end_is_filled_up() -> None:
 def test_a_video_that_is_too_short_is_named() -> None:
     with pytest.raises(ValueError, match="a has 7 frames; 8 at least are needed"):
         Clips([counted("a", 7)], frames=4, samples_per_frame=8, patch=4)
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ({"file": None}, 'line 1: no "file"'), ({"file": 3}, 'line 1: no "file"'),
+    ({"file": "a.mp4", "sound": 3}, 'line 1: no "file"'),
+    (["a.mp4"], "line 1: expected an object")])
+def test_a_line_without_a_file_is_named(tmp_path: Path, line: object, message: str) -> None:
+    (tmp_path / "m.jsonl").write_text(json.dumps(line))
+    with pytest.raises(ValueError, match=message):
+        read_videos(tmp_path / "m.jsonl", FORM)
+
+
+def test_a_manifest_is_read_as_all_others(tmp_path: Path) -> None:
+    """U+2028 ends no line, and a mark of the byte order is no part of the first one."""
+    write_video(tmp_path / "a.mp4", [90] * 4)
+    (tmp_path / "m.jsonl").write_bytes('\ufeff{"file": "a.mp4", "label": "a\u2028cat"}\r\n'.encode())
+    assert [video.label for video in read_videos(tmp_path / "m.jsonl", FORM)] == ["a\u2028cat"]
