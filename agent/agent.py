@@ -3,25 +3,25 @@
 A checkpoint holds all of it, so a run folder alone rebuilds the agent; nothing is guessed from the installed packages.
 """
 
-import difflib
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..tokenizers.spelling import did_you_mean
 from ..tokenizers.task import TaskCodec
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.tokens import Tokens
 from ..tokenizers.vocabulary import Vocabulary
 from . import checkpoint
+from .config_json import from_json, to_json
 from .data2vec.pretrained import build_encoder
-from .embedding import EmbeddingConfig
 from .front_end import load_encoders
 from .hardware import Precision, usable_device
-from .model import Model, ModelConfig, backbone_config
+from .model import Model, ModelConfig
 from .policy import AgentPolicy
 from .sampling import SamplingConfig
 
@@ -79,9 +79,7 @@ class Agent:
         """
         where = usable_device(device)
         try:
-            shape = saved.documents["model"]
-            config = ModelConfig(embedding=EmbeddingConfig.from_json(shape["embedding"]),
-                                 backbone=backbone_config(shape["backbone"]))
+            config: ModelConfig = from_json(ModelConfig, saved.documents["model"])
             vocabulary = Vocabulary.from_json(saved.documents["vocabulary"])
             text = TextTokenizer.from_bytes(saved.files[TOKENIZER_FILE])
             weights, tasks = saved.tensors["model"], saved.documents["tasks"]
@@ -90,7 +88,7 @@ class Agent:
                 model = Model(config, vocabulary, encoders)
             model = model.to_empty(device="cpu")
             model.load_state_dict(weights)
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             writer = saved.versions.get("calico-agent", "unknown")
             raise checkpoint.CheckpointError(f"{saved.path} holds no agent that this Calico can rebuild ({error!r}); it was "
                                              f"written by calico-agent {writer}") from error
@@ -107,7 +105,7 @@ class Agent:
 
     def documents(self) -> dict[str, Any]:
         """The JSON documents of a checkpoint; see Trainer.save."""
-        return {"model": asdict(self.model.config), "vocabulary": self.vocabulary.to_json(), "tasks": dict(self.tasks),
+        return {"model": to_json(self.model.config), "vocabulary": self.vocabulary.to_json(), "tasks": dict(self.tasks),
                 "encoders": self.model.embedding.encoder_documents()}
 
     def files(self) -> dict[str, bytes]:
@@ -121,8 +119,7 @@ class Agent:
             ValueError: the agent was not trained on the task.
         """
         if task not in self.tasks:
-            near = difflib.get_close_matches(task, self.tasks, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; it knows {', '.join(sorted(self.tasks)) or 'none'}"
+            hint = did_you_mean(task, self.tasks, otherwise=f"; it knows {', '.join(sorted(self.tasks)) or 'none'}")
             raise ValueError(f"this checkpoint has no spec for the task {task!r}{hint}")
         return TaskCodec.from_json(self.tasks[task]["codec"], self.vocabulary, self.text)
 

@@ -13,19 +13,16 @@ A save goes to a hidden folder first, every file is flushed to the disk, the fol
 `latest` follows, and only then do older checkpoints go. No pickle is ever read: .pt, .bin, .pkl and such are refused.
 """
 
-import difflib
 import errno
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -34,11 +31,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..datasets.publish import flush, sha256_now, versions, write_flushed
+from ..tokenizers.spelling import nearest
 from .run_lock import is_alive, run_lock
-from .training.optimizer_state import flatten_optimizer, restore_optimizer, restore_rng, rng_tensors
+from .training.optimizer_state import flatten_optimizer, restore_optimizer
 
 __all__ = ["JSON", "Checkpoint", "CheckpointError", "checkpoints", "export", "find", "flatten_optimizer", "from_hub",
-           "load", "push_to_hub", "restore_optimizer", "restore_rng", "rng_tensors", "run_lock", "save"]
+           "load", "push_to_hub", "restore_optimizer", "run_lock", "save"]
 
 JSON: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None
 
@@ -110,7 +109,7 @@ def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tenso
         for stem, group in tensors.items():
             _write_tensors(temporary / f"{stem}.safetensors", group)
         for name, content in small.items():
-            _write(temporary / name, content)
+            write_flushed(temporary / name, content)
         _write_manifest(temporary, step)
         _publish(temporary, final)
     except (OSError, SafetensorError) as error:
@@ -125,15 +124,15 @@ def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tenso
 def _publish(temporary: Path, final: Path) -> None:
     """Give the finished folder its name, then let `latest` name it; each step is one atomic rename."""
     root = final.parent
-    _sync_folder(temporary)
+    flush(temporary)
     if final.exists():
         os.rename(final, _replaced(final))   # find() looks here too, should we be killed before the next line
     os.rename(temporary, final)
-    _sync_folder(root)
+    flush(root)
     pointer = root / f".saving_latest_{os.getpid()}"
-    _write(pointer, final.name.encode())
+    write_flushed(pointer, final.name.encode())
     os.replace(pointer, root / "latest")
-    _sync_folder(root)
+    flush(root)
 
 
 def _replaced(folder: Path) -> Path:
@@ -199,53 +198,20 @@ def _write_tensors(path: Path, group: Mapping[str, Tensor]) -> None:
         shared = re.search(r"\[\{.*?\}\]", str(error))
         raise CheckpointError(f"{path.name}: names {shared.group() if shared else error} share memory; "
                               "save a tied tensor under one name") from None
-    _sync(path)
+    flush(path)
 
 
 def _write_manifest(folder: Path, step: int) -> None:
-    entries = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
-    manifest: dict[str, Any] = {"format": FORMAT, "step": step, "versions": _versions(), "files": entries}
+    entries = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_now(path)} for path in sorted(folder.iterdir())}
+    manifest: dict[str, Any] = {"format": FORMAT, "step": step, "versions": versions(PACKAGES), "files": entries}
     manifest["sha256"] = _digest(manifest)
-    _write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:   # running from a source tree that was never installed
-            found[package] = "unknown"
-    return found
+    write_flushed(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
     """Hash of all else in the manifest, so that a flipped bit in the manifest itself is seen too."""
     rest = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-_sync_folder = _sync   # a rename is on the disk only when its folder is
 
 
 def load(path: Path | str, *, map_location: str | torch.device = "cpu",
@@ -287,7 +253,7 @@ def find(path: Path | str) -> Path:
         raise CheckpointError(_refusal(path))
     if not path.is_dir():
         names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, names, n=1)
+        near = nearest(path.name, names)
         raise CheckpointError(f"{path} does not exist" + (f"; did you mean {path.parent / near[0]}?" if near else
                                                           "; give the folder of a run, such as runs/demo"))
     if (path / MANIFEST).exists():
@@ -347,7 +313,7 @@ def _verify(folder: Path) -> dict[str, Any]:
         if file.stat().st_size != entry["bytes"]:
             raise CheckpointError(f"{file} has {file.stat().st_size:,} bytes instead of {entry['bytes']:,}: "
                                   "it was cut short or changed")
-        if _sha256(file) != entry["sha256"]:
+        if sha256_now(file) != entry["sha256"]:
             raise CheckpointError(f"{file} does not match its SHA-256 in {MANIFEST}: it was changed or damaged")
     return manifest
 
@@ -413,7 +379,7 @@ def _refusal(path: Path) -> str:
 def export(path: Path | str, out: Path | str, *, optimizer: bool = False) -> Path:
     """Copy a checkpoint into the new folder `out` with a manifest of its own, without the optimizer unless asked."""
     checkpoint, out = load(path, only=()), Path(out)
-    dropped = () if optimizer else ("optimizer.safetensors",)
+    dropped = () if optimizer else ("optimizer.safetensors", "training.safetensors")   # what only a resumed run needs
     try:
         out.mkdir(parents=True)
         for name in _verify(checkpoint.path)["files"]:

@@ -5,11 +5,13 @@ ResNet block (GroupNorm, GELU) and gets a learned row and a learned column posit
 in training and taken at the interval's rounded mean at evaluation. Observation tokens get their place inside the timestep,
 all action tokens one shared position. What differs from the paper: the patch block works at half resolution (a stride-2
 stem), which costs a quarter on a CPU; its width is configurable. A stretch of sound goes through a block of its own
-(sound_block.py) and gets a learned place in its sound; a vector of real numbers has one, too (vector_block.py). Pre-trained
-encoders can take the places of the blocks for pictures and sounds (front_end.py).
+(blocks.py) and gets a learned place in its sound; a vector of real numbers has one, too. Pre-trained encoders can take the
+places of the blocks for pictures and sounds (front_end.py).
+
+Which block embeds what travels beside the ids stands in EMBEDDED_BY; for modalities from outside this package in BLOCKS.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,17 +19,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tokenizers.tokens import MAX_CHANNELS, NO_POSITION, PATCH_SIZE, POSITION_BINS, Kind, Tokens
+from ..tokenizers.tokens import (
+    CONTENTS,
+    MODALITIES,
+    NO_POSITION,
+    OUTSIDE,
+    POSITION_BINS,
+    Kind,
+    Tokens,
+)
 from ..tokenizers.vocabulary import Vocabulary
+from .blocks import PatchBlock, SoundBlock, VectorBlock
 from .data2vec.encoders import Encoder
 from .data2vec.pretrained import encoder_document
 from .front_end import FRONT_ENDS, FrontEnd, FrontEndConfig
 from .hardware import round_up_to_bucket
-from .sound_block import SoundBlock
-from .vector_block import VectorBlock
 
-GROUPS = 32     # GroupNorm groups of the patch block, as in the paper's appendix; fewer where the block is narrower
 MOMENTS = 256   # places of a stretch in its sound that are told apart: ten seconds
+
+# Blocks of modalities from outside this package: name of the modality -> function of the stream's width that makes a module,
+# which turns Tokens into (n, width), one vector per token of the kind in their order.
+BLOCKS: dict[str, Callable[[int], nn.Module]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +55,15 @@ class EmbeddingConfig:
     vision: FrontEndConfig | None = None
     audio: FrontEndConfig | None = None    # one in place of the sound block
     text: FrontEndConfig | None = None     # one whose output is added to the words that are read
+    modalities: tuple[str, ...] = ()       # those from outside that there are blocks for, see BLOCKS
 
     def __post_init__(self) -> None:
         if self.observation_positions < 1 or self.patch_channels < 1:
             raise ValueError(f"embedding.observation_positions={self.observation_positions} and "
                              f"patch_channels={self.patch_channels} must be positive")
+        if missing := set(self.modalities) - BLOCKS.keys():
+            raise ValueError(f"embedding.modalities: there is no block for {', '.join(sorted(missing))}; import the module "
+                             "that registers it before the config or checkpoint is read")
 
     @property
     def has_sounds(self) -> bool:
@@ -59,36 +75,6 @@ class EmbeddingConfig:
         """The encoders that are asked for, by "vision", "audio" and "text"."""
         return {name: wanted for name in FRONT_ENDS if (wanted := getattr(self, name)) is not None}
 
-    @staticmethod
-    def from_json(values: Mapping[str, Any]) -> "EmbeddingConfig":
-        """Rebuild from what dataclasses.asdict gave; fields that are newer take their defaults."""
-        built: dict[str, Any] = {name: FrontEndConfig(**value) if isinstance(value, Mapping) else value
-                                 for name, value in values.items()}
-        return EmbeddingConfig(**built)
-
-
-class PatchBlock(nn.Module):
-    """uint8 patches (n, MAX_CHANNELS, 16, 16) -> (n, width)."""
-
-    def __init__(self, config: EmbeddingConfig, width: int) -> None:
-        super().__init__()
-        channels, side = config.patch_channels, PATCH_SIZE // 2
-        groups = min(GROUPS, channels // 2 or 1)
-        self.stem = nn.Conv2d(MAX_CHANNELS, channels, 3, stride=2, padding=1)
-        self.norm1, self.norm2 = nn.GroupNorm(groups, channels), nn.GroupNorm(groups, channels)
-        self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
-        self.out = nn.Linear(channels * side * side, width)
-
-    def forward(self, patches: Tensor, channels: Tensor) -> Tensor:
-        """channels: uint8 (n,), how many of each patch's channels are real; the others stay exactly zero."""
-        scale = 2 / (255 * PATCH_SIZE**0.5)                      # [0, 255] -> [-1, 1] / sqrt(16): Gato, section 2.1
-        x = patches.to(self.stem.weight.dtype) * scale - 1 / PATCH_SIZE**0.5
-        real = torch.arange(MAX_CHANNELS, device=x.device) < channels[:, None]
-        x = self.stem(x * real[:, :, None, None])                # (n, channels, 8, 8)
-        residual = self.conv1(F.gelu(self.norm1(x)))
-        residual = self.conv2(F.gelu(self.norm2(residual)))
-        return self.out((x + residual).flatten(1))               # (n, width)
-
 
 class Embedding(nn.Module):
     """Tokens (B, S) with tensors -> (B, S, width). `table` is also the output head: logits = hidden @ table.T."""
@@ -97,13 +83,16 @@ class Embedding(nn.Module):
         super().__init__()
         self.config, self.width, self.text_start = config, width, vocabulary.text_start
         self.table = nn.Embedding(vocabulary.size, width)
-        self.patch_block = PatchBlock(config, width) if config.vision is None else None
+        self.patch_block = PatchBlock(config.patch_channels, width) if config.vision is None else None
         self.rows, self.columns = nn.Embedding(POSITION_BINS, width), nn.Embedding(POSITION_BINS, width)
-        self.positions = nn.Embedding(config.observation_positions - NO_POSITION, width)   # [none, action, 0, 1, ...]
+        # [none, action, 0, 1, ...]: the first stays zero. In older checkpoints it is not, as it was added to the pictures and
+        # sounds of documents; there it still is.
+        self.positions = nn.Embedding(config.observation_positions - NO_POSITION, width, padding_idx=0)
         self.sound_block = SoundBlock(width) if config.sounds and config.audio is None else None
         self.moments = nn.Embedding(MOMENTS, width) if config.has_sounds else None
         self.vector_block = VectorBlock(width) if config.vectors else None
         self.front_ends = nn.ModuleDict()
+        self.blocks = nn.ModuleDict({name: BLOCKS[name](width) for name in config.modalities})
 
     def attach(self, encoders: Mapping[str, Encoder]) -> None:
         """Put pre-trained encoders in front of the stream.
@@ -134,16 +123,25 @@ class Embedding(nn.Module):
                              "positions for them; raise embedding.observation_positions or choose a smaller view")
         place = self.positions(tokens.position.long() - NO_POSITION)
         x = self.table(tokens.ids.long()) + place * (tokens.position != NO_POSITION)[..., None]   # (B, S, width)
-        if len(tokens.patches):
-            is_patch = tokens.kind == Kind.PATCH
-            x = x.masked_scatter(is_patch[..., None], (self.embed_patches(tokens) + place[is_patch]).to(x.dtype))
-        if len(tokens.sounds):
-            is_sound = tokens.kind == Kind.AUDIO
-            x = x.masked_scatter(is_sound[..., None], (self.embed_sounds(tokens) + place[is_sound]).to(x.dtype))
-        if len(tokens.vectors):
-            is_vector = tokens.kind == Kind.VECTOR
-            x = x.masked_scatter(is_vector[..., None], (self.embed_vectors(tokens) + place[is_vector]).to(x.dtype))
+        for kind, names in CONTENTS.items():
+            if len(getattr(tokens, names[0])):
+                here = tokens.kind == kind
+                x = x.masked_scatter(here[..., None], (self.embed_contents(kind, tokens) + place[here]).to(x.dtype))
         return x + self.front_end("text")(tokens, self.text_start) if "text" in self.front_ends else x
+
+    def embed_contents(self, kind: int, tokens: Tokens) -> Tensor:
+        """What travels beside the ids of one kind: (n, width), without the place inside the timestep.
+
+        Raises:
+            ValueError: the model has no block for it.
+        """
+        if kind in EMBEDDED_BY:
+            return EMBEDDED_BY[kind](self, tokens)
+        name = MODALITIES[kind].name
+        if name not in self.blocks:
+            raise ValueError(f"there is a token of modality {name!r} in the stream, and this model was made without a block "
+                             f"for it; train one with embedding.modalities=[{name}]")
+        return cast(Tensor, self.blocks[name](tokens))
 
     def embed_patches(self, tokens: Tokens) -> Tensor:
         """(n_patches, width): what the patch block or the vision encoder sees, plus row and column positions."""
@@ -191,3 +189,19 @@ class Embedding(nn.Module):
         count = len(tokens.vectors)
         spare = round_up_to_bucket(count) - count
         return self.vector_block(F.pad(tokens.vectors, (0, 0, 0, spare)), F.pad(tokens.numbers, (0, spare)))[:count]
+
+
+EMBEDDED_BY: dict[int, Callable[[Embedding, Tokens], Tensor]] = {Kind.PATCH: Embedding.embed_patches,
+                                                                 Kind.AUDIO: Embedding.embed_sounds,
+                                                                 Kind.VECTOR: Embedding.embed_vectors}
+
+
+def register_block(name: str, make: Callable[[int], nn.Module]) -> None:
+    """Make the block of a modality from outside this package known, see BLOCKS.
+
+    Raises:
+        ValueError: the modality is not registered, or is one of this package's.
+    """
+    if name not in {modality.name for kind, modality in MODALITIES.items() if kind >= OUTSIDE}:
+        raise ValueError(f"{name!r} is no modality from outside; call tokens.register_modality first")
+    BLOCKS[name] = make

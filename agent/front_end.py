@@ -27,7 +27,7 @@ from .data2vec.hugging_face import Modality
 from .data2vec.pretrained import load_pretrained
 from .hardware import round_up_to_bucket
 
-MODALITIES: dict[str, Modality] = {"vision": "vision", "audio": "speech", "text": "text"}   # our field -> the encoder's word
+ENCODERS: dict[str, Modality] = {"vision": "vision", "audio": "speech", "text": "text"}   # our field -> the encoder's word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def load_encoders(wanted: Mapping[str, FrontEndConfig], text: TextTokenizer) -> 
     """
     encoders = {}
     for name, config in wanted.items():
-        found = load_pretrained(config.encoder, MODALITIES[name])
+        found = load_pretrained(config.encoder, ENCODERS[name])
         if name == "text" and (found.text is None or found.text.to_bytes() != text.to_bytes()):
             raise ValueError(f"embedding.text: {config.encoder} was pre-trained with other text pieces than this run's; leave "
                              "data.tokenizer empty, and the run takes over those of an encoder that has some")
@@ -98,8 +98,9 @@ class VisionFrontEnd(FrontEnd):
     def forward(self, tokens: Tokens) -> Tensor:
         """(n, width)."""
         top, left = tokens.intervals[:, 0] == 0, tokens.intervals[:, 2] == 0
-        columns = in_runs(top & left, top).clamp(min=1)                                  # 0: the first row was cut away
-        return in_groups(top & left, lambda index, columns: self.pictures(tokens, index, columns), columns)
+        begins = beginnings(tokens, Kind.PATCH, top & left)
+        columns = in_runs(begins, top).clamp(min=1)                                      # 0: the first row was cut away
+        return in_groups(begins, lambda index, columns: self.pictures(tokens, index, columns), columns)
 
     def pictures(self, tokens: Tokens, index: Tensor, columns: int) -> Tensor:
         """Patches int64 (B, n) of B images with so many columns -> (B, n, width)."""
@@ -130,7 +131,8 @@ class AudioFrontEnd(FrontEnd):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """(n, width)."""
-        return in_groups(tokens.moments == 0, lambda index, _: self.waveforms(tokens.sounds[index]))
+        begins = beginnings(tokens, Kind.AUDIO, tokens.moments == 0)
+        return in_groups(begins, lambda index, _: self.waveforms(tokens.sounds[index]))
 
     def waveforms(self, stretches: Tensor) -> Tensor:
         """int16 (B, n, SOUND_SAMPLES) of B sounds -> (B, n, width)."""
@@ -186,6 +188,13 @@ class TextFrontEnd(FrontEnd):
 
 
 FRONT_ENDS: dict[str, type[Any]] = {"vision": VisionFrontEnd, "audio": AudioFrontEnd, "text": TextFrontEnd}
+
+
+def beginnings(tokens: Tokens, kind: Kind, first: Tensor) -> Tensor:
+    """Where a run of pieces (n,) of a kind begins: at the first piece of a picture or a sound, and in each row of the batch,
+    as a row may begin inside of one."""
+    row = (tokens.kind == kind).nonzero()[:, 0]
+    return first | F.pad(row.diff() != 0, (1, 0), value=True)
 
 
 def in_runs(begins: Tensor, counted: Tensor) -> Tensor:

@@ -5,13 +5,13 @@ both, and reads a prompt once however many answers are drawn.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..tokenizers.tokens import DTYPES, NO_POSITION, Kind, Tokens
+from ..tokenizers.tokens import Kind, Tokens
 from .backbones.cache import Cache
 from .model import Model
 from .sampling import SamplingConfig, choose
@@ -149,6 +149,4 @@ def generate(model: Model, prompts: Sequence[Tokens], *, legal: np.ndarray, stop
 
 def text_tokens(ids: np.ndarray) -> Tokens:
     """Ids (seq,), or a batch (rows, seq), that a model wrote as the tokens of a document, all of them targets."""
-    constant = {"kind": Kind.TEXT, "position": NO_POSITION, "timestep": 0, "loss_mask": True, "segment": 0}
-    filled = {name: np.full(ids.shape, value, DTYPES[name]) for name, value in constant.items()}
-    return replace(Tokens.empty(), ids=ids.astype(DTYPES["ids"]), **filled)
+    return Tokens.of(ids, Kind.TEXT, loss_mask=True)

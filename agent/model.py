@@ -1,9 +1,7 @@
 """The agent's network: embedding, backbone and tied output head, with the named sizes.
 
-Backbones share one way to be called, and no base class: `forward(x, where)` turns embedded sequences into hidden states,
-`new_cache` and `extend(x, cache, counts, where)` do the same for histories that grow token by token, with the cache as a value
-that the caller holds, and `sample_targets(targets)` says from which targets a training step learns. The state at position t
-sees tokens up to t and predicts token t + 1.
+Backbones share one way to be called, and no base class: see `Backbone` in backbones/__init__.py. The cache of a history that
+grows token by token is a value that the caller holds.
 
 One table serves input and output (`F.linear(x, table.weight)`): a separate head module breaks sharding and saving.
 """
@@ -11,7 +9,6 @@ One table serves input and output (`F.linear(x, table.weight)`): a separate head
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,18 +16,11 @@ from torch import Tensor, nn
 
 from ..tokenizers.tokens import Kind, Tokens
 from ..tokenizers.vocabulary import Vocabulary
+from .backbones import KINDS, BackboneConfig, build_backbone
 from .backbones.cache import Cache
-from .backbones.decoder import Decoder, DecoderConfig
-from .backbones.masked_encoder import MaskedEncoder, MaskedEncoderConfig
-from .backbones.perceiver import Perceiver, PerceiverConfig
-from .backbones.perceiver_ar import PerceiverAR, PerceiverARConfig
+from .backbones.decoder import DecoderConfig
 from .data2vec.encoders import Encoder
 from .embedding import Embedding, EmbeddingConfig
-
-Backbone = Decoder | Perceiver | PerceiverAR | MaskedEncoder
-BackboneConfig = DecoderConfig | PerceiverConfig | PerceiverARConfig | MaskedEncoderConfig
-KINDS: dict[str, type[BackboneConfig]] = {"decoder": DecoderConfig, "perceiver": PerceiverConfig,
-                                          "perceiver-ar": PerceiverARConfig, "data2vec": MaskedEncoderConfig}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,29 +29,6 @@ class ModelConfig:
 
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     backbone: BackboneConfig = field(default_factory=DecoderConfig)
-
-
-def backbone_config(values: Mapping[str, Any]) -> BackboneConfig:
-    """What `dataclasses.asdict` made of one.
-
-    Raises:
-        KeyError: no such kind.
-        TypeError: a field that the kind does not have.
-    """
-    return KINDS[values.get("kind", "decoder")](**values)      # there were none but decoders before kinds were written down
-
-
-def build_backbone(config: BackboneConfig) -> Backbone:
-    """The network that a configuration describes."""
-    match config:
-        case DecoderConfig():
-            return Decoder(config)
-        case PerceiverConfig():
-            return Perceiver(config)
-        case PerceiverARConfig():
-            return PerceiverAR(config)
-        case MaskedEncoderConfig():
-            return MaskedEncoder(config)
 
 
 def _size(width: int, depth: int, heads: int, patch_channels: int, **more: float) -> ModelConfig:
@@ -79,7 +46,6 @@ SIZES: dict[str, ModelConfig] = {
     "gato-364m": _size(1536, 12, 12, 64, context=1024, window=1024, stochastic_depth=0.1),
     "gato-1.18b": _size(2048, 24, 16, 64, context=1024, window=1024, stochastic_depth=0.1),
 }
-LATENTS = {"tiny": 16, "small": 32, "medium": 64, "gato-79m": 64, "gato-364m": 128, "gato-1.18b": 128}   # of `perceiver`
 
 
 def named_size(name: str, context: int | None = None, kind: str = "decoder") -> ModelConfig:
@@ -93,15 +59,12 @@ def named_size(name: str, context: int | None = None, kind: str = "decoder") -> 
     if kind not in KINDS:
         raise ValueError(f"backbone {kind!r} is unknown; choose one of {', '.join(KINDS)}")
     size = SIZES[name].backbone
+    assert isinstance(size, DecoderConfig), size
     context = context or size.context
-    shape: dict[str, Any] = {"width": size.width, "depth": size.depth, "heads": size.heads, "context": context}
-    backbone: BackboneConfig = replace(size, context=context)
-    if kind == "perceiver":
-        backbone = PerceiverConfig(**shape, latents=LATENTS[name])
-    elif kind == "perceiver-ar":
-        backbone = PerceiverARConfig(**shape, window=context // 2)
-    elif kind == "data2vec":
-        backbone = MaskedEncoderConfig(**shape, window=context // 4)
+    if kind == size.kind:
+        return replace(SIZES[name], backbone=replace(size, context=context))
+    backbone = KINDS[kind].config(width=size.width, depth=size.depth, heads=size.heads, context=context,
+                                  **KINDS[kind].sized(name, context))
     return replace(SIZES[name], backbone=backbone)
 
 
@@ -150,6 +113,8 @@ def _initialise(module: nn.Module) -> None:
     nats, with fan-in 2.30)."""
     if isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
+        if module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=module.in_features**-0.5 * getattr(module, "residual_scale", 1.0))
     if isinstance(module, nn.Linear) and module.bias is not None:

@@ -16,6 +16,7 @@ last `context` or `window` tokens, in training as here:
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,34 @@ import torch
 from torch import Tensor
 
 from ..tokenizers.task import TaskCodec
-from ..tokenizers.tokens import ACTION, BESIDE, DTYPES, NO_POSITION, Kind, Tokens
+from ..tokenizers.tokens import ACTION, NO_POSITION, Kind, Tokens, joined_contents
 from .backbones.cache import Cache
 from .hardware import Precision, acting_dtype
-from .model import Model
+from .model import Model, ModelConfig
 from .sampling import SamplingConfig, choose
+
+
+@dataclass
+class _Row:
+    """The episode of one environment.
+
+    Attributes:
+        generator: what its actions are drawn with.
+        slot: its row of the cache; None: it has none yet, or lost it.
+        fresh: the cache holds nothing of the episode yet.
+        last_action: the token that the model has not seen yet; None before the first action.
+        history: whole timesteps, as they were read and as they would begin a history; kept where the model has a limit.
+        steps: how many were played.
+        texts: observed at the last of them; None before the first.
+    """
+
+    generator: np.random.Generator
+    slot: int | None = None
+    fresh: bool = True
+    last_action: int | None = None
+    history: list[tuple[Tokens, Tokens]] = field(default_factory=list)
+    steps: int = 0
+    texts: tuple[str, ...] | None = None
 
 
 class AgentPolicy:
@@ -39,73 +63,74 @@ class AgentPolicy:
         Args:
             model: trained weights, left as they are; a copy in the acting format is kept.
             codec: of the task that is played.
-            prompt: a demonstration of the same task, (seq,): each episode begins after it.
+            prompt: a demonstration of the same task, (seq,), whole timesteps: each episode begins after it.
+        Raises:
+            ValueError: the prompt leaves no room for a step, see `prompt_room`.
         """
+        room = prompt_room(model.config, codec)
+        if prompt is not None and room is not None and len(prompt) > room:
+            raise ValueError(f"a prompt of {len(prompt)} tokens leaves no room for a step in this model's context of "
+                             f"{model.config.backbone.limit}; give at most {max(0, room)} tokens")
         self.codec, self.sampling = codec, sampling or SamplingConfig()
         self.pad = codec.vocabulary.pad
         self.model = for_acting(model, precision)
         table = self.model.embedding.table.weight
         self.legal = [np.flatnonzero(mask) for mask in codec.action_mask]                     # ids, per action token
         self.heads = [table[torch.from_numpy(ids).to(table.device)].float() for ids in self.legal]   # (n_legal, width)
-        self.chunk = codec.observation_tokens[1] + 2                     # last action token, observation, separator
+        self.chunk = chunk_of(codec)
         self.prompted = None if prompt is None else self.read_prompt(prompt)
-        self.slots: dict[int, int] = {}                                  # environment row -> row of the cache
+        self.rows: dict[int, _Row] = {}                                  # by the number of the environment's row
+        self.placed: list[int] = []                                      # which of them each row of the cache belongs to
         self.cache = self.model.backbone.new_cache(0, self.chunk, table.dtype)
-        self.generators: dict[int, np.random.Generator] = {}
-        self.last_action: dict[int, int] = {}                            # the token that the model has not seen yet
-        self.fresh: set[int] = set()
         self.tokens_read = 0                                             # so far, over all rows; what speed is told in
         self.limit = model.config.backbone.limit
-        # Whole timesteps, as they were read and as they would begin a history; kept where there is a limit.
-        self.history: dict[int, list[tuple[Tokens, Tokens]]] = {}
-        self.told: dict[int, tuple[int, tuple[str, ...] | None]] = {}     # steps that were played, texts of the last one
 
     def reset(self, row: int, seed: int, env: Any = None) -> None:
         """Row `row` starts the episode with this seed; `env` is for experts and not looked at."""
-        self.generators[row] = self.sampling.generator(seed)
-        self.last_action.pop(row, None)
-        self.history[row] = []
-        self.told[row] = 0, None
-        self.fresh.add(row)
+        before = self.rows.get(row)
+        self.rows[row] = _Row(self.sampling.generator(seed), None if before is None else before.slot)
 
     def act(self, observations: Sequence[Any], rows: Sequence[int]) -> list[Any]:
-        """One action for each given row; rows that are not given wait, as long as more than half of them are given.
+        """One action for each given row.
+
+        Rows that are not given wait: they keep their history as long as more than half of the rows that have one, those that
+        join included, are given. At half or fewer the others lose it, so that no work is done for rows that have left.
 
         Args:
             observations: one per row, as the environment returned it.
         Raises:
-            ValueError: an observation holds NaN or lies outside its space (from the codec, naming the key).
+            ValueError: an observation holds NaN or lies outside its space (from the codec, naming the key), or a row that lost
+                its history is given before it is reset.
         """
-        told = [self.told.get(row, (0, None)) for row in rows]
-        steps = [step for step, _ in told]
-        encoded = self.codec.encode_observations(list(observations), steps, [texts for _, texts in told])
-        begun = encoded
+        known = [self.rows.get(row) for row in rows]                     # one that was never reset is refused below
+        steps = [0 if row is None else row.steps for row in known]
+        before = [None if row is None else row.texts for row in known]
+        encoded = self.codec.encode_observations(list(observations), steps, before)
+        begun = encoded                                                  # as they would begin a history
         if self.limit is not None and not self.codec.repeats_text:
             begun = self.codec.encode_observations(list(observations), steps)
-        self.assign_cache_rows(rows)
-        emptied = self.reencode_history(rows)
-        encoded = [alone if row in emptied else tokens for row, tokens, alone in zip(rows, encoded, begun, strict=True)]
-        slots = [self.slots[row] for row in rows]
-        places: list[Tokens | None] = [None] * len(self.slots)
+        slots = self.assign_cache_rows(rows)
+        given = [self.rows[row] for row in rows]
+        emptied = self.reencode_history(given, slots)
+        encoded = [alone if slot in emptied else tokens for slot, tokens, alone in zip(slots, encoded, begun, strict=True)]
+        places: list[Tokens | None] = [None] * len(self.placed)
         for slot, tokens in zip(slots, encoded, strict=True):
             places[slot] = tokens
-        pending = {self.slots[row]: self.last_action[row] for row in rows if row in self.last_action}
+        pending = {slot: row.last_action for slot, row in zip(slots, given, strict=True) if row.last_action is not None}
         tokens, counts = step_batch(places, pending, self.pad)
         chosen = np.empty((len(rows), self.codec.action_length), np.int64)
-        generators = [self.generators[row] for row in rows]
+        generators = [row.generator for row in given]
         for place in range(self.codec.action_length):
             hidden = self.read(tokens, counts)[slots]                    # (rows, width)
             logits = (hidden.float() @ self.heads[place].T).cpu().numpy()
             chosen[:, place] = self.legal[place][choose(logits, self.sampling, generators)]
             if place + 1 < self.codec.action_length:
-                tokens, counts = step_batch([None] * len(self.slots), dict(zip(slots, chosen[:, place], strict=True)), self.pad)
-        self.last_action.update(zip(rows, chosen[:, -1].tolist(), strict=True))
-        self.told.update({row: (step + 1, self.codec.observed_texts(observation))
-                          for row, step, observation in zip(rows, steps, observations, strict=True)})
-        if self.limit is not None:
-            for row, observed, alone, action in zip(rows, encoded, begun, chosen, strict=True):
-                done = self.action_tokens(action)
-                self.history[row].append((Tokens.concatenate([observed, done]), Tokens.concatenate([alone, done])))
+                tokens, counts = step_batch([None] * len(places), dict(zip(slots, chosen[:, place], strict=True)), self.pad)
+        for row, seen, observed, alone, action in zip(given, observations, encoded, begun, chosen, strict=True):
+            row.last_action, row.steps, row.texts = int(action[-1]), row.steps + 1, self.codec.observed_texts(seen)
+            if self.limit is not None:
+                done = Tokens.of(action, self.codec.action_kinds, ACTION)
+                row.history.append((Tokens.concatenate([observed, done]), Tokens.concatenate([alone, done])))
         return self.codec.decode_actions(chosen)
 
     @torch.inference_mode()
@@ -118,58 +143,64 @@ class AgentPolicy:
         return hidden
 
     @torch.inference_mode()
-    def assign_cache_rows(self, rows: Sequence[int]) -> None:
-        """Give new rows a place in the cache, drop places that half the batch no longer uses, empty those of fresh rows."""
-        if any(row not in self.slots for row in rows) or 2 * len(rows) <= len(self.slots):
-            kept = [row for row in rows if row in self.slots]
-            for row in rows:
-                if row not in self.slots and row not in self.fresh:
-                    raise ValueError(f"row {row} lost its place while half of the rows or fewer played; reset it first")
-            cache = self.model.backbone.new_cache(len(rows), self.chunk, self.cache.keys[0].dtype)
+    def assign_cache_rows(self, rows: Sequence[int]) -> list[int]:
+        """The row of the cache of each given row; new ones get one, and those of fresh rows begin with the prompt or empty."""
+        joining = [row for row in rows if row not in self.rows or self.rows[row].slot is None]
+        for row in joining:
+            if row not in self.rows or not self.rows[row].fresh:
+                raise ValueError(f"row {row} lost its place while half of the rows or fewer played; reset it first")
+        placed = self.placed + joining
+        if 2 * len(rows) <= len(placed):
+            placed = list(rows)
+        if placed != self.placed:
+            cache = self.model.backbone.new_cache(len(placed), self.chunk, self.cache.keys[0].dtype)
+            kept = [(new, before) for new, row in enumerate(placed) if (before := self.rows[row].slot) is not None]
             if kept:
-                old = torch.tensor([self.slots[row] for row in kept])
-                new = torch.tensor([list(rows).index(row) for row in kept])
-                cache = cache.assign(new, self.cache.select(old))
-            self.cache, self.slots = cache, {row: slot for slot, row in enumerate(rows)}
-        begun = [row for row in rows if row in self.fresh]
-        if not begun:
-            return
-        places = torch.tensor([self.slots[row] for row in begun])
-        self.cache = self.cache.reset(places) if self.prompted is None else self.cache.assign(places, self.prompted)
-        self.fresh.difference_update(begun)
+                chosen, old = torch.tensor(kept).unbind(dim=1)
+                cache = cache.assign(chosen, self.cache.select(old))
+            for row in self.placed:
+                self.rows[row].slot = None
+            for slot, row in enumerate(placed):
+                self.rows[row].slot = slot
+            self.cache, self.placed = cache, placed
+        slots = [where for row in rows if (where := self.rows[row].slot) is not None]
+        begun = [where for where, row in zip(slots, rows, strict=True) if self.rows[row].fresh]
+        if begun:
+            places = torch.tensor(begun)
+            self.cache = self.cache.reset(places) if self.prompted is None else self.cache.assign(places, self.prompted)
+        for row in rows:
+            self.rows[row].fresh = False
+        return slots
 
     @torch.inference_mode()
-    def reencode_history(self, rows: Sequence[int]) -> set[int]:
+    def reencode_history(self, given: Sequence[_Row], slots: Sequence[int]) -> set[int]:
         """Read a shorter history again for rows that would pass the context of a model without a window; it begins with the
-        observed text, as windows do in training. Returns the rows that keep nothing, whose next step begins one."""
+        observed text, as windows do in training.
+
+        Returns:
+            the slots of the rows that keep nothing, whose next step begins a history.
+        """
         emptied = set[int]()
         if self.limit is None:
             return emptied
         lengths = self.cache.lengths.tolist()
-        for row in rows:
-            if lengths[self.slots[row]] + self.chunk + self.codec.action_length <= self.limit:
+        for row, slot in zip(given, slots, strict=True):
+            if lengths[slot] + self.chunk + self.codec.action_length <= self.limit:
                 continue
             kept: list[tuple[Tokens, Tokens]] = []
-            while self.history[row]:
-                _, first = self.history[row][-1]
+            while row.history:
+                _, first = row.history[-1]
                 if len(first) + sum(len(step) for step, _ in kept) > self.limit // 2:
                     break
-                kept.insert(0, self.history[row].pop())
-            self.history[row] = kept
+                kept.insert(0, row.history.pop())
+            row.history = kept
             whole = [kept[0][1], *(step for step, _ in kept[1:])] if kept else []
             seen = Tokens.concatenate(whole)[: -1 if kept else 0]         # the last action token is still to be read
-            self.cache = self.cache.assign(torch.tensor([self.slots[row]]), self.read_prompt(seen))
+            self.cache = self.cache.assign(torch.tensor([slot]), self.read_prompt(seen))
             if not kept:
-                self.last_action.pop(row, None)
-                emptied.add(row)
+                row.last_action = None
+                emptied.add(slot)
         return emptied
-
-    def action_tokens(self, ids: np.ndarray) -> Tokens:
-        """The tokens (action_length,) of a chosen action."""
-        empty = Tokens.empty()
-        unused = {name: np.zeros(len(ids), DTYPES[name]) for name in ("timestep", "loss_mask", "segment")}
-        return Tokens(ids=ids.astype(np.int32), kind=self.codec.action_kinds, position=np.full(len(ids), ACTION, np.int16),
-                      **unused, patches=empty.patches, channels=empty.channels, intervals=empty.intervals)
 
     @torch.inference_mode()
     def read_prompt(self, prompt: Tokens) -> Cache:
@@ -180,6 +211,17 @@ class AgentPolicy:
         for start in range(0, len(prompt), self.chunk):
             _, cache = self.model.extend_embedded(embedded[:, start : start + self.chunk], cache, where=nothing)
         return cache
+
+
+def chunk_of(codec: TaskCodec) -> int:
+    """Most tokens that are read at once: last action token, observation, separator."""
+    return codec.observation_tokens[1] + 2
+
+
+def prompt_room(config: ModelConfig, codec: TaskCodec) -> int | None:
+    """Most tokens of a prompt behind which a first step still fits the context of a model without a window; None: any."""
+    limit = config.backbone.limit
+    return None if limit is None else limit - chunk_of(codec) - codec.action_length
 
 
 def for_acting(model: Model, precision: Precision) -> Model:
@@ -205,13 +247,9 @@ def step_batch(places: Sequence[Tokens | None], pending: dict[int, int], pad: in
     kind = np.full(shape, Kind.PAD, np.uint8)
     slots = list(pending)
     ids[slots, 0], position[slots, 0] = list(pending.values()), pending_position
-    present = []
+    present = [tokens for tokens in places if tokens is not None]
     for slot, tokens in enumerate(places):
-        if tokens is None:
-            continue
-        where = slice(starts[slot], counts[slot])
-        ids[slot, where], position[slot, where], kind[slot, where] = tokens.ids, tokens.position, tokens.kind
-        present.append(tokens)
-    unused = {name: np.zeros(shape, DTYPES[name]) for name in ("timestep", "loss_mask", "segment")}
-    joined = {name: np.concatenate([getattr(t, name) for t in [Tokens.empty(), *present]]) for name in BESIDE}
-    return Tokens(ids=ids, position=position, kind=kind, **unused, **joined), counts
+        if tokens is not None:
+            where = slice(starts[slot], counts[slot])
+            ids[slot, where], position[slot, where], kind[slot, where] = tokens.ids, tokens.position, tokens.kind
+    return Tokens.of(ids, kind, position, **joined_contents(present)), counts

@@ -1,13 +1,13 @@
 """What the agent says: captions of pictures, answers about them, replies in a dialogue."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..tokenizers.document import Part, Special, caption_parts, dialogue_parts, encode_document
-from ..tokenizers.tokens import CONTENTS, Tokens
+from ..tokenizers.tokens import CONTENTS, DTYPES, Tokens
 from .agent import Agent
 from .beam import beam_search
 from .generate import Reading, begin, generate, read, text_tokens, write
@@ -220,7 +220,7 @@ class Conversation:
 def begins_with(tokens: Tokens, start: Tokens) -> bool:
     """Whether a sequence begins with another one, pictures and sounds included."""
     opening = tokens[: len(start)]
-    return all(np.array_equal(getattr(opening, field.name), getattr(start, field.name)) for field in fields(Tokens))
+    return all(np.array_equal(getattr(opening, name), getattr(start, name)) for name in DTYPES)
 
 
 def user_message(shown: np.ndarray | None, question: str) -> dict[str, Any]:

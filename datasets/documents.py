@@ -1,21 +1,23 @@
 """Readers of captions and dialogues; texts.py reads plain text.
 
-    captions    JSON Lines {"image": "0001.png", "caption": "..."} or {"image": ..., "captions": ["...", ...]}
-    dialogues   JSON Lines {"messages": [{"role": "user", "content": "..."}, ...]}; content may be a list of
-                {"type": "text", "text": "..."}, {"type": "image", "image": "0001.png"} and {"type": "audio", "audio":
-                "0001.flac"}; formats/dialogues.py knows other shapes, questions about a picture or a sound among them
+    captions    {"image": "0001.png", "caption": "..."} or {"image": ..., "captions": ["...", ...]}; Hugging Face's imagefolder
+                writes {"file_name": "0001.png", "text": "..."} into metadata.jsonl, .csv or .parquet: see CAPTION_KEYS
+    dialogues   {"messages": [{"role": "user", "content": "..."}, ...]} and the other dialects of formats/dialogues.py,
+                questions about a picture or a sound among them
 
-The same objects may stand in a .json list or in WebDataset shards; COCO captions and VQAv2 questions are read as well
-(records.py, formats/coco.py, shards.py). Images lie beside `name.jsonl` in `name.zip`, `name_images.zip` or in a folder `name/`
-or `images/`; sounds too, or in the manifest's own folder. Further keys of a line are kept in `extra`: the facts, for
-instance, that synthetic_captions.py checks a caption against. Every record is checked when a file is opened; an error names the
-file and the line.
+Such objects are the lines of a .jsonl file, the rows of a .csv or Parquet file, the entries of a .json list, the samples of
+WebDataset shards; COCO captions, VQAv2 questions and SQuAD are read as well (records.py, formats/tables.py, formats/coco.py,
+shards.py). Images lie beside `name.jsonl` in `name.zip`, `name_images.zip`, in a folder `name/` or `images/`, or in the
+manifest's own folder; sounds too. A name may also be a URL that holds the file itself (data:image/png;base64,...). Further keys
+of a record are kept in `extra`: the facts, for instance, that synthetic_captions.py checks a caption against. Every record is
+checked when a file is opened; an error names the file and the line.
 """
 
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -24,11 +26,17 @@ import numpy as np
 from ..tokenizers.document import ROLES
 from ..tokenizers.tokens import SOUND_RATE, SOUND_SAMPLES
 from .file_store import FileStore
-from .formats.dialogues import extra_of, messages_of
+from .formats.dialogues import dialect_of, extra_of, messages_of
+from .formats.tables import ParquetRecords, TableImages, TableSounds
 from .images import ImageStore
-from .records import Check, JsonDocument, JsonLines, require_text
+from .reader import DocumentReader
+from .records import Check, JsonDocument, JsonLines, format_of, require_text, stem_of
 from .shards import ShardImages, ShardRecords, shards_of
 from .sounds import SoundStore
+
+IMAGE_KEYS = ("image", "file_name", "image_path", "filename")
+CAPTION_KEYS = ("caption", "captions", "text", "texts", "description")
+MANIFESTS = ("captions.jsonl", "dialogues.jsonl", "metadata.jsonl", "metadata.csv", "metadata.parquet")   # of a folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +74,10 @@ class Dialogue:
 
 
 Document: TypeAlias = str | Caption | Dialogue
-Records: TypeAlias = JsonLines | JsonDocument | ShardRecords
+Records: TypeAlias = JsonLines | JsonDocument | ParquetRecords | ShardRecords
 
 
-class CaptionReader(Sequence[Caption]):
+class CaptionReader(DocumentReader[Caption]):
     """Captions and their images.
 
     Args:
@@ -81,23 +89,26 @@ class CaptionReader(Sequence[Caption]):
             decoded is an error when it is read, with the line too.
     """
 
+    settings = frozenset({"mirror", "crop"})
+
     def __init__(self, path: str | Path, images: str | Path | None = None, *, max_side: int | None = 64) -> None:
         self._names: list[str] = []
         self._records = open_records(Path(path), "captions.jsonl", self._check)
         if not self._names:
             raise ValueError(f"{self._records.path} holds no captions")
-        self._store = open_images(self._records, images, max_side)
+        self._store = open_images(self._records, images, max_side, self._names)
         check_files(self._records, [[name] for name in self._names], self._store)
+        image, caption = caption_keys(self._records[0])
+        self.format = f"captioned pictures, because its first record has {image!r} and {caption!r}"
 
     def _check(self, value: dict[str, Any]) -> None:
-        self._names.append(require_text(value.get("image"), "image"))
-        if ("caption" in value) == ("captions" in value):
-            raise ValueError("give either 'caption' or 'captions'")
+        image, key = caption_keys(value)
+        self._names.append(require_text(value.get(image), image))
         captions = captions_of(value)
         if not isinstance(captions, list) or not captions:
-            raise ValueError("captions must be a list of at least one string")
+            raise ValueError(f"{key} must be a list of at least one string")
         for caption in captions:
-            require_text(caption, "caption")
+            require_text(caption, key.removesuffix("s"))
 
     def __len__(self) -> int:
         """Number of images."""
@@ -106,8 +117,9 @@ class CaptionReader(Sequence[Caption]):
     def __getitem__(self, index: Any) -> Any:
         """Image `index` with its captions."""
         value = self._records[index]
-        extra = {k: v for k, v in value.items() if k not in ("image", "caption", "captions")}
-        return Caption(name=value["image"], image=read_file(self._store, value["image"], self._records, index),
+        image, caption = caption_keys(value)
+        extra = {k: v for k, v in value.items() if k not in (image, caption)}
+        return Caption(name=value[image], image=read_file(self._store, value[image], self._records, index),
                        captions=tuple(captions_of(value)), extra=extra)
 
     def texts(self, numbers: Iterable[int] | None = None) -> Iterator[str]:
@@ -121,12 +133,36 @@ class CaptionReader(Sequence[Caption]):
         return joint_fingerprint(self._records, self._store, self._names)
 
 
+def is_caption(value: Mapping[str, Any]) -> bool:
+    """Whether a record names a picture."""
+    return any(key in value for key in IMAGE_KEYS)
+
+
+def caption_keys(value: Mapping[str, Any]) -> tuple[str, str]:
+    """The keys of a record's picture and captions.
+
+    Raises:
+        ValueError: no caption, or several that might be it.
+    """
+    return _caption_keys(tuple(value))
+
+
+@lru_cache(maxsize=256)      # the records of a file have much the same keys
+def _caption_keys(value: tuple[str, ...]) -> tuple[str, str]:
+    found = [key for key in CAPTION_KEYS if key in value]
+    if len(found) != 1:
+        raise ValueError("give either 'caption' or 'captions'" + (f", not {' and '.join(found)}" if found else
+                         f" (or text, description); it has {', '.join(map(str, value))}"))
+    return next((key for key in IMAGE_KEYS if key in value), "image"), found[0]
+
+
 def captions_of(value: Mapping[str, Any]) -> Any:
-    """The captions of a line, one or several."""
-    return value["captions"] if "captions" in value else [value["caption"]]
+    """The captions of a record, one or several."""
+    _, key = caption_keys(value)
+    return [value[key]] if key == "caption" or (isinstance(value[key], str) and not key.endswith("s")) else value[key]
 
 
-class DialogueReader(Sequence[Dialogue]):
+class DialogueReader(DocumentReader[Dialogue]):
     """Dialogues, the images that they show and the sounds that they play.
 
     Args:
@@ -151,8 +187,12 @@ class DialogueReader(Sequence[Dialogue]):
             self._sounds = open_sounds(self._records, images, next(shown.sounds[0] for shown in self._shown if shown.sounds))
             check_files(self._records, [shown.sounds for shown in self._shown], self._sounds)
         if any(shown.images for shown in self._shown) or (images is not None and self._sounds is None):
-            self._store = open_images(self._records, images, max_side)
+            self._store = open_images(self._records, images, max_side, [name for shown in self._shown for name in shown.images])
             check_files(self._records, [shown.images for shown in self._shown], self._store)
+        first = self._records[0]
+        if (dialect := dialect_of(first)) is not None:
+            keys = ", ".join(sorted(dialect.used & first.keys()))
+            self.format = f"dialogues, {dialect.name}, because its first record has {keys}"
 
     def __len__(self) -> int:
         """Number of dialogues."""
@@ -250,23 +290,33 @@ def open_records(path: Path, name: str, check: Check) -> Records:
     """
     if path.suffix == ".tar" or (path.is_dir() and not (path / name).is_file() and shards_of(path)):
         return ShardRecords(path, check)
+    if format_of(path) == ".parquet" or (path.is_dir() and not (path / name).is_file() and any(path.glob("*.parquet"))):
+        return ParquetRecords(path, check)
     manifest = path / name if path.is_dir() else path
     if not manifest.is_file():
-        raise ValueError(f"{manifest} does not exist; give a .jsonl, .json or .tar file, or a folder that holds {name}")
-    return JsonDocument(manifest, check) if manifest.suffix == ".json" else JsonLines(manifest, check)
+        raise ValueError(f"{manifest} does not exist; give a .jsonl, .json, .csv, .parquet or .tar file, or a folder that "
+                         f"holds {name}")
+    return JsonDocument(manifest, check) if format_of(manifest) == ".json" else JsonLines(manifest, check)
 
 
-def open_images(records: Records, images: str | Path | None, max_side: int | None) -> ImageStore:
-    """Where the pictures of the records are."""
+def open_images(records: Records, images: str | Path | None, max_side: int | None, names: Sequence[str] = ()) -> ImageStore:
+    """Where the pictures of the records are; `names` are those that they name."""
     if isinstance(records, ShardRecords):
         return ShardImages(records, max_side=max_side)
-    return ImageStore(images or images_beside(records.path), max_side=max_side)
+    if isinstance(records, ParquetRecords) and records.has_files:
+        return TableImages(records, max_side=max_side)
+    return ImageStore(images or images_beside(records.path, names), max_side=max_side)
 
 
-def images_beside(manifest: Path) -> Path:
-    """Where the images of `name.jsonl` lie: name.zip, name_images.zip, name/ or images/."""
+def images_beside(manifest: Path, names: Sequence[str] = ()) -> Path:
+    """Where the images of `name.jsonl` lie: name.zip, name_images.zip, name/ or images/, or beside it where the first of
+    `names` does."""
     places = places_beside(manifest)
+    folder = manifest if manifest.is_dir() else manifest.parent
     found = [place for place in places if place.exists()]
+    if names and (not found or (folder / names[0]).is_file()) and (
+            names[0].startswith("data:") or (folder / names[0]).is_file()):
+        return folder
     if not found:
         raise ValueError(f"{manifest} names images, but there is none of {', '.join(p.name for p in places)} beside it")
     return found[0]
@@ -274,8 +324,8 @@ def images_beside(manifest: Path) -> Path:
 
 def places_beside(manifest: Path) -> list[Path]:
     """Where the files that `name.jsonl` names may lie."""
-    return [manifest.with_suffix(".zip"), manifest.with_name(f"{manifest.stem}_images.zip"), manifest.with_suffix(""),
-            manifest.parent / "images"]
+    stem = manifest.with_name(stem_of(manifest))
+    return [stem.with_name(f"{stem.name}.zip"), stem.with_name(f"{stem.name}_images.zip"), stem, manifest.parent / "images"]
 
 
 def open_sounds(records: Records, place: str | Path | None, name: str) -> SoundStore:
@@ -283,6 +333,8 @@ def open_sounds(records: Records, place: str | Path | None, name: str) -> SoundS
     if isinstance(records, ShardRecords):
         raise ValueError(f"{records.path} plays sounds, which are not read from shards; give a .jsonl file and the sounds "
                          "beside it")
+    if isinstance(records, ParquetRecords) and records.has_files:
+        return TableSounds(records, rate=SOUND_RATE)
     manifest = records.path
     places = [Path(place)] if place else [place for place in (*places_beside(manifest), manifest.parent) if place.exists()]
     stores = [SoundStore(place, rate=SOUND_RATE) for place in places]

@@ -28,7 +28,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,10 +38,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..tokenizers.episode import Episode
+from ..tokenizers.spaces import space_from_json
+from ..tokenizers.task import TaskCodec
 from .byte_cache import ByteCache
 from .columns import Column, action_name, column_array, is_label, label_array, leaf_columns, padded
-from .parquet_part import FORMAT, STEP_TYPES, Part, part_paths, plain_json, sidecar_digest, sidecar_path, versions
-from .publish import file_sha256, flush, publish, temporary_name, write_error
+from .formats.parquet_part import (
+    FORMAT,
+    PACKAGES,
+    STEP_TYPES,
+    Part,
+    part_paths,
+    plain_json,
+    sidecar_digest,
+    sidecar_path,
+)
+from .publish import file_sha256, flush, publish, temporary_name, versions, write_error
+from .reader import Reader, SourceOptions
+from .sources import EpisodeSource, PromptConfig
 
 
 class EpisodeWriter:
@@ -201,7 +214,7 @@ class EpisodeWriter:
         self._writer = None
         sidecar = {"format": self._format, "sha256": file_sha256(self._temporary), "rows_per_group": self._rows_per_group,
                    "columns": {n: {"dtype": c.dtype, "shape": list(c.shape)} for n, c in self._columns.items()},
-                   "task": self.task, "versions": versions(), "episodes": self._episodes}
+                   "task": self.task, "versions": versions(PACKAGES), "episodes": self._episodes}
         # Both files are whole on the disk before either gets its name, so that little time lies between the names.
         written = self._temporary.with_suffix(".json.tmp")
         try:
@@ -249,7 +262,7 @@ def next_part(folder: Path) -> int:
     return max(numbers, default=-1) + 1
 
 
-class EpisodeReader(Sequence[Episode]):
+class EpisodeReader(Reader[Episode]):
     """Episodes of a folder or file that EpisodeWriter wrote; `reader[i]` reads one lazily.
 
     Opening hashes every part once (about a second per gigabyte) and reads the sidecars; rows are read when asked for
@@ -267,10 +280,13 @@ class EpisodeReader(Sequence[Episode]):
         ValueError: no episodes there; a part that is damaged, of another task, of a newer format, or too large.
     """
 
+    settings = frozenset({"shuffle_steps"})
+    task: dict[str, Any]
+
     def __init__(self, path: str | Path, *, cache_bytes: int = 1 << 28, in_memory: bool = False) -> None:
         self.path = Path(path)
         self._parts = [Part(p) for p in part_paths(self.path)]
-        self.task: dict[str, Any] = self._parts[0].sidecar["task"]
+        self.task = self._parts[0].sidecar["task"]
         self._check_parts_agree()
         entries = [entry for part in self._parts for entry in part.sidecar["episodes"]]
         if not entries:
@@ -280,7 +296,7 @@ class EpisodeReader(Sequence[Episode]):
         self.scores = np.array([e["score"] for e in entries], np.float64)
         self.seeds = np.array([e["seed"] for e in entries], np.int64)
         digests = "".join(part.sidecar["sha256"] + part.sidecar["digest"] for part in self._parts)
-        self.fingerprint = hashlib.sha256(digests.encode()).hexdigest()
+        self._fingerprint = hashlib.sha256(digests.encode()).hexdigest()
         self._first = np.cumsum([0, *[len(part.lengths) for part in self._parts]])
         limit = 1 << 62 if in_memory else cache_bytes
         self._cache: ByteCache[tuple[int, int, int], dict[str, np.ndarray]] = ByteCache(limit, nbytes)
@@ -333,6 +349,52 @@ class EpisodeReader(Sequence[Episode]):
                        actions=leaves["action"], demonstrated=cut(groups, "demonstrated", start, stop),
                        rewards=cut(groups, "reward", start, stop), terminated=ends and entry["terminated"],
                        truncated=ends and entry["truncated"], info=entry["info"], labels=leaves["label"] or None)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def keys(self) -> np.ndarray:
+        """The seeds: equal worlds stay together."""
+        return self.seeds
+
+    def texts(self, numbers: Iterable[int] | None = None) -> Iterator[str]:
+        """Observed strings; missions stay the same in an episode, so the first ones are all."""
+        for index in range(len(self)) if numbers is None else numbers:
+            first = self.window(index, 0, 0).observations
+            yield from (str(leaf[0]) for leaf in first.values() if leaf.dtype == object and len(leaf))
+
+    def codec(self, options: SourceOptions) -> TaskCodec:
+        """How the task becomes tokens.
+
+        Raises:
+            ValueError: the data does not name its spaces, or one does not fit the vocabulary; the message names the data.
+        """
+        try:
+            observation, action = (space_from_json(self.task[key]) for key in ("observation_space", "action_space"))
+            return TaskCodec(observation, action, options.vocabulary, options.text, max_text_tokens=options.max_text_tokens,
+                             observation_text_loss=options.observation_text_loss, numbers=options.numbers,
+                             text_every=options.text_every)
+        except KeyError as error:
+            raise ValueError(f"{self.path} does not say what its {error.args[0]} is; collect it again") from None
+        except ValueError as error:
+            raise ValueError(f"{self.path}, task {self.task['name']}: {error}") from error
+
+    def spec(self, options: SourceOptions) -> dict[str, Any]:
+        """The codec, and what the task's data say besides the spaces."""
+        about = {key: value for key, value in self.task.items() if key not in ("observation_space", "action_space")}
+        return {"codec": self.codec(options).to_json(), "data": about}
+
+    def source(self, name: str, numbers: np.ndarray, options: SourceOptions) -> EpisodeSource:
+        """Windows of the episodes, or their steps in random order."""
+        prompt = PromptConfig(probability=options.prompt_probability)
+        return EpisodeSource(name, self, self.codec(options), prompt=prompt, select=numbers,
+                             shuffle_steps=options.shuffle_steps)
+
+    def demonstrated(self, index: int) -> np.ndarray:
+        """bool (steps,): `Episode.demonstrated` of an episode, nothing else read."""
+        number = int(np.searchsorted(self._first, index, side="right")) - 1
+        return self._parts[number].demonstrated(int(index - self._first[number]))
 
     def _group(self, number: int, episode: int, group: int) -> dict[str, np.ndarray]:
         return self._cache.get((number, episode, group), lambda: self._parts[number].read(episode, group))

@@ -4,6 +4,7 @@ Members of a zip are read as a stream and never extracted; their names are keys,
 place on the disk.
 """
 
+import base64
 import contextlib
 import hashlib
 import os
@@ -20,6 +21,7 @@ from .byte_cache import ByteCache
 from .publish import file_sha256
 
 MAX_FILE_BYTES = 1 << 26       # one compressed file
+INLINE = "data:"               # begins a name that is the file itself, RFC 2397
 MAX_MEMBERS = 1_000_000        # in a zip; its list of members is held in memory
 
 
@@ -60,6 +62,8 @@ class FileStore:
 
     def __contains__(self, name: str) -> bool:
         """Whether there is such a file; it may still turn out to be broken."""
+        if name.startswith(INLINE):
+            return True
         return name in self._names if self._names is not None else self._file(name).is_file()
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -75,7 +79,7 @@ class FileStore:
             values = self.decode(self.read(name), name)
         # RuntimeError: an encrypted member; KeyError: no such member; the others: a damaged one.
         except (OSError, ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{self.what} {name!r} in {self.path}: {error or type(error).__name__}") from error
+            raise ValueError(f"{self.what} {name[:200]!r} in {self.path}: {error or type(error).__name__}") from error
         values.flags.writeable = False       # shared through the cache
         return values
 
@@ -83,11 +87,13 @@ class FileStore:
         """Identifies the files: a zip by its SHA-256, a folder by the names and sizes of the files that are used."""
         if self._names is not None:
             return file_sha256(self.path)
-        sizes = sorted((name, self._file(name).stat().st_size) for name in set(names))
+        sizes = sorted((name, self._file(name).stat().st_size) for name in set(names) if not name.startswith(INLINE))
         return hashlib.sha256(repr(sizes).encode()).hexdigest()
 
     def read(self, name: str) -> bytes:
-        """The file's bytes; errors of the system and of zip files come as they are."""
+        """The file's bytes; errors of the system and of zip files come as they are. A data: URL holds them itself."""
+        if name.startswith(INLINE):
+            return base64.b64decode(name.partition(",")[2], validate=True)
         with self._stream(name) as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:

@@ -1,49 +1,134 @@
-"""Images, alone or named ones in a folder or a zip: PNG, JPEG and WEBP only, at most 16 million pixels.
+"""Images as they are meant to be seen, alone or named ones in a folder or a zip: what Pillow decodes, up to MAX_PIXELS.
 
-A file of 17 kB can claim a gigabyte.
+A file of 17 kB can claim a gigabyte. Every reader of pictures goes through `read_image`:
+
+    orientation       as EXIF says: what a phone took on its side stands upright
+    palette, CMYK, Lab, YCbCr, one bit    RGB
+    16 bits, floats   scaled to 8 bits: 65535 (of a TIFF of 12 bits 4095), or 1.0, is white
+    transparency      on white
+    colour profile    converted to sRGB; one that is broken counts for nothing
+    several pictures  the first one (GIF, WebP, APNG, TIFF), which the remark says
 """
 
+import contextlib
 import io
 import warnings
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from .file_store import FileStore
 
-FORMATS = ("PNG", "JPEG", "WEBP")
+# Without those that run other programs (EPS, WMF), that only name a file's kind (MPEG, HDF5), or that take any bytes.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "PCX", "ICO", "QOI",
+           "SGI", "DDS", "PSD")
+SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+            ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".pcx", ".ico", ".qoi",
+            ".sgi", ".dds", ".psd")
 MAX_PIXELS = 1 << 24
+EIGHT_BITS = ("L", "RGB", "RGBA")    # modes that are shrunk as they are; others become one of them first
+ORIENTATION = 0x0112                 # EXIF's tag
+UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+           5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+           8: Image.Transpose.ROTATE_90}
+BITS_PER_SAMPLE = 258                # TIFF's tag
+_SRGB = ImageCms.createProfile("sRGB")
 
 
 def decode_file(data: bytes, max_side: int | None = None) -> np.ndarray:
-    """Decode an image file.
+    """The pixels that `read_image` gives."""
+    return read_image(data, max_side)[0]
+
+
+def read_image(data: bytes, max_side: int | None = None) -> tuple[np.ndarray, str]:
+    """Decode an image file, see the top of this file.
 
     Args:
-        data: a PNG, JPEG or WEBP file; of an animation the first picture.
+        data: the file.
         max_side: shrink what is larger, keeping the proportions.
     Returns:
-        uint8 (height, width, 3) RGB; transparent places are white.
+        uint8 (height, width, 3) RGB, and what a user should know of it, or "".
     Raises:
-        ValueError: not such a file, broken or truncated, more than MAX_PIXELS.
+        ValueError: not such a file, broken or truncated, more than MAX_PIXELS; numbers that are no brightness.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")    # Pillow warns about large images from 89 million pixels on; see below
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-        with image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels, the limit is {MAX_PIXELS}")
-            if max_side is not None and max(image.size) > max_side:
-                image.thumbnail((max_side, max_side))
-            if image.has_transparency_data:
-                white = Image.new("RGBA", image.size, "white")
-                return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
-            return np.asarray(image.convert("RGB"))
+            warnings.simplefilter("ignore")    # on large images from 89 million pixels on, see below, and on odd metadata
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ValueError(f"{image.width} x {image.height} pixels, the limit is {MAX_PIXELS}")
+                return _seen(image, max_side), _remark(image)
     except Exception as error:   # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error and more
         # Pillow names its own buffer, <_io.BytesIO object at ...>, where nothing in it is an image
         why = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-        raise ValueError(f"not a readable PNG, JPEG or WEBP image ({why})") from error
+        raise ValueError(f"not a readable image, such as PNG, JPEG or WebP ({' '.join(why.split())})") from error
+
+
+def _seen(image: Any, max_side: int | None) -> np.ndarray:
+    """uint8 (height, width, 3) of an open file."""
+    if image.format != "JPEG":               # that one is decoded at a smaller size where it is shrunk
+        image.load()                         # PNG's EXIF may come last; TIFF's turns the picture
+    orientation = 1
+    with contextlib.suppress(Exception):     # broken EXIF raises as many kinds of errors as broken pictures; it turns nothing
+        orientation = image.getexif().get(ORIENTATION, 1)
+    bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))
+    shown = image if image.mode in EIGHT_BITS else _eight_bits(image, bits[0])
+    if max_side is not None and max(shown.size) > max_side:
+        shown.thumbnail((max_side, max_side))
+    if profile := image.info.get("icc_profile"):
+        shown = _in_srgb(shown, profile)
+    if orientation in UPRIGHT:
+        shown = shown.transpose(UPRIGHT[orientation])
+    if shown.has_transparency_data:
+        shown = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown.convert("RGBA"))
+    return np.asarray(shown.convert("RGB"))
+
+
+def _eight_bits(image: Any, bits: int) -> Image.Image:
+    """A picture of any mode as L, RGB or RGBA.
+
+    Raises:
+        ValueError: numbers that are not within 0 and white.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image)
+        white = float((1 << bits) - 1) if image.mode.startswith("I;") else 65535.0
+        if image.mode == "F":
+            white = 1.0 if np.isfinite(values).all() and values.max(initial=0) <= 1 else 255.0
+        if not np.isfinite(values).all() or values.min(initial=0) < 0 or values.max(initial=0) > white:
+            raise ValueError(f"its numbers run from {values.min()} to {values.max()}; save it with 8 or 16 bits")
+        return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
+    if image.mode == "LAB":
+        lab = ImageCms.buildTransform(ImageCms.createProfile("LAB"), _SRGB, "LAB", "RGB")
+        return ImageCms.applyTransform(image, lab) or image
+    if image.mode == "CMYK" and "icc_profile" in image.info:
+        return image.copy()                  # its profile knows the inks better than a formula
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """The picture in sRGB's colours; as it is where the profile is broken, or of another kind of colours."""
+    with contextlib.suppress(Exception):     # lcms raises OSError, ValueError and errors of its own
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if image.mode == "L" or "sRGB" in (ImageCms.getProfileDescription(source) or ""):
+            return image
+        alpha = image.getchannel("A") if image.mode == "RGBA" else None
+        plain = image.convert("RGB") if alpha else image
+        shown = ImageCms.profileToProfile(plain, source, _SRGB, outputMode="RGB")
+        if shown is not None and alpha is not None:
+            shown.putalpha(alpha)
+        return shown or image
+    return image
+
+
+def _remark(image: Any) -> str:
+    with contextlib.suppress(Exception):     # a broken second picture does not make the first one worse
+        if image.format != "MPO" and getattr(image, "is_animated", False):    # a phone's MPO: depth or a preview beside it
+            return "holds several pictures, the first one is used"
+    return ""
 
 
 def encode_file(pixels: np.ndarray) -> bytes:
@@ -73,6 +158,14 @@ def random_crop(pixels: np.ndarray, least: float, rng: np.random.Generator) -> n
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box))
 
 
+def centre_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The largest middle part (h, w, channels) of an image (H, W, channels) with the proportions height : width."""
+    scale = min(pixels.shape[0] / height, pixels.shape[1] / width)
+    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (pixels.shape[0] - rows) // 2, (pixels.shape[1] - columns) // 2
+    return pixels[top:top + rows, left:left + columns]
+
+
 class ImageStore(FileStore):
     """Named images; the latest ones are kept decoded.
 
@@ -81,15 +174,21 @@ class ImageStore(FileStore):
         max_side: larger images are shrunk to this many pixels on their longer side; None keeps them. The default
             costs 16 patches for a square picture.
         cache_bytes: memory for decoded images.
+    Attributes:
+        remarks: what a user should know of the images decoded so far, each with how many it is true of.
     """
 
     what = "image"
-    suffixes = (".png", ".jpg", ".jpeg", ".webp")
+    suffixes = SUFFIXES
 
     def __init__(self, path: str | Path, *, max_side: int | None = 64, cache_bytes: int = 1 << 27) -> None:
         super().__init__(path, cache_bytes=cache_bytes)
         self.max_side = max_side
+        self.remarks: Counter[str] = Counter()
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
         """uint8 (height, width, 3)."""
-        return decode_file(data, self.max_side)
+        pixels, remark = read_image(data, self.max_side)
+        if remark:
+            self.remarks[remark] += 1
+        return pixels

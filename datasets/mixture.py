@@ -1,8 +1,10 @@
 """Mixture: many sources, one stream of batches whose order is a pure function of (seed, step).
 
-Which source fills which row, and with what, comes from Philox generators keyed by (seed, step, row). So there is
+Which source fills which row, and with what, comes from streams named by seed, step and row (streams.py). So there is
 nothing to save but the step: a run that stops and resumes sees the same batches, for any number of loader workers, and
 rows can be shared among machines. `state` identifies data, weights and settings; resuming with others is refused.
+
+Every row has a target: one that has none, because its pictures fill it or its dialogues have no reply, is drawn again.
 
     mixture = Mixture([EpisodeSource(...), DocumentSource(...)], {"CartPole-v1": 3, "captions": 1},
                       vocabulary=vocabulary, context=1024, batch_size=32, seed=0)
@@ -21,11 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from ..tokenizers.tokens import BESIDE, DTYPES, MAX_CHANNELS, PATCH_SIZE, SOUND_SAMPLES, Tokens
+from ..tokenizers.tokens import BESIDE, DTYPES, MODALITIES, Tokens
 from ..tokenizers.vocabulary import Vocabulary
 from .sources import Source
+from .streams import stream
 
-STATE_FORMAT = 1
+OLD_FORMAT = 1     # of `state`: generators seeded by (seed, step) and (seed, step, row), which are one stream in row 0
+STATE_FORMAT = 2
+ATTEMPTS = 100     # to draw a row that has a target
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,10 @@ class Mixture:
     Attributes:
         names: the sources' names in the order given.
         shares: float64 (sources,), adding up to 1.
+        remarks: one line for each source of which some documents or episodes have no target.
     Raises:
         ValueError: no sources, two of one name, a weight for an unknown source or none for a known one, weights that
-            are negative, not finite or all zero; a source that cannot fill a row.
+            are negative, not finite or all zero; a source that cannot fill a row, or has no targets in one.
     """
 
     def __init__(self, sources: Sequence[Source], weights: Mapping[str, float] | None = None, *, vocabulary: Vocabulary,
@@ -70,16 +76,25 @@ class Mixture:
         if not sources:
             raise ValueError("the mixture has no sources; give it at least one")
         self.sources, self.vocabulary = list(sources), vocabulary
-        self.context, self.batch_size, self.seed = context, batch_size, seed
+        self.context, self.batch_size, self.seed, self.format = context, batch_size, seed, STATE_FORMAT
         self.names = [source.name for source in sources]
         self.weights = checked_weights(self.names, weights)
         total = math.fsum(self.weights.values())
         self.shares = np.array([self.weights[name] / total for name in self.names])
         self._ends = np.cumsum(self.shares)
         self._ends[np.flatnonzero(self.shares)[-1]:] = 1.0   # rounding must not leave a gap at the end
+        self.remarks: list[str] = []
         for row, share in enumerate(self.shares):            # what is wrong shows now, not in the middle of a run
             if share:
+                self._check_targets(self.sources[row])
                 self._row(0, row, row)
+
+    def _check_targets(self, source: Source) -> None:
+        found = source.targets(self.context)
+        if found.without and found.without == found.looked_at:
+            raise ValueError(f"source {source.name!r} has nothing to learn: {found.describe(self.context)}")
+        if found.without:
+            self.remarks.append(f"source {source.name!r}: {found.describe(self.context)}")
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         """Batch number `step`; with `rows` only those of its rows, for machines that share a batch."""
@@ -91,27 +106,35 @@ class Mixture:
     def most_bytes(self, rows: slice = slice(None)) -> int:
         """Upper bound of a batch's memory: every token a patch or a stretch of sound."""
         per_token = sum(np.dtype(kind).itemsize for name, kind in DTYPES.items() if name not in BESIDE)
-        per_patch = MAX_CHANNELS * PATCH_SIZE**2 + 1 + 4   # pixels, channels, intervals
-        per_sound = 2 * SOUND_SAMPLES + 4                  # samples, moment
-        return len(range(self.batch_size)[rows]) * self.context * (per_token + max(per_patch, per_sound))
+        beside = max(modality.row_bytes for modality in MODALITIES.values())
+        return len(range(self.batch_size)[rows]) * self.context * (per_token + beside)
 
     def _sources_of(self, step: int) -> np.ndarray:
         """Which source fills each row: one random offset for evenly spaced points, then shuffled."""
-        rng = generator(self.seed, step)
+        rng = self._stream("sources", step)
         points = (rng.random() + np.arange(self.batch_size)) / self.batch_size
         return rng.permutation(np.searchsorted(self._ends, points, side="right"))
 
     def _row(self, step: int, row: int, number: int) -> Tokens:
         source = self.sources[number]
-        tokens = source.sample(generator(self.seed, step, row), self.context)
-        if not 0 < len(tokens) <= self.context:
-            raise ValueError(f"source {source.name!r} gave {len(tokens)} tokens for a row of {self.context}")
-        return tokens
+        for attempt in range(ATTEMPTS):
+            tokens = source.sample(self._stream("row", step, row, attempt), self.context)
+            if not 0 < len(tokens) <= self.context:
+                raise ValueError(f"source {source.name!r} gave {len(tokens)} tokens for a row of {self.context}")
+            if tokens.loss_mask.any() or self.format == OLD_FORMAT:
+                return tokens
+        raise ValueError(f"source {source.name!r}: {ATTEMPTS} rows of {self.context} tokens were drawn for step {step}, "
+                         "none has a target; raise backbone.context, shorten its prompts or leave out what has no target")
+
+    def _stream(self, purpose: str, *numbers: int) -> np.random.Generator:
+        if self.format == OLD_FORMAT:   # step, and the row where there is one
+            return np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, *numbers[:2]))))
+        return stream(self.seed, purpose, *numbers)
 
     def state(self) -> dict[str, Any]:
         """Plain JSON that identifies the stream: together with a step it says what comes next."""
         sources = {s.name: {"weight": self.weights[s.name], **s.describe()} for s in self.sources}
-        return {"format": STATE_FORMAT, "seed": self.seed, "context": self.context, "batch_size": self.batch_size,
+        return {"format": self.format, "seed": self.seed, "context": self.context, "batch_size": self.batch_size,
                 "vocabulary": self.vocabulary.to_json(), "order": self.names, "sources": sources}
 
     def fingerprint(self) -> str:
@@ -119,20 +142,16 @@ class Mixture:
         return hashlib.sha256(json.dumps(self.state(), sort_keys=True).encode()).hexdigest()
 
     def check_state(self, state: Mapping[str, Any]) -> None:
-        """Compare with the `state` of the run that is to be resumed.
+        """Compare with the `state` of the run that is to be resumed, and draw in the order in which that run began.
 
         Raises:
             ValueError: data, weights or settings differ: names the first difference.
         """
+        self.format = OLD_FORMAT if state.get("format") == OLD_FORMAT else STATE_FORMAT
         difference = first_difference(json.loads(json.dumps(self.state())), dict(state))
         if difference:
             raise ValueError(f"the data are not those of the run that is resumed: {difference}; restore them, or start "
                              f"a new run from its weights")
-
-
-def generator(*key: int) -> np.random.Generator:
-    """A random generator that depends on the key alone."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 def checked_weights(names: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:

@@ -1,24 +1,163 @@
-"""Open whatever a path holds: episodes, captions, dialogues or text."""
+"""Open whatever a path holds: the table of formats, and how each is known by names and first records.
+
+    open_data("data/CartPole-v1")                                    # the reader of the first format that knows the path
+    register(Format("chess", lambda found: found.path.suffix == ".pgn", lambda found, how: GameReader(found.path)))
+
+Another package's formats are found by its entry points of the group "calico.formats", each a `Format`.
+"""
 
 import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .documents import CaptionReader, DialogueReader, open_records
+from .documents import MANIFESTS, CaptionReader, DialogueReader, is_caption, open_records
 from .episodes import EpisodeReader
 from .formats.dialogues import is_dialogue
-from .records import MAX_LINE_BYTES
+from .images import SUFFIXES as PICTURES
+from .reader import Reader
+from .records import MAX_LINE_BYTES, UNPACKERS, format_of, plain_file
 from .shards import shards_of
-from .texts import TextReader
+from .sounds import SUFFIXES as SOUNDS
+from .texts import KINDS, TEXT_KEYS, TextReader, text_files
 
-Data: TypeAlias = EpisodeReader | CaptionReader | DialogueReader | TextReader
+KEYED = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tar")    # files of records, see records.py
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How data are opened; see `open_data`."""
+
+    images: str | Path | None = None
+    max_side: int | None = 64
+    max_seconds: float = 10.0
+
+
+class Found:
+    """A file or folder and what tells its format, read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def records(self) -> Path | None:
+        """The file of JSON records, or the folder or file of shards; None where there is none.
+
+        Raises:
+            ValueError: a folder with two manifests.
+        """
+        if self.path.is_file():
+            return self.path if format_of(self.path) in KEYED else None
+        manifests = [self.path / name for name in MANIFESTS if (self.path / name).exists()]
+        if len(manifests) > 1:
+            raise ValueError(f"{self.path} holds both {' and '.join(manifest.stem for manifest in manifests)}; name one of "
+                             f"{', '.join(map(str, manifests))}")
+        if manifests or shards_of(self.path):
+            return manifests[0] if manifests else self.path
+        files = [] if self.tables else text_files(self.path)
+        keyed = next((file for file in files if format_of(file) == ".jsonl"), None)
+        if keyed is None or is_text(first_record(keyed)):
+            return None
+        if len(files) > 1:
+            raise ValueError(f"{self.path} holds several files that are not text alone; name one of "
+                             f"{', '.join(map(str, files))}")
+        return keyed
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The first record, or the columns of a Parquet file that is none of episodes; empty where there is none."""
+        if self.records is not None and format_of(self.records) != ".parquet":
+            return first_record(self.records)
+        tables = self.tables if self.records is None else [self.records]
+        names = columns_of(tables[0]) if tables else []
+        return {} if "timestep" in names else dict.fromkeys(names)
+
+    @cached_property
+    def tables(self) -> list[Path]:
+        """Parquet files."""
+        if self.path.is_dir():
+            return sorted(self.path.glob("*.parquet"))
+        return [self.path] if self.path.suffix.lower() == ".parquet" else []
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of training data.
+
+    Attributes:
+        name: of the format.
+        knows: whether a file or folder is of it.
+        open: makes the reader; a ValueError says what is wrong with the data.
+    """
+
+    name: str
+    knows: Callable[[Found], bool]
+    open: Callable[[Found, Opening], Reader[Any]]
+
+
+def knows_texts(found: Found) -> bool:
+    """Files of text, or a folder of them; records that have nothing else."""
+    if found.record or found.records is not None:
+        return is_text(found.record) and format_of(found.path) != ".tar"
+    return format_of(found.path) == ".txt" if found.path.is_file() else not found.tables and bool(text_files(found.path))
+
+
+def is_text(record: Mapping[str, Any]) -> bool:
+    """Whether a record is a text and nothing else that is known."""
+    return any(key in record for key in TEXT_KEYS) and not is_dialogue(record) and not is_caption(record)
+
+
+def open_episodes(found: Found, opening: Opening) -> EpisodeReader:
+    """Episodes, or a ValueError that says what the file or folder holds instead."""
+    path, kind = found.path, format_of(found.path)
+    if found.record:
+        raise ValueError(f"{path} is of no known format: its first record has {', '.join(map(str, found.record))}. Dialogues "
+                         f"have "
+                         "messages, conversations, turns, instruction and output, prompt and completion or question and "
+                         "answer; "
+                         "captions image or file_name, and caption or text; texts have text")
+    if found.records is not None:
+        raise ValueError(f"{found.records} holds no captions, no dialogues and no texts: it is empty")
+    if path.is_file() and (kind != ".parquet" or path.suffix.lower() in UNPACKERS):
+        what = "a picture" if kind in PICTURES else "a sound" if kind in SOUNDS else f"a {kind or 'nameless kind of'} file"
+        raise ValueError(f"{path} is {what} by itself, no data set; give episodes (.parquet), captions, dialogues or text "
+                         f"({', '.join(sorted({*KINDS, '.tar'}))}; .gz and .zst of them), or a folder")
+    if path.is_dir() and not found.tables and (inside := [str(each) for each in sorted(path.iterdir()) if holds_data(each)]):
+        raise ValueError(f"{path} holds the data sets {', '.join(inside)}; name one of them, or each as a source of its own")
+    return EpisodeReader(path)
+
+
+FORMATS = [   # the first that knows a path opens it
+    Format("dialogues", lambda found: is_dialogue(found.record),
+           lambda found, how: DialogueReader(found.records or found.path, how.images, max_side=how.max_side,
+                                             max_seconds=how.max_seconds)),
+    Format("captions", lambda found: is_caption(found.record),
+           lambda found, how: CaptionReader(found.records or found.path, how.images, max_side=how.max_side)),
+    Format("texts", knows_texts, lambda found, how: TextReader(found.records or found.path)),
+    Format("episodes", lambda found: True, open_episodes),
+]
+
+
+def register(form: Format) -> None:
+    """Put a format first in the table; one of the same name is replaced."""
+    FORMATS[:] = [form, *(other for other in FORMATS if other.name != form.name)]
+
+
+@cache
+def register_installed() -> None:
+    """The formats of other packages, once."""
+    for entry in entry_points(group="calico.formats"):
+        register(entry.load())
 
 
 def open_data(path: str | Path, *, images: str | Path | None = None, max_side: int | None = 64,
-              max_seconds: float = 10.0) -> Data:
+              max_seconds: float = 10.0) -> Reader[Any]:
     """The reader for a file or folder, told by its name and by the keys of its first record or its columns.
 
     Args:
@@ -28,24 +167,12 @@ def open_data(path: str | Path, *, images: str | Path | None = None, max_side: i
     Raises:
         ValueError: nothing there, or nothing that is known; what the reader says of damaged data.
     """
-    path = Path(path)
-    if not path.exists():
+    found = Found(Path(path))
+    if not found.path.exists():
         raise ValueError(f"{path} does not exist; give a file or folder of episodes, captions, dialogues or text")
-    if path.is_file():
-        return open_file(path, images, max_side, max_seconds)
-    manifests = [path / name for name in ("captions.jsonl", "dialogues.jsonl") if (path / name).exists()]
-    if len(manifests) > 1:
-        raise ValueError(f"{path} holds both captions and dialogues; name one of {', '.join(map(str, manifests))}")
-    if manifests:
-        return open_file(manifests[0], images, max_side, max_seconds)
-    if shards_of(path):
-        return open_keyed(path, images, max_side, max_seconds)
-    tables = sorted(path.glob("*.parquet"))
-    if any(path.glob("*.txt")) or any(path.glob("*.jsonl")) or (tables and holds_text(tables[0])):
-        return TextReader(path)
-    if not tables and (inside := [str(folder) for folder in sorted(path.iterdir()) if holds_data(folder)]):
-        raise ValueError(f"{path} holds the data sets {', '.join(inside)}; name one of them, or each as a source of its own")
-    return EpisodeReader(path)
+    register_installed()
+    form = next(form for form in FORMATS if form.knows(found))
+    return form.open(found, Opening(images=images, max_side=max_side, max_seconds=max_seconds))
 
 
 def holds_data(folder: Path) -> bool:
@@ -53,42 +180,20 @@ def holds_data(folder: Path) -> bool:
     return any(any(folder.glob(pattern)) for pattern in ("*.parquet", "*.jsonl", "*.txt", "*.tar"))
 
 
-def holds_text(table: Path) -> bool:
-    """Whether a Parquet file has a column of text and no timesteps; a damaged one is left to the reader of episodes."""
+def columns_of(table: Path) -> list[str]:
+    """The columns of a Parquet file; none of a damaged one, which is left to the reader of episodes."""
     try:
-        names = pq.read_schema(table).names
+        return list(pq.read_schema(table).names)
     except (pa.ArrowException, OSError):
-        return False
-    return "text" in names and "timestep" not in names
-
-
-def open_file(path: Path, images: str | Path | None, max_side: int | None, max_seconds: float) -> Data:
-    """The reader for a file."""
-    match path.suffix:
-        case ".txt":
-            return TextReader(path)
-        case ".jsonl" | ".json" | ".tar":
-            return open_keyed(path, images, max_side, max_seconds)
-    return TextReader(path) if path.suffix == ".parquet" and holds_text(path) else EpisodeReader(path)
-
-
-def open_keyed(path: Path, images: str | Path | None, max_side: int | None,
-               max_seconds: float) -> CaptionReader | DialogueReader | TextReader:
-    """The reader for JSON and shards, by the keys of the first record."""
-    record = first_record(path)
-    if is_dialogue(record):
-        return DialogueReader(path, images, max_side=max_side, max_seconds=max_seconds)
-    if "image" in record or path.suffix != ".jsonl":
-        return CaptionReader(path, images, max_side=max_side)
-    return TextReader(path)
+        return []
 
 
 def first_record(path: Path) -> dict[str, Any]:
     """The first record; empty where there is none."""
-    if path.suffix != ".jsonl":
+    if path.is_dir() or format_of(path) in (".json", ".tar"):
         records = open_records(shards_of(path)[0], "", lambda value: None)   # of a folder of shards the first one tells
         return records[0] if len(records) else {}
-    with path.open("rb") as file:
+    with plain_file(path).open("rb") as file:
         line = next((line for line in iter(lambda: file.readline(MAX_LINE_BYTES), b"") if line.strip()), b"")
     try:
         return dict(json.loads(line))

@@ -6,9 +6,11 @@ A process that dies on the way leaves at most a hidden `.….tmp` file, which no
 import contextlib
 import hashlib
 import os
+import platform
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 
 # (path, size, mtime, inode) -> digest: a file is hashed once per process, and again only when it changes.
@@ -27,6 +29,14 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_flushed(path: Path, content: bytes) -> None:
+    """A new file, on the disk when this returns; its name is when its folder is flushed too."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -61,6 +71,20 @@ def file_sha256(path: Path) -> str:
     status = path.stat()
     key = (str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino)
     if key not in _digests:
-        with open(path, "rb") as file:
-            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        _digests[key] = sha256_now(path)
     return _digests[key]
+
+
+def sha256_now(path: Path) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits, every byte of it read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of Python and of those packages that are installed: what made a file."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):   # a source tree that was never installed
+            found[package] = metadata.version(package)
+    return found

@@ -1,27 +1,116 @@
-"""Records: the JSON objects of a manifest, each with the place in the file that an error names.
+"""Records: the objects of a manifest, each with the place in the file that an error names.
 
-    .jsonl    one object per line; read again when asked for, so that only places are in memory
-    .json     a list of objects, COCO captions or VQAv2 questions (see formats/coco.py); held in memory
-    .tar      WebDataset shards, see shards.py
+    .jsonl         one object per line; read again when asked for, so that only places are in memory
+    .csv, .tsv     one object per row, its keys are those of the first row; all values are texts
+    .json          a list of objects, COCO captions or VQAv2 questions (see formats/coco.py), SQuAD; held in memory
+    .parquet       one object per row, see formats/tables.py
+    .tar           WebDataset shards, see shards.py
+
+Compressed files (.jsonl.gz, .csv.zst, .txt.bz2, ...) are unpacked once, into a file that is gone when the program ends.
 """
 
+import atexit
+import bz2
+import csv
+import gzip
 import json
+import lzma
+import shutil
+import tempfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 
-from .formats.coco import coco_entries, vqa_entries
+from .formats.coco import coco_entries, squad_entries, vqa_entries
 from .publish import file_sha256
 
 MAX_LINE_BYTES = 1 << 24
+MAX_UNPACKED_BYTES = 1 << 36     # of one compressed file
 
 Check: TypeAlias = Callable[[dict[str, Any]], None]   # raises ValueError with what is wrong with a record
 
 
+def _zstd(path: Path) -> Any:
+    return pa.input_stream(str(path), compression="zstd")
+
+
+UNPACKERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".zst": _zstd, ".bz2": bz2.open, ".xz": lzma.open}
+_unpacked: dict[tuple[str, int, int], Path] = {}     # of this process: (path, size, time) -> plain file
+
+
+def format_of(path: Path) -> str:
+    """The lower-case ending that tells a file's format: ".jsonl" for X.JSONL and x.jsonl.gz."""
+    name = Path(path.name.lower())
+    return Path(name.stem).suffix if name.suffix in UNPACKERS else name.suffix
+
+
+def stem_of(path: Path) -> str:
+    """The name without that ending."""
+    return Path(path.stem).stem if path.suffix.lower() in UNPACKERS else path.stem
+
+
+def plain_file(path: Path) -> Path:
+    """The file itself, or what a compressed one or a table of text holds, in a temporary file: .csv as .jsonl.
+
+    Raises:
+        ValueError: it is broken, cut short or longer than MAX_UNPACKED_BYTES; a table with rows of several lengths.
+    """
+    unpack = UNPACKERS.get(path.suffix.lower())
+    table = {".csv": ",", ".tsv": "\t"}.get(format_of(path))
+    if unpack is None and table is None:
+        return path
+    status = path.stat()
+    key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
+    if key not in _unpacked:
+        if not _unpacked:
+            _unpacked[("", 0, 0)] = folder = Path(tempfile.mkdtemp(prefix="calico-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        target = _unpacked[("", 0, 0)] / f"{len(_unpacked)}{format_of(path)}"
+        if unpack is not None:
+            try:
+                with unpack(path) as packed, open(target, "wb") as out:
+                    while data := packed.read(1 << 20):
+                        out.write(data)
+                        if out.tell() > MAX_UNPACKED_BYTES:
+                            raise ValueError(f"more than {MAX_UNPACKED_BYTES} bytes")
+            except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
+                why = " ".join(str(error).split()) or type(error).__name__
+                raise ValueError(f"{path} cannot be unpacked ({why})") from error
+        if table is not None:
+            target = _rows_as_lines(path, path if unpack is None else target, table)
+        _unpacked[key] = target
+    return _unpacked[key]
+
+
+def _rows_as_lines(path: Path, file: Path, delimiter: str) -> Path:
+    """A table of text as JSON Lines beside the unpacked ones: line n is row n below the header; an empty cell is left out."""
+    target = _unpacked[("", 0, 0)] / f"{len(_unpacked)}.rows.jsonl"
+    csv.field_size_limit(MAX_LINE_BYTES)
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as text, open(target, "w", encoding="utf-8") as out:
+            rows = csv.reader(text, delimiter=delimiter, strict=True)
+            header = next(rows, [])
+            if not header or len(set(header)) < len(header) or "" in header:
+                raise ValueError(f"the first row must name the columns, each once; it is {', '.join(header) or 'empty'}")
+            for number, row in enumerate(rows, 1):
+                if row and len(row) != len(header):
+                    raise ValueError(f"row {number} has {len(row)} cells, the first row names {len(header)} columns")
+                cells = {key: cell for key, cell in zip(header, row, strict=True) if cell} if row else {}
+                out.write(json.dumps(cells) + "\n" if cells else "\n")
+            if not out.tell():
+                raise ValueError(f"there is no row below the first one, {', '.join(header)}")
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: {error}") from None
+    return target
+
+
 class JsonLines(Sequence[dict[str, Any]]):
-    """A JSON Lines file: every line checked once, then parsed again when asked for, so that only places are in memory.
+    """A JSON Lines file, or a table of text: every line checked once, then parsed again when asked for, so that only places are
+    in memory.
 
     Args:
         path: the file; empty lines are passed over.
@@ -34,15 +123,18 @@ class JsonLines(Sequence[dict[str, Any]]):
 
     def __init__(self, path: str | Path, check: Check) -> None:
         self.path = Path(path)
+        self._file = plain_file(self.path)
+        self._line = "row" if format_of(self.path) in (".csv", ".tsv") else "line"
         places, lines, place = [], [], 0
-        with open(self.path, "rb") as file:
+        with open(self._file, "rb") as file:
             number = 0
             while data := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
                 if len(data) > MAX_LINE_BYTES:
-                    raise ValueError(f"{self.path}, line {number}: longer than {MAX_LINE_BYTES} bytes")
+                    raise ValueError(f"{self.path}, {self._line} {number}: longer than {MAX_LINE_BYTES} bytes")
                 if data.strip():
-                    check_record(parse(data, f"{self.path}, line {number}"), check, f"{self.path}, line {number}")
+                    name = f"{self.path}, {self._line} {number}"
+                    check_record(parse(data, name), check, name)
                     places.append(place)
                     lines.append(number)
                 place += len(data)
@@ -54,13 +146,13 @@ class JsonLines(Sequence[dict[str, Any]]):
 
     def __getitem__(self, index: Any) -> Any:
         """Object `index`."""
-        with open(self.path, "rb") as file:
+        with open(self._file, "rb") as file:
             file.seek(int(self._places[index]))
             return json.loads(file.readline())
 
     def place(self, index: int) -> str:
         """File and line of an object."""
-        return f"{self.path}, line {self.lines[index]}"
+        return f"{self.path}, {self._line} {self.lines[index]}"
 
     @property
     def fingerprint(self) -> str:
@@ -69,7 +161,7 @@ class JsonLines(Sequence[dict[str, Any]]):
 
 
 class JsonDocument(Sequence[dict[str, Any]]):
-    """The records of one JSON document, held in memory: a list of objects, COCO captions or VQAv2 questions.
+    """The records of one JSON document, held in memory: a list of objects, COCO captions, VQAv2 questions or SQuAD.
 
     Args and Raises: as JsonLines. The answers to VQAv2 questions are looked for beside them.
     """
@@ -82,7 +174,7 @@ class JsonDocument(Sequence[dict[str, Any]]):
 
     def _read(self) -> list[tuple[str, dict[str, Any]]]:
         """(place, record) of everything in the document."""
-        content = parse(self.path.read_bytes(), str(self.path))
+        content = parse(plain_file(self.path).read_bytes(), str(self.path))
         try:
             match content:
                 case list():
@@ -93,11 +185,15 @@ class JsonDocument(Sequence[dict[str, Any]]):
                     return vqa_entries(content, parse(answers.read_bytes(), str(answers)))
                 case {"images": _, "annotations": _}:
                     return coco_entries(content)
+                case {"data": [{"paragraphs": _}, *_]}:
+                    return squad_entries(content)
+        except ValueError as error:
+            raise ValueError(f"{' with '.join(map(str, self._files))}: {error}") from error
         except (KeyError, TypeError, AttributeError) as error:
             files = " with ".join(map(str, self._files))
             raise ValueError(f"{files} is not as COCO and VQAv2 write it: {type(error).__name__} {error}") from error
-        raise ValueError(f"{self.path} is neither a list of objects, nor COCO captions (images, annotations), nor VQAv2 "
-                         "questions")
+        raise ValueError(f"{self.path} is neither a list of objects, nor COCO captions (images, annotations), VQAv2 "
+                         "questions or SQuAD (data, paragraphs)")
 
     def __len__(self) -> int:
         """Number of records."""

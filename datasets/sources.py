@@ -12,6 +12,7 @@ paper's mask counts text and actions wherever they stand, so the actions of a pr
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -29,7 +30,33 @@ from .byte_cache import ByteCache
 from .documents import Caption, Dialogue, Document
 from .images import random_crop
 
-SHUFFLED_STEPS = 16   # of one episode in a row: a row mixes several episodes
+SHUFFLED_STEPS = 16       # of one episode in a row: a row mixes several episodes
+BROKEN = 0.05             # of a source's documents, that may be unreadable
+LOOKED_AT = (64, 2000)    # items that are searched for targets; the larger number where the smaller finds none
+
+
+@dataclass(frozen=True)
+class Targets:
+    """How many of a source's items have something to learn in a row.
+
+    Attributes:
+        items: what they are, "documents" or "episodes".
+        total: how many the source draws from.
+        looked_at: how many of them were searched, evenly spaced.
+        without: how many of those have no target.
+        remedy: why, and what to change.
+    """
+
+    items: str
+    total: int
+    looked_at: int = 0
+    without: int = 0
+    remedy: str = ""
+
+    def describe(self, length: int) -> str:
+        """One line for a row of `length` tokens."""
+        of = f"{self.looked_at:,} {self.items}" + (f" (of {self.total:,})" if self.looked_at < self.total else "")
+        return f"{self.without:,} of {of} have no target in a row of {length} tokens; {self.remedy}"
 
 
 class Source(Protocol):
@@ -47,6 +74,10 @@ class Source(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Plain JSON that identifies the data and every setting that changes a sample."""
+        ...
+
+    def targets(self, length: int) -> Targets:
+        """How many of its items have a target in a row of `length` tokens."""
         ...
 
 
@@ -121,6 +152,19 @@ class EpisodeSource:
             filled += len(pieces[-1])
             index, start = self._draw(rng, max(length - filled, 1))
         return Tokens.concatenate(pieces, renumber=True)[:length]
+
+    def targets(self, length: int) -> Targets:
+        """An episode has targets where an action is demonstrated, or observed text is one."""
+        looked_at, without = search(len(self._numbers), self._has_target)
+        return Targets("episodes", len(self._numbers), looked_at, len(without),
+                       "no action in them was demonstrated: collect more with an expert, or leave them out")
+
+    def _has_target(self, index: int) -> bool:
+        number = int(self._numbers[index])
+        read = getattr(self._episodes, "demonstrated", None)     # a reader reads that column alone
+        demonstrated = self._episodes[number].demonstrated if read is None else read(number)
+        step = int(np.argmax(demonstrated))                      # the first that was, or 0
+        return bool(self._encode(index, step, step + 1).loss_mask.any())
 
     def _draw(self, rng: np.random.Generator, length: int) -> tuple[int, int]:
         steps = -(-length // self.codec.tokens_per_step[0])
@@ -211,6 +255,9 @@ def draw_window(rng: np.random.Generator, ends: np.ndarray, steps: int) -> tuple
 class DocumentSource:
     """Captioned pictures, dialogues and short texts: drawn uniformly, one after another.
 
+    A document that cannot be read, for its picture is cut short, say, is passed over with a warning and another one is drawn:
+    from the generator alone, so a run that is resumed draws the same ones. More than BROKEN of them are an error.
+
     Args:
         name: the source's name in the mixture.
         documents: a reader of documents.py, or any sequence of Caption, Dialogue or str.
@@ -230,6 +277,7 @@ class DocumentSource:
         self.name, self.vocabulary, self.text, self.mirror, self.crop = name, vocabulary, text, mirror, crop
         self._documents = documents
         self._cache: ByteCache[tuple[int, int], Tokens] = ByteCache(cache_bytes, _nbytes)   # (document, choice)
+        self._broken: dict[int, str] = {}      # documents that could not be read, and why
         self._choices: dict[int, int] = {}     # of a document: its captions, and once more with the picture mirrored
         self._numbers = np.arange(len(documents)) if select is None else np.asarray(select, np.int64)
         if not len(self._numbers):
@@ -240,17 +288,61 @@ class DocumentSource:
         the row begins with a drawn message, or its end would never be seen."""
         return fill(length, lambda room: from_a_message(self._document(rng), length, self.vocabulary, rng))
 
+    def targets(self, length: int) -> Targets:
+        """A document has targets where a row that begins with it, or with one of its messages, holds one."""
+        first: list[int] = []      # of those without, where their first target is, if anywhere
+
+        def has_target(index: int) -> bool:
+            number = int(self._numbers[index])
+            if self._unreadable(number):
+                return False
+            tokens = self._cache.get((number, 0), lambda: self._encode(number, 0, self._documents[number]))
+            starts, mask = message_starts(tokens, length, self.vocabulary).tolist() or [0], tokens.loss_mask
+            found = any(mask[start:start + length].any() for start in starts)
+            if not found and mask.any():
+                first.append(int(np.argmax(mask)))
+            return found
+
+        looked_at, without = search(len(self._numbers), has_target)
+        remedy = "only texts, captions and what an assistant says are learnt: give such documents, or leave these out"
+        if first:
+            remedy = (f"what is learnt stands behind {min(first):,} tokens or more: raise backbone.context, or lower the "
+                      "source's max_side (pictures) or max_seconds (sounds)")
+        return Targets("documents", len(self._numbers), looked_at, len(without), remedy)
+
     def _document(self, rng: np.random.Generator) -> Tokens:
         """The tokens of a drawn document, kept: reading and encoding it costs more than the rest of a row."""
         number = int(self._numbers[rng.integers(len(self._numbers))])
+        while self._unreadable(number):
+            number = int(self._numbers[rng.integers(len(self._numbers))])
         read = cache(lambda: self._documents[number])      # at most once, and not where its tokens are kept
-        if number not in self._choices:
-            captions = len(document.captions) if isinstance(document := read(), Caption) else 0
-            self._choices[number] = captions * (1 + self.mirror) or 1
         choice = int(rng.integers(self._choices[number])) if self._choices[number] > 1 else 0
         if self.crop < 1 and isinstance(document := read(), Caption):      # another view each time: nothing to keep
             return self._encode(number, choice, replace(document, image=random_crop(document.image, self.crop, rng)))
         return self._cache.get((number, choice), lambda: self._encode(number, choice, read()))
+
+    def _unreadable(self, number: int) -> bool:
+        """Whether a document cannot be read; one whose tokens or choices are known could be.
+
+        Raises:
+            ValueError: more than BROKEN cannot.
+        """
+        if number in self._broken or number in self._choices:
+            return number in self._broken
+        try:
+            document = self._documents[number]
+        except ValueError as error:
+            self._broken[number] = str(error)
+        else:
+            captions = len(document.captions) if isinstance(document, Caption) else 0
+            self._choices[number] = captions * (1 + self.mirror) or 1
+            return False
+        if len(self._broken) > BROKEN * len(self._numbers):
+            raise ValueError(f"source {self.name!r}: {len(self._broken)} of {len(self._numbers)} documents cannot be read, at "
+                             f"most "
+                             f"{BROKEN:.0%} may be passed over; the last: {self._broken[number]}")
+        warnings.warn(f"{self._broken[number]}; passed over, {len(self._broken)} so far", stacklevel=2)
+        return True
 
     def _encode(self, number: int, choice: int, document: Document) -> Tokens:
         if isinstance(document, Caption) and choice >= len(document.captions):
@@ -269,11 +361,26 @@ class DocumentSource:
 
 def from_a_message(tokens: Tokens, length: int, vocabulary: Vocabulary, rng: np.random.Generator) -> Tokens:
     """A document of more than `length` tokens from one of its messages on, up to the first from which the rest fits."""
+    starts = message_starts(tokens, length, vocabulary)
+    return tokens[int(rng.choice(starts)):] if len(starts) else tokens
+
+
+def message_starts(tokens: Tokens, length: int, vocabulary: Vocabulary) -> np.ndarray:
+    """The messages at which a row of `length` tokens may begin in a longer document; empty where it begins at 0."""
     if len(tokens) <= length:
-        return tokens
+        return np.zeros(0, np.int64)
     starts = np.flatnonzero(np.isin(tokens.ids, (vocabulary.user, vocabulary.assistant, vocabulary.system)))
-    wanted = 1 + int((len(tokens) - starts > length).sum())
-    return tokens[int(rng.choice(starts[:wanted])) :] if len(starts) else tokens
+    return starts[:1 + int((len(tokens) - starts > length).sum())]
+
+
+def search(count: int, has_target: Callable[[int], bool]) -> tuple[int, list[int]]:
+    """How many of `count` items were looked at, evenly spaced, and which of them have no target."""
+    for most in LOOKED_AT:
+        indices = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)).tolist()
+        without = [index for index in indices if not has_target(index)]
+        if len(without) < len(indices) or len(indices) == count:
+            break
+    return len(indices), without
 
 
 def _nbytes(tokens: Tokens) -> int:
@@ -326,6 +433,10 @@ class TextSource:
     def sample(self, rng: np.random.Generator, length: int) -> Tokens:
         """Fill `length` tokens with windows."""
         return fill(length, lambda room: self._window(rng, room))
+
+    def targets(self, length: int) -> Targets:
+        """All of a text is learnt."""
+        return Targets("texts", len(self._numbers))
 
     def _window(self, rng: np.random.Generator, room: int) -> Tokens:
         size = int(room * self._per_token * 1.25) + 8

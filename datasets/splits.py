@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .documents import Caption, Dialogue, Document
+from .reader import TextData
 
 LONG = 10_000   # characters; a book is divided in itself, a review is not
 
@@ -62,16 +63,17 @@ def document_key(document: Document) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Excerpts(Sequence[str]):
+class Excerpts(TextData):
     """Pieces of texts, each a text of its own; read when they are asked for.
 
     Attributes:
+        originals: the texts.
         places: int64 (n, 3), number of the text, first character, last character + 1.
         characters: int64 (n,), the length of each.
         fingerprint: identifies texts and pieces.
     """
 
-    texts: Sequence[str] = field(repr=False)
+    originals: Sequence[str] = field(repr=False)
     places: np.ndarray
 
     @property
@@ -80,7 +82,7 @@ class Excerpts(Sequence[str]):
 
     @property
     def fingerprint(self) -> str:
-        own = getattr(self.texts, "fingerprint", "")
+        own = getattr(self.originals, "fingerprint", "")
         return hashlib.sha256(f"{own} {self.places.tolist()}".encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -88,7 +90,7 @@ class Excerpts(Sequence[str]):
 
     def __getitem__(self, index: Any) -> Any:
         text, start, stop = self.places[index].tolist()
-        return self.texts[text][start:stop]
+        return self.originals[text][start:stop]
 
 
 def split_texts(texts: Sequence[str], held_out: float) -> tuple[Excerpts, Excerpts]:

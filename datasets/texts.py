@@ -1,13 +1,15 @@
-"""Texts: .txt files, JSON Lines {"text": "..."} and Parquet files with a column `text`, also larger than memory.
+"""Texts: .txt files, JSON Lines {"text": "..."}, CSV and Parquet files with a column `text` (or `content`), also larger than
+memory.
 
 Opening reads everything once, to check it and to know each document's length; afterwards a piece is read when it is
 asked for, and the latest ones are kept. A .txt file of more than PIECE_BYTES counts as several documents, cut at line
-ends; Parquet is read by row groups, so those should be some megabytes each.
+ends; Parquet is read by row groups, so those should be some megabytes each. Compressed files are unpacked first, see
+records.py.
 """
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,17 @@ import pyarrow.parquet as pq
 
 from .byte_cache import ByteCache
 from .publish import file_sha256
-from .records import JsonLines, require_text
+from .reader import TextData
+from .records import JsonDocument, JsonLines, format_of, plain_file, require_text
 
+TEXT_KEYS = ("text", "content")
+IN_FOLDERS = (".txt", ".jsonl", ".parquet")     # others may be anything: a folder's settings, tables of results
 PIECE_BYTES = 1 << 22
 CACHE_BYTES = 1 << 27   # per file
 
 
-class TextReader(Sequence[str]):
-    """Documents of .txt, .jsonl and .parquet files.
+class TextReader(TextData):
+    """Documents of .txt, .jsonl, .json, .csv and .parquet files.
 
     Args:
         paths: files, or a folder whose files of these kinds are taken in the order of their names.
@@ -39,12 +44,17 @@ class TextReader(Sequence[str]):
 
     def __init__(self, *paths: str | Path) -> None:
         files = [file for path in paths for file in text_files(Path(path))]
-        self._files = [KINDS[file.suffix](file) for file in files]
+        self._files = [KINDS[format_of(file)](file) for file in files]
         self._ends = np.cumsum([len(file) for file in self._files])
         if not sum(map(len, self._files)):
             raise ValueError(f"no documents in {', '.join(map(str, paths)) or 'an empty list of paths'}")
         self.characters = np.concatenate([file.characters for file in self._files])
-        self.fingerprint = hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
+        self.format = "text, because of the ending " + ", ".join(sorted({format_of(file) for file in files}))
+        self._fingerprint = hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
 
     def __len__(self) -> int:
         """Number of documents."""
@@ -60,8 +70,8 @@ class TextReader(Sequence[str]):
 def text_files(path: Path) -> list[Path]:
     """The path itself, or the files of a folder that hold text."""
     if path.is_dir():
-        return sorted(p for p in path.iterdir() if p.suffix in KINDS and not p.name.startswith((".", "_")))
-    if path.suffix not in KINDS or not path.is_file():
+        return sorted(p for p in path.iterdir() if format_of(p) in IN_FOLDERS and not p.name.startswith((".", "_")))
+    if format_of(path) not in KINDS or not path.is_file():
         raise ValueError(f"{path} is not a .txt, .jsonl or .parquet file, nor a folder of them")
     return [path]
 
@@ -70,9 +80,9 @@ class PlainText(Sequence[str]):
     """A .txt file as it is, line ends included."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._file = path, plain_file(path)
         characters, self._places = [], [0]
-        for data in pieces(path):
+        for data in pieces(self._file):
             characters.append(len(self._decode(data, self._places[-1])))
             self._places.append(self._places[-1] + len(data))
         self.characters = np.array(characters, np.int64)
@@ -86,7 +96,7 @@ class PlainText(Sequence[str]):
 
     def _piece(self, index: int) -> str:
         start, stop = self._places[index:index + 2]
-        with open(self.path, "rb") as file:
+        with open(self._file, "rb") as file:
             file.seek(start)
             return self._decode(file.read(stop - start), start)
 
@@ -114,18 +124,24 @@ def pieces(path: Path) -> Iterator[bytes]:
 
 
 class LinesOfText(Sequence[str]):
-    """The field `text` of a JSON Lines file."""
+    """The field `text` of a JSON Lines file, of a table or of a JSON list."""
 
     def __init__(self, path: Path) -> None:
         characters: list[int] = []
-        self._lines = JsonLines(path, lambda value: characters.append(len(require_text(value.get("text"), "text"))))
+        kind = JsonDocument if format_of(path) == ".json" else JsonLines
+        self._lines = kind(path, lambda value: characters.append(len(require_text(text_of(value), "text"))))
         self.characters = np.array(characters, np.int64)
 
     def __len__(self) -> int:
         return len(self._lines)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._lines[index]["text"]
+        return text_of(self._lines[index])
+
+
+def text_of(value: Mapping[str, Any]) -> Any:
+    """The text of a record; None where it has none."""
+    return next((value[key] for key in TEXT_KEYS if key in value), None)
 
 
 class ParquetText(Sequence[str]):
@@ -143,19 +159,21 @@ class ParquetText(Sequence[str]):
         try:
             return pq.ParquetFile(self.path, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{self.path} is not a readable Parquet file: {error}") from error
+            raise ValueError(f"{self.path} is not a readable Parquet file: {' '.join(str(error).split())}") from error
 
     def _group(self, group: int) -> pa.LargeStringArray:
         """The texts of a row group, checked."""
         with self._open() as file:
-            if "text" not in file.schema_arrow.names:
+            name = next((key for key in TEXT_KEYS if key in file.schema_arrow.names), None)
+            if name is None:
                 raise ValueError(f"{self.path} has no column 'text'; it has {', '.join(file.schema_arrow.names)}")
             try:
-                column = file.read_row_group(group, columns=["text"])["text"]
+                column = file.read_row_group(group, columns=[name])[name]
                 texts = column.cast(pa.large_string()).combine_chunks()
                 texts.validate(full=True)
             except (pa.ArrowException, OSError) as error:
-                raise ValueError(f"{self.path}, row group {group}: text cannot be read as strings ({error})") from error
+                why = " ".join(str(error).split())
+                raise ValueError(f"{self.path}, row group {group}: text cannot be read as strings ({why})") from error
         if texts.null_count:
             row = pc.index(texts.is_null(), True).as_py()
             raise ValueError(f"{self.path}, row {row} of row group {group}: text must be a string, got null")
@@ -171,4 +189,5 @@ class ParquetText(Sequence[str]):
 
 
 KINDS: dict[str, type[PlainText] | type[LinesOfText] | type[ParquetText]] = {
-    ".txt": PlainText, ".jsonl": LinesOfText, ".parquet": ParquetText}
+    ".txt": PlainText, ".jsonl": LinesOfText, ".ndjson": LinesOfText, ".json": LinesOfText, ".csv": LinesOfText,
+    ".tsv": LinesOfText, ".parquet": ParquetText}

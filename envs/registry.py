@@ -5,15 +5,17 @@ viewed, and its experts; it imports the family's packages only when an environme
 with a `FAMILY` in it plus its name in `FAMILIES` below.
 """
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
+if TYPE_CHECKING:   # looking a task up loads no Gymnasium
+    import gymnasium as gym
+
+from ..tokenizers import spelling
 
 FAMILIES = (   # files of families/; listing order of `calico tasks`
     "classic", "box2d", "atari", "minigrid", "sokoban", "mujoco", "dm_control", "metaworld", "robotics", "panda", "miniworld",
@@ -21,7 +23,7 @@ FAMILIES = (   # files of families/; listing order of `calico tasks`
 )
 
 Controller = Callable[[Any], Any]                # observation -> action, for one episode
-Start = Callable[[gym.Env, int], Controller]     # (environment, episode's seed) -> the controller of that episode
+Start = Callable[["gym.Env", int], Controller]     # (environment, episode's seed) -> the controller of that episode
 
 
 class MissingPackage(ImportError):
@@ -76,13 +78,16 @@ class Task:
 
     def versions(self) -> dict[str, str]:
         """Installed version of each package that decides how this task behaves ("missing" if it is not there)."""
-        return {package: _version(package) for package in self.packages}
+        return {package: version(package) for package in self.packages}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a sidecar or checkpoint: every field and the package versions."""
+        return {**self.record(), "versions": self.versions()}
+
+    def record(self) -> dict[str, Any]:
+        """Every field as plain values."""
         plain = replace(self, kwargs=dict(self.kwargs), view=dict(self.view), compact_view=dict(self.compact_view))
-        return {**asdict(plain),
-                "packages": list(self.packages), "versions": self.versions()}
+        return {**asdict(plain), "packages": list(self.packages)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +106,7 @@ class Family:
 
     title: str
     tasks: tuple[Task, ...]
-    make: Callable[[Task, bool], gym.Env]
+    make: Callable[[Task, bool], "gym.Env"]
     experts: Mapping[str, Start] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     extra: str | None = None
@@ -158,7 +163,7 @@ def recorded_task(name: str, environment: Mapping[str, Any]) -> Task:
     return task.with_view(**{key: value for key, value in view.items() if key in task.view})
 
 
-def make(task: Task | str, render: bool = False) -> gym.Env:
+def make(task: Task | str, render: bool = False) -> "gym.Env":
     """Make a task's environment as the agent sees it.
 
     Args:
@@ -191,11 +196,13 @@ def require(family_name: str, what: str) -> Family:
 def nearest(name: str, known: Any) -> str:
     """ "; nearest: a, b" for error messages, or "" when nothing is near."""
     lower = {str(k).lower(): str(k) for k in known}
-    close = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
+    close = spelling.nearest(name.lower(), lower, count=3, cutoff=0.5)
     return f"; nearest: {', '.join(lower[c] for c in close)}" if close else ""
 
 
-def _version(package: str) -> str:
+@cache
+def version(package: str) -> str:
+    """The installed version of a distribution, or "missing"."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -39,6 +39,10 @@ class EnvironmentFault(ValueError):
         return type(self), (self.task, self.seed, self.step, self.what)
 
 
+class RenderError(Exception):
+    """An environment could not draw its frame; the runner makes an EnvironmentFault of it."""
+
+
 OnFault = Callable[[EnvironmentFault], None]
 
 
@@ -66,8 +70,9 @@ def rollout(task: Task | str, policy: Policy, seeds: Iterable[int], *, num_envs:
         make: how an environment is made.
     Raises:
         ValueError: an unknown task, or an action outside the action space.
-        EnvironmentFault: an environment raised, or gave a NaN, a wrong shape, a wrong dtype or a value outside its
-            space. The episode it happened in is not yielded. An environment that cannot be made raises always.
+        EnvironmentFault: an environment raised (also while a `Film` draws it), or gave a NaN, a wrong shape, a wrong dtype or a
+            value outside its space. The episode it happened in is not yielded. An environment that cannot be made raises
+            always.
     """
     task = get_task(task) if isinstance(task, str) else task
     if num_envs < 1 or noise_steps < 1 or not 0 <= noise <= 1 or (max_steps is not None and max_steps < 1):
@@ -138,7 +143,11 @@ def _play(policy: Policy, waiting: deque[int], rows: list["_Row"], on_fault: OnF
                         fail(row, fault)
             if noting:
                 for row in active:
-                    row.note()
+                    try:
+                        row.note()
+                    except EnvironmentFault as fault:
+                        fail(row, fault)
+                        changed = True
             if changed:
                 for row in [row for row in active if row.terminated or row.truncated or row.env is None]:
                     if row.env is not None:
@@ -245,7 +254,10 @@ class _Row:
                 self.guesses += isinstance(chosen, FallbackAction)
             self.observations.append(_copies(self.env.observation_space, self.observation))
         if self.on_step:
-            self.on_step(self.index, self.seed, self.steps, self.env)
+            try:
+                self.on_step(self.index, self.seed, self.steps, self.env)
+            except RenderError as error:
+                raise self._fault(str(error)) from error
 
     def check_action(self, action: Any) -> None:
         if not self.env.action_space.contains(action):
@@ -258,8 +270,9 @@ class _Row:
             raise self._fault(said)
 
     def episode(self) -> Episode:
-        info = {key: value.item() if isinstance(value, np.generic) else value for key, value in self.info.items()
-                if isinstance(value, (bool, int, float, str, np.number, np.bool_))}
+        given = self.info if isinstance(self.info, Mapping) else {}
+        info = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()
+                if isinstance(key, str) and is_plain(value)}
         info |= {"guesses": self.guesses} if self.guesses else {}
         episode = Episode(
             task=self.task.name, seed=self.seed,
@@ -274,6 +287,13 @@ class _Row:
 
     def _fault(self, what: str) -> EnvironmentFault:
         return EnvironmentFault(self.task.name, self.seed, self.steps, what)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON can write a value as it is: a text, a truth value, a finite real number."""
+    if isinstance(value, float | np.floating):
+        return math.isfinite(value)
+    return isinstance(value, bool | int | str | np.integer | np.bool_)
 
 
 def _copies(space: gym.Space, value: Any) -> dict[str, Any]:
@@ -298,7 +318,10 @@ class Film:
             self.frames[seed] = []
         if steps % self.every or len(self.frames[seed]) >= self.limit:
             return
-        frame: Any = env.render()
+        try:
+            frame: Any = env.render()
+        except Exception as error:
+            raise RenderError(f"render raised {type(error).__name__}: {error}") from error
         if frame is None:
             raise ValueError("the environment gave no frame; call rollout(..., render=True)")
         self.frames[seed].append(np.array(frame, np.uint8))

@@ -1,14 +1,15 @@
 """Players trained with Stable-Baselines3: `sb3:FILE.zip`, and `hf:OWNER/NAME` from the Hugging Face hub.
 
-Any algorithm of stable-baselines3 and sb3-contrib (extra `experts`), with the `vecnormalize.pkl` beside the file. **A zip of
-Stable-Baselines3 holds pickled Python objects, which can run code when they are loaded**: name none that you do not trust.
-It is the one place where Calico loads any; `as_network` turns fully connected policies into npz files, which hold none. The
-statistics of vecnormalize.pkl are read by an unpickler that knows NumPy arrays and nothing else.
+Any algorithm of stable-baselines3 and sb3-contrib (extra `experts`), with the statistics of its VecNormalize, see
+`statistics_of`. **A zip of Stable-Baselines3 holds pickled Python objects, which can run code when they are loaded**: name none
+that you do not trust. It is the one place where Calico loads any; `as_network` turns fully connected policies into npz files,
+which hold none. The statistics of vecnormalize.pkl are read by an unpickler that knows NumPy arrays and nothing else.
 """
 
 import importlib
 import json
 import pickle
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from .networks import Network, npz_player
 from .registry import Controller, MissingPackage, Start, Task
 
-STATISTICS = ("vecnormalize.pkl", "vec_normalize.pkl")   # names under which they are published
+STATISTICS = re.compile(r"(?i)_?vec_?normalize_?")       # in the names under which they are published
 ALGORITHMS = {   # module of the policy's class -> the algorithm; actor-critics are told apart by their settings
     "stable_baselines3.sac": "stable_baselines3.SAC", "stable_baselines3.td3": "stable_baselines3.TD3",
     "stable_baselines3.dqn": "stable_baselines3.DQN", "sb3_contrib.tqc": "sb3_contrib.TQC",
@@ -88,9 +89,9 @@ def hub_player(task: Task, where: str) -> Start:
         raise ValueError(f"hf:{where}: {repository} holds {'no ' + file if file else 'no .npz and no .zip'}; "
                          f"it holds {', '.join(held) or 'nothing'}")
     path = huggingface_hub.hf_hub_download(repository, found[0])
-    for statistics in STATISTICS:
-        if statistics in held and found[0].endswith(".zip"):
-            huggingface_hub.hf_hub_download(repository, statistics)   # lands beside the model
+    for other in held:
+        if other.endswith(".pkl") and STATISTICS.search(Path(other).name) and found[0].endswith(".zip"):
+            huggingface_hub.hf_hub_download(repository, other)   # lands beside the model, or in the folder below it
     return (npz_player if path.endswith(".npz") else sb3_player)(task, path)
 
 
@@ -222,16 +223,43 @@ class _Statistics(pickle.Unpickler):
         return _Inert
 
 
-def _statistics(path: Path) -> _Inert | None:
-    """The observation statistics beside a model; None where it was trained without."""
-    for name in STATISTICS:
-        if (beside := path.with_name(name)).is_file():
-            try:
-                with open(beside, "rb") as file:
-                    found = _Statistics(file).load()
-            except Exception as error:   # what can go wrong in unpickling has no end
-                raise ValueError(f"{beside} cannot be read: {error}") from error
-            if not isinstance(getattr(found, "obs_rms", None), _Inert):
-                raise ValueError(f"{beside} holds no statistics of a plain observation")
-            return found if found.norm_obs else None
+def statistics_of(path: Path) -> Path | None:
+    """The file with the statistics of a model's VecNormalize; None where there is none.
+
+        vecnormalize.pkl, vec_normalize.pkl beside the model
+        MODEL/vecnormalize.pkl                as rl-zoo3 writes it
+        MODEL_vecnormalize.pkl, and rl_model_vecnormalize_100_steps.pkl for rl_model_100_steps.zip, as CheckpointCallback writes
+        it
+
+    Raises:
+        ValueError: only others that might belong to it, and several of them.
+    """
+    folder = path.parent
+    found = sorted(file for file in (*folder.glob("*.pkl"), *folder.glob("*/*.pkl")) if STATISTICS.search(file.name))
+    ranks = [lambda file: file.parent == folder and STATISTICS.sub("_", file.stem).strip("_") == path.stem,
+             lambda file: file.parent == folder / path.stem,
+             lambda file: file.parent == folder and STATISTICS.fullmatch(file.stem),
+             lambda file: True]
+    for fits in ranks:
+        if fitting := [file for file in found if fits(file)]:
+            if len(fitting) > 1:
+                raise ValueError(f"{path}: which statistics are its own is not clear: {', '.join(map(str, fitting[:4]))}; "
+                                 f"keep one, "
+                                 f"as {path.with_name(f'{path.stem}_vecnormalize.pkl')}")
+            return fitting[0]
     return None
+
+
+def _statistics(path: Path) -> _Inert | None:
+    """The observation statistics of a model; None where it was trained without."""
+    beside = statistics_of(path)
+    if beside is None:
+        return None
+    try:
+        with open(beside, "rb") as file:
+            found = _Statistics(file).load()
+    except Exception as error:   # what can go wrong in unpickling has no end
+        raise ValueError(f"{beside} cannot be read: {error}") from error
+    if not isinstance(getattr(found, "obs_rms", None), _Inert):
+        raise ValueError(f"{beside} holds no statistics of a plain observation")
+    return found if found.norm_obs else None

@@ -54,6 +54,11 @@ def reference(task: str) -> Reference:
     """Reference scores of a task; all None for a task that nobody measured, or that is not known here."""
     with suppress(ValueError):
         task = get_task(task).scores_of or task
+    return recorded(task)
+
+
+def recorded(task: str) -> Reference:
+    """What scores.json holds under exactly this name."""
     measured = {kind: values["mean"] for kind, values in table()["measured"].get(task, {}).items()}
     published = table()["published"]["scores"].get(task, {})
     return Reference(task=task, random=measured.get("random", published.get("random")), expert=measured.get("expert"),
@@ -85,9 +90,14 @@ def write(task: str, policy: str, entry: dict[str, Any]) -> None:
         values = json.loads(TABLE.read_text())
         values["measured"].setdefault(task, {})[policy] = entry
         values["measured"] = {name: values["measured"][name] for name in sorted(values["measured"])}
-        temporary = TABLE.with_name(f".{TABLE.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(values, indent=1) + "\n")
-        os.replace(temporary, TABLE)
+        replace_text(TABLE, json.dumps(values, indent=1) + "\n")
     finally:
         os.close(folder)
     table.cache_clear()
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Give a file new contents, which appear whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -109,18 +109,24 @@ class _Worker:
             self.connection.send(share.seeds)
 
     def listen(self) -> None:
-        """Take what has been played; replace a process that is dead or hangs."""
-        try:
-            while self.share and self.connection.poll():
-                result = self.connection.recv()
-                if isinstance(result, Exception) and not isinstance(result, EnvironmentFault):
-                    raise result
-                self.share.add(result)
-                if not self.share.seeds:
-                    self.share = None
-        except (EOFError, OSError):
-            self.replace(how_it_ended(self.process))
-            return
+        """Take what has been played; replace a process that is dead or hangs.
+
+        Raises:
+            what the process reports and is no fault of an episode, such as an environment that cannot be made.
+        """
+        while self.share:
+            try:
+                result = self.connection.recv() if self.connection.poll() else None
+            except (EOFError, OSError):   # of the pipe: an error of the environment arrives as a value
+                self.replace(how_it_ended(self.process))
+                return
+            if result is None:
+                break
+            if isinstance(result, Exception) and not isinstance(result, EnvironmentFault):
+                raise result
+            self.share.add(result)
+            if not self.share.seeds:
+                self.share = None
         if self.share and time.monotonic() - self.alive.value > self.time_limit:
             self.replace(f"it hung for more than {self.time_limit:g} s and was killed")
 
@@ -150,14 +156,15 @@ def _work(connection: Connection, steps: "Synchronized[int]", alive: "Synchroniz
 
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):   # nobody is there any more
         while True:
-            seeds = connection.recv()
-            try:
-                for result in _play_here(task, player, seeds, settings | {"on_step": moved}):
-                    connection.send(result)
-            except (BrokenPipeError, ConnectionResetError):
-                return
-            except Exception as error:   # noqa: BLE001  whatever it is, it belongs to the process that asked
-                connection.send(_plain(error))
+            results = _play_here(task, player, connection.recv(), settings | {"on_step": moved})
+            while True:
+                try:
+                    result: Episode | Exception | None = next(results, None)
+                except Exception as error:   # noqa: BLE001  whatever it is, it belongs to the process that asked
+                    result = _plain(error)
+                if result is None:
+                    break
+                connection.send(result)
 
 
 def _plain(error: Exception) -> Exception:

@@ -13,12 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from calico.agent.sampling import SamplingConfig
-from calico.agent.talk import Generated, TextGenerator
 from calico.scripts.common import console
-from calico.scripts.common.media_inputs import in_batches, load
 
 SAMPLED = 0.9              # temperature where several are drawn: Gato, appendix
 
@@ -39,10 +34,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
     drawn, temperature = check_options(arguments)
+
+    from calico.agent.sampling import SamplingConfig  # torch takes seconds: not before the words are known to be right
+    from calico.agent.talk import Generated, TextGenerator
+    from calico.scripts.common.media_inputs import in_batches, load
+
     agent, pictures = load(arguments.run, arguments.images, arguments.max_side, arguments.device)
     speaker = TextGenerator(agent, SamplingConfig(temperature=temperature, seed=arguments.seed))
 
-    def describe(part: Sequence[np.ndarray]) -> list[list[Generated]]:
+    def describe(part: Sequence[Any]) -> list[list[Generated]]:
         return speaker.search_captions(part, drawn) if arguments.beams else speaker.draw_captions(part, drawn)
 
     captions = in_batches(describe, pictures, drawn)
@@ -82,3 +82,7 @@ def check_options(arguments: Any) -> tuple[int, float]:
     if temperature == 0 and drawn > 1 and not arguments.beams:
         raise ValueError(f"at --temperature 0 all {drawn} captions are the same; give a higher one, such as {SAMPLED}")
     return drawn, temperature
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

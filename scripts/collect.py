@@ -15,30 +15,15 @@ found no plan in them (an accident of `--noise` can make a task impossible) or b
 with the reason in `left-out.jsonl` beside the data.
 """
 
-import contextlib
-import json
 import os
-import zlib
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from calico.datasets.document_writers import CaptionWriter, DialogueWriter
-from calico.datasets.episodes import EpisodeReader, EpisodeWriter
-from calico.datasets.synthetic_captions import caption, picture_dialogue, small_talk, told_dialogue
-from calico.envs import scores, workers
-from calico.envs.experts import PLAYERS, episodes_of, make_player, task_for
-from calico.envs.registry import Task, get_task, make, recorded_task
-from calico.envs.runner import EnvironmentFault
-from calico.envs.sb3 import RUNS_CODE, runs_code
+from calico.envs.registry import get_task
 from calico.envs.scenes import WORLDS, scenes
 from calico.scripts.common import console
-from calico.scripts.common.expert_training import TRAIN_STEPS, train_expert
-from calico.scripts.common.sharding import folder_name, share
-from calico.tokenizers.spaces import space_to_json
 
-PART_SECONDS = 60.0   # a kill costs what is in the unfinished file: at most a minute's work
+PLAYERS = "expert, random, npz:FILE, sb3:FILE.zip, hf:OWNER/NAME[/FILE], replay:FILE"   # those of envs/experts.py
+TRAIN_STEPS = 100_000   # of an expert
 
 
 @console.run_command
@@ -73,6 +58,10 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"--train-expert and --policy {arguments.policy} exclude each other")
     if arguments.seed < 0:
         raise ValueError(f"--seed {arguments.seed} must be at least 0")
+
+    from calico.scripts.common.collecting import collect, collect_scenes  # late: what it loads takes a second
+    from calico.scripts.training.experts import train_expert
+
     tasks = [get_task(name) for name in arguments.tasks]             # all names are checked before the first episode
     tasks = [task.compact() for task in tasks] if arguments.compact else tasks
     for world in arguments.scenes:
@@ -88,119 +77,6 @@ def main(argv: list[str] | None = None) -> int:
         written += collect_scenes(world, seeds, arguments.out)
     console.wrote(*written)
     return 0
-
-
-def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_steps: int = 1, policy: str = "expert",
-            keep: float | None = None, processes: int = 0, time_limit: float = 120.0) -> Path:
-    """Record one task's episodes, those that the folder lacks; returns the folder.
-
-    Raises:
-        ValueError: the task has no such player, no scores to keep a share of, or the folder holds episodes of another kind.
-        EnvironmentFault: not one episode could be played to its end.
-    """
-    folder = out / folder_name(task.name)
-    if runs_code(policy):
-        console.note(f"{policy} {RUNS_CODE}")
-    task, recorded = task_for(task, policy), episodes_of(task, policy)
-    make_player(task, policy)
-    if recorded is not None:
-        if noise:
-            raise ValueError(f"--noise {noise:g}: what is recorded in {policy} fits undisturbed games only")
-        if seeds.start >= recorded:
-            raise ValueError(f"{policy} holds {recorded} whole episodes of {task.name}, with seeds 0 to {recorded - 1}")
-        if seeds.stop > recorded:
-            console.note(f"{policy} holds {recorded} whole episodes of {task.name}")
-            seeds = range(seeds.start, recorded)
-    known = scores.reference(task.name)
-    if keep is not None and known.normalise(0) is None:
-        raise ValueError(f"--keep {keep:g}: {task.name} has no reference scores; run `calico score {task.name} --write` first")
-    env = make(task)
-    about = {"name": task.name, "observation_space": space_to_json(env.observation_space),
-             "action_space": space_to_json(env.action_space), "environment": task.to_json(), "policy": policy,
-             "expert": task.expert if policy == "expert" else None, "noise": noise, "noise_steps": noise_steps, "keep": keep}
-    env.close()
-    done: set[int] = set()
-    if any(folder.glob("*.parquet")):
-        reader = EpisodeReader(folder)
-        wanted = {"policy": policy, "noise": noise, "noise_steps": noise_steps, "keep": keep}
-        if (found := {key: reader.task.get(key) for key in wanted}) != wanted:
-            raise ValueError(f"{folder} holds episodes of {found}, not of {wanted}; choose another --out, or the same settings")
-        before = recorded_task(task.name, reader.task.get("environment", {})).view
-        if before != task.view:
-            raise ValueError(f"{folder} holds episodes in the view {dict(before)}, not in {dict(task.view)}; choose another "
-                             "--out, or the same view (with or without --compact)")
-        done = {int(seed) for seed in reader.seeds}
-    left_out = folder / "left-out.jsonl"
-    done |= read_left_out(left_out)
-    mine, faults = share(seeds), list[EnvironmentFault]()
-    missing = [seed for seed in mine if seed not in done]
-    with EpisodeWriter(folder, about, part_seconds=PART_SECONDS) as writer, \
-            console.progress(f"collect {task.name}", total=len(mine), unit="episodes", start=len(mine) - len(missing)) as bar:
-        for episode in workers.play(task, policy, missing, workers=processes, time_limit=time_limit, noise=noise,
-                                    noise_steps=noise_steps):
-            if isinstance(episode, EnvironmentFault):
-                faults.append(episode)
-                console.note(f"failed: {episode}")
-                leave_out(left_out, seed=episode.seed, fault=str(episode))
-                bar.advance()
-                continue
-            worth = known.normalise(episode.score)
-            if keep is not None and worth is not None and worth < keep:
-                leave_out(left_out, seed=episode.seed, score=episode.score, percent=worth)
-            elif guesses := episode.info.get("guesses"):   # no demonstration: the expert itself did not know what to do
-                leave_out(left_out, seed=episode.seed, score=episode.score, guesses=guesses)
-            else:
-                writer.append(episode)
-            bar.advance(note=f"return {episode.score:g}")
-    if dropped := len(read_left_out(left_out) & set(missing)):
-        console.note(f"{task.name}: {dropped} of {len(missing)} episodes are left out, see {left_out}")
-    if faults and len(faults) == len(missing):
-        raise faults[0]
-    return folder
-
-
-def read_left_out(path: Path) -> set[int]:
-    """Seeds of played episodes: not to be played again, unlike those whose environment failed."""
-    seeds = set()
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):   # a last line that a kill cut off
-            entry = json.loads(line)
-            if "score" in entry:
-                seeds.add(int(entry["seed"]))
-    return seeds
-
-
-def leave_out(path: Path, **entry: Any) -> None:
-    """Note that an episode was played and not kept."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        file.write(json.dumps(entry) + "\n")
-
-
-def collect_scenes(world: str, seeds: range, out: Path, questions: int = 3) -> list[Path]:
-    """Pictures of a world with captions, and dialogues about them (some told in words, without the picture)."""
-    captions, dialogues = out / f"{world}-captions", out / f"{world}-dialogues"
-    rng = np.random.default_rng((zlib.crc32(world.encode()), seeds.start))
-    with CaptionWriter(captions) as caption_writer, DialogueWriter(dialogues) as dialogue_writer, \
-            console.progress(f"collect {world} pictures", total=len(seeds), unit="pictures") as bar:
-        for number, scene in enumerate(scenes(world, seeds)):
-            name = f"{seeds[number]:07d}.png"
-            caption_writer.append(scene.image, caption(scene.facts), name=name, facts=scene.facts)
-            dialogue_writer.append(picture_dialogue(scene.facts, name, rng, questions), {name: scene.image}, facts=scene.facts)
-            if number % 10 == 0:
-                dialogue_writer.append(told_dialogue(scene.facts, rng))
-            bar.advance()
-    return [captions, dialogues]
-
-
-def collect_small_talk(out: Path) -> Path:
-    """Who the agent is and what its games are: a few dialogues, a data set of their own, because among thousands about
-    pictures they would not be learnt."""
-    path = out / "small-talk"
-    with DialogueWriter(path) as writer:
-        for messages in small_talk():
-            writer.append(messages)
-    return path
 
 
 if __name__ == "__main__":

@@ -1,65 +1,19 @@
 """`calico demo`: from nothing to a small generalist and its report, in a quarter of an hour on two CPU cores.
 
     calico demo                  # what `make demo` runs; writes runs/demo/report.html and runs/demo/report.json
-    calico demo --steps 400      # a quick look at the whole path; the scores will be poor
-    calico demo backbone=perceiver --out runs/latents        # the same with another network, or any other setting of the config
+    calico demo training.steps=400      # a quick look at the whole path; the scores will be poor
+    calico demo backbone=perceiver out=runs/latents        # the same with another network, or any other setting of the config
 
 Collects demonstrations of ten tasks from scripted experts, draws pictures of two worlds with true captions and
 questions, trains one tiny model on all of it, then lets that one checkpoint play, caption, answer and chat. Stopped and
 started again, it continues where it was.
 """
 
-import os
-import time
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
-from calico.agent.agent import Agent
-from calico.agent.sampling import SamplingConfig
-from calico.envs.registry import get_task
-from calico.scripts.collect import collect, collect_scenes, collect_small_talk
 from calico.scripts.common import console
-from calico.scripts.common.film import FILM_FPS, encode_gif, side_by_side
-from calico.scripts.common.memory import watched_memory
-from calico.scripts.common.settings import DataSettings, RunSettings, SourceSettings, load_settings
-from calico.scripts.evaluate import report_of, results_folder
-from calico.scripts.evaluation.data import drawn_captions, drawn_questions
-from calico.scripts.evaluation.pictures import evaluate_captions, evaluate_questions
-from calico.scripts.evaluation.report import Report, write_report
-from calico.scripts.evaluation.suites import Evaluator, SuiteResult
-from calico.scripts.rollout import UNSEEN, play_side_by_side
-from calico.scripts.train import train
 
-# task -> demonstrations, share of noisy actions in them, weight in the mixture. Noise shows how the expert recovers; in
-# the state tasks a random action is held for NOISE_STEPS, or it would cancel out before there is anything to recover from.
-NOISE_STEPS = 8
-STATE_TASKS: dict[str, tuple[int, float, float]] = {   # the observation is the whole state: single steps, shuffled
-    "CartPole-v1": (40, 0.2, 0.5),
-    "Acrobot-v1": (60, 0.2, 0.4),
-    "Pendulum-v1": (150, 0.3, 1.2),
-    "MountainCar-v0": (80, 0.3, 0.6),
-    "MountainCarContinuous-v0": (50, 0.2, 0.4),
-    "LunarLanderContinuous-v3": (200, 0.3, 1.6),
-}
-PIXEL_TASKS: dict[str, tuple[int, float, float]] = {
-    "BabyAI-GoToRedBallNoDists-v0": (1000, 0.1, 0.7),
-    "BabyAI-GoToObj-v0": (1000, 0.1, 0.8),
-    "ALE/Freeway-v5": (3, 0.02, 0.8),
-    "ALE/Breakout-v5": (6, 0.1, 0.3),
-}
-TASKS = STATE_TASKS | PIXEL_TASKS
-# world -> pictures, weight of their captions, weight of the dialogues about them
-WORLDS: dict[str, tuple[int, float, float]] = {
-    "minigrid": (10_000, 2.2, 6.2),
-    "freeway": (400, 0.6, 1.2),
-}
-SMALL_TALK_WEIGHT = 0.15
 EPISODES = 20          # of each task, on seeds that no demonstration used
-LONGEST = 2100         # steps of a judged episode: Breakout without a ball would go on for 27,000
-PICTURES = 100         # judged of each world
-SAMPLING = SamplingConfig(temperature=1.0)
-TITLE = "One small network plays, captions and chats"
+SPELLINGS = {"--out": "out", "--steps": "training.steps", "--minutes": "training.minutes", "--seed": "training.seed",
+             "--batch": "data.batch_size", "--learning-rate": "optimizer.learning_rate"}
 
 
 @console.run_command
@@ -67,64 +21,18 @@ def main(argv: list[str] | None = None) -> int:
     """Collect, train, judge, report."""
     parser = console.make_parser("demo", __doc__)
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings that win over the config's")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--steps", type=int, help="training steps (default: as in configs/demo.yaml)")
     parser.add_argument("--episodes", type=int, default=EPISODES, help=f"judged per task (default {EPISODES})")
+    console.add_old_spellings(parser, SPELLINGS)
     arguments = parser.parse_args(argv)
-    overrides = [f"out={arguments.out}"] + ([f"training.steps={arguments.steps}"] if arguments.steps else [])
-    started = time.perf_counter()
-    with watched_memory() as peak:
-        settings = with_sources(load_settings("demo", [*arguments.overrides, *overrides]), make_data(arguments.out / "data"))
-        collected = time.perf_counter()
-        train(settings)
-        trained = time.perf_counter()
-        report = judge(arguments.out, arguments.episodes)
-        judged = time.perf_counter()
-    phases = {"collecting": collected - started, "training": trained - collected, "judging": judged - trained}
-    facts = {**report.facts, **{f"{phase} took": f"{seconds:.0f} s" for phase, seconds in phases.items()}}
-    (arguments.out / "films.gif").write_bytes(encode_gif(side_by_side(report.films), FILM_FPS))
-    page = write_report(replace(report, facts=facts, seconds=time.perf_counter() - started,
-                                peak_memory_bytes=peak()), arguments.out)
-    share = report.share_at(50)
-    console.note(f"{sum((t.normalised or 0) >= 50 for t in report.tasks)} of {len(report.tasks)} tasks at half the expert's "
-                 f"score or more ({share or 0:.0%}); captions right {report.caption_accuracy:.0%}, "
-                 f"answers right {report.question_accuracy:.0%}")
-    console.wrote(page, arguments.out / "report.json", arguments.out / "films.gif")
+    if arguments.episodes < 1:
+        raise ValueError(f"--episodes {arguments.episodes} must be at least 1")
+
+    from calico.scripts.common.settings import load_settings  # torch takes seconds: not before the words are known to be right
+    from calico.scripts.training.demo import demo
+
+    console.wrote(*demo(load_settings("demo", arguments.overrides), arguments.episodes))
     return 0
 
 
-def judge(run: Path, episodes: int) -> Report:
-    """Let the checkpoint play, caption and answer."""
-    agent, seeds = Agent.load(run), range(UNSEEN, UNSEEN + episodes)
-    tasks = play_side_by_side(run, list(TASKS), seeds, SAMPLING, processes=os.cpu_count() or 1, num_envs=episodes,
-                              max_steps=LONGEST)
-    words = Evaluator(agent, results_folder(run))
-    pictures: dict[str, list[SuiteResult[Any]]] = {
-        "captions": [evaluate_captions(words, drawn_captions(world, PICTURES), ablate=False) for world in WORLDS],
-        "vqa": [evaluate_questions(words, drawn_questions(world, PICTURES), ablate=False) for world in WORLDS]}
-    return report_of(agent, run, tasks, pictures, SAMPLING, title=TITLE)
-
-
-def make_data(folder: Path) -> list[SourceSettings]:
-    """Demonstrations and pictures, those that are not there yet; the mixture's sources."""
-    sources = []
-    for name, (episodes, noise, weight) in TASKS.items():
-        path = collect(get_task(name), range(episodes), folder, noise=noise, processes=os.cpu_count() or 1,
-                       noise_steps=NOISE_STEPS if name in STATE_TASKS else 1)
-        sources.append(SourceSettings(path=str(path), weight=weight, shuffle_steps=name in STATE_TASKS))
-    for world, (pictures, caption_weight, dialogue_weight) in WORLDS.items():
-        paths = [folder / f"{world}-captions", folder / f"{world}-dialogues"]
-        if not all(path.exists() and any(path.glob("*.jsonl")) for path in paths):
-            collect_scenes(world, range(pictures), folder)
-        sources += [SourceSettings(path=str(path), weight=weight)
-                    for path, weight in zip(paths, (caption_weight, dialogue_weight), strict=True)]
-    talk = folder / "small-talk"
-    if not any(talk.glob("*.jsonl")):
-        collect_small_talk(folder)
-    return [*sources, SourceSettings(path=str(talk), weight=SMALL_TALK_WEIGHT)]
-
-
-def with_sources(settings: RunSettings, sources: list[SourceSettings]) -> RunSettings:
-    """The settings with these sources."""
-    data: DataSettings = replace(settings.data, sources=sources)
-    return replace(settings, data=data)
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -6,15 +6,12 @@
 """
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
-from calico.datasets.episodes import EpisodeReader
-from calico.datasets.formats.lerobot import write_lerobot
-from calico.datasets.formats.minari import write_minari
 from calico.scripts.common import console
-from calico.tokenizers.episode import Episode
 
-FORMATS = {"minari": write_minari, "lerobot": write_lerobot}
+FORMATS = ("minari", "lerobot")   # datasets/formats/FORMAT.py has `write_FORMAT`
 
 
 @console.run_command
@@ -25,6 +22,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help="a folder of episodes, or one of its files")
     parser.add_argument("--out", type=Path, required=True, help="folder of data sets; this one gets a folder of its own in it")
     arguments = parser.parse_args(argv)
+
+    from calico.datasets.episodes import EpisodeReader  # late: what it loads takes a while
+    from calico.tokenizers.episode import Episode
+
+    write = getattr(import_module(f"calico.datasets.formats.{arguments.format}"), f"write_{arguments.format}")
     reader = EpisodeReader(arguments.data)
     with console.progress(f"export {reader.task['name']}", total=len(reader), unit="episodes") as bar:
         def counted() -> Iterator[Episode]:
@@ -32,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
                 yield episode
                 bar.advance()
 
-        folder = FORMATS[arguments.format](arguments.out, reader.task, counted())
+        folder = write(arguments.out, reader.task, counted())
     console.wrote(folder)
     return 0
 

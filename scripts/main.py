@@ -6,11 +6,12 @@ Only the chosen verb is imported, so `calico --help` and mistyped verbs answer a
     calico tasks --family classic
 """
 
-import difflib
 import importlib
 import os
 import sys
 from importlib import metadata
+
+from calico.tokenizers.spelling import nearest
 
 # Environments multiply small matrices with NumPy while torch's threads wait for the next forward: two pools of threads that
 # spin on the same cores. Measured with 20 rows of Atari on 2 cores: 56 ms a step with both, 23 ms with torch's alone.
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"calico {metadata.version('calico-agent')}")
         return 0
     if verb not in VERBS:
-        close = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
+        close = nearest(verb, VERBS, cutoff=0.5)
         hint = f"; did you mean `calico {close[0]}`?" if close else ""
         print(f"calico: unknown verb {verb!r}{hint} There are: {', '.join(VERBS)}", file=sys.stderr)
         return 2
@@ -85,4 +86,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

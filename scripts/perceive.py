@@ -4,11 +4,11 @@
     calico perceive classify-image predict runs/pictures cat.jpg dog.png
     calico perceive fill-mask train reviews.jsonl --out runs/language
     calico perceive fill-mask predict runs/language "This is a [MASK]."
-    calico perceive classify-text train reviews.jsonl --init runs/language --out runs/reviews
-    calico perceive TASK train --help                                          # each has its own options
+    calico perceive classify-text train reviews.jsonl init=runs/language --out runs/reviews
+    calico perceive TASK train --help                                          # each has its own settings
 
 A fifth of the data, chosen by a hash of each item, is held out and measured. A run that was stopped continues when the same
-command is given again. `--init` and `predict` also take the folder of a Hugging Face Perceiver checkpoint (safetensors).
+command is given again. `init=` and `predict` also take the folder of a Hugging Face Perceiver checkpoint (safetensors).
 """
 
 import importlib

@@ -9,33 +9,10 @@ that its environment does not survive is named and counts as random play; with `
 hang or crash, too.
 """
 
-import io
-import multiprocessing
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-
-from calico.agent.agent import Agent
-from calico.agent.sampling import SamplingConfig
-from calico.datasets.episodes import EpisodeReader
-from calico.envs.isolated import detach_process, isolated
-from calico.envs.registry import Task, get_task, make, recorded_task
-from calico.envs.runner import EnvironmentFault, Film, rollout
-from calico.envs.scores import normalise, share_at
-from calico.envs.statistics import interquartile_mean, stratified_bootstrap
+from calico.envs.scores import FIRST_SEED
 from calico.scripts.common import console
-from calico.scripts.common.film import MAX_FILM_SIDE, REEL_ROWS, encode_mp4, film_episodes, fit, import_av, reel_gif
-from calico.scripts.common.film import Film as Filmed
-from calico.scripts.common.sharding import Results, folder_name, share
-from calico.scripts.evaluation.report import TaskScore
-from calico.tokenizers.spaces import space_from_json, space_to_json
-from calico.tokenizers.tokens import Tokens
-
-UNSEEN = 10_000   # first seed of evaluations: demonstrations begin at 0
 
 
 @console.run_command
@@ -46,13 +23,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("tasks", nargs="*", default=[], metavar="TASK")
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--num-envs", type=int, default=16, help="environments side by side (default 16)")
-    parser.add_argument("--seed", type=int, default=UNSEEN, help=f"seed of the first episode (default {UNSEEN})")
+    parser.add_argument("--seed", type=int, default=FIRST_SEED,
+                        help=f"seed of the first episode (default {FIRST_SEED})")
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
     parser.add_argument("--top-k", type=int, default=0, help="sample among the k best tokens (default: all)")
     parser.add_argument("--prompt", type=Path, help="episodes of the task: the best one is shown before each episode")
-    parser.add_argument("--prompt-tokens", type=int, default=256, help="length of the prompt (default 256)")
+    parser.add_argument("--prompt-tokens", type=int, default=256,
+                        help="most tokens of the prompt, in whole timesteps (default 256)")
     parser.add_argument("--video", type=Path, metavar="DIR",
-                        help=f"write an MP4 of each task: its first episodes, up to {REEL_ROWS}, side by side")
+                        help="write an MP4 of each task: its first episodes, up to nine, side by side")
     parser.add_argument("--gif", type=Path, metavar="DIR", help="the same as a GIF")
     parser.add_argument("--isolate", action="store_true", help="each environment in a process of its own")
     parser.add_argument("--spread", type=int, default=0, metavar="N",
@@ -68,194 +47,34 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"--seed {arguments.seed} must be at least 0")
     if arguments.spread < 0 or (arguments.spread and arguments.isolate):
         raise ValueError(f"--spread {arguments.spread} must be at least 0, and is not for --isolate")
+
+    from calico.agent.agent import Agent  # torch takes seconds: not before the words are known to be right
+    from calico.agent.sampling import SamplingConfig
+    from calico.scripts.common.film import REEL_ROWS, import_av
+    from calico.scripts.evaluation import control
+
+    if arguments.video:
+        import_av()                                            # what is missing is told before playing
     agent = Agent.load(arguments.run, arguments.device)
     sampling = SamplingConfig(temperature=arguments.temperature, top_k=arguments.top_k)
     tasks = arguments.tasks or sorted(agent.tasks)
     for task in tasks:
         agent.codec(task)                                      # every name is checked before the first episode
-    if arguments.video:
-        import_av()                                            # what is missing is told before playing
     for folder in (arguments.video, arguments.gif):
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
     results = []
     for task in tasks:
-        prompt = demonstration(agent, task, arguments.prompt, arguments.prompt_tokens) if arguments.prompt else None
-        results.append(play(agent, task, seeds, sampling, num_envs=arguments.num_envs, prompt=prompt,
-                            isolate=arguments.isolate, spread=arguments.spread))
+        prompt = control.demonstration(agent, task, arguments.prompt, arguments.prompt_tokens) if arguments.prompt else None
+        results.append(control.play(agent, task, seeds, sampling, num_envs=arguments.num_envs, prompt=prompt,
+                                    isolate=arguments.isolate, spread=arguments.spread))
         if arguments.video or arguments.gif:
-            film(agent, task, seeds[:REEL_ROWS], sampling, video=arguments.video, gif=arguments.gif, prompt=prompt,
-                 isolate=arguments.isolate)
-    report_scores(results, arguments.json)
+            control.film(agent, task, seeds[:REEL_ROWS], sampling, video=arguments.video, gif=arguments.gif, prompt=prompt,
+                         isolate=arguments.isolate)
+    control.report_scores(results, arguments.json)
     return 0
 
 
-def play(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, num_envs: int = 16,
-         max_steps: int | None = None, prompt: Tokens | None = None, isolate: bool = False, spread: int = 0,
-         results: Results | None = None, progress: bool = True) -> TaskScore:
-    """Returns of one episode per seed, beside the task's references.
-
-    Args:
-        isolate: each environment in a process of its own, so that one that hangs or crashes can be given up.
-        spread: share the environments out among so many processes, to step at the same time.
-        results: what was played before, and where to keep what is played now; this rank then plays its share only.
-        progress: show it.
-    Raises:
-        ValueError: the agent does not know the task, or knows it with other spaces than those that it has here.
-        EnvironmentFault: not one episode could be played to its end.
-    """
-    seen = as_trained(agent, task)
-    policy = agent.policy(task, sampling, prompt=prompt)
-    found = {seed: known for seed in seeds if results and (known := results.get(seed))}
-    missing = [seed for seed in (share(seeds) if results else seeds) if seed not in found]
-    faults: list[EnvironmentFault] = []
-    stream = None if progress else io.StringIO()
-    with console.progress(f"play {task}", total=len(seeds), unit="episodes", start=len(found), stream=stream) as bar:
-
-        def keep(seed: int, result: dict[str, Any], note: str = "") -> None:
-            found[seed] = result
-            if results:
-                results.put(seed, result)
-            bar.advance(note=note)
-
-        def fail(fault: EnvironmentFault) -> None:
-            console.note(f"failed: {fault}")
-            faults.append(fault)
-            keep(fault.seed, {"fault": str(fault)})
-
-        where = isolated() if isolate else isolated(processes=spread) if spread else make
-        for episode in rollout(seen, policy, missing, num_envs=num_envs, max_steps=max_steps, record=False, on_fault=fail,
-                               make=where):
-            keep(episode.seed, {"score": episode.score}, f"return {episode.score:g}")
-    if faults and len(faults) == len(seeds):
-        raise faults[0]
-    returns = [found[seed]["score"] for seed in seeds if "score" in found.get(seed, {})]
-    return TaskScore.of(task, returns, failed=sum("fault" in result for result in found.values()))
-
-
-def play_side_by_side(run: Path, tasks: Sequence[str], seeds: range, sampling: SamplingConfig, *, processes: int,
-                      **settings: Any) -> list[TaskScore]:
-    """`play` of several tasks, each in a process of its own with one thread, in the order of `tasks`.
-
-    On a CPU a small network gains less from a second thread than from a second task beside it, and environments step in one
-    thread anyway. Measured: the demo's ten tasks in half the time on two cores.
-
-    Args:
-        run: what `Agent.load` loads.
-        settings: of `play`.
-    """
-    longest_first = sorted(tasks, key=lambda task: get_task(task).episode_limit or 0, reverse=True)
-    pool = multiprocessing.get_context("spawn").Pool(min(processes, len(tasks)), _init_worker, (run,))
-    found: dict[str, TaskScore] = {}
-    with console.progress("play", total=len(tasks), unit="tasks") as bar, pool:
-        for score in pool.imap_unordered(_play_one, [(task, seeds, sampling, settings) for task in longest_first]):
-            found[score.task] = score
-            bar.advance(note=f"{score.task}: return {score.score:g}")
-    return [found[task] for task in tasks]
-
-
-_player: Agent   # of a process that plays for another
-
-
-def _init_worker(run: Path) -> None:
-    """Begin the life of a process that plays for another."""
-    global _player
-    detach_process()
-    torch.set_num_threads(1)
-    _player = Agent.load(run)
-
-
-def _play_one(work: tuple[str, range, SamplingConfig, dict[str, Any]]) -> TaskScore:
-    task, seeds, sampling, settings = work
-    return play(_player, task, seeds, sampling, progress=False, **settings)
-
-
-def as_trained(agent: Agent, task: str) -> Task:
-    """The task in the view that the agent was trained with.
-
-    Raises:
-        ValueError: what the agent has learnt to see and do is not what the installed environment shows and takes.
-    """
-    codec = agent.codec(task)
-    seen = recorded_task(task, agent.tasks[task].get("data", {}).get("environment", {}))
-    env = make(seen)
-    env.close()
-    for role, here, learnt in (("observation", env.observation_space, codec.observation_space),
-                               ("action", env.action_space, codec.action_space)):
-        if space_to_json(here) != space_to_json(learnt):
-            versions = agent.tasks[task].get("data", {}).get("environment", {}).get("versions", {})
-            then = ", ".join(f"{package} {version}" for package, version in versions.items()) or "unknown versions"
-            raise ValueError(f"{task}: its {role} space is {here} here but was {learnt} in training ({then}); install what "
-                             "the data were made with, or train again")
-    return seen
-
-
-def demonstration(agent: Agent, task: str, path: Path, length: int) -> Tokens:
-    """The first tokens of the best episode in a data set (Gato, arXiv:2205.06175, section 2.4).
-
-    Raises:
-        ValueError: the data is of another task, or of another view of it.
-    """
-    reader, codec = EpisodeReader(path), agent.codec(task)
-    if reader.task["name"] != task:
-        raise ValueError(f"--prompt {path} holds episodes of {reader.task['name']}, not of {task}")
-    shown = reader.task.get("observation_space")
-    if shown is not None and shown != space_to_json(codec.observation_space):
-        raise ValueError(f"--prompt {path}: {task} looks like {space_from_json(shown)} there, the agent has learnt "
-                         f"{codec.observation_space}; collect it again in the agent's view (with or without --compact)")
-    return codec.encode_episode(reader[int(reader.scores.argmax())])[:length]
-
-
-def film(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, video: Path | None, gif: Path | None,
-         prompt: Tokens | None = None, isolate: bool = False) -> None:
-    """Write films of these episodes, played once more side by side, into the folders that are given."""
-    policy = agent.policy(task, sampling, prompt=prompt)
-    reel = film_episodes(as_trained(agent, task), policy, seeds, make=isolated() if isolate else make)
-    if video:
-        encode_mp4(reel.sheets(), video / f"{folder_name(task)}.mp4", reel.fps)
-        console.wrote(video / f"{folder_name(task)}.mp4")
-    if gif:
-        (gif / f"{folder_name(task)}.gif").write_bytes(reel_gif(reel))
-        console.wrote(gif / f"{folder_name(task)}.gif")
-
-
-def film_of(agent: Agent, task: str, seed: int, sampling: SamplingConfig, *, max_steps: int = 600, every: int = 2,
-            prompt: Tokens | None = None) -> Filmed:
-    """One episode with its frames, as large as a report shows them: a dozen films of full size are a gigabyte."""
-    camera = Film(every=every)
-    policy = agent.policy(task, sampling, prompt=prompt)
-    (episode,) = rollout(as_trained(agent, task), policy, [seed], num_envs=1, max_steps=max_steps, on_step=camera, record=False,
-                         render=True)
-    side = min(MAX_FILM_SIDE, max(camera.frames[seed][0].shape))
-    limit = get_task(task).episode_limit
-    cut = max_steps if episode.truncated and len(episode.rewards) == max_steps and limit != max_steps else 0
-    return Filmed(task=task, frames=np.stack([fit(frame, side) for frame in camera.frames[seed]]), score=episode.score, cut=cut)
-
-
-def report_scores(results: list[TaskScore], as_json: bool) -> None:
-    """A table, or JSON."""
-    if as_json:
-        console.print_json([{"task": r.task, "family": r.family, "score": r.score, "episodes": len(r.returns),
-                             "failed": r.failed, "returns": list(r.returns), "random": r.random, "expert": r.expert,
-                             "normalised": r.normalised} for r in results])
-        return
-    rows = [(r.task, len(r.returns), r.failed, f"{r.score:.2f}", f"{r.interval:.2f}", r.random, r.expert,
-             None if r.normalised is None else f"{r.normalised:.0f} %") for r in results]
-    console.print_table(("task", "episodes", "failed", "return", "± 95 %", "random", "expert", "of expert"), rows)
-
-
-def aggregates(results: Sequence[TaskScore]) -> dict[str, dict[str, Any]]:
-    """Normalised scores of all scored tasks together and family by family: mean and interquartile mean with 95 % intervals,
-    and the share of tasks at half the expert's score or more."""
-    scored = [(r, [one for one in (normalise(x, r.random, r.expert) for x in r.returns) if one is not None]) for r in results]
-    groups = {"all": scored} | {name: [pair for pair in scored if pair[0].family == name]
-                                for name in dict.fromkeys(r.family for r in results)}
-    found = {}
-    for name, group in groups.items():
-        if episodes := [values for _, values in group if values]:
-            found[name] = {"tasks": len(episodes),
-                           "mean": asdict(stratified_bootstrap(episodes, lambda means: means.mean(axis=-1))),
-                           "interquartile_mean": asdict(stratified_bootstrap(episodes, interquartile_mean)),
-                           "share_at_50": share_at([r.normalised for r, _ in group], 50)}
-    return found
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -10,16 +10,9 @@ the package ships (envs/scores.json), with seeds, versions and view settings.
 """
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from calico.envs import scores, workers
-from calico.envs.experts import expert_version
-from calico.envs.registry import FAMILIES, Task, get_task, tasks
-from calico.envs.runner import EnvironmentFault
+from calico.envs.registry import FAMILIES
 from calico.scripts.common import console
-from calico.scripts.common.sharding import Results, share
 
 POLICIES = ("random", "expert")
 
@@ -40,70 +33,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.episodes < 1:
         raise ValueError(f"--episodes {arguments.episodes} must be at least 1")
-    chosen = [get_task(name) for name in arguments.tasks] + (tasks(arguments.family) if arguments.family else [])
-    chosen = [task for task in chosen if task.scores_of is None]
-    if not chosen:
-        raise ValueError("name at least one task (one that has scores of its own), or --family F; `calico tasks` lists them")
-    seeds = range(scores.FIRST_SEED, scores.FIRST_SEED + arguments.episodes)
-    found: list[dict[str, Any]] = []
-    for task in chosen:
-        for policy in [arguments.policy] if arguments.policy else POLICIES:
-            if policy == "expert" and not task.expert:
-                continue
-            about: dict[str, Any] = {"versions": task.versions(), "view": dict(task.view)}
-            if policy == "expert":
-                about |= {"name": task.expert, "expert_version": expert_version(task)}
-            results = Results(arguments.out, task.name, policy, about)
-            measure(task, policy, seeds, results, arguments.workers, arguments.time_limit)
-            if missing := results.missing(seeds):
-                console.note(f"{task.name} {policy}: {len(missing)} episodes are other ranks', or still to be played")
-                continue
-            entry = summary(task, policy, seeds, results)
-            found.append({"task": task.name, "policy": policy, **entry})
-            if arguments.write:
-                scores.write(task.name, policy, entry)
-    if arguments.json:
-        console.print_json(found)
-    else:
-        console.print_table(("task", "policy", "mean", "std", "episodes", "failed", "length"),
-                            [[row[key] for key in ("task", "policy", "mean", "std", "episodes", "failed", "length")]
-                             for row in found])
-    console.wrote(scores.TABLE if arguments.write else arguments.out)
-    return 0
 
+    from calico.scripts.evaluation.references import score  # late: what it loads takes a second
 
-def measure(task: Task, policy: str, seeds: range, results: Results, processes: int, time_limit: float) -> None:
-    """Play this rank's episodes that have no result yet. One that its environment did not survive is a result, too."""
-    missing = results.missing(share(seeds))
-    if not missing:
-        return
-    with console.progress(f"{task.name} {policy}", total=len(seeds), unit="episodes", start=len(seeds) - len(missing)) as bar:
-        for episode in workers.play(task, policy, missing, workers=processes, time_limit=time_limit, record=False):
-            if isinstance(episode, EnvironmentFault):
-                results.put(episode.seed, {"fault": str(episode)})
-                console.note(f"failed: {episode}")
-                bar.advance()
-                continue
-            results.put(episode.seed, {"score": episode.score, "length": len(episode)})
-            bar.advance(note=f"return {episode.score:g}")
-
-
-def summary(task: Task, policy: str, seeds: range, results: Results) -> dict[str, Any]:
-    """Mean and standard deviation, with what is needed to measure them again.
-
-    Raises:
-        ValueError: no episode could be played to its end.
-    """
-    played = [result for seed in seeds if (result := results.get(seed))]
-    whole = [result for result in played if "fault" not in result]
-    if not whole:
-        raise ValueError(f"{task.name} {policy}: all {len(played)} episodes failed, the first with: {played[0]['fault']}")
-    values = np.array([result["score"] for result in whole])
-    return {
-        "mean": round(float(values.mean()), 4), "std": round(float(values.std()), 4), "episodes": len(whole),
-        "failed": len(played) - len(whole), "seeds": [seeds.start, seeds.stop],
-        "length": round(float(np.mean([result["length"] for result in whole])), 1), **results.about,
-    }
+    return score(arguments)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,7 @@ are whatever `calico train` takes: text, captions, questions, dialogues, episode
 
 from pathlib import Path
 
-from calico.datasets.open_data import open_data
-from calico.datasets.publish import publish, temporary_name
 from calico.scripts.common import console
-from calico.scripts.common.settings import SourceSettings
-from calico.scripts.common.sources import OpenedSource, limited, strings
-from calico.tokenizers.text import TextTokenizer
 
 
 @console.run_command
@@ -30,6 +25,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
+
+    from calico.datasets.open_data import open_data  # torch takes seconds: not before the words are known to be right
+    from calico.datasets.publish import publish, temporary_name
+    from calico.scripts.common.settings import SourceSettings
+    from calico.scripts.common.sources import OpenedSource, limited, strings
+    from calico.tokenizers.text import TextTokenizer
+
     opened = [OpenedSource(path, open_data(path), SourceSettings(path=path)) for path in arguments.files]
     texts = list(limited(strings(opened)))
     try:

@@ -7,12 +7,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from calico.agent.talk import TextGenerator
 from calico.scripts.common import console
-from calico.scripts.common.media_inputs import in_batches, is_sound, load, read_shown
 
 
 @console.run_command
@@ -28,10 +25,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.question.strip():
         raise ValueError('the question is empty; ask something, such as "what colour is the ball?"')
+
+    from calico.agent.talk import TextGenerator  # torch takes seconds: not before the words are known to be right
+    from calico.scripts.common.media_inputs import in_batches, is_sound, load, read_shown
+
     agent, shown = load(arguments.run, arguments.files, arguments.max_side, arguments.device, read_shown)
     speaker = TextGenerator(agent)
 
-    def answer(part: Sequence[np.ndarray]) -> list[str]:
+    def answer(part: Sequence[Any]) -> list[str]:
         return speaker.answers(part, [arguments.question] * len(part))
 
     answered = list(zip(arguments.files, in_batches(answer, shown), strict=True))
@@ -43,3 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     for path, said in answered:
         print(console.printable(f"{path}: {said}" if len(answered) > 1 else said))
     return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

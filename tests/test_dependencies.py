@@ -127,6 +127,14 @@ def use_pyyaml() -> None:
     assert yaml.safe_load("a: {b: 1}") == {"a": {"b": 1}}
 
 
+def use_pydantic() -> None:
+    from pydantic import TypeAdapter, ValidationError
+
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(dict[str, tuple[int, int]]).validate_python({"a": (1, "x")})
+    assert caught.value.errors()[0]["loc"] == ("a", 1)
+
+
 def use_rich() -> None:
     from rich.console import Console
 

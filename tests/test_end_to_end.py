@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from calico.agent.agent import Agent
-from calico.agent.model import KINDS
+from calico.agent.backbones import KINDS
 from calico.agent.sampling import SamplingConfig
 from calico.envs.experts import RandomPolicy
 from calico.envs.runner import rollout

@@ -1,11 +1,14 @@
 """The house: which folders there are, who may import whom, and that nothing unsafe is read."""
 
 import ast
+import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+
+from calico.scripts.main import VERBS
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("agent", "datasets", "envs", "scripts", "tokenizers")
@@ -13,7 +16,7 @@ MAY_IMPORT = {
     "tokenizers": set(),
     "datasets": {"tokenizers"},
     "envs": {"tokenizers"},
-    "agent": {"tokenizers"},
+    "agent": {"tokenizers", "datasets.publish", "datasets.streams"},   # one home for files that appear whole, and for seeds
     "scripts": set(FOLDERS),
 }
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
@@ -57,11 +60,41 @@ def test_imports_point_the_allowed_way(path: Path) -> None:
         target = folder_of(module)
         if target is None:
             continue
-        assert target == folder or target in MAY_IMPORT[folder], f"{relative(path)} imports {module}"
+        exact = ".".join(module.split(".")[1:3])
+        assert target == folder or {target, exact} & MAY_IMPORT[folder], f"{relative(path)} imports {module}"
         if folder == "scripts":
             assert level == 0, f"{relative(path)}: scripts write `from calico...`, found a relative import of {module}"
         else:
             assert level > 0, f"{relative(path)}: folders import each other relatively, found {module}"
+
+
+def rooms(*names: str) -> list[Path]:
+    """The files of these rooms of agent/."""
+    return [path for path in SOURCES if path.relative_to(ROOT).parts[:-1] in {("agent", name) for name in names}]
+
+
+@pytest.mark.parametrize("path", rooms("perceiver", "data2vec"), ids=relative)
+def test_perceivers_and_data2vec_import_no_backbone_and_no_model(path: Path) -> None:
+    for module, _ in imported_modules(path):
+        assert not module.startswith(("calico.agent.backbones", "calico.agent.model.", "calico.agent.embedding.")), (
+            f"{relative(path)} imports {module}")
+
+
+@pytest.mark.parametrize("path", rooms("backbones"), ids=relative)
+def test_backbones_import_no_model(path: Path) -> None:
+    for module, _ in imported_modules(path):
+        assert not module.startswith(("calico.agent.model.", "calico.agent.embedding.")), f"{relative(path)} imports {module}"
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if "datasets" in path.relative_to(ROOT).parts], ids=relative)
+def test_data_are_free_of_torch(path: Path) -> None:
+    """Only the worker processes of a mixture, which are PyTorch's, import it, and when they start."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes: Iterable[ast.AST] = ast.walk(tree) if path.name != "mixture.py" else tree.body
+    for node in nodes:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [
+            node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not any(name.split(".")[0] == "torch" for name in names), f"{relative(path)} imports {', '.join(names)}"
 
 
 @pytest.mark.parametrize("path", TESTS, ids=relative)
@@ -112,8 +145,55 @@ def test_no_pickle_is_ever_loaded(path: Path) -> None:
             assert not (keyword.arg == "allow_pickle" and is_true), f"{relative(path)}:{node.lineno} allows pickle"
 
 
+def functions_of(path: Path) -> dict[str, tuple[bool, set[str]]]:
+    """Function -> whether an assertion stands in it, and the functions that it calls by their bare name."""
+    found = {}
+    for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(function, ast.FunctionDef):
+            nodes = list(ast.walk(function))
+            calls = [node.func for node in nodes if isinstance(node, ast.Call)]
+            methods = {func.attr for func in calls if isinstance(func, ast.Attribute)}
+            asserts = any(isinstance(node, ast.Assert) for node in nodes) or methods & {"raises", "fail", "warns"}
+            found[function.name] = (bool(asserts or any(name.startswith("assert_") for name in methods)),
+                                    {func.id for func in calls if isinstance(func, ast.Name)})
+    return found
+
+
+def test_every_test_asserts_something() -> None:
+    functions = {(path, name): about for path in TESTS for name, about in functions_of(path).items()}
+    uses = {name: asserts for (path, name), (asserts, _) in functions.items() if name.startswith("use_")}
+    assert uses and all(uses.values())   # of test_dependencies.py, which calls them by one name:
+    helpers = {"use"} | {name for (_, name), (asserts, _) in functions.items() if asserts}
+    for _ in range(3):                   # helpers that call helpers
+        helpers |= {name for (_, name), (_, called) in functions.items() if called & helpers}
+    idle = [f"{relative(path)}: {name}" for (path, name), (asserts, called) in functions.items()
+            if name.startswith("test_") and not asserts and not called & helpers]
+    assert not idle
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_a_file_opens_with_what_it_is(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     if text.strip():
         assert ast.get_docstring(ast.parse(text)), f"{relative(path)} has no docstring"
+
+
+def test_a_folder_is_taken_in_at_a_glance() -> None:
+    folders = {path.parent for folder in (*FOLDERS, "tests") for path in (ROOT / folder).rglob("*.py")}
+    one_file_each = {ROOT / "envs" / "families", ROOT / "scripts"}    # of a family, of a verb
+    crowded = {relative(folder): count for folder in folders - one_file_each
+               if (count := sum(path.is_file() for path in folder.iterdir())) > 20}
+    assert not crowded, "give what belongs together a room of its own"
+
+
+def test_scripts_holds_the_verbs_and_nothing_else() -> None:
+    assert {path.stem for path in (ROOT / "scripts").iterdir() if path.is_file()} == {"main", *VERBS}
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_links_of_the_pages_lead_to_files(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []

@@ -14,7 +14,7 @@ import numpy as np
 from .patches import encode_image
 from .sounds import encode_sound
 from .text import TextTokenizer, check_fits
-from .tokens import BESIDE, DTYPES, NO_POSITION, Kind, Tokens
+from .tokens import BESIDE, DTYPES, Kind, Tokens
 from .vocabulary import SPECIALS, Vocabulary
 
 ROLES = ("user", "assistant", "system")
@@ -68,15 +68,11 @@ def encode_document(parts: Sequence[Part], vocabulary: Vocabulary, text: TextTok
     pieces = [_encode_part(part, vocabulary, text) for part in parts]
     lengths = [len(ids) for ids, _ in pieces]
     ids = np.concatenate([np.zeros(0, DTYPES["ids"]), *(ids for ids, _ in pieces)], dtype=DTYPES["ids"])
-    beside = {name: [content[name] for _, content in pieces if name in content] for name in BESIDE}
-    return Tokens(ids=ids, kind=np.repeat(np.array([_kind(part) for part in parts], DTYPES["kind"]), lengths),
-                  position=np.full(len(ids), NO_POSITION, DTYPES["position"]), timestep=np.zeros(len(ids), DTYPES["timestep"]),
-                  loss_mask=np.repeat(np.array([isinstance(p, Text | Special) and p.loss for p in parts], np.bool_), lengths),
-                  segment=np.zeros(len(ids), DTYPES["segment"]),
-                  **{name: np.concatenate([getattr(_EMPTY, name), *arrays]) for name, arrays in beside.items()})
-
-
-_EMPTY = Tokens.empty()
+    loss_mask = np.repeat(np.array([isinstance(part, Text | Special) and part.loss for part in parts], np.bool_), lengths)
+    beside = {name: np.concatenate([empty, *(content[name] for _, content in pieces if name in content)])
+              for name, empty in BESIDE.items()}
+    return Tokens.of(ids, np.repeat(np.array([_kind(part) for part in parts], DTYPES["kind"]), lengths),
+                     loss_mask=loss_mask, **beside)
 
 
 def _kind(part: Part) -> Kind:
@@ -128,7 +124,8 @@ def dialogue_parts(messages: Sequence[Mapping[str, Any]], images: Given = (), ge
         messages: `{"role": "user" | "assistant" | "system", "content": ...}`; content is a string or a list of
             `{"type": "text", "text": str}`, `{"type": "image"}` and `{"type": "audio"}`. An image entry holds its pixels
             under "image", or there the index or name of one in `images`, or nothing: then it takes the next one of
-            `images`. An audio entry finds its samples under "audio" and in `sounds` in the same way.
+            `images`. An audio entry finds its samples under "audio" and in `sounds` in the same way. With "weight": 0, as
+            OpenAI writes it, what the assistant says is no target.
         images: uint8 (H, W, C) each.
         generate: end with the assistant's role marker, for the model to go on from.
         sounds: float (samples,) each, at SOUND_RATE.
@@ -141,7 +138,7 @@ def dialogue_parts(messages: Sequence[Mapping[str, Any]], images: Given = (), ge
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
             raise ValueError(f"message {number} has the role {role!r}; there are {', '.join(ROLES)}")
-        loss = role == "assistant"
+        loss = role == "assistant" and message.get("weight") not in (0, False)
         entries = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(entries, Sequence):
             raise ValueError(f"message {number} has content of type {type(content).__name__}; give a string or a list")

@@ -8,13 +8,11 @@ from .continuous import decode_bins, inverse_mu_law
 from .leaves import VectorLeaf
 from .task import TaskCodec
 from .text import TextTokenizer
-from .tokens import ACTION, POSITION_BINS, SOUND_RATE, SOUND_SAMPLES, Kind, Tokens
+from .tokens import ACTION, CONTENTS, MODALITIES, Kind, Tokens
 from .vocabulary import Vocabulary
 
-SECONDS = SOUND_SAMPLES / SOUND_RATE   # of a token of sound
 
-
-def meaning(token: int, kind: Kind, vocabulary: Vocabulary, text: TextTokenizer | None, codec: TaskCodec | None = None,
+def meaning(token: int, kind: int, vocabulary: Vocabulary, text: TextTokenizer | None, codec: TaskCodec | None = None,
             place: int | None = None, action: bool = False) -> str:
     """Meaning of one token: a piece of text in quotes, an integer, a real value, "patch", "audio",
     "vector", or a special token's name.
@@ -25,13 +23,14 @@ def meaning(token: int, kind: Kind, vocabulary: Vocabulary, text: TextTokenizer 
             them integers count from zero and bins are expanded by the mu-law.
     Raises:
         ValueError: the id does not belong to the kind.
+        KeyError: no such kind.
     """
-    kind = Kind(kind)
+    name = MODALITIES[kind].name
     start, stop = vocabulary.range_of(kind)
     if kind == Kind.TEXT and token == vocabulary.end:                  # fills up text actions
         return "end"
     if not start <= token < stop:
-        raise ValueError(f"id {token} is not of kind {kind.name}, whose ids are [{start}, {stop})")
+        raise ValueError(f"id {token} is not of kind {name.upper()}, whose ids are [{start}, {stop})")
     if codec is not None and place is not None and (action or kind in (Kind.DISCRETE, Kind.CONTINUOUS)):
         for leaf in codec.leaves_after_separator if action else codec.leaves_before_separator:
             if place < leaf.tokens:
@@ -45,10 +44,10 @@ def meaning(token: int, kind: Kind, vocabulary: Vocabulary, text: TextTokenizer 
             return str(token - start)
         case Kind.CONTINUOUS:
             return f"{inverse_mu_law(decode_bins(np.array(token - start), stop - start)):.4g}"
-        case Kind.PATCH | Kind.PAD | Kind.AUDIO | Kind.VECTOR:
-            return kind.name.lower()
-        case _:
+        case Kind.SPECIAL:
             return vocabulary.special_name(token)
+        case _:
+            return name
 
 
 def meanings(tokens: Tokens, vocabulary: Vocabulary, text: TextTokenizer | None,
@@ -63,21 +62,16 @@ def meanings(tokens: Tokens, vocabulary: Vocabulary, text: TextTokenizer | None,
     """
     if tokens.ids.ndim != 1:
         raise ValueError(f"meanings are given for one sequence, got a batch of shape {tokens.ids.shape}")
-    patches, moments = iter(tokens.intervals.tolist()), iter(tokens.moments.tolist())
-    vectors = iter(zip(tokens.vectors, tokens.numbers.tolist(), strict=True))
+    counts = dict.fromkeys(CONTENTS, 0)
     out = []
     for token, kind, place, action in zip(tokens.ids.tolist(), tokens.kind.tolist(), _places(tokens, vocabulary, codec),
                                           (tokens.position == ACTION).tolist(), strict=True):
-        words = meaning(token, Kind(kind), vocabulary, text, codec, place, action)
-        if kind == Kind.PATCH:
-            top, bottom, left, right = next(patches)
-            words = f"patch rows {top}-{bottom} columns {left}-{right} of {POSITION_BINS}"
-        elif kind == Kind.AUDIO:
-            moment = next(moments)
-            words = f"audio {moment * SECONDS:.2f}-{(moment + 1) * SECONDS:.2f} s"
-        elif kind == Kind.VECTOR:
-            vector, count = next(vectors)
-            words = f"vector {' '.join(f'{value:.2g}' for value in vector[:count])}"
+        words = meaning(token, kind, vocabulary, text, codec, place, action)
+        describe = MODALITIES[kind].describe
+        if kind in CONTENTS:
+            index, counts[kind] = counts[kind], counts[kind] + 1
+            if describe is not None:
+                words = describe({name: getattr(tokens, name)[index] for name in CONTENTS[kind]})
         out.append(words)
     return out
 

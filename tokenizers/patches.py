@@ -1,8 +1,7 @@
-"""Images <-> 16 x 16 patches in raster order (Gato, arXiv:2205.06175, section 2.1 and appendix, "Image position").
+"""Images -> 16 x 16 patches in raster order (Gato, arXiv:2205.06175, section 2.1 and appendix, "Image position").
 
 What differs from the paper, where image sides are multiples of 16: any size works. The bottom and right edges are
-padded with zeros, and decoding crops them off. Patches always have MAX_CHANNELS planes, those that an image lacks being
-zero.
+padded with zeros. Patches always have MAX_CHANNELS planes, those that an image lacks being zero.
 """
 
 from functools import lru_cache
@@ -64,17 +63,3 @@ def encode_image(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     patches = fill((number, rows, columns, MAX_CHANNELS, PATCH_SIZE, PATCH_SIZE), np.uint8)
     patches[:, :, :, :channels] = tiles.transpose(0, 1, 3, 5, 2, 4)
     return patches.reshape(number, rows * columns, MAX_CHANNELS, PATCH_SIZE, PATCH_SIZE), patch_intervals(height, width)
-
-
-def decode_image(patches: np.ndarray, height: int, width: int, channels: int) -> np.ndarray:
-    """Inverse of `encode_image`: patches (N, n, MAX_CHANNELS, 16, 16) to images uint8 (N, height, width, channels).
-
-    Raises:
-        ValueError: the number of patches is not that of such an image.
-    """
-    rows, columns = patch_grid(height, width)
-    if patches.shape[1] != rows * columns:
-        raise ValueError(f"an image of {height} x {width} has {rows * columns} patches, got {patches.shape[1]}")
-    tiles = patches.reshape(-1, rows, columns, MAX_CHANNELS, PATCH_SIZE, PATCH_SIZE)
-    images = tiles.transpose(0, 1, 4, 2, 5, 3).reshape(-1, rows * PATCH_SIZE, columns * PATCH_SIZE, MAX_CHANNELS)
-    return np.ascontiguousarray(images[:, :height, :width, :channels])

@@ -32,7 +32,7 @@ from .patches import patch_intervals
 from .spaces import flatten, leaf_spaces, space_from_json, space_to_json, stack_leaves, unflatten
 from .text import TextTokenizer, check_fits
 from .text_leaf import TextLeaf
-from .tokens import ACTION, DTYPES, NO_POSITION, NO_VECTORS, VECTOR_SIZE, Kind, Tokens
+from .tokens import ACTION, BESIDE, DTYPES, NO_POSITION, VECTOR_SIZE, Kind, Tokens
 from .vocabulary import Vocabulary
 
 Numbers: TypeAlias = Literal["binned", "vector"]
@@ -217,7 +217,7 @@ class TaskCodec:
         """
         steps = len(timesteps)
         texts, patches, numbers = self._encode_leaves(observations)
-        vectors = self._vector.encode(observations) if self._vector else NO_VECTORS
+        vectors = self._vector.encode(observations) if self._vector else BESIDE["vectors"]
         text_width = sum(ids.shape[1] for ids, _ in texts)
         separator = np.full((steps, 1), self.vocabulary.separator, np.int32)
         patch_ids = np.full((steps, self._patch_count), self.vocabulary.patch, np.int32)
@@ -246,7 +246,7 @@ class TaskCodec:
                 fields["position"] = np.where(seen, (real & seen).cumsum(axis=1) - 1, fields["position"]).astype(np.int16)
             else:                                                      # all else keeps its position, with text and without
                 fields["position"][:, :text_width] = self._fixed + real[:, :text_width].cumsum(axis=1) - 1
-            flat = {name: array[real] for name, array in fields.items()}
+            flat: dict[str, Any] = {name: array[real] for name, array in fields.items()}
         else:
             flat = {name: array.reshape(-1) for name, array in fields.items()}
         return Tokens(**flat, segment=np.zeros(len(flat["ids"]), np.int32), patches=patches,

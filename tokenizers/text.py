@@ -17,11 +17,12 @@ import sentencepiece
 from .vocabulary import Vocabulary
 
 SPACE_MARK = "\u2581"        # how SentencePiece writes a space inside a piece
+RESERVED = "\u2585"          # how its trainer writes an unknown character: it silently skips lines that hold one
 MINIMUM_PIECES = 258         # 256 bytes, one unknown, the space
 LONGEST_LINE = 2048          # characters; SentencePiece silently skips longer training sentences, so they are split
 ADVICE = "give one with byte pieces, such as `calico tokenizer train` makes"
 # Whatever a model file claims, these must come back unchanged, or it normalises text and is not ours.
-PROBES = (" a  b ", "\n\t\r\x00", "\ufb01\u2460\uff21e\u0301", SPACE_MARK, "\U0001f431", "<unk><0x41></s>")
+PROBES = (" a  b ", "\n\t\r\x00", "\ufb01\u2460\uff21e\u0301", SPACE_MARK, RESERVED, "\U0001f431", "<unk><0x41></s>")
 
 
 # A ModelProto that holds nothing but a normalizer_spec (field 3): identity, no table of characters, no dummy prefix, spaces
@@ -214,7 +215,7 @@ def _lines(text: str) -> list[str]:
     if not text.isascii():
         _reject_surrogates(text)
     cleaned = text.replace(SPACE_MARK, " ").replace("\x00", " ").replace("\x05", " ")   # 5: unknown, to the trainer
-    lines = [line for line in cleaned.split("\n") if line.strip()]
+    lines = [line for line in cleaned.replace(RESERVED, "\n").split("\n") if line.strip()]
     return [line[i:i + LONGEST_LINE] for line in lines for i in range(0, len(line), LONGEST_LINE)]
 
 

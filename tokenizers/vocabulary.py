@@ -62,7 +62,7 @@ class Vocabulary:
             setattr(self, name, special_start + offset)
         self.size = special_start + len(SPECIALS)
 
-    def range_of(self, kind: Kind) -> tuple[int, int]:
+    def range_of(self, kind: int) -> tuple[int, int]:
         """(start, stop) of the ids that a token of this kind may have."""
         config = self.config
         match kind:
@@ -72,12 +72,12 @@ class Vocabulary:
                 return self.discrete_start, self.discrete_start + config.discrete
             case Kind.CONTINUOUS:
                 return self.continuous_start, self.continuous_start + config.continuous
-            case Kind.PATCH | Kind.AUDIO | Kind.VECTOR:
-                return self.patch, self.patch + 1
             case Kind.PAD:
                 return self.pad, self.pad + 1
             case Kind.SPECIAL:
                 return self.separator, self.size
+            case _:                                     # what it says travels beside the ids
+                return self.patch, self.patch + 1
 
     def special_name(self, token: int) -> str:
         """Name of a special token's id.

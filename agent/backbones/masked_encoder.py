@@ -6,8 +6,6 @@ of several tokens is predicted token by token. Acting encodes the window again a
 timesteps, and the price of looking both ways. What differs from BERT's and data2vec's pre-training is that one place is
 masked at a time, the one that will be masked in the control loop.
 
-The parts are StreamEncoder's (data2vec/stream.py), so that one pre-trained on the same stream can be the start (`start_from`).
-
 Legend: B batch, S seq, n places asked for, W window.
 """
 
@@ -18,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data2vec.encoders import TransformerConfig
-from ..data2vec.stream import StreamEncoder, TransformerMixer
+from ..data2vec.encoders import Transformer, TransformerConfig, padding_bias
 from ..hardware import round_up_to_bucket
 from .cache import Cache, write_ring
 from .perceiver import sample_per_row
@@ -64,6 +61,22 @@ class MaskedEncoderConfig:
                                  feedforward=self.feedforward * self.width)
 
 
+class TransformerMixer(nn.Module):
+    """Every place looks at every other."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.width, eps=config.epsilon)
+        self.transformer = Transformer(config)
+        self.dropout, self.depth = config.dropout, config.depth
+
+    def forward(self, x: Tensor, real: Tensor | None) -> Tensor:
+        """x: (B, S, width); real: bool (B, S), None: all. (B, S, width)."""
+        bias = None if real is None else padding_bias(real)
+        x = F.dropout(self.norm(x), self.dropout, self.training)
+        return self.transformer(x, [bias] * self.depth).hidden
+
+
 class MaskedEncoder(nn.Module):
     """Embedded tokens in, hidden states of masks behind the places asked for out."""
 
@@ -73,18 +86,6 @@ class MaskedEncoder(nn.Module):
         self.positions = nn.Embedding(config.attention_window + 1, config.width)    # the last one is the mask's
         self.mask_token = nn.Parameter(torch.randn(config.width) * 0.02)
         self.mixer = TransformerMixer(config.transformer)
-
-    def start_from(self, encoder: StreamEncoder) -> None:
-        """Take over the weights of a pre-trained encoder of the same sizes; its embedding is the model's affair.
-
-        Raises:
-            ValueError: other sizes, or a Perceiver IO inside.
-        """
-        theirs = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith("embedding.")}
-        try:
-            self.load_state_dict(theirs)
-        except RuntimeError as error:
-            raise ValueError(f"the encoder does not fit backbone {self.config}: {' '.join(str(error).split())}") from None
 
     def sample_targets(self, targets: Tensor) -> Tensor:
         """Which of the targets, bool (B, S), a training step learns from: at most `prefixes` in a row, at random."""
@@ -131,8 +132,7 @@ class MaskedEncoder(nn.Module):
             window = torch.cat([window, self.mask_token.to(x.dtype).expand(len(row), 1, -1)], dim=1)
             positions = self.positions.weight[-window.shape[1]:]
             there = F.pad(there, (0, 1), value=True)
-            mixed = self.mixer(window + positions, positions, None if bool(there.all()) else there)
-            hidden.append(mixed.hidden[:, -1])
+            hidden.append(self.mixer(window + positions, None if bool(there.all()) else there)[:, -1])
         return torch.cat(hidden)
 
     def new_cache(self, batch: int, chunk: int, dtype: torch.dtype = torch.float32) -> Cache:

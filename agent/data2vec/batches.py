@@ -1,12 +1,12 @@
-"""From what a file holds to what an encoder reads: pictures, sounds and texts as batches of tensors, and one vector for each.
+"""Batches for the encoders, from decoded pictures, sounds and texts; and the mean vector of each sample.
 
     pictures   uint8 (height, width, 3), any size -> float (B, 3, side, side) in [-1, 1]
     sounds     float32 (samples,) at the encoder's sample rate -> (B, longest), zero mean, unit variance; lengths (B,)
-    texts      str, or pieces int (n,) -> ids (B, longest): SentencePiece's + 1, after them padding, which is 0
+    texts      str, or ids int (n,) -> ids (B, longest): SentencePiece's + 1, then padding, which is 0
 
-In training each sample is a view: a crop of the picture, perhaps mirrored, a stretch of the text with some of it hidden, or of
-the sound played faster or slower. Which one is drawn from the generator that is given, so a batch is a pure function of the
-step. Without one, the whole sample is used: the middle square of a picture, the beginning of a sound or text that is too long.
+In training the samples are augmented: a random crop of the picture, flipped or not; a random span of the text, in which tokens
+may be masked; a random span of the sound at a random speed. The generator that is given draws them, so a batch is a pure
+function of the step. Without one: the centre square of a picture, the beginning of a sound or text that is too long.
 """
 
 import math
@@ -21,14 +21,14 @@ from torch import Tensor
 from ...tokenizers.text import TextTokenizer
 from .encoders import Encoder, SpeechEncoder, TextEncoder, TextEncoderConfig, VisionEncoder, standardize
 
-PAD, OFFSET = 0, 1   # ids of our own text encoders: SentencePiece's pieces begin after the padding
-CROP = (0.35, 1.0)   # area of a training crop as a share of the picture
-ASPECT = 4 / 3       # its largest width / height, and its inverse the smallest
+PAD, OFFSET = 0, 1   # ids of our own text encoders: SentencePiece's begin after the padding
+AREA = (0.35, 1.0)   # of a random crop, as a fraction of the picture
+ASPECT = 4 / 3       # its largest width / height; the smallest is the inverse
 SPEED = (0.9, 1.1)   # of a training sound, as in Ko et al. (Interspeech 2015)
 
 
 def text_vocabulary(text: TextTokenizer) -> dict[str, int]:
-    """Fields of a TextEncoderConfig that follow from the tokenizer: room for padding in front and [MASK] behind."""
+    """Fields of a TextEncoderConfig that follow from the tokenizer: its ids, padding before them and [MASK] after."""
     return {"vocab_size": text.size + OFFSET + 1, "pad": PAD, "mask": text.size + OFFSET}
 
 
@@ -40,10 +40,10 @@ class Inputs:
         """
         Args:
             text: for a text encoder.
-            seconds: longest stretch of a sound.
-            hidden: share of a text's pieces that a view shows as [MASK].
+            seconds: longest span of a sound.
+            hidden: fraction of a text's tokens that become [MASK] in training.
         Raises:
-            ValueError: a text encoder without a tokenizer whose pieces fit.
+            ValueError: a text encoder without a tokenizer whose vocabulary fits.
         """
         self.encoder, self.text, self.seconds, self.hidden = encoder, text, seconds, hidden
         if isinstance(encoder, TextEncoder):
@@ -53,7 +53,7 @@ class Inputs:
                                  "`calico pretrain`")
 
     def __call__(self, items: Sequence[Any], rng: np.random.Generator | None = None) -> tuple[Tensor, ...]:
-        """A batch for `encoder.features`; rng: draws views for training."""
+        """A batch for `encoder.features`; rng: draws the augmentation in training."""
         match self.encoder:
             case VisionEncoder():
                 side = self.encoder.config.image_size
@@ -72,36 +72,26 @@ class Inputs:
     def texts(self, items: Sequence[str | np.ndarray], longest: int, rng: np.random.Generator | None) -> Tensor:
         """int64 (B, at most `longest`)."""
         assert self.text is not None
-        pieces = (self.text.encode(item) if isinstance(item, str) else item for item in items)
-        rows = [stretch(row + OFFSET, longest, rng) for row in pieces]
+        encoded = (self.text.encode(item) if isinstance(item, str) else item for item in items)
+        rows = [random_span(row + OFFSET, longest, rng) for row in encoded]
         ids = torch.full((len(rows), max(1, *map(len, rows))), PAD)
         for row, given in zip(ids, rows, strict=True):
             row[:len(given)] = torch.from_numpy(given)
         return ids
 
-    def problem(self, item: Any, places: int = 2) -> str | None:
-        """Why a sample does not give so many places; None where it does. Pre-training needs one to see and one to predict."""
+    def problem(self, item: Any, positions: int = 2) -> str | None:
+        """Why a sample gives fewer positions; None where it does not. Pre-training needs one to keep and one to predict."""
         match self.encoder:
-            case SpeechEncoder() if len(item) < (needed := self.encoder.config.samples(places)):
+            case SpeechEncoder() if len(item) < (needed := self.encoder.config.samples(positions)):
                 return f"{len(item)} samples of sound are too short, at least {needed} are needed"
-            case TextEncoder() if self.text is not None and len(self.text.encode(item[:64])) < places:
+            case TextEncoder() if self.text is not None and len(self.text.encode(item[:64])) < positions:
                 return f"the text {item!r} is too short"
         return None
 
 
 def picture(pixels: np.ndarray, side: int, rng: np.random.Generator | None) -> Tensor:
     """uint8 (height, width, 3) -> float (3, side, side) in [-1, 1]."""
-    height, width = pixels.shape[:2]
-    if rng is None:
-        rows = columns = min(height, width)
-        top, left = (height - rows) // 2, (width - columns) // 2
-    else:
-        area = height * width * rng.uniform(*CROP)
-        aspect = math.exp(rng.uniform(-1, 1) * math.log(ASPECT))
-        rows, columns = (max(1, round(math.sqrt(size))) for size in (area / aspect, area * aspect))
-        rows, columns = min(height, rows), min(width, columns)
-        top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
-    chosen = pixels[top:top + rows, left:left + columns]
+    chosen = centre_square(pixels) if rng is None else random_crop(pixels, rng)
     if rng is not None and rng.random() < 0.5:
         chosen = chosen[:, ::-1]
     x = torch.from_numpy(np.array(chosen, np.float32)).permute(2, 0, 1) / 127.5 - 1
@@ -110,11 +100,30 @@ def picture(pixels: np.ndarray, side: int, rng: np.random.Generator | None) -> T
     return F.interpolate(x[None], (side, side), mode="bilinear", antialias=True, align_corners=False)[0]
 
 
+def centre_square(picture: np.ndarray) -> np.ndarray:
+    """The largest square around the centre."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return picture[top:top + side, left:left + side]
+
+
+def random_crop(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A rectangle of random area, aspect and position."""
+    height, width = picture.shape[:2]
+    area = height * width * rng.uniform(*AREA)
+    aspect = math.exp(rng.uniform(-1, 1) * math.log(ASPECT))
+    rows, columns = (max(1, round(math.sqrt(size))) for size in (area / aspect, area * aspect))
+    rows, columns = min(height, rows), min(width, columns)
+    top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+    return picture[top:top + rows, left:left + columns]
+
+
 def sounds(items: Sequence[np.ndarray], shortest: int, longest: int,
            rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
-    """Waveforms (B, samples), standardised, and lengths (B,); shortest: samples that a sound played faster keeps."""
+    """Waveforms (B, samples), standardised, and lengths (B,); shortest: samples that a faster sound keeps."""
     played = items if rng is None else [resampled(item, min(rng.uniform(*SPEED), len(item) / shortest)) for item in items]
-    rows = [stretch(item, longest, rng) for item in played]
+    rows = [random_span(item, longest, rng) for item in played]
     lengths = torch.tensor([len(row) for row in rows])
     waveforms = torch.zeros(len(rows), int(lengths.max()))
     for row, given in zip(waveforms, rows, strict=True):
@@ -123,19 +132,19 @@ def sounds(items: Sequence[np.ndarray], shortest: int, longest: int,
 
 
 def resampled(samples: np.ndarray, speed: float) -> np.ndarray:
-    """A sound played faster (above 1) or slower, and so higher or lower."""
-    places = np.linspace(0, len(samples) - 1, max(1, round(len(samples) / speed)))
-    return np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
+    """A sound at another speed, and so at another pitch; above 1: faster and higher."""
+    times = np.linspace(0, len(samples) - 1, max(1, round(len(samples) / speed)))
+    return np.interp(times, np.arange(len(samples)), samples).astype(np.float32)
 
 
-def stretch(values: np.ndarray, longest: int, rng: np.random.Generator | None) -> np.ndarray:
-    """At most `longest` of the values: anywhere, or from the beginning."""
+def random_span(values: np.ndarray, longest: int, rng: np.random.Generator | None) -> np.ndarray:
+    """At most `longest` of the values: a random span, or the beginning without a generator."""
     first = 0 if rng is None or len(values) <= longest else int(rng.integers(len(values) - longest + 1))
     return values[first:first + longest]
 
 
 def pooled(encoder: Encoder, inputs: tuple[Tensor, ...]) -> Tensor:
-    """One vector per sample: the mean of the encoder's output over its real places, (B, width); with gradient."""
+    """Mean of the encoder's output over the positions that are not padding, (B, width); with gradient."""
     features = encoder.features(*inputs)
     hidden = encoder.encode(features).hidden[:, encoder.prefix:]
     if features.real is None:

@@ -1,4 +1,4 @@
-"""Classes on top of an encoder: the mean of its output over the places, a norm and one linear layer, all trained together."""
+"""A classifier on top of an encoder: its mean output, a norm and one linear layer, all trained together."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from .encoders import Encoder
 
 
 class EncoderClassifier(nn.Module):
-    """An encoder, pre-trained or not, and the layer that names its classes."""
+    """An encoder, pre-trained or not, and a linear classifier."""
 
     def __init__(self, encoder: Encoder, classes: int) -> None:
         super().__init__()
@@ -25,8 +25,8 @@ class EncoderClassifier(nn.Module):
 
 
 def classification_loss(smoothing: float) -> Any:
-    """For Supervised: batches hold "labels" and, in this order, the classifier's inputs."""
-    def loss(model: EncoderClassifier, batch: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Any]]:
+    """For Trainer: batches hold "labels" and, in this order, the classifier's inputs; a Perceiver's will do, too."""
+    def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Any]]:
         logits = model(*(tensor for name, tensor in batch.items() if name != "labels")).float()
         right = (logits.argmax(1) == batch["labels"]).float().mean()
         return F.cross_entropy(logits, batch["labels"], label_smoothing=smoothing), {"accuracy": right}

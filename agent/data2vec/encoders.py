@@ -4,11 +4,12 @@
     SpeechEncoder   wav2vec 2.0 (2006.11477) with five small position convolutions: waveform to 50 vectors a second, post-norm
     TextEncoder     RoBERTa (1907.11692): learned positions, post-norm
 
-All three work in two steps, because the objective masks between them: `features` turns inputs into one local vector per
-place, `encode` mixes the places. What differs from the published code: query, key and value are one matrix, and BEiT's
-missing key bias is there and zero (a bias of the keys adds one constant to a query's scores; the softmax takes it out again).
+All three work in two steps, because the objective masks between them: `features` maps inputs to one local vector per position
+(patch, speech frame or token), `encode` runs the transformer over them. What differs from the published code: query, key and
+value are one matrix, and BEiT's missing key bias is there and zero (a bias of the keys adds one constant to all scores of a
+query, which the softmax cancels).
 
-Legend: B batch, T places, S places with the class token, H heads.
+Legend: B batch, T positions, S positions with the class token, K unmasked positions, H heads.
 """
 
 import math
@@ -21,12 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 RelativePositions = Literal["none", "shared", "per-layer"]
-SHORT = 512   # places up to which attention on a CPU in bf16 is two plain products
+SHORT = 512   # positions up to which attention on a CPU in bf16 is two plain products
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """The part that the three have in common; base size by default."""
+    """What the three have in common; base size by default."""
 
     width: int = 768            # divisible by heads
     depth: int = 12             # blocks
@@ -34,7 +35,7 @@ class TransformerConfig:
     feedforward: int = 3072     # hidden width of the feed-forward
     epsilon: float = 1e-5       # of the layer norms
     dropout: float = 0.0        # of each sublayer's output
-    drop_path: float = 0.0      # chance that the last block is skipped for a sample, in training; grows linearly from 0
+    drop_path: float = 0.0      # stochastic depth: probability that a sample skips the last block in training
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -48,7 +49,7 @@ class VisionEncoderConfig(TransformerConfig):
     """BEiT as data2vec uses it."""
 
     epsilon: float = 1e-6
-    image_size: int = 224                           # pixels a side that positions are made for; others interpolate
+    image_size: int = 224                           # pixels a side; positions are interpolated for other sizes
     patch_size: int = 16
     channels: int = 3
     absolute_positions: bool = False
@@ -66,7 +67,7 @@ class VisionEncoderConfig(TransformerConfig):
 class SpeechEncoderConfig(TransformerConfig):
     """wav2vec 2.0 as data2vec uses it: 16 kHz in, 50 Hz out."""
 
-    sample_rate: int = 16_000   # of the sounds that it reads; nothing in the network depends on it
+    sample_rate: int = 16_000   # of its inputs; nothing in the network depends on it
     conv_channels: tuple[int, ...] = (512,) * 7
     conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
@@ -83,17 +84,17 @@ class SpeechEncoderConfig(TransformerConfig):
 
     @property
     def field(self) -> int:
-        """Samples that one vector sees, which is also the shortest sound: 400 = 25 ms at 16 kHz."""
+        """Receptive field of one vector in samples, which is also the shortest input: 400 = 25 ms at 16 kHz."""
         return self.samples(1)
 
     def samples(self, vectors: int) -> int:
-        """The shortest sound that gives so many vectors."""
+        """Samples of the shortest input that gives so many vectors."""
         for kernel, stride in zip(reversed(self.conv_kernels), reversed(self.conv_strides), strict=True):
             vectors = (vectors - 1) * stride + kernel
         return vectors
 
     def lengths(self, samples: Tensor) -> Tensor:
-        """Vectors that come from int64 (B,) samples."""
+        """Number of vectors for int64 (B,) samples."""
         for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
             samples = (samples - kernel) // stride + 1
         return samples
@@ -111,12 +112,12 @@ class TextEncoderConfig(TransformerConfig):
 
 @dataclass(frozen=True)
 class Features:
-    """Local vectors, one per place; nothing has looked at its neighbours yet.
+    """Local vectors, one per position, before the transformer.
 
     Attributes:
         x: float (B, T, width), without positions.
         real: bool (B, T), False at padding; None: there is none.
-        grid: places along each axis: (rows, columns) of patches, or (T,).
+        grid: positions along each axis: (rows, columns) of patches, or (T,).
     """
 
     x: Tensor
@@ -131,11 +132,11 @@ class Features:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a transformer made of S places.
+    """A transformer's output at S positions.
 
     Attributes:
         hidden: (B, S, width), the output.
-        states: depth + 1 tensors (B, S, width): what the first block got, then each block's output.
+        states: depth + 1 tensors (B, S, width): the first block's input, then each block's output.
         feedforwards: depth tensors (B, S, width): each feed-forward's output before it joins the residual stream.
     """
 
@@ -210,11 +211,11 @@ class Transformer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """What the objective needs. Any network whose layers have one vector per input place can be one.
+    """What the objective needs. Any network whose layers have one vector per input position can be one.
 
     Attributes:
         width: of features and of hidden states.
-        prefix: extra places that `encode` puts before the first one (the class token).
+        prefix: extra positions that `encode` puts before the first one (the class token).
         features: inputs (B, ...) to local vectors.
     """
 
@@ -223,11 +224,11 @@ class Encoder(nn.Module):
     features: Callable[..., Features]
 
     def encode(self, features: Features, masked: Tensor | None = None, kept: Tensor | None = None) -> Encoded:
-        """Mix the places.
+        """Run the transformer.
 
         Args:
-            masked: bool (B, T), True where the place's vector is replaced by the mask vector.
-            kept: int64 (B, K) instead: the only places that take part, ascending; -1 fills up shorter rows.
+            masked: bool (B, T), True where the vector is replaced by the mask vector.
+            kept: int64 (B, K) instead: indices of the only positions that are encoded, ascending; padded with -1.
         """
         raise NotImplementedError
 
@@ -301,15 +302,15 @@ class VisionEncoder(Encoder):
         bias = table[relative_index(rows, columns, table.device)].permute(2, 0, 1)[None]   # (1, H, S, S)
         if kept is None:
             return bias
-        at = F.pad(kept.clamp(min=0) + 1, (1, 0))                                          # (B, 1 + K), the class token first
-        return bias[0][:, at[:, :, None], at[:, None, :]].transpose(0, 1)
+        index = F.pad(kept.clamp(min=0) + 1, (1, 0))                                       # (B, 1 + K), the class token first
+        return bias[0][:, index[:, :, None], index[:, None, :]].transpose(0, 1)
 
 
 class SpeechEncoder(Encoder):
     """Waveforms (B, samples), zero mean and unit variance (see standardize) -> (B, about 50 a second, width).
 
-    As in the published models, a sound's last vectors depend on how much padding follows: behind the first position
-    convolution padding is no longer zero. So a batch and its rows alone differ a little.
+    As in the published models, the last vectors of a sound depend on the length of its padding, which is no longer zero after
+    the first position convolution: a row differs a little from the same sound encoded alone.
     """
 
     def __init__(self, config: SpeechEncoderConfig) -> None:
@@ -343,12 +344,12 @@ class SpeechEncoder(Encoder):
         for conv, norm in zip(self.convs, self.conv_norms, strict=True):
             x = F.gelu(norm(conv(x).transpose(1, 2)).transpose(1, 2))             # (B, channels, shorter)
         x = self.projection(self.projection_norm(x.transpose(1, 2)))              # (B, T, width)
-        places = torch.arange(x.shape[1], device=x.device)
-        real = None if lengths is None else places < self.config.lengths(lengths)[:, None]
+        index = torch.arange(x.shape[1], device=x.device)
+        real = None if lengths is None else index < self.config.lengths(lengths)[:, None]
         return Features(x, real, (x.shape[1],))
 
     def encode(self, features: Features, masked: Tensor | None = None, kept: Tensor | None = None) -> Encoded:
-        """See Encoder. With `kept`, the position convolutions see zeros at the other places (2212.07525, section 3)."""
+        """See Encoder. With `kept`, other positions are zero in the position convolutions (2212.07525, section 3)."""
         x, real = features.x, features.real
         if masked is not None:
             x = torch.where(masked[..., None], self.mask_token.to(x.dtype), x)
@@ -364,7 +365,7 @@ class SpeechEncoder(Encoder):
         """(B, T, width) -> (B, T, width)."""
         length = x.shape[1]
         for conv in self.position_convs:
-            x = conv(x.transpose(1, 2))[..., :length].transpose(1, 2)             # an even kernel gives one place too many
+            x = conv(x.transpose(1, 2))[..., :length].transpose(1, 2)             # an even kernel gives one too many
             x = F.gelu(F.layer_norm(x, x.shape[-1:]))
         return x
 
@@ -376,11 +377,12 @@ class TextEncoder(Encoder):
         super().__init__()
         self.config, self.width = config, config.width
         self.table = nn.Embedding(config.vocab_size, config.width)
-        self.positions = nn.Embedding(config.max_length + config.pad + 1, config.width)   # up to `pad`: padding's own
+        self.positions = nn.Embedding(config.max_length + config.pad + 1, config.width)   # rows up to `pad` are for padding
         self.norm = nn.LayerNorm(config.width, eps=config.epsilon)
         self.transformer = Transformer(config)
         initialize(self)
-        for module in self.transformer.modules():    # 0.02 is for a width of 768: a narrow encoder's attention would be silent
+        # 0.02 is for a width of 768: the attention scores of a narrow encoder would be all but zero
+        for module in self.transformer.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features ** -0.5)
 
@@ -399,20 +401,20 @@ class TextEncoder(Encoder):
         return Features(self.table(ids), None if bool(real.all()) else real, (ids.shape[1],))
 
     def encode(self, features: Features, masked: Tensor | None = None, kept: Tensor | None = None) -> Encoded:
-        """See Encoder. A masked place looks like the token [MASK]."""
+        """See Encoder. A masked position gets the embedding of [MASK]."""
         x, real, pad = features.x, features.real, self.config.pad
         if masked is not None:
             x = torch.where(masked[..., None], self.table.weight[self.config.mask].to(x.dtype), x)
-        places = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
+        index = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
         if real is not None:
-            places = torch.where(real, real.cumsum(1) - 1, -1)                            # padding has a position of its own
-        x, real = select(x + self.positions(places + pad + 1), real, kept)
+            index = torch.where(real, real.cumsum(1) - 1, -1)                             # padding has a position of its own
+        x, real = select(x + self.positions(index + pad + 1), real, kept)
         bias = None if real is None else padding_bias(real)
         return self.transformer(F.dropout(self.norm(x), self.config.dropout, self.training), [bias] * self.config.depth)
 
 
 def initialize(encoder: nn.Module) -> None:
-    """BERT's: matrices N(0, 0.02), biases 0; convolutions as He et al. (1502.01852), which keeps a deep front end alive."""
+    """BERT's: matrices N(0, 0.02), biases 0; 1D convolutions as He et al. (1502.01852), so that activations do not vanish."""
     for module in encoder.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
@@ -425,7 +427,7 @@ def initialize(encoder: nn.Module) -> None:
 
 
 def standardize(waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """(B, samples) to zero mean and unit variance per sound, padding to 0: what the speech encoder was trained on."""
+    """(B, samples) to zero mean and unit variance per sound, padding to 0: the input format of the speech encoder."""
     real = torch.ones_like(waveforms, dtype=torch.bool)
     if lengths is not None:
         real = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
@@ -435,7 +437,7 @@ def standardize(waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
 
 
 def relative_index(rows: int, columns: int, device: torch.device) -> Tensor:
-    """int64 (S, S): the table's row for each pair of places, the class token first.
+    """int64 (S, S): the table's row for each pair of positions, the class token first.
 
     Patches at (r, c) and (s, d) get the row of their offset, (r - s + rows - 1) * (2 * columns - 1) + c - d + columns - 1.
     """
@@ -451,8 +453,8 @@ def relative_index(rows: int, columns: int, device: torch.device) -> Tensor:
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """F.scaled_dot_product_attention as two products of matrices: on CPUs its backward is several times slower in bf16.
 
-    Measured forward and backward, one thread of an AVX-512 bf16 CPU: 15 instead of 107 ms for 512 rows of 13 places and 3 heads
-    (a 2.0 student's), 12 instead of 51 for 64 of 65, 4 instead of 10 for 2 of 197 with 6 heads.
+    Measured forward and backward, one thread of an AVX-512 bf16 CPU: 15 instead of 107 ms for 512 rows of 13 positions and 3
+    heads (a 2.0 student's), 12 instead of 51 for 64 of 65, 4 instead of 10 for 2 of 197 with 6 heads.
     """
     with torch.autocast(q.device.type, enabled=False):    # it would compute the softmax in fp32
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
@@ -460,23 +462,23 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Ten
 
 
 def select(x: Tensor, real: Tensor | None, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The kept places (B, K, width) of x (B, T, width), and which of them are real; None: all."""
+    """The kept positions (B, K, width) of x (B, T, width), and which of them are real; None: all."""
     if kept is None:
         return x, real
     chosen = x.gather(1, kept.clamp(min=0)[..., None].expand(-1, -1, x.shape[-1]))
-    filled = kept >= 0
+    chosen_real = kept >= 0
     if real is not None:
-        filled = filled & real.gather(1, kept.clamp(min=0))
-    return chosen, None if bool(filled.all()) else filled
+        chosen_real = chosen_real & real.gather(1, kept.clamp(min=0))
+    return chosen, None if bool(chosen_real.all()) else chosen_real
 
 
-def not_kept(kept: Tensor, places: int) -> Tensor:
-    """bool (B, T): True at the places that are not in kept (B, K)."""
-    out = torch.ones(len(kept), places + 1, dtype=torch.bool, device=kept.device)
-    return out.scatter(1, torch.where(kept < 0, places, kept), False)[:, :places]   # fillers land in a column that is cut off
+def not_kept(kept: Tensor, length: int) -> Tensor:
+    """bool (B, T): True at the positions that are not in kept (B, K)."""
+    out = torch.ones(len(kept), length + 1, dtype=torch.bool, device=kept.device)
+    return out.scatter(1, torch.where(kept < 0, length, kept), False)[:, :length]   # padding lands in a column that is cut off
 
 
 def padding_bias(real: Tensor) -> Tensor:
-    """bool (B, S) -> (B, 1, 1, S): nobody looks at padding."""
+    """bool (B, S) -> (B, 1, 1, S): minus infinity at padding, so that it gets no attention."""
     return torch.zeros(real.shape, device=real.device).masked_fill(~real, -math.inf)[:, None, None]
 

@@ -1,33 +1,23 @@
-"""Hugging Face's Data2Vec checkpoints, read exactly: a folder with config.json and model.safetensors.
+"""Hugging Face's Data2Vec checkpoints, read exactly.
 
     encoder = load_data2vec("data2vec-vision-base")     # VisionEncoder, SpeechEncoder or TextEncoder, in eval mode
 
-Names are translated, query, key and value are stacked, and RoBERTa's one token type, which every token has, is added to the
+Names are translated, query, key and value are stacked, and the embedding of RoBERTa's one token type is added to the
 positions. Heads on top of the encoder (pooler, classifiers, the masked-token head) are left out; any other name that is
-missing or left over is an error. A pickled pytorch_model.bin is not read.
+missing or left over is an error.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from .encoders import (
-    Encoder,
-    RelativePositions,
-    SpeechEncoder,
-    SpeechEncoderConfig,
-    TextEncoder,
-    TextEncoderConfig,
-    VisionEncoder,
-    VisionEncoderConfig,
-)
+from ..hugging_face_folder import read_folder
+from . import encoders
+from .encoders import Encoder, RelativePositions
 
 Modality = Literal["vision", "speech", "text"]
 MODALITIES: dict[str, Modality] = {"data2vec-vision": "vision", "data2vec-audio": "speech", "data2vec-text": "text"}
@@ -62,12 +52,13 @@ def load_data2vec(folder: Path | str, modality: Modality | None = None) -> Encod
     """Build the encoder that a checkpoint describes and fill it.
 
     Args:
-        folder: holds config.json and model.safetensors, as `save_pretrained` writes them.
+        folder: as `save_pretrained` writes it, in one file or in shards.
         modality: what the caller needs; None: whatever it is.
     Returns:
         VisionEncoder, SpeechEncoder or TextEncoder in eval mode, fp32.
     Raises:
-        ValueError: no such checkpoint, one of another modality, or one whose names, shapes or options do not fit.
+        ValueError: a file is missing or damaged, the checkpoint is of another modality, or its names, shapes or options do not
+            fit.
     """
     folder = Path(folder)
     config, weights = read_folder(folder)
@@ -91,7 +82,7 @@ def build_encoder(modality: Modality, config: Mapping[str, Any], weights: Mappin
     except KeyError as error:
         raise ValueError(f"the {modality} checkpoint has no {error.args[0]!r}; was it written by another program?") from None
     if left:
-        raise ValueError(f"the {modality} checkpoint has {len(left)} tensors without a place: {', '.join(sorted(left)[:3])}")
+        raise ValueError(f"the {modality} checkpoint has {len(left)} unknown tensors: {', '.join(sorted(left)[:3])}")
     expected = encoder.state_dict()
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
@@ -101,32 +92,19 @@ def build_encoder(modality: Modality, config: Mapping[str, Any], weights: Mappin
     return encoder.eval()
 
 
-def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """config.json and model.safetensors."""
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} has no config.json; give a folder as save_pretrained writes it")
-    if not (folder / "model.safetensors").is_file():
-        raise ValueError(f"{folder} has no model.safetensors, and pickles are not read; convert the weights with "
-                         "transformers: from_pretrained(...).save_pretrained(...)")
-    try:
-        return json.loads((folder / "config.json").read_bytes()), load_file(folder / "model.safetensors")
-    except (SafetensorError, ValueError) as error:   # ValueError: JSON or its encoding
-        raise ValueError(f"{folder} cannot be read: {error}; fetch it again") from None
-
-
 def _vision(config: Mapping[str, Any], left: dict[str, Tensor]) -> tuple[Encoder, dict[str, Tensor]]:
     shared, per_layer = config.get("use_shared_relative_position_bias", False), config.get("use_relative_position_bias", False)
     if shared and per_layer:
         raise ValueError("the checkpoint has shared and per-layer position tables at once; only one of the two is supported")
     relative: RelativePositions = "shared" if shared else "per-layer" if per_layer else "none"
-    encoder = VisionEncoder(VisionEncoderConfig(
+    encoder = encoders.VisionEncoder(encoders.VisionEncoderConfig(
         **_common(config, "hidden_dropout_prob"), drop_path=config.get("drop_path_rate", 0.1),
         channels=config.get("num_channels", 3), patch_size=config.get("patch_size", 16),
         image_size=config.get("image_size", 224),
         absolute_positions=config.get("use_absolute_position_embeddings", False), relative_positions=relative,
         layer_scale=config.get("layer_scale_init_value", 0.1), final_norm=not config.get("use_mean_pooling", True)))
     state = {"class_token": left.pop("embeddings.cls_token").flatten()}
-    # without one the model was never meant to see masks; ours starts from zeros, as Hugging Face's does
+    # a model that was never trained with masks has none; ours starts from zeros, as Hugging Face's does
     state["mask_token"] = left.pop("embeddings.mask_token", torch.zeros(1, 1, encoder.width)).flatten()
     _move(left, state, "embeddings.patch_embeddings.projection", "patches")
     if encoder.config.absolute_positions:
@@ -149,8 +127,8 @@ def _vision(config: Mapping[str, Any], left: dict[str, Tensor]) -> tuple[Encoder
 def _speech(config: Mapping[str, Any], left: dict[str, Tensor]) -> tuple[Encoder, dict[str, Tensor]]:
     if config.get("add_adapter"):
         raise ValueError("the checkpoint has an adapter on top of the encoder (add_adapter), which is not supported")
-    default = SpeechEncoderConfig()
-    encoder = SpeechEncoder(SpeechEncoderConfig(
+    default = encoders.SpeechEncoderConfig()
+    encoder = encoders.SpeechEncoder(encoders.SpeechEncoderConfig(
         **_common(config, "hidden_dropout"),
         conv_channels=tuple(config.get("conv_dim", default.conv_channels)),
         conv_kernels=tuple(config.get("conv_kernel", default.conv_kernels)),
@@ -176,10 +154,10 @@ def _speech(config: Mapping[str, Any], left: dict[str, Tensor]) -> tuple[Encoder
 
 def _text(config: Mapping[str, Any], left: dict[str, Tensor]) -> tuple[Encoder, dict[str, Tensor]]:
     pad, vocab_size = config.get("pad_token_id", 1), config.get("vocab_size", 30_522)
-    encoder = TextEncoder(TextEncoderConfig(
+    encoder = encoders.TextEncoder(encoders.TextEncoderConfig(
         **_common(config, "hidden_dropout_prob"), vocab_size=vocab_size, pad=pad,
         max_length=config.get("max_position_embeddings", 512) - pad - 1,
-        mask=vocab_size - 1))   # RoBERTa's <mask> is the last piece; config.json does not say
+        mask=vocab_size - 1))   # RoBERTa's <mask> is the last id; config.json does not say
     types = left.pop("embeddings.token_type_embeddings.weight")
     state = {"table.weight": left.pop("embeddings.word_embeddings.weight"),
              "positions.weight": left.pop("embeddings.position_embeddings.weight") + types[0]}

@@ -1,8 +1,8 @@
-"""data2vec (arXiv:2202.03555): learn by predicting what a slower copy of yourself thinks of the part that you cannot see.
+"""data2vec (arXiv:2202.03555): predict an EMA teacher's representation of the masked part of the input.
 
-The student sees a masked input and predicts, at the masked places, what the teacher made of the whole input: the mean of its
-top K layers, each normalised. The teacher is an exponential moving average of the student. One objective serves pictures,
-speech, text and any other Encoder (encoders.py): only the numbers in OBJECTIVES differ.
+The student encodes a masked input and predicts, at the masked positions, the teacher's representation of the whole input: the
+mean of its top K layers, each normalised. The teacher's weights are an exponential moving average (EMA) of the student's. One
+objective serves pictures, speech, text and any other Encoder (encoders.py): only the settings in OBJECTIVES differ.
 
     objective = Data2Vec(encoder, OBJECTIVES["vision-v1"])
     outcome = objective(images, samples=indices)
@@ -12,10 +12,12 @@ speech, text and any other Encoder (encoders.py): only the numbers in OBJECTIVES
 
 What differs from the published code: statistics over time leave padding out; text is masked with [MASK] in spans only, as
 the released text model was (the paper's 80/10/10 gives 82.7 on GLUE, spans 82.9); targets can be normalised over the batch at
-each place, which small encoders need (docs/results/data2vec.md).
+each position, which small encoders need (docs/results/data2vec.md).
 
-Version 2.0 (arXiv:2212.07525) is the same with `decoder` set: each sample is masked `copies` times for one pass of the
-teacher, the student sees only the places that are left, and a small convolutional decoder fills in the rest.
+Version 2.0 (arXiv:2212.07525) is the same with `decoder` set: each sample gets `copies` masks for one pass of the teacher, the
+student encodes only the unmasked positions, and a small convolutional decoder predicts the masked ones.
+
+Legend: B batch, T positions (patches, speech frames or tokens), K unmasked positions of a row, n masked positions of a batch.
 """
 
 import copy
@@ -29,15 +31,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .encoders import Encoded, Encoder, Features
-from .masks import BlockMask, ExactBlockMask, Mask, RandomMask, SpanMask, draw_masks, kept_places
+from .masks import BlockMask, ExactBlockMask, Mask, RandomMask, SpanMask, draw_masks, kept_positions
 
 Norm = Literal["none", "layer", "instance", "place"]
-NOISE = 0.01   # standard deviation of what the decoder gets at masked places
+NOISE = 0.01   # std of the decoder's input at masked positions
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorConfig:
-    """Version 2.0's convolutions over the places."""
+    """Version 2.0's convolutions over the positions."""
 
     axes: Literal[1, 2] = 1         # of the grid: 1 for speech and text, 2 for pictures
     channels: int = 384
@@ -58,14 +60,14 @@ class Data2VecConfig:
     """What the modalities do differently."""
 
     mask: Mask
-    top_layers: int                                 # K, the teacher's layers that are averaged
+    top_layers: int                                 # the teacher's layers that are averaged, from the top
     targets: Literal["block", "feedforward"]        # a block's output, or its feed-forward's before the residual
     layer_norm: Norm                                # of each layer
     mean_norm: Norm = "none"                        # of their mean
     beta: float = 0.0                               # smooth L1 loss: squared below, linear above; 0: squared error
     loss_scale: Literal["mean", "root", "sum"]      # the sum over the width is divided by the width, by its root, or not
-    tau_start: float                                # the teacher's momentum at the start,
-    tau_end: float                                  # after tau_steps, and from then on;
+    tau_start: float                                # decay of the teacher's EMA at the start,
+    tau_end: float                                  # from tau_steps on;
     tau_steps: int                                  # linear in between
     shares_features: bool = False                   # the teacher uses the student's local features
     head_layers: Literal[1, 2] = 1                  # without a decoder
@@ -121,11 +123,11 @@ class Outcome:
 
     Attributes:
         loss: scalar with gradient, per target.
-        targets: how many places were predicted.
-        target_deviation, prediction_deviation: standard deviation over places, mean over the width.
-        feature_deviation: the same of the local features, as a share of their root mean square.
-        content_share: how much of the targets' variance differs between samples at the same place; see content_share().
-        tau: the teacher's momentum at its next update.
+        targets: how many positions were predicted.
+        target_deviation, prediction_deviation: std over positions, mean over the width.
+        feature_deviation: the same of the local features, divided by their root mean square.
+        content_share: fraction of the targets' variance that is between samples; see between_fraction().
+        tau: decay of the teacher's EMA at its next update.
     """
 
     loss: Tensor
@@ -138,7 +140,7 @@ class Outcome:
 
 
 class ConvDecoder(nn.Module):
-    """Fills in the masked places: convolutions, each with a norm without parameters and GELU, then a head."""
+    """Predicts the masked positions: convolutions, each with a norm without parameters and GELU, then a head."""
 
     def __init__(self, config: PredictorConfig, width: int) -> None:
         super().__init__()
@@ -158,16 +160,16 @@ class ConvDecoder(nn.Module):
             ValueError: the grid has another number of axes.
         """
         if len(grid) != self.config.axes:
-            raise ValueError(f"decoder.axes={self.config.axes}, but the encoder's places form a grid of {len(grid)}; "
+            raise ValueError(f"decoder.axes={self.config.axes}, but the encoder's positions form a grid of {len(grid)}; "
                              "set them alike")
-        places = math.prod(grid)
-        full = torch.randn(len(hidden), places + 1, hidden.shape[-1], device=hidden.device, dtype=hidden.dtype) * NOISE
-        at = torch.where(kept < 0, places, kept)[..., None].expand_as(hidden)      # fillers go to a place that is cut off
-        x = full.scatter(1, at, hidden)[:, :places].transpose(1, 2).unflatten(2, grid)
+        length = math.prod(grid)
+        full = torch.randn(len(hidden), length + 1, hidden.shape[-1], device=hidden.device, dtype=hidden.dtype) * NOISE
+        index = torch.where(kept < 0, length, kept)[..., None].expand_as(hidden)   # padding goes to a row that is cut off
+        x = full.scatter(1, index, hidden)[:, :length].transpose(1, 2).unflatten(2, grid)
         for conv in self.convs:
-            made = conv(x).movedim(1, -1)
-            made = F.gelu(F.layer_norm(made, made.shape[-1:])).movedim(-1, 1)
-            x = x + made if self.config.residual and x.shape == made.shape else made
+            out = conv(x).movedim(1, -1)
+            out = F.gelu(F.layer_norm(out, out.shape[-1:])).movedim(-1, 1)
+            x = x + out if self.config.residual and x.shape == out.shape else out
         return self.head(x.flatten(2).transpose(1, 2))
 
 
@@ -179,7 +181,7 @@ def make_head(inputs: int, width: int, layers: int) -> nn.Module:
 
 
 class Data2Vec(nn.Module):
-    """Student (`encoder`), its head or decoder, and teacher."""
+    """The student (`encoder`) with its head or decoder, and the teacher."""
 
     def __init__(self, encoder: Encoder, config: Data2VecConfig) -> None:
         super().__init__()
@@ -194,17 +196,17 @@ class Data2Vec(nn.Module):
         self.updates: Tensor
 
     def train(self, mode: bool = True) -> "Data2Vec":
-        """The teacher stays in eval mode: its targets are not noisy."""
+        """The teacher stays in eval mode, so that its targets are deterministic."""
         super().train(mode)
         self.teacher.eval()
         return self
 
     def forward(self, *inputs: Any, samples: Sequence[int] | None = None) -> Outcome:
-        """Predict the teacher at the masked places.
+        """Predict the teacher's output at the masked positions.
 
         Args:
             inputs: what the encoder's `features` takes, (B, ...).
-            samples: what the B samples are called in the data set, for their masks; None: 0, 1, ...
+            samples: index of each sample in the data set, which its masks are drawn from; None: 0, 1, ...
         """
         features = self.encoder.features(*inputs)
         targets = self.make_targets(features, *inputs)                                # (B, T, width)
@@ -215,15 +217,15 @@ class Data2Vec(nn.Module):
         return self.predict_copies(features, targets, masked)
 
     def predict_copies(self, features: Features, targets: Tensor, masked: Tensor) -> Outcome:
-        """Version 2.0."""
+        """Version 2.0: several masks per sample, one pass of the teacher."""
         assert self.decoder is not None
         copies, prefix = self.config.copies, self.encoder.prefix
         repeated = features.repeat(copies)
-        kept = kept_places(masked, repeated.real)                                     # (B * copies, K)
+        kept = kept_positions(masked, repeated.real)                                  # (B * copies, K)
         hidden = self.encoder.encode(repeated, kept=kept).hidden
         predictions = self.decoder(hidden[:, prefix:], kept, features.grid)           # (B * copies, T, width)
-        rows, places = masked.nonzero(as_tuple=True)
-        outcome = self.score(features, targets, predictions[rows, places], targets[rows // copies, places])
+        rows, columns = masked.nonzero(as_tuple=True)
+        outcome = self.score(features, targets, predictions[rows, columns], targets[rows // copies, columns])
         if not self.config.summary_weight:
             return outcome
         means = targets.mean(1).repeat_interleave(copies, 0)
@@ -239,7 +241,7 @@ class Data2Vec(nn.Module):
 
     @torch.no_grad()
     def make_targets(self, features: Features, *inputs: Any) -> Tensor:
-        """float32 (B, T, width) from the teacher's view of the whole input; features: the student's."""
+        """float32 (B, T, width) from the teacher's encoding of the whole input; features: the student's."""
         if self.config.shares_features:
             features = Features(features.x.detach().float(), features.real, features.grid)
         else:
@@ -248,12 +250,12 @@ class Data2Vec(nn.Module):
         return average_layers(encoded, self.config, features.real, self.teacher.prefix)
 
     def score(self, features: Features, targets: Tensor, predictions: Tensor, wanted: Tensor) -> Outcome:
-        """targets: all (B, T, width); predictions, wanted: at masked places (n, width)."""
+        """targets: all (B, T, width); predictions and wanted targets: at masked positions (n, width)."""
         loss = regression_loss(predictions, wanted, self.config)
         local = features.x.detach().flatten(0, 1) if features.real is None else features.x.detach()[features.real]
         scale = local.float().square().mean().sqrt().clamp(min=1e-12)
-        return Outcome(loss, len(wanted), deviation(wanted), deviation(predictions), deviation(local / scale),
-                       content_share(targets, features.real), momentum(self.config, int(self.updates) + 1))
+        return Outcome(loss, len(wanted), std_over_rows(wanted), std_over_rows(predictions), std_over_rows(local / scale),
+                       between_fraction(targets, features.real), momentum(self.config, int(self.updates) + 1))
 
     @torch.no_grad()
     def update_teacher(self) -> None:
@@ -262,8 +264,8 @@ class Data2Vec(nn.Module):
         tau = momentum(self.config, int(self.updates))
         for teacher, student in zip(self.teacher.parameters(), self.encoder.parameters(), strict=True):
             teacher.lerp_(student.float(), 1 - tau)
-        for mine, theirs in zip(self.teacher.buffers(), self.encoder.buffers(), strict=True):
-            mine.copy_(theirs)
+        for buffer, source in zip(self.teacher.buffers(), self.encoder.buffers(), strict=True):
+            buffer.copy_(source)
 
 
 def momentum(config: Data2VecConfig, step: int) -> float:
@@ -276,7 +278,7 @@ def average_layers(encoded: Encoded, config: Data2VecConfig, real: Tensor | None
 
     Args:
         real: bool (B, T), False at padding; None: there is none.
-        prefix: places in front that are no input.
+        prefix: positions in front that are not input, such as a class token.
     Raises:
         ValueError: the encoder has fewer than K layers.
     """
@@ -288,8 +290,11 @@ def average_layers(encoded: Encoded, config: Data2VecConfig, real: Tensor | None
 
 
 def normalize(x: Tensor, norm: Norm, real: Tensor | None) -> Tensor:
-    """(B, T, width) to zero mean and unit variance: over the width ("layer"), over a sample's places ("instance"), or over the
-    batch's samples at each place ("place", which is not in the papers: it takes out what depends on the place alone)."""
+    """(B, T, width) to zero mean and unit variance.
+
+    Over the width ("layer"), over a sample's positions ("instance"), or over the batch's samples at each position ("place"; not
+    in the papers: it removes what depends on the position alone).
+    """
     if norm == "none":
         return x
     if norm == "layer":
@@ -313,18 +318,18 @@ def regression_loss(predictions: Tensor, targets: Tensor, config: Data2VecConfig
 
 
 @torch.no_grad()
-def deviation(x: Tensor) -> float:
-    """Standard deviation over the rows of x (n, width), mean over the width; 0 where all rows are equal."""
+def std_over_rows(x: Tensor) -> float:
+    """Std over the rows of x (n, width), mean over the width; 0 where all rows are equal."""
     shifted = x.float() - x[0]    # exactly zero where rows are equal; torch's own std takes several times as long
     return float((shifted.square().mean(0) - shifted.mean(0).square()).clamp(min=0).sqrt().mean())
 
 
 @torch.no_grad()
-def content_share(targets: Tensor, real: Tensor | None) -> float:
-    """How much of the variance of targets (B, T, width) lies between samples at the same place.
+def between_fraction(targets: Tensor, real: Tensor | None) -> float:
+    """Fraction of the variance of targets (B, T, width) that is between samples at the same position.
 
-    It is near 1 where targets tell what is in a sample, and 0 where they tell only which place it is: then a student predicts
-    them perfectly without looking, loss falls and variance stays. Small encoders with a fast teacher end there.
+    Near 1 where targets depend on the sample's content, 0 where they depend on the position alone: then the student predicts
+    them without the input, the loss falls and the variance stays. Small encoders with a fast teacher end there.
 
     Args:
         real: bool (B, T), False at padding; None: there is none.
@@ -334,68 +339,8 @@ def content_share(targets: Tensor, real: Tensor | None) -> float:
     weight, targets, count = weight[:, count > 1, None], targets[:, count > 1], count[count > 1, None]
     if not len(count):
         return 1.0
-    at_place = (targets * weight).sum(0) / count                                      # (T, width)
-    overall = (at_place * count).sum(0) / count.sum()
+    means = (targets * weight).sum(0) / count                                         # (T, width), of each position
+    overall = (means * count).sum(0) / count.sum()
     total = ((targets - overall).square() * weight).sum()
-    between = (((targets - at_place).square() * weight).sum(0) * count / (count - 1)).sum()
+    between = (((targets - means).square() * weight).sum(0) * count / (count - 1)).sum()
     return min(1.0, float(between / total.clamp(min=1e-12)))
-
-
-class CollapseError(FloatingPointError):
-    """The run learns nothing any more."""
-
-
-class CollapseGuard:
-    """Stops a run whose network maps everything to one point, which a falling loss hides.
-
-    The limits are fairseq's (0.1 and 0.01). A convolutional front end can collapse while targets and predictions still vary,
-    so the local features are watched as well. And targets can vary from place to place but no more from sample to sample.
-    """
-
-    def __init__(self, *, targets: float = 0.1, predictions: float = 0.01, features: float = 0.01, content: float = 0.02,
-                 grace: int = 50, prediction_grace: int = 5000, patience: int = 20) -> None:
-        """
-        Args:
-            targets, predictions, features: smallest standard deviations.
-            content: smallest share of the targets' variance that lies between samples.
-            grace: first steps, which only count when a number is not finite.
-            prediction_grace: the same for predictions, which are small at first and grow with the warm-up; they count
-                earlier once they have been twice their limit.
-            patience: steps in a row below a limit that end the run.
-
-        `steps` counts what was checked; a run that is resumed sets it.
-        """
-        self.limits = {"target_deviation": targets, "prediction_deviation": predictions, "feature_deviation": features,
-                       "content_share": content}
-        self.grace = {**dict.fromkeys(self.limits, grace), "prediction_deviation": prediction_grace}
-        self.patience, self.steps = patience, 0
-        self.below = dict.fromkeys(self.limits, 0)
-
-    def check(self, outcome: Outcome) -> None:
-        """Call once per step.
-
-        Raises:
-            CollapseError: which number, its value, its limit and what to do.
-        """
-        self.steps += 1
-        loss = float(outcome.loss.detach())
-        found = {name: getattr(outcome, name) for name in self.limits}
-        for name, value in {"loss": loss, **found}.items():
-            if not math.isfinite(value):
-                raise CollapseError(f"step {self.steps}: the {name.replace('_', ' ')} is {value}: the run diverged; {ADVICE}")
-        if found["prediction_deviation"] > 2 * self.limits["prediction_deviation"]:
-            self.grace["prediction_deviation"] = self.grace["target_deviation"]
-        for name, limit in self.limits.items():
-            self.below[name] = self.below[name] + 1 if found[name] < limit and self.steps > self.grace[name] else 0
-            if self.below[name] >= self.patience:
-                raise CollapseError(f"step {self.steps}: {COLLAPSES[name]} {found[name]:.2g} has been below {limit} for "
-                                    f"{self.patience} steps; {ADVICE}")
-
-
-COLLAPSES = {
-    "target_deviation": "the targets have collapsed, their standard deviation",
-    "prediction_deviation": "the predictions have collapsed, their standard deviation",
-    "feature_deviation": "the features have collapsed, their standard deviation",
-    "content_share": "the targets have collapsed to what their place alone tells, the share of their variance between samples",
-}
-ADVICE = "lower the learning rate, lengthen its warm-up or raise tau, and start again from an earlier checkpoint"

@@ -8,27 +8,23 @@ document "encoder"; its weights are those of the tensors "model" under `encoder.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...tokenizers.text import TextTokenizer
 from .. import checkpoint
-from .encoders import (
-    Encoder,
-    SpeechEncoder,
-    SpeechEncoderConfig,
-    TextEncoder,
-    TextEncoderConfig,
-    VisionEncoder,
-    VisionEncoderConfig,
-)
+from ..config_json import from_json, to_json
+from ..hugging_face_folder import is_hugging_face
+from . import encoders
+from .encoders import Encoder
 from .hugging_face import Modality, load_data2vec
 
 TOKENIZER_FILE = "tokenizer.model"
 ENCODERS: dict[Modality, tuple[type, type[Encoder]]] = {
-    "vision": (VisionEncoderConfig, VisionEncoder), "speech": (SpeechEncoderConfig, SpeechEncoder),
-    "text": (TextEncoderConfig, TextEncoder)}
+    "vision": (encoders.VisionEncoderConfig, encoders.VisionEncoder),
+    "speech": (encoders.SpeechEncoderConfig, encoders.SpeechEncoder),
+    "text": (encoders.TextEncoderConfig, encoders.TextEncoder)}
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ def load_pretrained(folder: Path | str, modality: Modality | None = None) -> Pre
         ValueError: an encoder of another modality; what load_data2vec says of Hugging Face's.
     """
     folder = Path(folder)
-    if (folder / "model.safetensors").is_file() and not (folder / checkpoint.MANIFEST).exists():
+    if is_hugging_face(folder):
         encoder = load_data2vec(folder, modality)
         return Pretrained(encoder, modality_of(encoder), None, folder)
     saved = checkpoint.load(folder, only=("model",))
@@ -75,7 +71,7 @@ def load_pretrained(folder: Path | str, modality: Modality | None = None) -> Pre
         encoder = build_encoder(saved.documents["encoder"])
         weights = {name: tensor for name, tensor in saved.tensors["model"].items() if name.startswith("encoder.")}
         encoder.load_state_dict({name.removeprefix("encoder."): tensor for name, tensor in weights.items()})
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise checkpoint.CheckpointError(f"{saved.path} holds no encoder that this Calico can rebuild ({error!r}); it was "
                                          f"written by calico-agent {saved.versions.get('calico-agent', 'unknown')}") from error
     found = modality_of(encoder)
@@ -87,14 +83,13 @@ def load_pretrained(folder: Path | str, modality: Modality | None = None) -> Pre
 
 def encoder_document(encoder: Encoder) -> dict[str, Any]:
     """What `build_encoder` needs, as JSON."""
-    return {"modality": modality_of(encoder), "config": asdict(encoder.config)}   # type: ignore[call-overload]
+    return {"modality": modality_of(encoder), "config": to_json(encoder.config)}
 
 
 def build_encoder(document: Mapping[str, Any]) -> Encoder:
-    """A fresh encoder of the same shape. Raises KeyError or TypeError where the document is another one's."""
+    """A fresh encoder of the same shape. Raises KeyError or ValueError where the document is another one's."""
     config, encoder = ENCODERS[document["modality"]]
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in document["config"].items()}
-    return encoder(config(**fields))
+    return encoder(from_json(config, document["config"]))
 
 
 def modality_of(encoder: Encoder) -> Modality:

@@ -1,8 +1,8 @@
-"""How good are frozen vectors? Two probes that learn nothing but the last step: neighbours, and one linear layer.
+"""Probes of frozen vectors: nearest neighbours, and one linear layer.
 
     knn_accuracy      the labels of the nearest training vectors by cosine, weighted as Wu et al. (1805.01978)
-    linear_accuracy   multinomial logistic regression on standardised vectors; how much the weights are held back is chosen on
-                      a fifth of the training part, so that vectors of any size get what suits them
+    linear_accuracy   multinomial logistic regression on standardised vectors; the weight decay is chosen on a fifth of the
+                      training split
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ ITERATIONS = 200
 
 
 def knn_accuracy(train: np.ndarray, labels: np.ndarray, test: np.ndarray, truth: np.ndarray) -> float:
-    """Share of the test vectors (m, width) whose class is found; train (n, width), labels int (n,), truth int (m,)."""
+    """Accuracy on the test vectors (m, width); train (n, width), labels int (n,), truth int (m,)."""
     train, test = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (train, test))
-    likeness = test @ train.T                                                          # (m, n)
+    similarity = test @ train.T                                                          # (m, n)
     k = min(NEIGHBOURS, len(train))
-    nearest = np.argpartition(-likeness, k - 1, axis=1)[:, :k]
-    weights = np.exp(np.take_along_axis(likeness, nearest, 1) / TEMPERATURE)
+    nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+    weights = np.exp(np.take_along_axis(similarity, nearest, 1) / TEMPERATURE)
     votes = np.zeros((len(test), int(labels.max()) + 1))
     np.add.at(votes, (np.arange(len(test))[:, None], labels[nearest]), weights)
     return float((votes.argmax(1) == truth).mean())
@@ -29,7 +29,7 @@ def knn_accuracy(train: np.ndarray, labels: np.ndarray, test: np.ndarray, truth:
 
 def linear_accuracy(train: np.ndarray, labels: np.ndarray, test: np.ndarray, truth: np.ndarray,
                     decays: Sequence[float] = DECAYS) -> float:
-    """The same of a linear layer. Raises ValueError where there are fewer than two classes."""
+    """Accuracy of a linear layer. Raises ValueError where there are fewer than two classes."""
     classes = int(labels.max()) + 1
     if len(np.unique(labels)) < 2:
         raise ValueError("a probe needs samples of at least two classes; give more labelled data")
@@ -65,5 +65,5 @@ def fit(x: np.ndarray, labels: np.ndarray, classes: int, decay: float, start: np
 
 
 def accuracy(x: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-    """Share of the rows whose largest logit is at their label."""
+    """Fraction of the rows whose largest logit is at their label."""
     return float(((x @ weights[:-1] + weights[-1]).argmax(1) == labels).mean())

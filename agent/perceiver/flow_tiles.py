@@ -1,9 +1,9 @@
 """Optical flow of pictures of any size: overlapping tiles of the size that a model was trained on, coarse to fine.
 
 As in Perceiver IO's notebook: tiles overlap by 20 pixels at least, the last one ends at the border, and where tiles overlap
-each counts by its pixel's distance to its edge. What differs: a picture smaller than a tile is filled up, and the flow can be
-found in several passes at scales of their own, each on the second picture drawn back by the flow so far (Lucas and Kanade's
-way, as SPyNet, arXiv:1611.00850): a model for short motions at a small size then finds long ones in large pictures.
+each is weighted by the pixel's distance to its edge. What differs: a picture smaller than a tile is padded, and the flow can be
+estimated in several passes at different scales, each with the second picture warped by the flow so far (as SPyNet,
+arXiv:1611.00850): a model trained on short motions in small pictures then finds long ones in large pictures.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ OVERLAP = 20    # pixels
 
 
 @torch.inference_mode()
-@torch.autocast("cpu", enabled=False)    # eight bits are too few for places in a picture
+@torch.autocast("cpu", enabled=False)    # bf16's eight bits are too few for pixel coordinates
 def picture_flow(model: Flow, first: Tensor, second: Tensor, scales: Sequence[float] = (1,)) -> Tensor:
     """Where each pixel of the first picture is in the second.
 
     Args:
         first, second: (3, H, W) in [-1, 1].
-        scales: one pass each; 8 means that the model sees pictures an eighth as high and wide.
+        scales: one pass each; 8: the model gets pictures an eighth as high and wide.
     Returns:
         float32 (H, W, 2), pixels to the right and down.
     Raises:
@@ -39,7 +39,7 @@ def picture_flow(model: Flow, first: Tensor, second: Tensor, scales: Sequence[fl
     flow = first.new_zeros(2, *first.shape[1:])
     for scale in scales:
         size = [max(2, round(side / scale)) for side in first.shape[1:]]
-        pair = torch.stack([resize(first, size), resize(drawn_back(second, flow), size)])
+        pair = torch.stack([resize(first, size), resize(warped(second, flow), size)])
         found = tiled_flow(model, pair).permute(2, 0, 1)
         growth = found.new_tensor([first.shape[2] / size[1], first.shape[1] / size[0]])
         flow = flow + growth[:, None, None] * resize(found, first.shape[1:])
@@ -47,18 +47,18 @@ def picture_flow(model: Flow, first: Tensor, second: Tensor, scales: Sequence[fl
 
 
 def resize(picture: Tensor, size: Sequence[int]) -> Tensor:
-    """(C, H, W) -> (C, *size), without stripes where it becomes smaller."""
+    """(C, H, W) -> (C, *size), antialiased."""
     if tuple(picture.shape[1:]) == tuple(size):
         return picture
     return F.interpolate(picture[None], tuple(size), mode="bilinear", antialias=True)[0]
 
 
-def drawn_back(picture: Tensor, flow: Tensor) -> Tensor:
-    """The picture (C, H, W) with each pixel taken from where the flow (2, H, W) leads; beyond the border, the border's."""
+def warped(picture: Tensor, flow: Tensor) -> Tensor:
+    """The picture (C, H, W) sampled where the flow (2, H, W) points; beyond the border, the border's pixels."""
     height, width = picture.shape[1:]
     rows, columns = (axis.to(picture) for axis in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
-    places = torch.stack([(columns + flow[0] + 0.5) * 2 / width - 1, (rows + flow[1] + 0.5) * 2 / height - 1], dim=-1)
-    return F.grid_sample(picture[None], places[None], padding_mode="border", align_corners=False)[0]
+    grid = torch.stack([(columns + flow[0] + 0.5) * 2 / width - 1, (rows + flow[1] + 0.5) * 2 / height - 1], dim=-1)
+    return F.grid_sample(picture[None], grid[None], padding_mode="border", align_corners=False)[0]
 
 
 def tiled_flow(model: Flow, pair: Tensor) -> Tensor:
@@ -70,14 +70,14 @@ def tiled_flow(model: Flow, pair: Tensor) -> Tensor:
     weight = edge_distance(tile).to(pair)[..., None]
     for top in starts(filled.shape[2], tile[0]):
         for left in starts(filled.shape[3], tile[1]):
-            place = slice(top, top + tile[0]), slice(left, left + tile[1])
-            found = FLOW_SCALE * model(filled[None, :, :, *place])[0].float()
-            total[place] += torch.cat([found * weight, weight], dim=-1)
+            area = slice(top, top + tile[0]), slice(left, left + tile[1])
+            found = FLOW_SCALE * model(filled[None, :, :, *area])[0].float()
+            total[area] += torch.cat([found * weight, weight], dim=-1)
     return (total[..., :2] / total[..., 2:])[:height, :width]
 
 
 def starts(length: int, tile: int) -> list[int]:
-    """Where tiles begin that cover `length` pixels: the last one ends where the picture ends."""
+    """Offsets of the tiles that cover `length` pixels; the last one ends at the border."""
     return [*range(0, length - tile, tile - min(OVERLAP, tile // 2)), length - tile]
 
 

@@ -1,24 +1,23 @@
-"""Read Hugging Face's Perceiver checkpoints, all seven heads of them, exactly. safetensors only: no pickle is ever loaded.
+"""Hugging Face's Perceiver checkpoints with any of their seven heads, read exactly.
 
-The head is told from the names of the tensors, the sizes from config.json. What is missing, left over or of another shape is
-named, and nothing is loaded then. Attention dropout is not carried over: the papers train without.
+The head follows from the names of the tensors, the sizes from config.json. Tensors that are missing, left over or of another
+shape are an error that names them. Attention dropout is not carried over: the papers train without.
 """
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from PIL import Image
 from torch import Tensor
 
+from ..hugging_face_folder import read_folder, read_object
 from .inputs import ImageConfig, LearnedPixels, TextConfig
 from .layers import Gelu, LatentConfig
-from .sizes import hf_exact, on_meta
+from .samples import CroppedPictureInput, PictureInput
+from .sizes import on_meta
 from .tasks import (
     AutoencoderConfig,
     Classifier,
@@ -31,7 +30,7 @@ from .tasks import (
 )
 
 READER = "perceiver.input_preprocessor."
-HEADS = {   # a tensor that only this head has, most special first
+HEADS = {   # a tensor that only this head and those above it have
     "MaskedLM": "embedding_decoder.bias",
     "SequenceClassification": READER + "embeddings.weight",
     "ImageClassificationLearned": READER + "convnet_1x1.weight",
@@ -57,8 +56,8 @@ def load_hf(source: Path | str | Mapping[str, Tensor], config: Mapping[str, Any]
     """A model with published weights, in evaluation mode and fp32.
 
     Args:
-        source: a folder with config.json and model.safetensors (or its shards and their index), or a state dict.
-        config: contents of config.json; needed with a state dict, read from the folder otherwise.
+        source: a folder (see hugging_face_folder.py), or a state dict.
+        config: contents of config.json, with a state dict; a folder has its own.
     Raises:
         ValueError: files are missing or are pickles, the checkpoint is of another class, or tensors do not fit.
     """
@@ -67,15 +66,20 @@ def load_hf(source: Path | str | Mapping[str, Tensor], config: Mapping[str, Any]
             raise ValueError("a state dict came without its config; give config= the contents of the checkpoint's config.json")
         tensors = source
     else:
-        config = config or _read_config(Path(source))
-        tensors = _read_tensors(Path(source))
+        config, tensors = read_folder(Path(source))
     model = on_meta(translate_config(config, tensors))
     model.load_state_dict(_translate_tensors(model, tensors), assign=True)
     return model.eval()
 
 
+def class_names(config: Mapping[str, Any]) -> list[str]:
+    """The classes that config.json names, in the order of the logits; transformers leaves out its own names of two classes."""
+    names = config.get("id2label") or {i: f"LABEL_{i}" for i in range(config.get("num_labels", 2))}
+    return [str(name) for _, name in sorted(names.items(), key=lambda pair: int(pair[0]))]
+
+
 def copy_trunk(source: TaskModel, target: TaskModel) -> None:
-    """Give `target` the reader and the encoder of `source`, to fine-tune them under a new head of any kind.
+    """Copy the input module and the encoder of `source` into `target`, to fine-tune them under a new head.
 
     Raises:
         ValueError: they are of other sizes; nothing is copied then.
@@ -91,7 +95,7 @@ def copy_trunk(source: TaskModel, target: TaskModel) -> None:
 
 
 def translate_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TaskConfig:
-    """config.json of a checkpoint with these tensors -> our configuration, with Hugging Face's details."""
+    """config.json of a checkpoint with these tensors -> our configuration, as Hugging Face computes it."""
     if config.get("model_type", "perceiver") != "perceiver":
         raise ValueError(f"this checkpoint is of type {config['model_type']!r}, not 'perceiver'; give another folder")
     head = next((head for head, name in HEADS.items() if name in tensors), None)
@@ -107,9 +111,8 @@ def translate_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
         heads=c["num_self_attention_heads"], cross_heads=c["num_cross_attention_heads"], qk_channels=c["qk_channels"],
         v_channels=c["v_channels"], cross_shape=c["cross_attention_shape_for_attention"],
         widening=c["self_attention_widening_factor"], cross_widening=c["cross_attention_widening_factor"],
-        query_residual=c["use_query_residual"])
-    exact = hf_exact(_translate_head(head, c, latent, labels=len(config.get("id2label", (0, 1)))))
-    return replace(exact, latent=replace(exact.latent, gelu=GELUS[c["hidden_act"]]))
+        query_residual=c["use_query_residual"], gelu=GELUS[c["hidden_act"]])
+    return _translate_head(head, c, latent, labels=len(class_names(config)))
 
 
 def _translate_head(head: str, c: Mapping[str, Any], latent: LatentConfig, labels: int) -> TaskConfig:
@@ -140,40 +143,53 @@ def _translate_autoencoder(c: Mapping[str, Any], latent: LatentConfig, labels: i
     return AutoencoderConfig(
         latent=latent, frames=frames, size=(size[0], size[1]), resolution=(c["image_size"], c["image_size"]), labels=labels,
         samples_per_frame=c["audio_samples_per_frame"], patch=c["samples_per_patch"], channels=c["output_num_channels"],
-        label_channels=c["_label_trainable_num_channels"])
+        label_channels=c["_label_trainable_num_channels"], label_mask_prob=1.0)
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------------
+# ---- images ----------------------------------------------------------------------------------------------------------------
 
-def _read_config(folder: Path) -> Mapping[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} has no config.json; give the folder of a Hugging Face Perceiver checkpoint")
+# image_processing_perceiver.py of transformers; preprocessor_config.json may leave out what is not changed
+PROCESSOR: dict[str, Any] = {
+    "do_center_crop": True, "do_resize": True, "do_rescale": True, "do_normalize": True, "size": 224, "crop_size": 256,
+    "resample": 3, "rescale_factor": 1 / 255, "image_mean": PictureInput.mean, "image_std": PictureInput.std,
+}
+
+
+def picture_input(folder: Path, reader: ImageConfig) -> CroppedPictureInput:
+    """How the checkpoint's own image processor prepares pictures: preprocessor_config.json.
+
+    Where there is none: transformers' defaults, at the size of the model's learned positions if it has such.
+
+    Raises:
+        ValueError: the file is damaged, or asks for what this program does not do.
+    """
+    path = folder / "preprocessor_config.json"
+    learned = {"size": reader.size[0], "crop_size": reader.size[0] * 256 / 224} if reader.kind == "conv1x1" else {}
+    given = read_object(path) if path.is_file() else learned
+    c = PROCESSOR | {key: value for key, value in given.items() if key in PROCESSOR and value is not None}
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); download it again") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds a {type(config).__name__}, an object was expected; download it again")
-    return config
+        side, cropped = int(_side(c["size"])), _side(c["crop_size"])
+        scale = 255 * c["rescale_factor"] if c["do_rescale"] else 255.0        # of pixels in [0, 1]
+        mean, std = (c["image_mean"], c["image_std"]) if c["do_normalize"] else ((0.0,) * 3, (1.0,) * 3)
+        (m0, m1, m2), (s0, s1, s2) = mean, std
+        if not c["do_resize"] or not 0 < side <= cropped:
+            raise ValueError(f"do_resize={c['do_resize']}, size={side}, crop_size={cropped}: pictures resized to a size of at "
+                             "most crop_size were expected")
+        return CroppedPictureInput(
+            side=side, shift=side // 8, crop=side / cropped if c["do_center_crop"] else None,
+            resample=int(Image.Resampling(c["resample"])),
+            mean=(m0 / scale, m1 / scale, m2 / scale), std=(s0 / scale, s1 / scale, s2 / scale))
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"{path} cannot be applied ({error!r}); correct it, or delete it to prepare pictures as transformers "
+                         "does by default") from None
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())) if index.is_file() \
-        else ["model.safetensors"]
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        path = folder / Path(name).name    # an index names files beside it and no others
-        if not path.is_file():
-            pickles = sorted(file.name for file in folder.glob("*.bin"))
-            raise ValueError(f"{path} is missing" + (f"; {pickles[0]} is a pickle, which is never loaded: save the model again "
-                                                     "as safetensors" if pickles else "; download it again"))
-        try:
-            tensors |= load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} cannot be read ({error}); download it again") from None
-    return tensors
+def _side(size: Any) -> float:
+    """Of a square: older files hold one number, newer ones height and width."""
+    height, width = (size["height"], size["width"]) if isinstance(size, dict) else (size, size)
+    if height != width:
+        raise ValueError(f"{size} is not the size of a square")
+    return float(height)
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------------
@@ -230,7 +246,7 @@ def _translate_tensors(model: TaskModel, tensors: Mapping[str, Tensor]) -> dict[
 
 
 def hf_parts(model: TaskModel) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
-    """Which of Hugging Face's tensors, of what shapes, make up each of ours, one above the other."""
+    """Which of Hugging Face's tensors, of what shapes, are concatenated to each of ours."""
     parts: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
     for name, empty in model.state_dict().items():
         shape = tuple(empty.shape)

@@ -1,21 +1,23 @@
-"""What a Perceiver reads: bytes, pixels, patches, sound, points, labels and mixtures of them, as rows of channels.
+"""Input modules of a Perceiver: bytes, pixels, patches, sound, points, labels and mixtures of them as (B, M, channels).
 
 Perceiver IO (arXiv:2107.14795), appendices; the channel orders are those of DeepMind's release, so that published weights fit.
-Each reader maps its raw input to (B, M, channels). What differs: Fourier features are built once per shape and kept, learned
-positions are projected once and not once per sample, and any picture size is read.
+What differs: Fourier features are computed once per shape and cached, learned positions are projected once and not once per
+sample, and pictures may be of any size.
 
 Legend: B batch, M input elements, T frames, H height, W width, P samples per patch of sound.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Literal, Union, cast
+from typing import Any, Literal, Union, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..mel import mel_filters
+from .fourier import fourier, fourier_channels, fourier_grid
 
 PAD, BOS, EOS, MASK, CLS, SEP = range(6)   # ids before the 256 bytes
 BYTE_OFFSET = 6
@@ -44,7 +46,7 @@ def pad_bytes(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def hashes(ids: Tensor, sizes: Sequence[int], buckets: int) -> list[Tensor]:
-    """Rows int64 (B, M) of a table, `buckets` per size: of the last `size` ids up to each place, with PAD before a text."""
+    """Hashes of the last `size` ids up to each position, PAD before a text: int64 (B, M) per size, indices into one table."""
     rows: list[Tensor] = []
     rolling = ids
     for behind in range(1, max(sizes)):
@@ -54,41 +56,7 @@ def hashes(ids: Tensor, sizes: Sequence[int], buckets: int) -> list[Tensor]:
     return rows
 
 
-# ---- positions -------------------------------------------------------------------------------------------------------------
-
-def fourier(positions: Tensor, bands: int, resolution: Sequence[int]) -> Tensor:
-    """positions (..., dims) in [-1, 1] -> (..., dims * (2 * bands + 1)): positions, all sines, all cosines.
-
-    The frequencies of a dimension run evenly from 1 to half its resolution, its Nyquist frequency. The order of operations is
-    the one of the released models: their highest frequencies turn single precision's rounding into visible differences.
-    """
-    frequencies = torch.stack([torch.linspace(1.0, size / 2, bands, device=positions.device) for size in resolution])
-    angles = math.pi * (positions[..., None] * frequencies).flatten(-2)      # (..., dims * bands)
-    return torch.cat([positions, angles.sin(), angles.cos()], dim=-1)
-
-
-@lru_cache(maxsize=8)   # a whole flow model's features take 190 MB: keep those in use, no more
-def fourier_grid(shape: tuple[int, ...], bands: int, resolution: tuple[int, ...], device: torch.device) -> Tensor:
-    """Fourier features of every cell of a grid, both ends of [-1, 1] included: (cells, channels). Do not write into it."""
-    with torch.inference_mode(False), torch.no_grad():    # it may be asked for in inference and then used in training
-        axes = [torch.linspace(-1.0, 1.0, size, device=device) for size in shape]
-        cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-        return fourier(cells.flatten(0, -2), bands, resolution)
-
-
-def fourier_cells(cells: Tensor, shape: Sequence[int], bands: int, resolution: Sequence[int]) -> Tensor:
-    """Fourier features of some cells of a grid, given by flat index (n,) -> (n, channels).
-
-    -1 + 2 i / n is not the grid of `fourier_grid`, and stays: the released models were trained with it.
-    """
-    indices = torch.stack(torch.unravel_index(cells, tuple(shape)), dim=1)
-    return fourier(-1 + 2 * indices / torch.tensor(tuple(shape), device=cells.device), bands, resolution)
-
-
-def fourier_channels(dims: int, bands: int) -> int:
-    """Width of `fourier`'s output."""
-    return dims * (2 * bands + 1)
-
+# ---- readers ---------------------------------------------------------------------------------------------------------------
 
 def join(values: Tensor, positions: Tensor) -> Tensor:
     """values (B, M, c) beside positions (M, p), the same for every row -> (B, M, c + p)."""
@@ -106,22 +74,20 @@ def space_to_depth(frames: Tensor, block: tuple[int, int, int]) -> Tensor:
     return split.permute(0, 1, 4, 6, 2, 5, 7, 3).flatten(4)
 
 
-# ---- readers ---------------------------------------------------------------------------------------------------------------
-
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """Bytes: an embedding and a learned position, added.
 
-    Not in the paper: with `grams` the bytes before each one are looked up too, so many at a time, in a table of hashes, as in
-    the Byte Latent Transformer (arXiv:2412.09871); and the mean of each `stride` bytes becomes one element. A small model with
-    little text learns words that way, which single bytes do not tell it.
+    Not in the paper: with `grams`, embeddings of the hashed n-grams that end at each byte are added, as in the Byte Latent
+    Transformer (arXiv:2412.09871); and the mean of each `stride` bytes becomes one element. With them a small model with little
+    text learns words.
     """
 
     vocab_size: int = 262
     positions: int = 2048
     width: int = 768
-    grams: tuple[int, ...] = ()    # lengths in bytes; none, as published
-    buckets: int = 8192            # of each length's hashes
+    grams: tuple[int, ...] = ()    # n-gram lengths in bytes; none, as published
+    buckets: int = 8192            # hash table rows per length
     stride: int = 1
 
     def __post_init__(self) -> None:
@@ -151,11 +117,11 @@ class Text(nn.Module):
         if stride > 1:
             x = F.avg_pool1d(x.mT, stride, ceil_mode=True).mT
         if self.grams is not None:
-            x = F.layer_norm(x, x.shape[2:])      # positions are to tell less than words, at first
+            x = F.layer_norm(x, x.shape[2:])      # so that at first positions weigh less than words
         return x + self.positions.weight[:ids.shape[1]:stride]
 
     def elements(self, mask: Tensor | None) -> Tensor | None:
-        """bool (B, M), True at bytes that are there -> (B, M / stride), True at elements that have one."""
+        """bool (B, M), True at bytes that are not padding -> (B, M / stride), True at elements with such a byte."""
         if mask is None or self.config.stride == 1:
             return mask
         return F.max_pool1d(mask[:, None].float(), self.config.stride, ceil_mode=True)[:, 0] > 0
@@ -163,12 +129,12 @@ class Text(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """A picture, read in one of four ways.
+    """A picture, in one of four ways.
 
-    `pixels`: the values as they are, beside Fourier features. `conv1x1`: 256 channels mixed from each pixel's, beside learned
-    positions through a linear layer. `conv`: 7x7 convolution of stride 2, batch norm, ReLU and 3x3 pooling of stride 2, beside
-    Fourier features. `stem`, which is not published: three 3x3 convolutions, each with batch norm and ReLU, the first two with
-    2x2 pooling, beside Fourier features; a small model with few pictures learns more from it.
+    `pixels`: raw values and Fourier features. `conv1x1`: 1x1 convolution to 256 channels, and learned positions through a
+    linear layer. `conv`: 7x7 convolution of stride 2, batch norm, ReLU and 3x3 pooling of stride 2, and Fourier features.
+    `stem`, which is not published: three 3x3 convolutions, each with batch norm and ReLU, the first two with 2x2 pooling, and
+    Fourier features; a small model with few pictures reaches a better accuracy with it.
     """
 
     kind: Literal["pixels", "conv1x1", "conv", "stem"] = "pixels"
@@ -257,7 +223,7 @@ class Stem(nn.Module):
 
 
 def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Zeros around (..., H, W) as TensorFlow's SAME: as few as give ceil(size / stride) outputs, the odd one behind."""
+    """Zero padding of (..., H, W) as TensorFlow's SAME: ceil(size / stride) outputs; an odd zero goes to the end."""
     pads: list[int] = []
     for size in reversed(x.shape[2:]):
         total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
@@ -267,7 +233,7 @@ def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class PatchesConfig:
-    """Blocks of a picture, of a video or of two frames, beside Fourier features; `project` > 0: a linear layer first."""
+    """Blocks of a picture, of a video or of two frames, and Fourier features; `project` > 0: a linear layer first."""
 
     block: tuple[int, int, int] = (1, 4, 4)          # frames, rows, columns
     channels: int = 3
@@ -299,7 +265,7 @@ class Patches(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class AudioConfig:
-    """Raw sound in patches, beside Fourier features in one dimension."""
+    """Raw sound in patches, and Fourier features in one dimension."""
 
     patch: int = 16               # samples
     bands: int = 192
@@ -326,19 +292,19 @@ class Audio(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class MelConfig:
-    """Sound as a spectrogram, as the papers read AudioSet besides raw samples: energies in bands that widen with the pitch."""
+    """Sound as a log-mel spectrogram, the papers' other input for AudioSet."""
 
     rate: int = 16000             # samples per second
     window: int = 512             # samples of a frame
     hop: int = 160                # samples from frame to frame
-    mels: int = 64                # bands of a frame
+    mels: int = 64                # mel bands of a frame
     stack: int = 2                # frames of an element
     bands: int = 16               # of the Fourier features of time
     resolution: int = 50          # elements of a clip
 
 
 class Mel(nn.Module):
-    """Samples (B, n) -> (B, n / hop / stack, stack * mels + Fourier): logarithms, of each clip mean 0 and deviation 1."""
+    """Samples (B, n) -> (B, n / hop / stack, stack * mels + Fourier): log energies, mean 0 and std 1 per clip."""
 
     def __init__(self, config: MelConfig) -> None:
         super().__init__()
@@ -356,24 +322,12 @@ class Mel(nn.Module):
         return join(elements, grid)
 
 
-@lru_cache(maxsize=8)
-def mel_filters(rate: int, window: int, mels: int, device: torch.device) -> Tensor:
-    """(window / 2 + 1, mels): triangles, evenly wide on the mel scale, 2595 log10(1 + f / 700). Do not write into it."""
-    with torch.inference_mode(False), torch.no_grad():
-        top = 2595 * math.log10(1 + rate / 2 / 700)
-        corners = 700 * (10 ** (torch.linspace(0, top, mels + 2, device=device) / 2595) - 1)     # Hz
-        pitch = torch.linspace(0, rate / 2, window // 2 + 1, device=device)[:, None]
-        rise = (pitch - corners[:-2]) / (corners[1:-1] - corners[:-2])
-        fall = (corners[2:] - pitch) / (corners[2:] - corners[1:-1])
-        return torch.minimum(rise, fall).clamp(min=0)
-
-
 @dataclass(frozen=True, kw_only=True)
 class PointsConfig:
     """A cloud of points: Fourier features of each point's own coordinates, as the original Perceiver on ModelNet40."""
 
     dims: int = 3
-    extra: int = 0                # numbers behind the coordinates that are read as they are, such as a normal's three
+    extra: int = 0                # values after the coordinates that are passed on as they are, such as a normal's three
     bands: int = 64
     resolution: int = 1120        # cells per dimension that the highest frequency can tell apart
 
@@ -387,8 +341,8 @@ class Points(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         config = self.config
-        places = fourier(points[..., :config.dims], config.bands, [config.resolution] * config.dims)
-        return torch.cat([places, points[..., config.dims:]], dim=-1) if config.extra else places
+        features = fourier(points[..., :config.dims], config.bands, [config.resolution] * config.dims)
+        return torch.cat([features, points[..., config.dims:]], dim=-1) if config.extra else features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -411,15 +365,15 @@ class Label(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureConfig:
-    """Several modalities in one row of elements, in the order of their names.
+    """Several modalities in one sequence of elements, in the order of their names.
 
-    Each is filled up to a common width, the widest one's plus `margin`, with a learned vector: that tells them apart too.
+    Each is padded to a common width, that of the widest plus `margin`, with a learned vector, which also marks the modality.
     """
 
     modalities: Mapping[str, "SingleConfig"]
     margin: int = 4
-    # chance that an element gives way to its modality's mask token in training. At evaluation it is all or nothing: what is
-    # ever masked is what the model is asked for, and always masked then.
+    # probability that an element is replaced by its modality's mask token in training. At evaluation a modality with a
+    # probability above 0 is what the model predicts, and all of it is masked.
     mask_probs: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -449,11 +403,11 @@ class Mixture(nn.Module):
         return torch.cat([x, self.padding[name].to(x.dtype).expand(*x.shape[:2], -1)], dim=-1)
 
     def mask(self, name: str, x: Tensor) -> Tensor:
-        """Some elements (in training) or all of them become the modality's mask token, where there is a chance of it."""
-        chance = self.config.mask_probs.get(name, 0.0)
-        if not chance:
+        """Replaces some elements (in training) or all of them by the modality's mask token, see MixtureConfig."""
+        probability = self.config.mask_probs.get(name, 0.0)
+        if not probability:
             return x
-        masked = torch.rand(x.shape[:2], device=x.device) < (chance if self.training else 1.0)
+        masked = torch.rand(x.shape[:2], device=x.device) < (probability if self.training else 1.0)
         return torch.where(masked[..., None], self.masks[name].to(x.dtype), x)
 
 
@@ -462,24 +416,13 @@ ReaderConfig = Union[SingleConfig, MixtureConfig]  # noqa: UP007
 Reader = Union[Text, Pixels, LearnedPixels, Conv, Stem, Patches, Audio, Mel, Points, Label, Mixture]  # noqa: UP007
 
 
+KINDS: dict[type, Callable[[Any], Reader]] = {
+    TextConfig: Text, PatchesConfig: Patches, AudioConfig: Audio, MelConfig: Mel, PointsConfig: Points, LabelConfig: Label,
+    MixtureConfig: Mixture}
+IMAGE_KINDS: dict[str, Callable[[ImageConfig], Reader]] = {
+    "pixels": Pixels, "conv1x1": LearnedPixels, "conv": Conv, "stem": Stem}
+
+
 def build_reader(config: ReaderConfig) -> Reader:
-    """The reader that a configuration describes."""
-    match config:
-        case TextConfig():
-            return Text(config)
-        case ImageConfig():
-            kinds: dict[str, type[Pixels] | type[LearnedPixels] | type[Conv] | type[Stem]] = {
-                "pixels": Pixels, "conv1x1": LearnedPixels, "conv": Conv, "stem": Stem}
-            return kinds[config.kind](config)
-        case PatchesConfig():
-            return Patches(config)
-        case AudioConfig():
-            return Audio(config)
-        case MelConfig():
-            return Mel(config)
-        case PointsConfig():
-            return Points(config)
-        case LabelConfig():
-            return Label(config)
-        case MixtureConfig():
-            return Mixture(config)
+    """The input module of a configuration."""
+    return IMAGE_KINDS[config.kind](config) if isinstance(config, ImageConfig) else KINDS[type(config)](config)

@@ -1,15 +1,15 @@
 """The layers of Perceiver IO (arXiv:2107.14795) and the original Perceiver (2103.03206).
 
-A small array of latents reads inputs of any length by cross-attention, works on itself, and is read out by queries of any
-number: the price is linear in inputs and outputs. Pre-norm blocks with biases, feed-forwards as wide as the stream.
-What differs from the releases of DeepMind and Hugging Face, none of it in the numbers:
-- a cross-attention with one head never projects its inputs (`CrossAttend.folded`), a third of the work of reading a picture,
-  or, where there are more queries than inputs, its queries (`CrossAttend.folded_queries`);
+A small array of latents cross-attends to inputs of any length, then to itself, and queries of any number cross-attend to it:
+the cost is linear in inputs and outputs. Pre-norm blocks with biases, feed-forwards as wide as the stream.
+What differs from the releases of DeepMind and Hugging Face without changing the outputs:
+- a cross-attention with one head never projects its inputs (`CrossAttend.folded`), which saves a third of the work for a
+  picture, or, where there are more queries than inputs, its queries (`CrossAttend.folded_queries`);
 - latents and learned queries are projected once, not once per sample;
-- attention goes through `scaled_dot_product_attention`, which keeps no matrix of scores.
-Where the two releases differ in the numbers, a field of the configuration chooses; `hf_exact` (sizes.py) sets them all.
+- attention goes through `scaled_dot_product_attention`, which stores no matrix of scores.
+Where the outputs of the two releases differ, a field of the configuration chooses.
 
-tasks.py puts a reader in front of these layers and a head behind them.
+tasks.py adds the input modules and the heads.
 
 Legend: B batch, M input elements, N latents, Q queries, C channels.
 """
@@ -28,23 +28,23 @@ Gelu = Literal["none", "tanh"]   # exact, as Hugging Face; tanh approximation, a
 
 @dataclass(frozen=True, kw_only=True)
 class LatentConfig:
-    """The latents, how they read the input, and the layers that work on them."""
+    """The latents, their cross-attention to the input, and their self-attention layers."""
 
     latents: int = 256
     width: int = 512
-    blocks: int = 1               # the same layers, run so many times over
+    blocks: int = 1               # how often the layers are applied, with shared weights
     layers: int = 6               # self-attention layers in a block
     heads: int = 8
-    cross_attends: int = 1        # input read before each of the first blocks; from the second one on with the same weights
+    cross_attends: int = 1        # before each of the first blocks; shared weights from the second one on
     cross_heads: int = 1
     qk_channels: int | None = None    # of all attention here; None: the input's in the cross-attention, the width in layers
     v_channels: int | None = None     # None: as qk_channels
-    cross_shape: Literal["kv", "q"] = "kv"   # what a cross-attention's qk_channels follow where they are not given
+    cross_shape: Literal["kv", "q"] = "kv"   # whose width a cross-attention's qk_channels take where they are None
     widening: int = 1             # feed-forward width of the layers, in multiples of the width
     cross_widening: int = 1
     query_residual: bool = True
     gelu: Gelu = "none"
-    wipe_masked: bool = False     # DeepMind: a query that is masked, or may read nothing, attends to zeros
+    wipe_masked: bool = False     # DeepMind: the output of a masked query, or of one without inputs, is zero
 
     def __post_init__(self) -> None:
         for channels in (self.qk_channels or self.width, self.v_channels or self.qk_channels or self.width):
@@ -57,10 +57,9 @@ class LatentConfig:
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
     """Softmax attention: (B, heads, Q, c), (B, heads, M, c) twice -> (B, heads, Q, c).
 
-    torch's kernel keeps no matrix of scores. In training on a CPU three plain steps are taken instead where that matrix is
+    torch's kernel stores no matrix of scores. In training on a CPU plain matrix products are used instead where that matrix is
     small and in bf16 (forward and backward of 64 x 64 scores take a quarter of the time), or where keys and values are raw
-    input and not much smaller than it: the kernel works out the gradient of raw input, too (256 latents that read 50,176
-    pixels take 0.4 of the time without).
+    inputs: the kernel would compute their gradient too (256 latents that attend to 50,176 pixels take 0.4 of the time without).
     """
     bf16 = q.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
     small = bf16 and q.shape[:3].numel() * k.shape[2] <= SMALL_SCORES
@@ -84,11 +83,11 @@ class FeedForward(nn.Module):
         return self.down(self.hidden(x))
 
     def hidden(self, x: Tensor) -> Tensor:
-        """All but the last matrix."""
+        """The activations before the last matrix."""
         return F.gelu(self.up(self.norm(x)), approximate=self.gelu)
 
     def aligned(self, x: Tensor) -> Tensor:
-        """`hidden`; without gradient with zeros behind its channels, up to a multiple of ALIGNED.
+        """`hidden`; without gradient zero-padded to a multiple of ALIGNED channels.
 
         6,272 rows of 1,026 channels (the published autoencoder's) take 95 ms on two threads of a CPU, of 1,040 channels 75.
         """
@@ -120,15 +119,15 @@ class SelfAttend(nn.Module):
 
 
 class FoldedInputs(NamedTuple):
-    """Inputs as `CrossAttend.folded_queries` reads them: the same for all queries, so for many chunks computed once."""
+    """What `CrossAttend.folded_queries` needs of the inputs: the same for all queries, so computed once for many chunks."""
 
     keys: Tensor      # (B, M, query_channels)
-    values: Tensor    # (B, M, query_channels and zeros up to a multiple of ALIGNED)
+    values: Tensor    # (B, M, query_channels), zero-padded to a multiple of ALIGNED
     bias: Tensor      # (B, M)
 
 
 class CrossAttend(nn.Module):
-    """Queries (1 or B, Q, query_channels) read inputs (B, M, input_channels) -> (B, Q, query_channels)."""
+    """Queries (1 or B, Q, query_channels) attend to inputs (B, M, input_channels) -> (B, Q, query_channels)."""
 
     def __init__(self, config: LatentConfig, query_channels: int, input_channels: int, *, heads: int = 1, widening: int = 1,
                  qk_channels: int | None = None, v_channels: int | None = None, residual: bool = False) -> None:
@@ -148,22 +147,22 @@ class CrossAttend(nn.Module):
     def forward(self, queries: Tensor, inputs: Tensor, mask: Tensor | None = None, query_mask: Tensor | None = None) -> Tensor:
         """
         Args:
-            mask: bool (B, M), True where an input may be read. Where a row has none, all are read alike, as Hugging Face's
-                does, unless `wipe_masked`.
-            query_mask: bool (B, Q), True where the output matters; of effect with `wipe_masked` only.
+            mask: bool (B, M), True at inputs that are attended to. A row without any attends to all alike, as Hugging
+                Face's does, unless `wipe_masked`.
+            query_mask: bool (B, Q), False where the output is zeroed; only with `wipe_masked`.
         """
         x = self.attended(queries, inputs, mask, query_mask)
         return x + self.feedforward(x)
 
     def read_out(self, queries: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None = None,
                  moved: FoldedInputs | None = None) -> Tensor:
-        """The outputs times a matrix: F.linear(self(queries, inputs), weight, bias).
+        """F.linear(self(queries, inputs), weight, bias), with one matrix product less.
 
-        The same numbers with one matrix less to multiply each output with: the feed-forward's last one moves into `weight`.
+        The last matrix of the feed-forward is multiplied into `weight`.
 
         Args:
-            padding: (1, n) channels that stand behind those of each query; None: the queries have all of theirs.
-            moved: what `move` made of the inputs, where they are read several times.
+            padding: (1, n) channels that follow those of each query; None: the queries have all of theirs.
+            moved: the result of `move(inputs)`, where there are several calls with the same inputs.
         """
         x, down = self.attended(queries, inputs, padding=padding, moved=moved), self.feedforward.down
         hidden, behind = self.feedforward.aligned(x), weight @ down.weight
@@ -172,7 +171,7 @@ class CrossAttend(nn.Module):
 
     def attended(self, queries: Tensor, inputs: Tensor, mask: Tensor | None = None, query_mask: Tensor | None = None,
                  padding: Tensor | None = None, moved: FoldedInputs | None = None) -> Tensor:
-        """All but the feed-forward."""
+        """The attention and its residual, without the feed-forward."""
         folds = self.folds_queries(queries, inputs, masked=mask is not None or query_mask is not None)
         if padding is not None and (self.residual or not folds):
             queries, padding = torch.cat([queries, padding.expand(*queries.shape[:2], -1)], dim=-1), None
@@ -182,7 +181,7 @@ class CrossAttend(nn.Module):
         q = self.query(self.norm_query(queries))
         bias = None
         if mask is not None:
-            # a finite number, also once autocast has rounded it to bf16: a row without inputs must not become NaN
+            # finite also when autocast rounds it to bf16: a row without inputs must not become NaN
             lowest = torch.finfo(inputs.dtype).min / 2
             bias = torch.zeros(mask.shape, dtype=inputs.dtype, device=inputs.device).masked_fill(~mask, lowest)[:, None, None]
         folds = self.heads == 1 and q.shape[1] < inputs.shape[1] and inputs.shape[2] <= min(q.shape[2], self.value.out_features)
@@ -195,18 +194,18 @@ class CrossAttend(nn.Module):
         return x + queries if self.residual else x
 
     def projected(self, q: Tensor, inputs: Tensor, bias: Tensor | None) -> Tensor:
-        """As written in the papers: (B, Q, v)."""
+        """Attention as written in the papers: (B, Q, v)."""
         normed = self.norm_input(inputs)
         k, v = self.key(normed), self.value(normed)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q.expand(len(inputs), -1, -1), k, v))
         return attend(q, k, v, bias).transpose(1, 2).flatten(2)
 
     def folded(self, q: Tensor, inputs: Tensor, bias: Tensor | None) -> Tensor:
-        """The same numbers for one head without two projections of every input: 50,176 x 261 x 261 twice for a picture.
+        """The same for one head without the projections of each input: 50,176 x 261 x 261 products twice for a picture.
 
-        With x normed but not yet scaled by g and shifted by b: the keys' matrix moves to the queries,
-        q . ((x g + b) Wk + bk) = x . (g (Wk^T q)) + a number that is the same for all inputs, which the softmax takes out;
-        and as weights sum to 1, the values' matrix, scale and shift move behind the weighted sum.
+        With x normed but not yet scaled by g and shifted by b, the keys' matrix can be applied to the queries instead:
+        q . ((x g + b) Wk + bk) = x . (g (Wk^T q)) + a number that is the same for all inputs, which the softmax cancels.
+        And as the weights sum to 1, the values' matrix, scale and shift can be applied after the weighted sum.
         """
         norm = self.norm_input
         bare = F.layer_norm(inputs, norm.normalized_shape, eps=norm.eps)[:, None]                     # (B, 1, M, C)
@@ -215,7 +214,7 @@ class CrossAttend(nn.Module):
         return self.value(mixed * norm.weight + norm.bias)
 
     def folds_queries(self, queries: Tensor, inputs: Tensor, masked: bool) -> bool:
-        """Whether `folded_queries` is less work; in training its bias would take torch's fast kernel away."""
+        """Whether `folded_queries` is less work; in training its bias would rule out torch's fast kernel."""
         return (self.heads == 1 and not masked and not torch.is_grad_enabled() and queries.shape[1] > inputs.shape[1]
                 and queries.shape[2] <= min(self.query.out_features, self.value.out_features))
 
@@ -223,8 +222,8 @@ class CrossAttend(nn.Module):
         """The inputs for `folded_queries`.
 
         With queries x normed but not yet scaled by g and shifted by b, (Wq (x g + b) + bq) . k is x . (g (Wq^T k)) plus
-        (Wq b + bq) . k: the queries' matrix moves to the keys, the shift becomes a bias of each key, and the outputs' matrix
-        moves to the values.
+        (Wq b + bq) . k: the queries' matrix is applied to the keys, the shift becomes a bias of each key, and the outputs'
+        matrix is applied to the values.
         """
         norm, normed = self.norm_query, self.norm_input(inputs)
         k = self.key(normed)
@@ -233,7 +232,7 @@ class CrossAttend(nn.Module):
                      bias=k.shape[2] ** -0.5 * (k @ self.query(norm.bias)))
 
     def folded_queries(self, queries: Tensor, moved: FoldedInputs, padding: Tensor | None = None) -> Tensor:
-        """`folded` the other way round, for many queries that read few inputs: 182,528 pixels' flow out of 2,048 latents."""
+        """`folded` with roles exchanged, for many queries and few inputs: the flow of 182,528 pixels from 2,048 latents."""
         norm, (keys, values, bias) = self.norm_query, moved
         if padding is None:
             bare = F.layer_norm(queries, norm.normalized_shape, eps=norm.eps)
@@ -248,8 +247,8 @@ class CrossAttend(nn.Module):
     def narrowed(self, queries: Tensor, keys: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
         """Normed queries and keys of few channels with the same products, for queries that all end in the same padding.
 
-        A normed query [x p] is ([x p] - mean) / deviation, and its product with a key [k l] is
-        (x . k + 1 (p . l) - mean sum([k l])) / deviation: that of [x 1 mean] / deviation and [k, p . l, -sum([k l])].
+        A normed query [x p] is ([x p] - mean) / std, and its product with a key [k l] is
+        (x . k + 1 (p . l) - mean sum([k l])) / std: that of [x 1 mean] / std and [k, p . l, -sum([k l])].
         """
         own, width = queries.shape[2], queries.shape[2] + padding.shape[1]
         wide = torch.promote_types(queries.dtype, torch.float32)
@@ -274,13 +273,13 @@ class Encoder(nn.Module):
         nn.init.trunc_normal_(self.latents, std=0.02)
 
     def make_cross_attend(self, channels: int) -> CrossAttend:
-        """One reading of the input."""
+        """A cross-attention of the latents to the input."""
         config = self.config
         return CrossAttend(config, config.width, channels, heads=config.cross_heads, widening=config.cross_widening,
                            qk_channels=config.qk_channels, v_channels=config.v_channels, residual=config.query_residual)
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """mask: bool (B, M), True where an input may be read; None: all."""
+        """mask: bool (B, M), True at inputs that are attended to; None: all."""
         x = self.cross_attend(self.latents[None], inputs, mask)
         for block in range(self.config.blocks):
             if self.cross_attend_again is not None and 0 < block < self.config.cross_attends:

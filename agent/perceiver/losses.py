@@ -1,4 +1,4 @@
-"""Losses of the two Perceiver tasks that come without one elsewhere: optical flow, and video with sound and a label.
+"""Losses of the Perceiver's optical flow, and of its autoencoder of video, sound and label.
 
 Perceiver IO (arXiv:2107.14795), appendices on optical flow and on multimodal autoencoding.
 """
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .tasks import Autoencoder, Flow
 
-FLOW_SCALE = 20.0                                             # pixels of an output of one
-WEIGHTS = {"image": 0.03, "audio": 1.0, "label": 1e-4}        # as published: the figures are means over values
+FLOW_SCALE = 20.0                                             # pixels for an output of 1
+WEIGHTS = {"image": 0.03, "audio": 1.0, "label": 1e-4}        # as published, of means over values
 
 
 def end_point_error(flow: Tensor, truth: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def end_point_error(flow: Tensor, truth: Tensor) -> Tensor:
         flow, truth: (..., 2); truth is NaN where it is unknown.
     """
     known = truth.isfinite().all(dim=-1)
-    # the root's slope is infinite at zero
+    # the square root's derivative is infinite at zero
     return ((flow - truth)[known].square().sum(dim=-1) + 1e-8).sqrt().mean()
 
 
@@ -37,9 +37,9 @@ def autoencoding_loss(model: Autoencoder, batch: Mapping[str, Tensor]) -> tuple[
 
     Args:
         batch: image (B, T, 3, H, W) in [0, 1], audio (B, samples) in [-1, 1], label int64 (B,); pixels int64 (n,) and patches
-            int64 (m,): which places are decoded. The paper decodes 512 of each.
+            int64 (m,): indices of what is decoded; the paper decodes 512 of each.
     Returns:
-        The loss, and the means that it is made of.
+        The loss, and its unweighted parts.
     """
     label = F.one_hot(batch["label"], model.config.labels).to(batch["image"].dtype)
     made = model({"image": batch["image"], "audio": batch["audio"], "label": label},

@@ -5,35 +5,32 @@ the names of the classes, and whatever else the task needs. Configurations are w
 that any mixture of readers is rebuilt.
 """
 
-import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import torch
 
 from .. import checkpoint
+from ..config_json import from_json, is_config, to_json
 from ..hardware import usable_device
+from ..hugging_face_folder import is_hugging_face, read_object
 from . import inputs, layers, samples, tasks
-from .hugging_face import load_hf
+from .hugging_face import class_names, load_hf, picture_input
 from .inputs import ImageConfig, TextConfig
-from .samples import PictureInput, SampleInput, TextInput
+from .samples import SampleInput, TextInput
 from .sizes import on_meta
 from .tasks import Autoencoder, Classifier, Flow, MaskedLanguage, TaskModel
 
 DOCUMENT = "perceive"    # of a checkpoint
-CLASSES = {cls.__name__: cls for module in (layers, tasks, inputs, samples) for cls in vars(module).values()
-           if is_dataclass(cls) and isinstance(cls, type)}
+CONFIGS: Any = Union[tuple(   # noqa: UP007 - a tuple of members has no other spelling
+    cls for module in (layers, tasks, inputs, samples) for cls in vars(module).values() if is_config(cls))]
 
 
 def config_to_json(value: Any) -> Any:
-    """A configuration (or a mapping or tuple of them) as plain JSON values; `config_from_json` reads it back."""
-    if is_dataclass(value):
-        return {"class": type(value).__name__} | {f.name: config_to_json(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {name: config_to_json(inner) for name, inner in value.items()}
-    return [config_to_json(inner) for inner in value] if isinstance(value, tuple) else value
+    """A configuration as plain JSON values, with the names of its classes; `config_from_json` reads it back."""
+    return to_json(value, class_names=True)
 
 
 def config_from_json(value: Any) -> Any:
@@ -42,19 +39,7 @@ def config_from_json(value: Any) -> Any:
     Raises:
         ValueError: a class or a field that this version does not know, or a value that the class refuses.
     """
-    if isinstance(value, list):
-        return tuple(config_from_json(inner) for inner in value)
-    if not isinstance(value, Mapping):
-        return value
-    inner = {name: config_from_json(entry) for name, entry in value.items() if name != "class"}
-    if "class" not in value:
-        return inner
-    if value["class"] not in CLASSES:
-        raise ValueError(f"{value['class']!r} is no configuration of a Perceiver; was it written by a newer version?")
-    try:
-        return CLASSES[value["class"]](**inner)
-    except TypeError as error:
-        raise ValueError(f"{value['class']} cannot be rebuilt ({error}); was it written by a newer version?") from None
+    return from_json(CONFIGS, value)
 
 
 @dataclass(frozen=True)
@@ -75,17 +60,11 @@ def load_trained(folder: Path | str, tasks: Collection[str], device: str = "cpu"
         ValueError: nothing is there, it was trained for another task, its files are damaged or do not fit.
     """
     folder, target = Path(folder), usable_device(device)
-    trained = load_foreign(folder) if is_foreign(folder) else load_run(folder, target)
+    trained = load_foreign(folder) if is_hugging_face(folder) else load_run(folder, target)
     if trained.task not in tasks:
         raise ValueError(f"{folder} is a checkpoint of {trained.task}, one of {' or '.join(tasks)} was expected")
     trained.model.to(target).eval()
     return trained
-
-
-def is_foreign(folder: Path) -> bool:
-    """Whether it is a Hugging Face folder and no run of ours."""
-    return (folder / "config.json").is_file() and not (folder / "checkpoints").exists() and not (
-        folder / checkpoint.MANIFEST).exists()
 
 
 def load_run(folder: Path, device: torch.device) -> Trained:
@@ -100,31 +79,26 @@ def load_run(folder: Path, device: torch.device) -> Trained:
 
 
 def load_foreign(folder: Path) -> Trained:
-    """From a Hugging Face folder: the task follows from the head, the classes from config.json."""
+    """From a Hugging Face folder: the task follows from the head, the classes and the preparation from its files."""
     model = load_hf(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    classes = [name for _, name in sorted((int(i), str(name)) for i, name in config.get("id2label", {}).items())]
+    prepared: SampleInput | None = None
     match model:
         case MaskedLanguage():
-            task = "fill-mask"
+            task, prepared = "fill-mask", TextInput(positions=model.config.text.positions)
+        case Classifier() if isinstance(model.config.reader, TextConfig):
+            task, prepared = "classify-text", TextInput(positions=model.config.reader.positions)
         case Classifier():
-            task = "classify-text" if isinstance(model.config.reader, TextConfig) else "classify-image"
+            assert isinstance(model.config.reader, ImageConfig)
+            task, prepared = "classify-image", picture_input(folder, model.config.reader)
         case Flow():
             task = "flow"
         case Autoencoder():
             task = "autoencode"
-    return Trained(model, task, {"task": task, "model": config_to_json(model.config), "classes": classes})
+    return Trained(model, task, {"task": task, "model": config_to_json(model.config), "input": config_to_json(prepared),
+                                 "classes": class_names(read_object(folder / "config.json"))})
 
 
 def preparation(trained: Trained) -> SampleInput:
-    """How a classifier's or language model's samples are prepared: from its run, or from what a foreign checkpoint tells."""
-    if "input" in trained.document:
-        prepared: SampleInput = config_from_json(trained.document["input"])
-        return prepared
-    assert isinstance(trained.model, MaskedLanguage | Classifier)
-    reader = trained.model.config.text if isinstance(trained.model, MaskedLanguage) else trained.model.config.reader
-    if isinstance(reader, TextConfig):
-        return TextInput(positions=reader.positions)
-    assert isinstance(reader, ImageConfig)
-    side = 224 if reader.kind == "conv" else reader.size[0]     # of `conv`, size is that of the grid of elements
-    return PictureInput(side=side, shift=side // 8)
+    """How a classifier's or language model's samples are prepared."""
+    prepared: SampleInput = config_from_json(trained.document["input"])
+    return prepared

@@ -1,12 +1,12 @@
-"""What a file holds -> what a Perceiver reads: each sample the same way in training and in use, but for the augmentation.
+"""From decoded samples to a Perceiver's inputs: the same in training and in use, but for the augmentation.
 
     pictures   uint8 (height, width, 3), any size -> (B, 3, side, side), channels normalised
     sounds     float32 (samples,) at `rate` -> (B, samples) of one length
     clouds     float32 (M, 3 or 6) -> (B, points, 3 or 6), centred, the farthest point at distance 1
-    texts      str -> ids int64 (B, longest) of bytes, and a mask, True at bytes that are there
+    texts      str -> ids int64 (B, longest) of bytes, and a mask, False at padding
 
-In training a sample is a view, drawn from the generator that is given: a picture moved and mirrored, a sound moved in time, a
-cloud turned. Without a generator there is one view, always the same.
+In training the generator that is given draws the augmentation: a picture is shifted and flipped, a sound shifted in time, a
+cloud rotated. Without a generator there is none.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,29 +20,34 @@ from torch import Tensor
 
 from .inputs import BYTE_OFFSET, MASK, PAD, encode_bytes, pad_bytes
 
-FLIPPED = 0.25    # of a cloud's axes, in training
+FLIPPED = 0.25    # probability that a cloud's axis is flipped, in training
 SPACES = [byte + BYTE_OFFSET for byte in b" \t\n\r"]
 LENGTHS = 128     # texts are padded to a multiple of so many bytes: CPU kernels are compiled per shape
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureInput:
-    """The middle square of a picture, scaled to `side` pixels."""
+    """The centre square of a picture, scaled to `side` pixels."""
 
     side: int = 32
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)    # ImageNet's, as Hugging Face's image processor
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)    # ImageNet's, as Hugging Face's image processor; of [0, 1]
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    shift: int = 4           # training: at most so many pixels, the border repeated
-    mirror: bool = True      # training: left and right exchanged half of the time
-    light: float = 0.2       # training: contrast and brightness change by up to this share
+    shift: int = 4           # training: by at most so many pixels, the border repeated
+    mirror: bool = True      # training: flipped left to right with probability 0.5
+    light: float = 0.2       # training: contrast and brightness change by up to this fraction
 
     def __call__(self, samples: Sequence[np.ndarray], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
         """A batch: {"inputs": (B, 3, side, side)}."""
         pixels = np.stack([self.fit(sample) for sample in samples]).astype(np.float32) / 255
         if rng is not None:
-            pixels = np.stack([self.view(picture, rng) for picture in pixels])
+            pixels = np.stack([self.augment(picture, rng) for picture in pixels])
         normed = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return {"inputs": torch.from_numpy(np.ascontiguousarray(normed.transpose(0, 3, 1, 2)))}
+
+    @property
+    def decode_side(self) -> int | None:
+        """To how many pixels on the longer side a file may be shrunk when it is decoded; None: not at all."""
+        return 2 * self.side
 
     def fit(self, picture: np.ndarray) -> np.ndarray:
         """uint8 (side, side, 3)."""
@@ -50,33 +55,55 @@ class PictureInput:
             return picture
         return np.asarray(ImageOps.fit(Image.fromarray(picture), (self.side, self.side), Image.Resampling.BICUBIC))
 
-    def view(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A picture moved, mirrored and in another light."""
+    def augment(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Shift, flip, contrast and brightness."""
         top, left = rng.integers(2 * self.shift + 1, size=2)
         margin = ((self.shift, self.shift), (self.shift, self.shift), (0, 0))
-        moved = np.pad(picture, margin, mode="edge")[top:top + self.side, left:left + self.side]
+        shifted = np.pad(picture, margin, mode="edge")[top:top + self.side, left:left + self.side]
         if self.mirror and rng.random() < 0.5:
-            moved = moved[:, ::-1]
+            shifted = shifted[:, ::-1]
         contrast, brightness = rng.uniform(-self.light, self.light, size=2)
-        return (moved - moved.mean()) * np.float32(1 + contrast) + moved.mean() * np.float32(1 + brightness)
+        return (shifted - shifted.mean()) * np.float32(1 + contrast) + shifted.mean() * np.float32(1 + brightness)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CroppedPictureInput(PictureInput):
+    """Of a picture of any size a part of its centre square, to the pixel as transformers' image processor prepares it."""
+
+    crop: float | None = 0.875   # side of the part, as a fraction of the shorter side; None: all of the picture, made square
+    resample: int = 3            # Pillow's number of the filter; 3: bicubic
+
+    @property
+    def decode_side(self) -> int | None:
+        """None: a file that was shrunk before would give other pixels."""
+        return None
+
+    def fit(self, picture: np.ndarray) -> np.ndarray:
+        """uint8 (side, side, 3)."""
+        if self.crop is not None:
+            height, width = picture.shape[:2]
+            side = int(self.crop * min(height, width))
+            top, left = (height - side) // 2, (width - side) // 2
+            picture = picture[top:top + side, left:left + side]
+        return np.asarray(Image.fromarray(picture).resize((self.side, self.side), Image.Resampling(self.resample)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SoundInput:
-    """`samples` of a sound: what is shorter gets silence around it, of what is longer the middle."""
+    """`samples` of a sound: a shorter one is padded with zeros at both ends, a longer one cropped to its middle."""
 
     rate: int = 16000
     samples: int = 16000
-    loudness: float = 0.5        # training: louder or softer by a factor of up to exp(this)
+    loudness: float = 0.5        # training: scaled by a random factor of up to exp(this), or its inverse
 
     def __call__(self, samples: Sequence[np.ndarray], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
         """A batch: {"inputs": (B, samples)}."""
         rows = np.zeros((len(samples), self.samples), np.float32)
         for row, sound in zip(rows, samples, strict=True):
-            room = self.samples - len(sound)
-            at = room // 2 if rng is None else int(rng.integers(min(room, 0), max(room, 0) + 1))
-            kept = sound[max(0, -at):][:self.samples]
-            row[max(0, at):max(0, at) + len(kept)] = kept
+            spare = self.samples - len(sound)
+            offset = spare // 2 if rng is None else int(rng.integers(min(spare, 0), max(spare, 0) + 1))
+            kept = sound[max(0, -offset):][:self.samples]
+            row[max(0, offset):max(0, offset) + len(kept)] = kept
             if rng is not None:
                 row *= np.exp(rng.uniform(-self.loudness, self.loudness))
         return {"inputs": torch.from_numpy(rows)}
@@ -86,14 +113,14 @@ class SoundInput:
 class CloudInput:
     """`points` of a cloud.
 
-    turn: `none`: as it comes. `vertical`, `any`: in training turned about the z axis, or about any. `axes`: always turned to
-    its principal axes, the longest first, each pointing to its longer tail; that is unsure, so in training it may be the other.
+    turn: `none`: not rotated. `vertical`, `any`: in training rotated about the z axis, or about any. `axes`: always rotated to
+    its principal axes, the longest first, each pointing to its longer tail; as that is uncertain, axes flip in training.
     """
 
     points: int = 1024
     dims: int = 6                # numbers per point that are used: 3 coordinates, or 6 with the normal
     turn: Literal["none", "vertical", "any", "axes"] = "axes"
-    jitter: float = 0.01         # training: deviation of each coordinate
+    jitter: float = 0.01         # training: std of the noise on each coordinate
 
     def __call__(self, samples: Sequence[np.ndarray], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
         """A batch: {"inputs": (B, points, dims)}.
@@ -101,32 +128,32 @@ class CloudInput:
         Raises:
             ValueError: a cloud without normals where they are used.
         """
-        return {"inputs": torch.from_numpy(np.stack([self.view(cloud, rng) for cloud in samples]))}
+        return {"inputs": torch.from_numpy(np.stack([self.prepare(cloud, rng) for cloud in samples]))}
 
-    def view(self, cloud: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+    def prepare(self, cloud: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         """float32 (points, dims)."""
         if cloud.shape[1] < self.dims:
             raise ValueError(f"a cloud has {cloud.shape[1]} numbers per point, this model reads {self.dims}: coordinates and "
                              "normals")
         cloud = cloud[self.choose(len(cloud), rng), :self.dims].astype(np.float32)
-        place = cloud[:, :3] - cloud[:, :3].mean(axis=0)
-        place /= max(float(np.linalg.norm(place, axis=1).max()), 1e-6)
-        turned = principal_axes(place, rng) if self.turn == "axes" else rotation(self.turn if rng is not None else "none", rng)
+        xyz = cloud[:, :3] - cloud[:, :3].mean(axis=0)
+        xyz /= max(float(np.linalg.norm(xyz, axis=1).max()), 1e-6)
+        matrix = principal_axes(xyz, rng) if self.turn == "axes" else rotation(self.turn if rng is not None else "none", rng)
         if rng is not None:
-            place = place + rng.normal(0, self.jitter, place.shape)
-        return np.concatenate([place @ turned.T, *([cloud[:, 3:] @ turned.T] if self.dims == 6 else [])], 1).astype(np.float32)
+            xyz = xyz + rng.normal(0, self.jitter, xyz.shape)
+        return np.concatenate([xyz @ matrix.T, *([cloud[:, 3:] @ matrix.T] if self.dims == 6 else [])], 1).astype(np.float32)
 
     def choose(self, size: int, rng: np.random.Generator | None) -> np.ndarray:
-        """Indices of the points: drawn, or evenly spread over the file's order; repeated where there are too few."""
+        """Indices of the points: random in training, else evenly spaced in the file; repeated where there are too few."""
         if rng is not None:
             return rng.choice(size, self.points, replace=size < self.points)
         return np.linspace(0, size - 1, self.points).round().astype(int)
 
 
-def principal_axes(place: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-    """The matrix (3, 3) that turns (and perhaps mirrors) a centred cloud to its principal axes, see CloudInput."""
-    axes = np.linalg.eigh(place.T @ place)[1][:, ::-1].T                # rows: the longest axis first
-    signs = np.where(((place @ axes.T) ** 3).sum(axis=0) < 0, -1.0, 1.0)
+def principal_axes(xyz: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+    """The matrix (3, 3) that rotates (and perhaps reflects) a centred cloud to its principal axes, see CloudInput."""
+    axes = np.linalg.eigh(xyz.T @ xyz)[1][:, ::-1].T                    # rows: the longest axis first
+    signs = np.where(((xyz @ axes.T) ** 3).sum(axis=0) < 0, -1.0, 1.0)
     if rng is not None:
         signs *= np.where(rng.random(3) < FLIPPED, -1.0, 1.0)
     return axes * signs[:, None]
@@ -146,10 +173,10 @@ def rotation(turn: str, rng: np.random.Generator | None) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class TextInput:
-    """UTF-8 bytes between CLS and SEP, at most `positions` ids: of a longer text the beginning, in training any stretch."""
+    """UTF-8 bytes between CLS and SEP, at most `positions` ids: of a longer text the beginning, in training a random span."""
 
     positions: int = 2048
-    hidden: float = 0.0          # training: share of the words whose bytes are masked
+    hidden: float = 0.0          # training: fraction of the words whose bytes are masked
 
     def __call__(self, samples: Sequence[str], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
         """A batch: {"inputs": ids (B, longest), "mask": bool (B, longest)}."""
@@ -172,17 +199,17 @@ class TextInput:
         return sum(len(text.encode()) + 2 > self.positions for text in samples)
 
 
-def words_of(ids: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Places int64 (n,) of the bytes of a share of the words, at least of one; words are runs without white space."""
+def words_of(ids: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    """Positions int64 (n,) of the bytes of a random fraction of the words, at least one; white space separates words."""
     is_word = (ids >= BYTE_OFFSET) & ~np.isin(ids, SPACES)
     first = is_word & ~np.concatenate([[False], is_word[:-1]])
     number = np.where(is_word, first.cumsum(), 0)                       # of each byte's word, from 1; 0 between words
     words = int(first.sum())
     if not words:
         return np.zeros(0, np.int64)
-    chosen = rng.choice(words, max(1, round(share * words)), replace=False) + 1
+    chosen = rng.choice(words, max(1, round(fraction * words)), replace=False) + 1
     return np.flatnonzero(np.isin(number, chosen))
 
 
-SampleInput = Union[PictureInput, SoundInput, CloudInput, TextInput]  # noqa: UP007
+SampleInput = Union[PictureInput, CroppedPictureInput, SoundInput, CloudInput, TextInput]  # noqa: UP007
 

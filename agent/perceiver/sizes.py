@@ -1,4 +1,4 @@
-"""Published sizes of Perceivers, the details in which the two releases of them differ, and small sizes for a laptop.
+"""Published sizes of Perceivers, and small sizes for a laptop.
 
 Perceiver IO (arXiv:2107.14795): six released models. Perceiver (2103.03206): the ImageNet model, never released.
 """
@@ -27,7 +27,7 @@ SIZES: dict[str, TaskConfig] = {
     "vision-perceiver-conv": _image(ImageConfig(kind="conv", size=(56, 56))),
     "optical-flow-perceiver": FlowConfig(latent=LatentConfig(latents=2048, width=512, layers=24, heads=16)),
     "multimodal-perceiver": AutoencoderConfig(latent=LatentConfig(latents=784, width=512, layers=8, heads=8)),
-    # reads the picture before each of its eight blocks, the last seven times with the same weights
+    # cross-attends to the picture before each of its eight blocks, the last seven times with the same weights
     "perceiver-imagenet": ClassifierConfig(latent=replace(_IMAGE, cross_attends=8), reader=ImageConfig(kind="pixels"),
                                            labels=1000, decoder="mean"),
 }
@@ -44,7 +44,7 @@ def named_size(name: str) -> TaskConfig:
     return SIZES[name]
 
 
-# Small sizes: trained from nothing on some thousand samples in minutes on a CPU; docs/results/perceiver.md has what they reach.
+# Small sizes: trained from scratch on some thousand samples in minutes on a CPU; docs/results/perceiver.md has what they reach.
 _SMALL = LatentConfig(latents=64, width=128, layers=4, heads=4, widening=2)
 _BYTES = TextConfig(width=128, grams=(3, 4, 5, 6), stride=4)
 _READS_TEXT = replace(_SMALL, cross_heads=8)     # as the published language model
@@ -65,28 +65,6 @@ SMALL_FLOW = FlowConfig(latent=replace(_SMALL, layers=3), size=(24, 32), bands=1
 SMALL_AUTOENCODER = AutoencoderConfig(latent=replace(_SMALL, latents=128, width=192), size=(48, 48), resolution=(12, 12),
                                       samples_per_frame=320, label_channels=64, channels=128)
 SMALL_LANGUAGE = LanguageConfig(latent=_READS_TEXT, text=_BYTES, near=16)     # of fill-mask, for classify-text to start from
-
-
-def hf_exact(config: TaskConfig) -> TaskConfig:
-    """As Hugging Face computes it: exact GELU, even padding of the convolution, query residual in each classifier, masked
-    queries answered like others, the label always masked in training."""
-    return _exact(config, dm=False)
-
-
-def dm_exact(config: TaskConfig) -> TaskConfig:
-    """As DeepMind computes it: GELU's tanh approximation, SAME padding, no query residual behind learned positions, masked
-    queries wiped, the label masked in half of the training."""
-    return _exact(config, dm=True)
-
-
-def _exact(config: TaskConfig, dm: bool) -> TaskConfig:
-    config = replace(config, latent=replace(config.latent, gelu="tanh" if dm else "none", wipe_masked=dm))
-    if isinstance(config, AutoencoderConfig):
-        return replace(config, label_mask_prob=0.5 if dm else 1.0)
-    if isinstance(config, ClassifierConfig) and isinstance(config.reader, ImageConfig):
-        return replace(config, reader=replace(config.reader, padding="same" if dm else "even"),
-                       query_residual=not (dm and config.reader.kind == "conv1x1"))
-    return config
 
 
 def on_meta(config: TaskConfig) -> TaskModel:

@@ -1,20 +1,21 @@
 """The networks of Perceiver IO's tasks (arXiv:2107.14795): masked language, classification, optical flow, autoencoding.
 
-Each is a reader (inputs.py), the latents of layers.py, and queries of its own. Just the outputs that are asked for are decoded,
-and an input is encoded once for all of them. sizes.py has the published sizes, hugging_face.py reads published weights.
+Each has an input module (`reader`, inputs.py), the latents of layers.py, and queries of its own. Only the outputs that are
+asked for are decoded, from one encoding of the input. sizes.py has the published sizes, hugging_face.py loads their weights.
 
 Legend: B batch, M input elements, N latents, Q queries, C channels.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fourier import fourier_cells, fourier_channels
 from .inputs import (
     PAD,
     AudioConfig,
@@ -25,8 +26,6 @@ from .inputs import (
     Text,
     TextConfig,
     build_reader,
-    fourier_cells,
-    fourier_channels,
 )
 from .layers import CrossAttend, Encoder, FoldedInputs, LatentConfig
 
@@ -36,8 +35,8 @@ from .layers import CrossAttend, Encoder, FoldedInputs, LatentConfig
 class LanguageConfig:
     """Bytes in, bytes out.
 
-    near: bytes at each side of a place that its query is made of, beside the place itself. 0, as published: the query knows
-        the place alone, and a small model does not get beyond guessing the commonest letters.
+    near: bytes at each side of a position that are part of its query. 0, as published: the query holds the position alone,
+        with which a small model does not get beyond the most frequent letters.
     """
 
     latent: LatentConfig = field(default_factory=LatentConfig)
@@ -46,7 +45,7 @@ class LanguageConfig:
 
 
 class NearBytes(nn.Module):
-    """The bytes around places of ids (B, M) -> (B, Q, width); there is padding beyond the ends."""
+    """The bytes around some positions of ids (B, M) -> (B, Q, width); PAD beyond the ends."""
 
     def __init__(self, near: int, vocab_size: int, width: int) -> None:
         super().__init__()
@@ -54,15 +53,15 @@ class NearBytes(nn.Module):
         self.table = nn.Embedding(vocab_size, width // 4)
         self.mix = nn.Sequential(nn.Linear((2 * near + 1) * (width // 4), width), nn.GELU(), nn.Linear(width, width))
 
-    def forward(self, ids: Tensor, places: Tensor) -> Tensor:
-        """places: int64 (B, Q)."""
-        around = places[..., None] + torch.arange(2 * self.near + 1, device=ids.device)           # (B, Q, 2 near + 1)
-        seen = F.pad(ids, (self.near, self.near), value=PAD).gather(1, around.flatten(1)).view_as(around)
-        return self.mix(self.table(seen).flatten(2))
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """positions: int64 (B, Q)."""
+        around = positions[..., None] + torch.arange(2 * self.near + 1, device=ids.device)        # (B, Q, 2 near + 1)
+        near = F.pad(ids, (self.near, self.near), value=PAD).gather(1, around.flatten(1)).view_as(around)
+        return self.mix(self.table(near).flatten(2))
 
 
 class MaskedLanguage(nn.Module):
-    """Bytes, some of them masked -> scores of the bytes at chosen places."""
+    """Bytes, some of them masked -> logits of the bytes at chosen positions."""
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
@@ -78,26 +77,26 @@ class MaskedLanguage(nn.Module):
         nn.init.trunc_normal_(self.queries, std=0.02)
         initialise(self)
         if self.near is not None:
-            nn.init.normal_(self.near.table.weight)      # no norm follows that would make small ones heard
+            nn.init.normal_(self.near.table.weight)      # std 1: no norm follows that would scale small ones up
 
-    def forward(self, ids: Tensor, mask: Tensor | None = None, places: Tensor | None = None) -> Tensor:
+    def forward(self, ids: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """
         Args:
-            ids: int64 (B, M), of bytes (perceiver_inputs.encode_bytes).
-            mask: bool (B, M), True at bytes that are there; None: all.
-            places: int64 (Q,) or (B, Q): where scores are wanted, and nothing else is worked out; None: at 0 ... M - 1.
+            ids: int64 (B, M), of bytes (inputs.encode_bytes).
+            mask: bool (B, M), False at padding; None: there is none.
+            positions: int64 (Q,) or (B, Q): where logits are computed; None: at 0 ... M - 1.
         Returns:
             (B, Q, vocab_size). The output head is the transposed embedding table.
         """
         query_mask = None
-        if places is None:
-            places, query_mask = torch.arange(ids.shape[1], device=ids.device), mask
+        if positions is None:
+            positions, query_mask = torch.arange(ids.shape[1], device=ids.device), mask
         latents = self.encoder(self.reader(ids), self.reader.elements(mask))
-        places = places if places.ndim == 2 else places[None]
-        queries = self.queries[places]
+        positions = positions if positions.ndim == 2 else positions[None]
+        queries = self.queries[positions]
         if self.near is not None:
-            there = ids if mask is None else ids.masked_fill(~mask, PAD)
-            queries = queries + self.near(there, places.expand(len(ids), -1))
+            padded = ids if mask is None else ids.masked_fill(~mask, PAD)
+            queries = queries + self.near(padded, positions.expand(len(ids), -1))
         decoded = self.decoder(queries, latents, query_mask=query_mask)
         return F.linear(decoded, self.reader.table.weight, self.bias)
 
@@ -116,7 +115,7 @@ class ClassifierConfig:
 
 
 class Classifier(nn.Module):
-    """Raw inputs of its reader -> scores (B, labels)."""
+    """Raw inputs of its reader -> logits (B, labels)."""
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
@@ -133,7 +132,7 @@ class Classifier(nn.Module):
         initialise(self)
 
     def forward(self, inputs: Tensor | Mapping[str, Tensor], mask: Tensor | None = None) -> Tensor:
-        """mask: bool (B, M), True at elements (of text: bytes) that are there; None: all."""
+        """mask: bool (B, M), False at padding elements (of text: bytes); None: there is none."""
         if isinstance(self.reader, Text):
             mask = self.reader.elements(mask)
         latents = self.encoder(self.reader(inputs), mask)
@@ -145,14 +144,14 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
-    """Two frames in, where each pixel of the first one went out."""
+    """Two frames in; out: where each pixel of the first one is in the second."""
 
     latent: LatentConfig = field(default_factory=LatentConfig)
-    size: tuple[int, int] = (368, 496)    # rows, columns trained on; it sets the Fourier frequencies, other sizes run too
+    size: tuple[int, int] = (368, 496)    # rows, columns in training, for the Fourier frequencies; other sizes work too
     bands: int = 64
     project: int = 64
-    # Not in the paper, whose model learns to compare pixels in 480 epochs: what helps one that sees few pairs.
-    search: int = 0               # above 0: each pixel is also compared with those so far around it in the second frame
+    # Not in the paper, whose model learns to compare pixels in 480 epochs: helps one that is trained on few pairs.
+    search: int = 0               # above 0: each pixel is also compared with those within this distance in the second frame
     query_residual: bool = False  # of the queries
 
 
@@ -175,7 +174,7 @@ class Flow(nn.Module):
         """
         Args:
             frames: (B, 2, 3, H, W), or (B, 2, 27, H, W) with neighbours already gathered (see `neighbours`).
-            chunk: pixels decoded at a time where no gradient is wanted, which bounds the memory.
+            chunk: pixels decoded at a time without gradient, which bounds the memory.
         """
         if frames.ndim != 5 or frames.shape[1] != 2 or frames.shape[2] not in (3, 27):
             raise ValueError(f"frames of shape {tuple(frames.shape)} came; optical flow reads (batch, 2, 3, rows, columns)")
@@ -198,22 +197,23 @@ def neighbours(frames: Tensor) -> Tensor:
 
 
 def differences(frames: Tensor, reach: int) -> Tensor:
-    """How unlike each pixel's surroundings are to those of the pixels around it in the other frame.
+    """How much the surroundings of each pixel differ from those of the pixels around it in the other frame.
 
     Args:
         frames: (B, 2, 3, H, W).
         reach: pixels up, down, left and right.
     Returns:
-        (B, H * W, (2 * reach + 1) ** 2), row by row: mean absolute difference of 5x5 pixels, for each pixel of mean 0 and
-        deviation 1, or less where all are alike.
+        (B, H * W, (2 * reach + 1) ** 2), row by row: mean absolute difference of 5x5 pixels, with mean 0 and std 1 for
+        each pixel, or less where all are alike.
     """
     height, width = frames.shape[3:]
     around = F.pad(frames[:, 1], (reach,) * 4, mode="replicate")
     shifts = [(row, column) for row in range(2 * reach + 1) for column in range(2 * reach + 1)]
-    unlike = torch.stack([(frames[:, 0] - around[..., row:row + height, column:column + width]).abs().mean(dim=1)
-                          for row, column in shifts], dim=1)                    # (B, shifts, H, W)
-    unlike = F.avg_pool2d(unlike, 5, stride=1, padding=2, count_include_pad=False)
-    return ((unlike - unlike.mean(dim=1, keepdim=True)) / (unlike.std(dim=1, keepdim=True) + 0.02)).flatten(2).mT
+    difference = torch.stack([(frames[:, 0] - around[..., row:row + height, column:column + width]).abs().mean(dim=1)
+                              for row, column in shifts], dim=1)                # (B, shifts, H, W)
+    difference = F.avg_pool2d(difference, 5, stride=1, padding=2, count_include_pad=False)
+    mean, std = difference.mean(dim=1, keepdim=True), difference.std(dim=1, keepdim=True)
+    return ((difference - mean) / (std + 0.02)).flatten(2).mT
 
 
 # ---- video, sound and label ------------------------------------------------------------------------------------------------
@@ -225,13 +225,13 @@ class AutoencoderConfig:
     latent: LatentConfig = field(default_factory=LatentConfig)
     frames: int = 16
     size: tuple[int, int] = (224, 224)         # rows, columns of the decoded video
-    resolution: tuple[int, int] = (56, 56)     # rows, columns of 4x4 blocks; it sets the Fourier frequencies
+    resolution: tuple[int, int] = (56, 56)     # rows, columns of 4x4 blocks, for the Fourier frequencies
     samples_per_frame: int = 1920
     patch: int = 16                            # samples
     labels: int = 700
     label_channels: int = 1024                 # of the label's query
     channels: int = 512                        # decoded, before each modality's own last layer
-    label_mask_prob: float = 0.5               # in training: the label must also be guessed
+    label_mask_prob: float = 0.5               # probability in training that the label is masked, so that it must be predicted
 
     @property
     def samples(self) -> int:
@@ -285,8 +285,8 @@ class Autoencoder(nn.Module):
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """
         Args:
-            inputs: image (B, T, 3, H, W), audio (B, samples), label (B, labels). At evaluation the label is not looked at,
-                zeros do.
+            inputs: image (B, T, 3, H, W), audio (B, samples), label (B, labels). At evaluation the label is masked; zeros
+                will do.
         Returns:
             latents (B, N, width): encode once, decode as often as needed.
         """
@@ -297,18 +297,18 @@ class Autoencoder(nn.Module):
         """
         Args:
             latents: (B, N, width).
-            points: what is wanted: image: int64 (n,), flat indices into (frames, rows, columns); audio: int64 (n,), indices
-                of patches; label: None. Outputs do not depend on what else is asked for.
+            points: what is decoded: image: int64 (n,), flat indices into (frames, rows, columns); audio: int64 (n,), indices
+                of patches; label: None. Outputs do not depend on what else is decoded.
             moved: `decoder.move(latents)`, where they are decoded several times.
         Returns:
-            Of the asked: image (B, n, 3), audio (B, n * patch), label (B, labels), not normalised.
+            What was asked for: image (B, n, 3), audio (B, n * patch), label (B, labels), logits.
         """
         made = {name: self.read_out(name, self.queries(name, points[name], latents)[None], latents, moved)
                 for name in sorted(points)}
         return {name: part if name == "image" else part.flatten(1) for name, part in made.items()}
 
     def read_out(self, name: str, queries: Tensor, latents: Tensor, moved: FoldedInputs | None) -> Tensor:
-        """One modality's outputs (B, n, its channels); of many queries the two last matrices are multiplied first."""
+        """One modality's outputs (B, n, its channels); for many queries the two last matrices become one."""
         shared, head = self.shared_head, cast(nn.Linear, self.heads[name])
         if name == "label":
             made: Tensor = head(shared(self.decoder(queries, latents)))
@@ -317,7 +317,7 @@ class Autoencoder(nn.Module):
                                      self.padding[name].to(queries.dtype), moved)
 
     def queries(self, name: str, cells: Tensor | None, like: Tensor) -> Tensor:
-        """(n, width) of the label, else (n, own channels), behind which the modality's padding stands."""
+        """(n, width) for the label, else (n, own channels), which the modality's padding follows."""
         config = self.config
         if name == "label":
             return torch.cat([self.label_query, self.padding[name]], dim=-1).to(like.dtype)
@@ -337,8 +337,7 @@ class Autoencoder(nn.Module):
                 "label": self.decode(latents, {"label": None})["label"]}
 
     def chunks(self, count: int) -> dict[str, tuple[Tensor, ...]]:
-        """Points of a whole clip: the pixels in `count` parts of about the same number, the few patches of sound in parts of as
-        many."""
+        """Points of a whole clip: pixels in `count` parts of about equal size, patches of sound in parts of that size."""
         pixels = torch.arange(math.prod(self.config.video_grid)).tensor_split(count)
         return {"image": pixels, "audio": torch.arange(self.config.audio_grid[0]).split(max(1, len(pixels[0])))}
 
@@ -347,23 +346,17 @@ class Autoencoder(nn.Module):
 
 TaskConfig = LanguageConfig | ClassifierConfig | FlowConfig | AutoencoderConfig
 TaskModel = MaskedLanguage | Classifier | Flow | Autoencoder
+MODELS: dict[type, Callable[[Any], TaskModel]] = {
+    LanguageConfig: MaskedLanguage, ClassifierConfig: Classifier, FlowConfig: Flow, AutoencoderConfig: Autoencoder}
 
 
 def build(config: TaskConfig) -> TaskModel:
-    """The model that a configuration describes, with first weights."""
-    match config:
-        case LanguageConfig():
-            return MaskedLanguage(config)
-        case ClassifierConfig():
-            return Classifier(config)
-        case FlowConfig():
-            return Flow(config)
-        case AutoencoderConfig():
-            return Autoencoder(config)
+    """The model that a configuration describes, with initial weights."""
+    return MODELS[type(config)](config)
 
 
 def initialise(model: nn.Module) -> None:
-    """Matrices: deviation 1 / sqrt(fan-in), tables 0.02, biases zero; DeepMind's, with its truncation left out."""
+    """Matrices: std 1 / sqrt(fan-in), tables 0.02, biases zero; DeepMind's without its truncation."""
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)

@@ -1,4 +1,4 @@
-"""Optimizer and random state as named tensors, so that a resumed run continues bit for bit without a pickle.
+"""Optimizer state as named tensors, so that a resumed run continues bit for bit without a pickle.
 
 torch's own `optimizer.state_dict()` numbers the parameters and mixes tensors with Python values; here each tensor has
 the name of its parameter, and a model that does not fit is an error that says where.
@@ -42,7 +42,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensor
     state: dict[Tensor, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, entry = key.rpartition("/")
-        if name == "rng":
+        if name == "rng":                       # random states, in checkpoints of early versions
             continue
         if name not in parameters:
             raise ValueError(f"optimizer state {key} is for a parameter that this model lacks; {FITTING}")
@@ -68,24 +68,3 @@ def _named_parameters(optimizer: torch.optim.Optimizer,
             if parameter not in names:
                 raise ValueError(f"the optimizer's parameter of shape {tuple(parameter.shape)} is not in the model")
             yield names[parameter], parameter, group
-
-
-def rng_tensors() -> dict[str, Tensor]:
-    """torch's random states, for the optimizer file: "rng/cpu", and "rng/cuda:0", ... where CUDA is in use.
-
-    NumPy's and Python's are not needed: a batch is a pure function of the step.
-    """
-    states = {"rng/cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        states |= {f"rng/cuda:{i}": torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())}
-    return states
-
-
-def restore_rng(tensors: Mapping[str, Tensor]) -> None:
-    """Put back the "rng/..." entries of `tensors`; devices that this machine lacks are passed over."""
-    for key, value in tensors.items():
-        device = key.removeprefix("rng/")
-        if device == "cpu":
-            torch.set_rng_state(value.cpu())
-        elif key.startswith("rng/cuda:") and torch.device(device).index < torch.cuda.device_count():
-            torch.cuda.set_rng_state(value.cpu(), device)

@@ -1,30 +1,49 @@
-"""The training loop: batches in, a trained model and its checkpoints out.
+"""The training loop, for any model that has a loss: the agent, the Perceiver's tasks, data2vec and what is fine-tuned from it.
 
-Everything random in a step (stochastic depth, patch positions) is drawn from a seed made of (seed, step), and the batch is a
-pure function of the step too: a run that is stopped and resumed gives the same losses, bit for bit, as one that was not.
+    def loss(model, batch):                               # a scalar with gradient, and what else the log should show
+        logits = model(batch["images"])
+        return F.cross_entropy(logits.float(), batch["labels"]), {"accuracy": ...}
+
+    def batch_of(number):                                 # a pure function of the number; the loop moves tensors to the device
+        rows, rng = shuffled(len(images), 64, number, seed), stream(seed, "views", number)
+        return {"images": ..., "labels": ...}
+
+    with run_lock(run):
+        trainer = Trainer(model, loss, OptimizerConfig(learning_rate=1e-3), TrainingConfig(steps=2000, ema=0.999))
+        if checkpoint.checkpoints(run):
+            trainer.restore(checkpoint.load(run))
+        trainer.run(batch_of, run, {"config": ...}, {}, evaluate=lambda model: {"accuracy": ...}, on_report=bar)
+    trainer.final                                         # the model to use: averaged weights where there is an average
+
+Everything random in a step (dropout, stochastic depth, patch positions) is drawn from a seed made of (seed, step), and the
+batch is a pure function of its number: a run that is stopped and resumed gives the same losses, bit for bit, as one that was
+not. With a limit in minutes the learning rate follows the clock, and no two runs are the same.
 """
 
+import copy
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from .. import checkpoint
 from ..backbones.decoder import Decoder
 from ..hardware import Precision, autocast, keep_freed_memory, return_freed_memory
-from ..loss import target_losses, trained_targets
-from ..model import Model
 from .optimizer import OptimizerConfig, build_optimizer, learning_rate
 from .optimizer_state import flatten_optimizer, restore_optimizer
+
+Net = TypeVar("Net", bound=nn.Module)
+Batch = Mapping[str, Tensor]     # what most losses take; the loop itself passes on whatever `batch_of` gives
+PER_SOURCE, SHARE = "loss/", "share/"    # numbers named "loss/<source>": that source's loss; "share/<source>": its share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,173 +51,299 @@ class TrainingConfig:
     """Length, format and rhythm of a run."""
 
     steps: int = 1000            # optimiser steps
+    minutes: float = 0.0         # above 0: the run ends after so many at the latest, the learning rate annealed by then
     accumulate: int = 1          # batches per step; on a CPU a larger batch is faster than accumulating
     precision: Precision = "auto"
-    compile: bool = False        # torch.compile: 1.2 to 1.4 times faster after 20 to 45 seconds; needs a C++ compiler
+    compile: bool = False        # torch.compile of an agent's decoder: 1.2 to 1.4 times faster after 20 to 45 seconds
     seed: int = 0
+    ema: float = 0.0             # above 0: weights are averaged with this decay, and the average is what is saved and used
     log_every: int = 10          # steps per line of the log
+    evaluate_every: int = 200    # steps per measurement of held-out data
     save_every: int = 500        # steps per checkpoint
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "log_every", "save_every"):
+        for name in ("steps", "accumulate", "log_every", "evaluate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name}={getattr(self, name)} must be at least 1")
+        if self.minutes < 0 or not 0 <= self.ema < 1:
+            raise ValueError(f"training.minutes={self.minutes} must not be negative, and ema={self.ema} must be in [0, 1)")
 
 
-class Batch(Protocol):
-    """What the loop needs of a batch: Tokens (batch, seq) as NumPy arrays and the source of each row, int (batch,)."""
+class Mean(NamedTuple):
+    """A mean of which both parts are known, so that the means of several batches join into one."""
+
+    total: Any     # float or 0-d tensor
+    count: Any
 
     @property
-    def tokens(self) -> Any: ...
+    def value(self) -> float:
+        return float(self.total) / float(self.count)
 
-    @property
-    def source(self) -> Any: ...
+
+# The loss of a batch: a scalar with gradient (batches count the same), or a Mean over targets; and numbers for the log, each a
+# scalar or a Mean. The number "tokens" is added up over the run.
+LossFunction = Callable[[Net, Any], tuple[Tensor | Mean, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Report:
+class TrainingReport:
     """The log of the steps since the last report.
 
     Attributes:
-        step: optimiser steps done.
-        tokens: tokens seen since the first step.
-        loss: mean over the targets, in nats.
-        losses, shares: per source, mean loss (where it had targets) and share of the tokens.
-        tokens_per_second, learning_rate, gradient_norm: of the last stretch, or its last step.
+        step, steps: done, and to be expected in all (fewer than asked for where the clock ends the run).
+        loss, numbers: means over the stretch; numbers without a single count are left out.
+        evaluation: the latest held-out figures; empty before the first.
+        tokens: tokens seen since the first step; 0 where the loss counts none.
+        steps_per_second, tokens_per_second, learning_rate, gradient_norm: of the stretch, or its last step.
     """
 
     step: int
-    tokens: int
+    steps: int
     loss: float
-    losses: dict[str, float]
-    shares: dict[str, float]
+    numbers: Mapping[str, float]
+    evaluation: Mapping[str, float]
+    tokens: int
+    steps_per_second: float
     tokens_per_second: float
     learning_rate: float
     gradient_norm: float
 
 
-class Trainer:
+@dataclass
+class Sums:
+    """Loss and numbers, added up over batches or steps, on the CPU."""
+
+    loss: Mean = Mean(0.0, 0.0)
+    numbers: dict[str, Mean] = field(default_factory=dict)
+
+    def add(self, loss: Mean, numbers: Mapping[str, Any]) -> None:
+        """One more batch or step."""
+        self.loss = joined(self.loss, loss)
+        for name, number in numbers.items():
+            self.numbers[name] = joined(self.numbers.get(name, Mean(0.0, 0.0)), as_mean(number))
+
+    def sources(self, prefix: str, holds: Callable[[Mean], bool]) -> str:
+        """The sources whose number under `prefix` is such, in words for an error; empty where the loss names none."""
+        found = [name.removeprefix(prefix) for name, mean in self.numbers.items() if name.startswith(prefix) and holds(mean)]
+        return f" (sources: {', '.join(found)})" if found else ""
+
+
+def as_mean(number: Any) -> Mean:
+    """A scalar is the mean of one."""
+    return number if isinstance(number, Mean) else Mean(number, 1)
+
+
+def joined(one: Mean, other: Mean) -> Mean:
+    """The mean over both."""
+    return Mean(one.total + float(other.total), one.count + float(other.count))
+
+
+class Trainer(Generic[Net]):
     """One model, its optimiser and the step it has reached."""
 
-    def __init__(self, model: Model, optimizer: OptimizerConfig, config: TrainingConfig, sources: list[str]) -> None:
-        """sources: names in the order of the numbers in `Batch.source`."""
+    def __init__(self, model: Net, loss: LossFunction[Net], optimizer: OptimizerConfig, config: TrainingConfig,
+                 after_step: Callable[[], None] = lambda: None) -> None:
+        """after_step: called when the weights have changed, such as data2vec's `update_teacher`."""
         keep_freed_memory()
-        self.model, self.config, self.optimizer_config, self.sources = model, config, optimizer, sources
+        self.model, self.loss, self.optimizer_config, self.config, self.after_step = model, loss, optimizer, config, after_step
         self.device = next(model.parameters()).device
         self.optimizer = build_optimizer(model, optimizer)
+        self.mean = copy.deepcopy(model).requires_grad_(False) if config.ema else None
         self.step, self.tokens = 0, 0
+        self.seconds, self.core_seconds = 0.0, 0.0           # core_seconds: of work; the clock also counts waiting
+        self.evaluation: Mapping[str, float] = {}
         if config.compile:
-            if not isinstance(model.backbone, Decoder):
-                raise ValueError(f"training.compile=true works with the backbone decoder, not {model.config.backbone.kind}")
-            model.backbone.compile_blocks()
+            compile_model(model)
 
-    def train_step(self, batches: list[Batch]) -> tuple[Tensor, Tensor, float]:
+    @property
+    def final(self) -> Net:
+        """The model to use, in evaluation mode."""
+        return (self.model if self.mean is None else self.mean).eval()
+
+    @property
+    def steps(self) -> int:
+        """Steps that the run will have: as asked for, or what its speed so far lets the clock allow."""
+        passed = self.seconds / (60 * self.config.minutes) if self.config.minutes else 0.0
+        return min(self.config.steps, math.ceil(self.step / passed)) if passed else self.config.steps
+
+    @property
+    def ended(self) -> bool:
+        """Whether the steps are done or the time is up."""
+        return self.step >= self.config.steps or 0 < 60 * self.config.minutes <= self.seconds
+
+    def train_step(self, batches: Sequence[Any]) -> tuple[Sums, float]:
         """One optimiser step over `accumulate` batches.
 
         Returns:
-            losses and counts of targets per source, float (n_sources,) each, and the gradient norm before clipping.
+            loss and numbers, and the gradient norm before clipping.
         Raises:
             FloatingPointError: loss or gradient is not finite; the weights are as before the step.
+            ValueError: there is no target in any of the batches; the weights are as before the step.
         """
-        config, device = self.config, self.device
-        torch.manual_seed(config.seed * 1_000_003 + self.step)
+        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.optimizer_config, self.step, config.steps)
+            group["lr"] = learning_rate(self.optimizer_config, self.step, self.steps)
         self.model.train()
-        sums, counts = torch.zeros(2, len(self.sources), device=device).unbind()
-        read = [batch.tokens.to_torch(device) for batch in batches]
-        targets = [trained_targets(self.model, tokens) for tokens in read]
-        total = max(1, sum(int(drawn.sum()) for drawn in targets))
-        for batch, tokens, drawn in zip(batches, read, targets, strict=True):
-            source = torch.as_tensor(batch.source, device=device)
-            with autocast(device, config.precision):
-                losses, rows = target_losses(self.model, tokens, drawn)
-            (losses.sum() / total).backward()
-            sums.index_add_(0, source[rows], losses.detach())
-            counts.index_add_(0, source[rows], torch.ones_like(losses))
-            self.tokens += tokens.ids.numel()
-        if not sums.isfinite().all():
-            self.refuse("loss", [self.sources[i] for i in (~sums.isfinite()).nonzero()[:, 0].tolist()])
-        clip = self.optimizer_config.clip or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip))
+        losses, numbers = zip(*(self.backward(batch, alone=len(batches) == 1) for batch in batches), strict=True)
+        sums = Sums()
+        for loss, more in zip(losses, numbers, strict=True):
+            sums.add(loss, more)
+        self.check_loss(sums)
+        if len(batches) > 1:
+            torch._foreach_mul_([p.grad for p in self.model.parameters() if p.grad is not None], 1 / sums.loss.count)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.optimizer_config.clip or math.inf))
         if not math.isfinite(norm):
-            self.refuse("gradient", [self.sources[i] for i in counts.nonzero()[:, 0].tolist()])
+            self.refuse("gradient", sums.sources(PER_SOURCE, lambda loss: loss.count > 0))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return sums, counts, norm
+        if "tokens" in sums.numbers:
+            self.tokens += int(sums.numbers.pop("tokens").total)
+        self.average()
+        self.after_step()
+        return sums, norm
 
-    def refuse(self, what: str, sources: list[str]) -> None:
+    def backward(self, batch: Any, alone: bool) -> tuple[Mean, Mapping[str, Any]]:
+        """Loss and numbers of one batch, whose gradient is added: that of the mean, or of the sum if there are others."""
+        if isinstance(batch, Mapping):
+            batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        with autocast(self.device, self.config.precision):
+            given, numbers = self.loss(self.model, batch)
+        loss = as_mean(given)
+        (loss.total / max(1, loss.count) if alone else loss.total).backward()
+        return Mean(loss.total.detach(), loss.count), numbers
+
+    def check_loss(self, sums: Sums) -> None:
+        """Stop before a step that would ruin the weights, or that learns nothing."""
+        if not sums.loss.count:
+            self.optimizer.zero_grad(set_to_none=True)
+            where = sums.sources(SHARE, lambda share: share.total > 0)
+            raise ValueError(f"step {self.step} has no target in any row{where} and would learn nothing; lengthen the context, "
+                             "or look at the data")
+        if not math.isfinite(sums.loss.total):
+            self.refuse("loss", sums.sources(PER_SOURCE, lambda loss: not math.isfinite(loss.total)))
+
+    def refuse(self, what: str, sources: str) -> None:
         """Stop before a step that would ruin every weight."""
         self.optimizer.zero_grad(set_to_none=True)
-        raise FloatingPointError(f"the {what} of step {self.step} is not finite (sources: {', '.join(sources)}); the weights "
-                                 "are untouched. Lower optimizer.learning_rate or look at the data of this step")
+        raise FloatingPointError(f"the {what} of step {self.step} is not finite{sources}; the weights are untouched. Lower "
+                                 "optimizer.learning_rate or look at the data of this step")
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Move the mean towards the weights, quickly at first: the first weights are random."""
+        if self.mean is None:
+            return
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.mean.parameters()), list(self.model.parameters()), 1 - decay)
+        for mean, now in zip(self.mean.buffers(), self.model.buffers(), strict=True):
+            mean.copy_(now)
 
     def save(self, run: Path, documents: Mapping[str, Any], files: Mapping[str, bytes]) -> Path:
-        """Checkpoint of everything that the next step depends on; documents and files go in as they are."""
-        state = {"step": self.step, "tokens": self.tokens}
-        tensors = {"model": self.model.state_dict(),
-                   "optimizer": flatten_optimizer(self.optimizer, self.model)}
+        """Checkpoint of everything that the next step depends on; "model" has the weights to use."""
+        state = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "core_seconds": self.core_seconds,
+                 "evaluation": dict(self.evaluation)}
+        tensors = {"model": self.final.state_dict(), "optimizer": flatten_optimizer(self.optimizer, self.model)}
+        if self.mean is not None:
+            tensors["training"] = self.model.state_dict()
         return checkpoint.save(run, self.step, tensors=tensors, documents={**documents, "state": state}, files=files)
 
-    def restore(self, saved: "checkpoint.Checkpoint") -> None:
-        """Continue where `saved` stopped."""
-        self.model.load_state_dict(saved.tensors["model"])
-        restore_optimizer(self.optimizer, self.model, saved.tensors["optimizer"])
-        self.step, self.tokens = saved.documents["state"]["step"], saved.documents["state"]["tokens"]
+    def restore(self, saved: checkpoint.Checkpoint) -> None:
+        """Continue where `saved` stopped.
 
-    def run(self, batches: Iterator[Batch], run: Path, documents: Mapping[str, Any], files: Mapping[str, bytes],
-            on_report: Callable[[Report], None] = lambda report: None) -> None:
-        """Train to the last step; TensorBoard in `run`/tensorboard, checkpoints in `run`/checkpoints.
+        Raises:
+            ValueError: it was saved by a run with another `ema` choice.
+        """
+        if ("training" in saved.tensors) != (self.mean is not None):
+            raise ValueError(f"{saved.path} was trained {'with' if 'training' in saved.tensors else 'without'} averaged "
+                             "weights; continue it in the same way or start a new run")
+        self.model.load_state_dict(saved.tensors.get("training", saved.tensors["model"]))
+        if self.mean is not None:
+            self.mean.load_state_dict(saved.tensors["model"])
+        restore_optimizer(self.optimizer, self.model, saved.tensors["optimizer"])
+        state = {"tokens": 0, "seconds": 0.0, "core_seconds": 0.0, "evaluation": {}} | saved.documents["state"]
+        self.step, self.tokens, self.evaluation = state["step"], state["tokens"], state["evaluation"]
+        self.seconds, self.core_seconds = state["seconds"], state["core_seconds"]
+
+    def run(self, batch_of: Callable[[int], Any], run: Path, documents: Mapping[str, Any], files: Mapping[str, bytes], *,
+            evaluate: Callable[[Net], Mapping[str, float]] | None = None,
+            on_report: Callable[[TrainingReport], None] = lambda report: None) -> None:
+        """Train to the end; TensorBoard in `run`/tensorboard, checkpoints in `run`/checkpoints.
 
         Args:
-            batches: starts with the first batch of the trainer's current step.
-            documents, files: see `save`.
-            on_report: called every `log_every` steps and after the last one.
+            batch_of: the batch of a number; step s takes those from s * accumulate on.
+            documents, files: go into the checkpoints as they are.
+            evaluate: held-out figures of `final`, every `evaluate_every` steps and at the end; runs without gradient.
+            on_report: called every `log_every` steps, after evaluations and at the end.
         Raises:
             KeyboardInterrupt: on Ctrl-C or SIGTERM, after the step under way has been finished and saved.
         """
         config = self.config
-        writer = SummaryWriter(str(run / "tensorboard"), purge_step=self.step + 1)
-        sums, counts, row_tokens = torch.zeros(3, len(self.sources), dtype=torch.float64).unbind()
-        started, tokens_before = time.perf_counter(), self.tokens
-        with interruptible() as interrupted, writer:
-            while self.step < config.steps:
-                stretch = [next(batches) for _ in range(config.accumulate)]
-                step_sums, step_counts, norm = self.train_step(stretch)
-                sums += step_sums.cpu()
-                counts += step_counts.cpu()
-                for batch in stretch:
-                    row_tokens += torch.bincount(torch.as_tensor(batch.source).long(), minlength=len(self.sources))
-                last = self.step == config.steps
-                if self.step % config.log_every == 0 or last:
-                    now = time.perf_counter()
-                    report = self.report(sums, counts, row_tokens, (self.tokens - tokens_before) / (now - started), norm)
+        stretch = _Stretch(self.step, self.tokens)
+        clock, work = time.perf_counter() - self.seconds, time.process_time() - self.core_seconds
+        with interruptible() as interrupted, SummaryWriter(str(run / "tensorboard"), purge_step=self.step + 1) as writer:
+            while not self.ended:
+                first = self.step * config.accumulate
+                sums, norm = self.train_step([batch_of(number) for number in range(first, first + config.accumulate)])
+                stretch.sums.add(sums.loss, sums.numbers)
+                self.seconds, self.core_seconds = time.perf_counter() - clock, time.process_time() - work
+                last = self.ended
+                if measured := evaluate is not None and (self.step % config.evaluate_every == 0 or last):
+                    with torch.inference_mode(), autocast(self.device, config.precision):
+                        self.evaluation = evaluate(self.final)
+                if self.step % config.log_every == 0 or measured or last:
+                    report = self.report(stretch, norm)
                     log(writer, report)
                     on_report(report)
-                    for total in (sums, counts, row_tokens):
-                        total.zero_()
-                    started, tokens_before = time.perf_counter(), self.tokens
-                if self.step % config.save_every == 0 or last or interrupted.is_set():
+                    stretch = _Stretch(self.step, self.tokens)
+                stopped = interrupted.is_set()      # read once: what comes later is for the next step
+                if self.step % config.save_every == 0 or last or stopped:
                     self.save(run, documents, files)
                     return_freed_memory()
-                if interrupted.is_set() and not last:
+                if stopped and not last:
                     raise KeyboardInterrupt
 
-    def report(self, sums: Tensor, counts: Tensor, rows: Tensor, tokens_per_second: float, norm: float) -> Report:
-        """Means of a stretch of steps; see Report."""
-        per_source = {name: float(s / c) for name, s, c in zip(self.sources, sums, counts, strict=True) if c}
-        shares = {name: float(r / rows.sum()) for name, r in zip(self.sources, rows, strict=True)}
-        return Report(self.step, self.tokens, float(sums.sum() / counts.sum().clamp(min=1)), per_source, shares,
-                      tokens_per_second, self.optimizer.param_groups[0]["lr"], norm)
+    def report(self, stretch: "_Stretch", norm: float) -> TrainingReport:
+        """Means of a stretch of steps."""
+        seconds, sums = time.perf_counter() - stretch.began, stretch.sums
+        return TrainingReport(
+            self.step, self.steps, sums.loss.value, {name: mean.value for name, mean in sums.numbers.items() if mean.count},
+            self.evaluation, self.tokens, (self.step - stretch.step) / seconds, (self.tokens - stretch.tokens) / seconds,
+            self.optimizer.param_groups[0]["lr"], norm)
 
 
-def log(writer: SummaryWriter, report: Report) -> None:
+@dataclass
+class _Stretch:
+    """What has been added up since the last report, at `step` and `tokens`."""
+
+    step: int
+    tokens: int
+    sums: Sums = field(default_factory=Sums)
+    began: float = field(default_factory=time.perf_counter)
+
+
+def compile_model(model: nn.Module) -> None:
+    """torch.compile in place, block by block, of an agent's decoder.
+
+    Raises:
+        ValueError: another model, whose shapes change from batch to batch: compiling would take longer than it saves.
+    """
+    backbone = getattr(model, "backbone", model)
+    if not isinstance(backbone, Decoder):
+        kind = getattr(getattr(backbone, "config", None), "kind", type(model).__name__)
+        raise ValueError(f"training.compile=true works with the backbone decoder, not {kind}")
+    backbone.compile_blocks()
+
+
+def log(writer: SummaryWriter, report: TrainingReport) -> None:
     """Write a report to TensorBoard."""
-    scalars = {"loss/all": report.loss, "speed/tokens_per_second": report.tokens_per_second, "tokens": report.tokens,
+    has_sources = any(name.startswith(PER_SOURCE) for name in report.numbers)
+    scalars = {"loss/all" if has_sources else "loss/train": report.loss,
                "optimizer/learning_rate": report.learning_rate, "optimizer/gradient_norm": report.gradient_norm}
-    scalars |= {f"loss/{name}": loss for name, loss in report.losses.items()}
-    scalars |= {f"share/{name}": share for name, share in report.shares.items()}
+    scalars |= ({"speed/tokens_per_second": report.tokens_per_second, "tokens": report.tokens} if report.tokens
+                else {"speed/steps_per_second": report.steps_per_second})
+    scalars |= {name if "/" in name else f"train/{name}": number for name, number in report.numbers.items()}
+    scalars |= {f"held_out/{name}": number for name, number in report.evaluation.items()}
     for name, value in scalars.items():
         writer.add_scalar(name, value, report.step)
     writer.flush()

@@ -1,4 +1,4 @@
-"""COCO captions and VQAv2 questions as records: the same objects that a line of JSON Lines holds.
+"""COCO captions, VQAv2 questions and SQuAD as records: the same objects that a line of JSON Lines holds.
 
     COCO captions (Chen et al., arXiv:1504.00325)
         {"images": [{"id": 7, "file_name": "7.jpg"}], "annotations": [{"image_id": 7, "caption": "a cat"}]}
@@ -8,6 +8,12 @@
         {"data_subtype": "val2014", "questions": [{"image_id": 7, "question": "what?", "question_id": 70}]}
         {"annotations": [{"question_id": 70, "answers": [{"answer": "cat"}, ...]}]}
         -> {"image": "COCO_val2014_000000000007.jpg", "question": "what?", "answers": ["cat", ...], "question_id": 70}
+
+    SQuAD (Rajpurkar et al., arXiv:1606.05250 and 1806.03822)
+        {"data": [{"paragraphs": [{"context": "...", "qas": [{"id": "5", "question": "who?", "answers": [{"text": "Ada"}]}]}]}]}
+        -> {"context": "...", "question": "who?", "answers": {"text": ["Ada"]}, "id": "5"}
+
+Ids that are text in one place and numbers in another are the same.
 """
 
 from collections.abc import Mapping
@@ -17,23 +23,39 @@ Entries: TypeAlias = list[tuple[str, dict[str, Any]]]   # (place to name in erro
 
 
 def coco_entries(content: Mapping[str, Any]) -> Entries:
-    """One record per image that has captions; for captions whose image is not listed, `image` is None."""
-    names = {image["id"]: image["file_name"] for image in content["images"]}
-    captions: dict[Any, list[str]] = {}
+    """One record per image that has captions.
+
+    Raises:
+        ValueError: captions of an image that is not listed.
+    """
+    names = {str(image["id"]): image["file_name"] for image in content["images"]}
+    captions: dict[str, list[str]] = {}
+    ids: dict[str, Any] = {}
     for annotation in content["annotations"]:
-        captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
-    return [(f"image id {key}", {"image": names.get(key), "captions": said, "image_id": key})
+        key = str(annotation["image_id"])
+        captions.setdefault(key, []).append(annotation["caption"])
+        ids.setdefault(key, annotation["image_id"])
+    if lost := captions.keys() - names.keys():
+        raise ValueError(f"{len(lost)} images with captions are not among its images, such as the id {min(lost)}")
+    return [(f"image id {key}", {"image": names[key], "captions": said, "image_id": ids[key]})
             for key, said in captions.items()]
 
 
 def vqa_entries(questions: Mapping[str, Any], annotations: Mapping[str, Any]) -> Entries:
     """One record per question; for one that nobody answered, `answers` is empty."""
-    answers = {a["question_id"]: [answer["answer"] for answer in a["answers"]] for a in annotations["annotations"]}
+    answers = {str(a["question_id"]): [answer["answer"] for answer in a["answers"]] for a in annotations["annotations"]}
     subset = questions.get("data_subtype")
     entries = []
     for question in questions["questions"]:
         key = question["question_id"]
-        image = question.get("image") or f"COCO_{subset}_{question['image_id']:012d}.jpg"
+        image = question.get("image") or f"COCO_{subset}_{int(question['image_id']):012d}.jpg"
         entries.append((f"question id {key}", {"image": image, "question": question["question"],
-                                               "answers": answers.get(key, []), "question_id": key}))
+                                               "answers": answers.get(str(key), []), "question_id": key}))
     return entries
+
+
+def squad_entries(content: Mapping[str, Any]) -> Entries:
+    """One record per question; see dialogues.py for those that the text does not answer."""
+    return [(f"question id {asked['id']}", {"context": paragraph["context"], "question": asked["question"], "id": asked["id"],
+                                            "answers": {"text": [answer["text"] for answer in asked["answers"]]}})
+            for article in content["data"] for paragraph in article["paragraphs"] for asked in paragraph["qas"]]

@@ -5,7 +5,8 @@
     next_observations     in some files; else the final observation of an episode is unknown, see importing.py
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ...tokenizers.episode import Episode
-from .importing import Foreign, Spaces, fitted_episode, guessed_space, reading, task_values
+from .importing import Foreign, Spaces, finite_range, fitted_episode, guessed_space, reading, task_values
 
 NEEDED = ("observations", "actions", "rewards", "terminals", "timeouts")
 
@@ -49,32 +50,42 @@ def read_d4rl(path: Path, name: str | None = None, both: Spaces | None = None) -
     name = name or path.stem
     unknown = ["seed", *([] if "next_observations" in found else ["final_observation"])]
     task = task_values(name, both, format="d4rl", file=path.name, unknown=unknown)
-    return Foreign(task=task, episodes=_episodes(path, name, both, found, ends), total=len(ends))
+    return Foreign(task=task, readers=_episodes(path, name, both, found, ends), total=len(ends))
 
 
 def episode_ends(terminals: np.ndarray, timeouts: np.ndarray) -> np.ndarray:
     """Row after each episode's last one; rows after the last marked end are an episode that was cut off."""
     last = np.flatnonzero(terminals | timeouts.astype(bool)) + 1
-    return last if len(last) and last[-1] == len(terminals) else np.append(last, len(terminals))
+    return last if not len(terminals) or (len(last) and last[-1] == len(terminals)) else np.append(last, len(terminals))
 
 
 def array_space(values: Any, acted: bool = False) -> spaces.Space[Any]:
     """The space of an array (N, ...) of the file; only actions and whole numbers are worth reading for it."""
     if values.dtype.kind == "f" and not acted:
-        return guessed_space(values.dtype, values.shape[1:], -np.inf, np.inf)
-    array = values[()]
-    return guessed_space(array.dtype, array.shape[1:], array.min(initial=0), array.max(initial=0))
+        return guessed_space(full_floats(np.zeros(0, values.dtype)).dtype, values.shape[1:], -np.inf, np.inf)
+    array = full_floats(values[()])
+    low, high = finite_range(array)
+    return guessed_space(array.dtype, array.shape[1:], min(low, 0), max(high, 0))
 
 
-def _episodes(path: Path, name: str, both: Spaces, arrays: dict[str, Any], ends: np.ndarray) -> Iterator[Episode]:
+def full_floats(values: np.ndarray) -> np.ndarray:
+    """Half floats as float32: no space of ours has them."""
+    return values.astype(np.float32) if values.dtype == np.float16 else values
+
+
+def _episodes(path: Path, name: str, both: Spaces, arrays: dict[str, Any], ends: np.ndarray
+              ) -> Iterator[Callable[[], Episode]]:
     for number, (start, stop) in enumerate(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)):
-        where = f"{path}, rows [{start}, {stop})"
-        with reading(where):
-            part = {key: values[start:stop] for key, values in arrays.items()}
-            observations = part["observations"]
-            if "next_observations" in part:
-                observations = np.concatenate([observations, part["next_observations"][-1:]])
-            terminated = bool(part["terminals"].reshape(-1)[-1])
-            yield fitted_episode(where, both, task=name, seed=number, observations={"": observations},
-                                 actions={"": part["actions"]}, rewards=part["rewards"].reshape(-1), terminated=terminated,
-                                 truncated=not terminated)
+        yield partial(_episode, f"{path}, rows [{start}, {stop})", name, both, arrays, number, start, stop)
+
+
+def _episode(where: str, name: str, both: Spaces, arrays: dict[str, Any], number: int, start: int, stop: int) -> Episode:
+    with reading(where):
+        part = {key: full_floats(values[start:stop]) for key, values in arrays.items()}
+        observations = part["observations"]
+        if "next_observations" in part:
+            observations = np.concatenate([observations, part["next_observations"][-1:]])
+        terminated = bool(part["terminals"].reshape(-1)[-1])
+        return fitted_episode(where, both, task=name, seed=number, observations={"": observations},
+                              actions={"": part["actions"]}, rewards=part["rewards"].reshape(-1), terminated=terminated,
+                              truncated=not terminated)

@@ -1,120 +1,410 @@
-"""Shapes of a dialogue in JSON, all read as messages (role, content):
+"""The dialects in which people write dialogues, all read as messages: DIALECTS is the table, one small function each.
 
-    messages    {"messages": [{"role": "user", "content": "..."}, ...]}, as OpenAI and Hugging Face write them
-    turns       {"turns": [{"role": "user", "text": "..."}, ...]} or {"turns": ["...", "..."]}
-    Alpaca      {"instruction": "...", "input": "...", "output": "..."} (Taori et al., 2023)
-    questions   {"question": "...", "answer": "..."}, with "image" about a picture; "statement" asks for true or false;
-                of several "answers" the one given most often is said
-    sounds      a question with "audio" or "file"; or no question but what is to be heard, under one of the keys of
-                HEARD: {"file": "7_theo_3.flac", "digit": 7} asks which digit is spoken, and the answer is "seven"
+    messages           {"messages": [{"role": "user", "content": "..."}, ...]}, as OpenAI and Hugging Face write them: content
+                       may be a list of texts, pictures (image, image_url) and sounds (audio, input_audio); "weight": 0 is no
+                       target
+    ShareGPT, LLaVA    {"conversations": [{"from": "human", "value": "..."}, ...], "image": "a.png", "system": "..."}
+    turns              {"turns": [{"role": "user", "text": "..."}, ...]} or {"turns": ["...", "..."]}, which alternate
+    instruction        {"instruction": ..., "input" or "context": ..., "output" or "response": ...}, perhaps with
+                       "system" and "history": Alpaca (Taori et al., 2023) and Dolly
+    prompt             {"prompt": ..., "completion" or "response": ...}; texts, or lists of messages
+    choices            {"question": ..., "choices" or "options": [...], "answer": "B", 1 or the text}; the reply is the letter
+    question           {"question": ..., "answer" or "answers": ..., "context": ...}, SQuAD's among them: of several answers the
+                       one given most often is said, of none "unanswerable"; "statement" asks for true or false
+    sounds             no question but what is to be heard, under one of the keys of HEARD: "file" and "digit": 7
+                       ask which digit is spoken, and the answer is "seven"
 
-Whatever a text says, it is text: markers are ids of their own, see tokenizers/document.py.
+With each may stand "image", "images", "audio", or "file" with a picture's or sound's name. They take the places that the texts
+mark with <image> or <audio>, or come first. Who speaks is told by the names of the roles, never by the turn; only two speakers
+that differ by a number (agent_1 and agent_2) are equals, and the first one is the user. A field that belongs to a dialogue and
+has no place in its dialect is refused, not dropped. Whatever a text says, it is text: markers are ids of their own, see
+tokenizers/document.py.
 """
 
+import re
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, TypeAlias
 
 from ...tokenizers.document import ROLES
-from ..sounds import SUFFIXES
+from ..images import SUFFIXES as PICTURES
+from ..sounds import SUFFIXES as SOUNDS
 from ..synthetic_captions import NUMBERS
 
-SHAPES = ("messages", "turns", "instruction", "question", "statement")   # the key that tells the shape
+Messages: TypeAlias = list[dict[str, Any]]
+
+NAMES = {"user": "user", "human": "user", "prompter": "user", "assistant": "assistant", "gpt": "assistant", "bot": "assistant",
+         "ai": "assistant", "model": "assistant", "chatgpt": "assistant", "chatbot": "assistant", "bing": "assistant",
+         "bard": "assistant", "system": "system", "developer": "system"}      # lower case -> role
 HEARD = {"caption": "what do you hear?", "digit": "which digit is spoken?", "label": "what do you hear?",
          "text": "what is said?"}                                        # what a sound's record knows -> what is asked
+SYSTEM, INPUTS = ("system", "system_prompt"), ("input", "context", "passage")
+REPLIES, CHOICES = ("output", "response", "completion"), ("choices", "options")
+ANSWERS = ("answer", "answers", "answerKey", "answer_idx")
+MEDIA = {"image": PICTURES, "audio": SOUNDS}                             # kind of an entry -> how its files end
+NAMING = {"file", *MEDIA, *(f"{kind}s" for kind in MEDIA)}               # keys beside the texts that name files
+# What belongs to a dialogue: where a dialect has no place for it, it must not be dropped silently.
+CONTENT = {*SYSTEM, *INPUTS, *REPLIES, *CHOICES, *ANSWERS, "messages", "conversations", "turns", "instruction", "prompt",
+           "question", "statement", "history", "tools", "functions", "chosen", "rejected", "hint", "lecture", "premise",
+           "hypothesis", "rationale", "explanation", "solution"}
+UNLEARNT = ("tool_calls", "function_call", "reasoning_content", "thinking")   # of a message
+SPECIAL = {*UNLEARNT, "weight"}
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A way to write a dialogue.
+
+    Attributes:
+        name: as people call it.
+        keys: it is this one where all of them are there; a tuple among them is a choice.
+        uses: further keys that its messages come from.
+        read: makes the messages.
+    """
+
+    name: str
+    keys: tuple[str | tuple[str, ...], ...]
+    uses: tuple[str, ...]
+    read: Callable[[Mapping[str, Any]], Messages]
+
+    def fits(self, found: Collection[str]) -> bool:
+        """Whether a record with these keys is written so."""
+        return all(any(key in found for key in ((keys,) if isinstance(keys, str) else keys)) for keys in self.keys)
+
+    @cached_property
+    def used(self) -> frozenset[str]:
+        """All keys that its messages come from."""
+        return frozenset(key for keys in (*self.keys, self.uses) for key in ((keys,) if isinstance(keys, str) else keys))
+
+
+def dialect_of(value: Mapping[str, Any]) -> Dialect | None:
+    """The first dialect that a record fits; None where it is no dialogue."""
+    return _by_keys(tuple(value))[0] or (SOUND if sound_of(value) is not None else None)
+
+
+@lru_cache(maxsize=1024)      # the records of a file have much the same keys
+def _by_keys(keys: tuple[str, ...]) -> tuple[Dialect | None, tuple[str, ...]]:
+    """The dialect of records with these keys, and those of CONTENT that it has no place for."""
+    dialect = next((dialect for dialect in DIALECTS if dialect.fits(keys)), None)
+    return dialect, () if dialect is None else tuple(sorted(CONTENT & set(keys) - dialect.used))
 
 
 def is_dialogue(value: Mapping[str, Any]) -> bool:
-    """Whether a record has one of the shapes."""
-    return any(shape in value for shape in SHAPES) or sound_of(value) is not None
+    """Whether a record is written in one of the dialects."""
+    return dialect_of(value) is not None
 
 
 def sound_of(value: Mapping[str, Any]) -> Any:
     """The sound that a record is about: what stands under "audio", or a "file" whose name says that it is one."""
-    file = value.get("file")
-    return value.get("audio", file if isinstance(file, str) and file.lower().endswith(SUFFIXES) else None)
+    return value.get("audio", _file(value, SOUNDS))
 
 
-def messages_of(value: Mapping[str, Any]) -> Any:
-    """The messages of a record; what stands in "messages" is given as it is.
+def messages_of(value: Mapping[str, Any]) -> Messages:
+    """The messages of a record: roles are those of tokenizers.document, pictures and sounds stand where they belong.
 
     Raises:
-        ValueError: none of the shapes, or one that is not complete.
+        ValueError: none of the dialects, or a record that is not complete; a field that would be dropped.
     """
-    match next((shape for shape in SHAPES if shape in value), None):
-        case "messages":
-            return value["messages"]
-        case "turns":
-            return _turns(value["turns"])
-        case "instruction":
-            asked = [value["instruction"], *(["\n\n", value["input"]] if value.get("input") else [])]
-            return _exchange([{"type": "text", "text": part} for part in asked], value.get("output"))
-        case "question" | "statement" as shape:
-            if isinstance(value[shape], str) and not value[shape].strip():
-                raise ValueError(f"the {shape} is empty")
-            shown = [{"type": "image", "image": value["image"]}] if "image" in value else []
-            return _exchange([*shown, *_heard(value), {"type": "text", "text": value[shape]}], _answer(value))
-        case None if sound_of(value) is not None:
-            question, answer = _about_sound(value)
-            return _exchange([*_heard(value), {"type": "text", "text": question}], answer)
-    raise ValueError(f"a dialogue needs one of {', '.join(SHAPES)}; this has {', '.join(value) or 'nothing'}")
+    dialect = dialect_of(value)
+    if dialect is None:
+        raise ValueError("a dialogue needs one of messages, turns, conversations, instruction, question, statement, prompt; "
+                         f"this has {', '.join(map(str, value)) or 'nothing'}")
+    messages = dialect.read(value)
+    if dialect is not SOUND and (homeless := _by_keys(tuple(value))[1]):
+        said = "\0".join(text for message in messages for text in _texts(message))
+        for key in homeless:
+            dropped = value[key]
+            if dropped not in (None, "", [], {}) and not (isinstance(dropped, str) and dropped in said):
+                raise ValueError(f"the field {key!r} would be dropped: {dialect.name} is read from "
+                                 f"{', '.join(sorted(dialect.used & value.keys()))}; use, rename or remove it")
+    for kind in () if NAMING.isdisjoint(value) else ("audio", "image"):
+        if names := _named(value, kind):
+            messages = _placed(messages, kind, names)
+    return messages
 
 
 def extra_of(value: Mapping[str, Any]) -> dict[str, Any]:
     """What stands in a record beside the dialogue: several answers stay, they are what an answer is scored by."""
-    said = {*SHAPES, "input", "output", "answer"}
-    if "turns" not in value and "messages" not in value:
-        said |= {"image"} if sound_of(value) is None else {"image", "audio", "file"}
+    dialect = dialect_of(value)
+    said = (set() if dialect is None else dialect.used) - {"answers"} | {"image", "images", "audio"}
+    said |= {"file"} if _file(value, (*PICTURES, *SOUNDS)) else set()
     return {key: inner for key, inner in value.items() if key not in said}
 
 
-def _exchange(content: list[dict[str, Any]], reply: Any) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": content}, {"role": "assistant", "content": reply}]
+# ---- dialects --------------------------------------------------------------------------------------------------------------
+
+def _chat(*keys: str) -> Callable[[Mapping[str, Any]], Messages]:
+    """Reads the list of messages under the first of `keys` that is there."""
+    def read(value: Mapping[str, Any]) -> Messages:
+        key = next(key for key in keys if key in value)
+        return [*_system(value), *chat(value[key], key)]
+    return read
 
 
-def _heard(value: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The sound of a record as an entry of a message."""
-    return [] if (sound := sound_of(value)) is None else [{"type": "audio", "audio": sound}]
+def chat(turns: Any, key: str) -> Messages:
+    """A list of turns as messages: roles by their names; unnamed turns of "turns" and the like alternate.
+
+    Raises:
+        ValueError: another kind of list, a role that is not known, what cannot be learnt from.
+    """
+    if not isinstance(turns, list) or not turns:
+        what = "message" if key == "messages" else "turn"
+        raise ValueError(f"{key} must be a list of at least one {what}, got {type(turns).__name__}")
+    if key != "messages" and all(isinstance(turn, str) for turn in turns):
+        return [{"role": ROLES[number % 2], "content": turn} for number, turn in enumerate(turns)]
+    if key != "messages" and any(isinstance(turn, str) for turn in turns):
+        raise ValueError(f'{key} must all be strings, or all objects {{"role": ..., "text": ...}}')
+    names = [turn.get("role") or turn.get("from") if isinstance(turn, dict) else None for turn in turns]
+    roles = _roles(tuple(dict.fromkeys(name for name in names if isinstance(name, str))))
+    messages = []
+    for number, (turn, name) in enumerate(zip(turns, names, strict=True)):
+        role = roles.get(name) if isinstance(name, str) else None
+        if role is None:
+            raise ValueError(f"message {number} must be an object whose role is one of {', '.join(ROLES)}, or another name of "
+                             f"these ({', '.join(name for name in NAMES if name not in ROLES)}); got {name!r}")
+        if SPECIAL.isdisjoint(turn) and isinstance(content := turn.get("content", turn.get("text", turn.get("value"))), str):
+            messages.append(turn if role == turn.get("role") and "content" in turn else {"role": role, "content": content})
+            continue
+        if found := next((key for key in UNLEARNT if turn.get(key)), None):
+            raise ValueError(f"message {number} has {found!r}, which would not be learnt; leave it out or write it into the "
+                             f"content")
+        content = _content(_first(turn, ("content", "text", "value")), number)
+        told = turn if "content" in turn and "role" in turn else {"weight": turn["weight"]} if "weight" in turn else {}
+        messages.append({**told, "role": role, "content": content})
+        weight = turn.get("weight")
+        if weight is not None and weight not in (0, 1):
+            raise ValueError(f"message {number}: weight must be 0 or 1, got {weight!r}")
+    return messages
 
 
-def _about_sound(value: Mapping[str, Any]) -> tuple[str, Any]:
+def _instruction(value: Mapping[str, Any]) -> Messages:
+    given = _one(value, INPUTS)
+    asked = [value["instruction"], *(["\n\n", given] if given else [])]
+    history = value.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in history):
+        raise ValueError("history must be a list of pairs [question, answer]")
+    before = [message for pair in history for message in (
+        {"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]})]
+    return [*_system(value), *before, *_exchange(asked, _one(value, REPLIES))]
+
+
+def _prompt(value: Mapping[str, Any]) -> Messages:
+    prompt, reply = value["prompt"], _one(value, REPLIES)
+    messages = chat(prompt, "messages") if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+    reply = chat(reply, "messages") if isinstance(reply, list) else [{"role": "assistant", "content": reply}]
+    return [*_system(value), *messages, *reply]
+
+
+def _question(value: Mapping[str, Any]) -> Messages:
+    shape = "question" if "question" in value else "statement"
+    if isinstance(value[shape], str) and not value[shape].strip():
+        raise ValueError(f"the {shape} is empty")
+    given = _one(value, INPUTS)
+    return [*_system(value), *_exchange([*([given, "\n\n"] if given else []), value[shape]], _answer(value))]
+
+
+def _choices(value: Mapping[str, Any]) -> Messages:
+    """A question whose choices are lettered, unless they bring labels of their own."""
+    labels, texts = _labelled(_one(value, CHOICES))
+    answer = _one(value, ANSWERS)
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(labels):
+        right = labels[answer]
+    else:
+        right = next((label for label, text in zip(labels, texts, strict=True) if answer in (label, text)), "")
+        if not right:
+            raise ValueError(f"the answer {answer!r} is none of the choices {', '.join(labels)}")
+    given = _one(value, INPUTS)
+    listed = "\n".join(f"{label}. {text}" for label, text in zip(labels, texts, strict=True))
+    asked = [*([given, "\n\n"] if given else []), value["question"], "\n\n" + listed]
+    return [*_system(value), *_exchange(asked, right)]
+
+
+def _labelled(choices: Any) -> tuple[list[str], list[str]]:
+    """Labels and texts of choices: a list, {"A": text, ...} or ARC's {"label": [...], "text": [...]}."""
+    match choices:
+        case {"text": list(texts), "label": list(labels)} if len(texts) == len(labels):
+            pass
+        case dict():
+            labels, texts = list(choices), list(choices.values())
+        case list():
+            labels, texts = [chr(ord("A") + number) for number in range(len(choices))], choices
+        case _:
+            labels, texts = [], []
+    if not 0 < len(texts) <= 26 or not all(isinstance(text, str) for text in (*labels, *texts)):
+        raise ValueError("choices must be a list of 1 to 26 texts, or an object of labels and texts")
+    return labels, texts
+
+
+def _about_sound(value: Mapping[str, Any]) -> Messages:
     """Question and answer that follow from what a record knows about its sound: labels in plain words, digits spelled out."""
     known = next((key for key in HEARD if key in value), None)
     if known is None:
         raise ValueError(f"a sound needs a question, or what is heard under one of {', '.join(HEARD)}; this has "
                          f"{', '.join(value)}")
     answer = value[known]
-    if known == "digit" and answer in range(len(NUMBERS)):
+    if known == "digit" and isinstance(answer, int | str) and answer in range(len(NUMBERS)):
         answer = NUMBERS[int(answer)]
     elif known == "label" and isinstance(answer, str | int):
         answer = str(answer).replace("_", " ").lower()
-    return HEARD[known], answer
+    return _exchange([HEARD[known]], answer)
+
+
+DIALECTS = (
+    Dialect("messages (OpenAI, Hugging Face)", ("messages",), SYSTEM, _chat("messages")),
+    Dialect("ShareGPT's or LLaVA's conversations", (("conversations", "conversation"),), SYSTEM,
+            _chat("conversations", "conversation")),
+    Dialect("turns", (("turns", "dialog", "dialogue"),), SYSTEM, _chat("turns", "dialog", "dialogue")),
+    Dialect("instruction and output (Alpaca, Dolly)", ("instruction",), (*SYSTEM, "history", *INPUTS, *REPLIES), _instruction),
+    Dialect("prompt and completion", ("prompt", REPLIES), SYSTEM, _prompt),
+    Dialect("a question with choices", ("question", CHOICES), (*SYSTEM, *INPUTS, *ANSWERS), _choices),
+    Dialect("question and answer (SQuAD, VQA)", (("question", "statement"),), (*SYSTEM, *INPUTS, "answer", "answers", *REPLIES),
+            _question),
+)
+SOUND = Dialect("a sound and what is heard", (), ("audio", "file"), _about_sound)
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------------
+
+def _first(value: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    return next((value[key] for key in keys if value.get(key) is not None), None)
+
+
+def _one(value: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    """What stands under one of the keys; None where nothing does.
+
+    Raises:
+        ValueError: two of them say something, and different things.
+    """
+    if value.keys().isdisjoint(keys):
+        return None
+    found = [key for key in keys if key in value and value[key] not in (None, "")]
+    if len(found) > 1 and len({repr(value[key]) for key in found}) > 1:
+        raise ValueError(f"give one of {', '.join(found)}")
+    return value[found[0]] if found else _first(value, keys)
+
+
+def _system(value: Mapping[str, Any]) -> Messages:
+    told = _one(value, SYSTEM)
+    return [{"role": "system", "content": told}] if told else []
+
+
+def _exchange(asked: list[Any], reply: Any) -> Messages:
+    return [{"role": "user", "content": [{"type": "text", "text": part} for part in asked]},
+            {"role": "assistant", "content": reply}]
 
 
 def _answer(value: Mapping[str, Any]) -> Any:
+    if (reply := _one(value, REPLIES)) is not None and not {"answer", "answers"} & value.keys():
+        return reply
     if ("answer" in value) == ("answers" in value):
         raise ValueError("give either 'answer' or 'answers'")
     if "answer" in value:
         return value["answer"]
     answers = value["answers"]
+    if isinstance(answers, dict) and isinstance(answers.get("text"), list):       # SQuAD; version 2 asks what no text answers
+        answers = answers["text"] or ["unanswerable"]
     if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
         raise ValueError("answers must be a list of at least one string")
     return Counter(answers).most_common(1)[0][0]
 
 
-def _turns(turns: Any) -> list[dict[str, Any]]:
-    """Turns as messages: unnamed ones alternate; of two speakers with other names than ours, the first is the user."""
-    if not isinstance(turns, list) or not turns:
-        raise ValueError("turns must be a list of at least one turn")
-    if all(isinstance(turn, str) for turn in turns):
-        return [{"role": ROLES[number % 2], "content": turn} for number, turn in enumerate(turns)]
-    if not all(isinstance(turn, dict) and isinstance(turn.get("role"), str) for turn in turns):
-        raise ValueError('turns must all be strings, or all objects {"role": ..., "text": ...}')
-    speakers = list(dict.fromkeys(turn["role"] for turn in turns))
-    if set(speakers) <= set(ROLES):
-        roles = {speaker: speaker for speaker in speakers}
-    elif len(speakers) <= 2:
-        roles = dict(zip(speakers, ROLES, strict=False))
-    else:
-        raise ValueError(f"{len(speakers)} speakers ({', '.join(speakers[:4])}); give two, or the roles {', '.join(ROLES)}")
-    return [{"role": roles[turn["role"]], "content": turn.get("text", turn.get("content"))} for turn in turns]
+@lru_cache(maxsize=1024)
+def _roles(speakers: tuple[str, ...]) -> dict[str, str | None]:
+    """The role of each name, None where it is not known; two that differ by their numbers or letters alone are equals, and the
+    first one asks."""
+    roles = {name: NAMES.get(name.strip().lower()) for name in speakers}
+    stems = {re.sub(r"[ _-]*\d+$|[ _-][A-Za-z]$", "", name) for name in speakers}
+    if None in roles.values() and len(speakers) == 2 and len(stems) == 1 and not stems & {*speakers, ""}:
+        return dict(zip(speakers, ROLES, strict=False))
+    return roles
+
+
+def _content(content: Any, number: int) -> Any:
+    """A message's content with entries of the types text, image and audio only; what is wrong with them is found later."""
+    if not isinstance(content, list):
+        return content
+    entries: list[Any] = []
+    for entry in content:
+        kind = str(entry.get("type")) if isinstance(entry, dict) else ""
+        match kind:
+            case "input_text" | "output_text":
+                entries.append({"type": "text", "text": entry.get("text")})
+            case "image_url" | "input_image" | "audio_url" | "input_audio":
+                inner, name = entry.get(kind, entry.get("image_url")), kind.removeprefix("input_").removesuffix("_url")
+                if isinstance(inner, dict):
+                    data = f"data:{name}/{inner.get('format')};base64,{inner['data']}" if "data" in inner else None
+                    inner = inner.get("url", data)
+                if isinstance(inner, str) and re.match("(?i)(https?|ftp)://", inner):
+                    raise ValueError(f"message {number} shows {inner[:80]}, which lies on the web; download it and name the "
+                                     f"file")
+                entries.append({"type": name, name: inner})
+            case "image" | "audio" if not entry.get(kind) and isinstance(entry.get("path", entry.get("url")), str):
+                entries.append({"type": kind, kind: entry.get("path", entry.get("url"))})
+            case _:
+                entries.append(entry)
+    return entries
+
+
+def _texts(message: Mapping[str, Any]) -> list[str]:
+    content = message["content"]
+    entries = content if isinstance(content, list) else [{"text": content}]
+    return [entry["text"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("text"), str)]
+
+
+def _file(value: Mapping[str, Any], suffixes: tuple[str, ...]) -> Any:
+    file = value.get("file")
+    return file if isinstance(file, str) and file.lower().endswith(suffixes) else None
+
+
+def _named(value: Mapping[str, Any], kind: str) -> list[Any]:
+    """The pictures or sounds that a record names beside its texts."""
+    named, several = value.get(kind, _file(value, MEDIA[kind])), value.get(f"{kind}s")
+    single = [] if named is None else named if isinstance(named, list) else [named]
+    return [*single, *(several if isinstance(several, list) else [])]
+
+
+def _placed(messages: Messages, kind: str, names: list[Any]) -> Messages:
+    """Messages that show what a record names: at its marks (<image>) and entries without a name, else first.
+
+    Raises:
+        ValueError: there are more marks than names, or fewer.
+    """
+    own = [entry for message in messages if isinstance(message["content"], list) for entry in message["content"]
+           if isinstance(entry, dict) and entry.get("type") == kind]
+    shown = [entry.get(kind) for entry in own]
+    waiting = [name for name in names if name not in shown]
+    if not waiting:
+        return messages
+    mark, total = f"<{kind}>", len(waiting)
+    if not own and not any(mark in text for message in messages for text in _texts(message)):
+        first = next((number for number, message in enumerate(messages) if message["role"] == "user"), 0)
+        content = messages[first]["content"]
+        given = content if isinstance(content, list) else [{"type": "text", "text": content}]
+        before = {**messages[first], "content": [*({"type": kind, kind: name} for name in waiting), *given]}
+        return [*messages[:first], before, *messages[first + 1:]]
+
+    def take() -> dict[str, Any]:
+        if not waiting:
+            raise ValueError(f"there are more places for {kind}s than the {total} that are named")
+        return {"type": kind, kind: waiting.pop(0)}
+
+    placed: Messages = []
+    for message in messages:
+        content, entries = message["content"], list[Any]()
+        for entry in content if isinstance(content, list) else [{"type": "text", "text": content}]:
+            text = entry.get("text") if isinstance(entry, dict) else None
+            if isinstance(text, str) and mark in text:
+                for number, part in enumerate(text.split(mark)):
+                    entries += [take()] if number else []
+                    entries += [{"type": "text", "text": part}] if part.strip() else []
+            else:
+                nameless = isinstance(entry, dict) and entry.get("type") == kind and not entry.get(kind)
+                entries.append(take() if nameless else entry)
+        placed.append({**message, "content": entries} if entries != [{"type": "text", "text": content}] else message)
+    if waiting:
+        raise ValueError(f"{total} {kind}s are named, but there are places for {total - len(waiting)} only")
+    return placed

@@ -1,7 +1,8 @@
 """Episodes of other projects on their way in: what every importer gives, and how their values are fitted to spaces.
 
-An importer is a function (path, name, spaces) -> Foreign, one file per format: minari.py, jat.py, d4rl.py. Formats
-that know less than an Episode does leave gaps, which `task["source"]["unknown"]` lists:
+An importer is a function (path, name, spaces) -> Foreign, one file per format: minari.py, jat.py, d4rl.py. An episode that
+cannot be read is an error of its own: the others can be imported without it. Formats that know less than an Episode does leave
+gaps, which `task["source"]["unknown"]` lists:
 
     unknown             what stands in its place
     seed                the episode's number within the source, from 0
@@ -10,7 +11,7 @@ that know less than an Episode does leave gaps, which `task["source"]["unknown"]
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +32,36 @@ class Foreign:
 
     Attributes:
         task: the writer's `task`: `name`, the spaces, and under `source` where the episodes come from.
-        episodes: each is read when it is asked for; can be gone through once.
+        readers: of each episode a function that reads it; can be gone through once.
         total: how many there are.
     """
 
     task: dict[str, Any]
-    episodes: Iterator[Episode]
+    readers: Iterator[Callable[[], Episode]]
     total: int
+
+    @property
+    def episodes(self) -> Iterator[Episode]:
+        """The episodes; the first that cannot be read ends them with a ValueError."""
+        return (read() for read in self.readers)
+
+    def usable(self, skipped: list[str]) -> Iterator[Episode]:
+        """The episodes that can be read; why the others cannot goes to `skipped`.
+
+        Raises:
+            ValueError: none can.
+        """
+        found = 0
+        for read in self.readers:
+            try:
+                episode = read()
+            except ValueError as error:
+                skipped.append(str(error))
+            else:
+                found += 1
+                yield episode
+        if skipped and not found:
+            raise ValueError(f"none of the {len(skipped)} episodes can be imported; the first: {skipped[0]}")
 
 
 def task_values(name: str, both: Spaces, **source: Any) -> dict[str, Any]:
@@ -69,6 +93,11 @@ def fitted_episode(where: str, both: Spaces, *, task: str, seed: int, observatio
     if all(len(values) == steps for values in seen.values()):
         seen = {name: np.concatenate([values, values[-1:]]) for name, values in seen.items()}
     done = fitted_leaves(f"{where}, action", both[1], actions)
+    for name, values in done.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ValueError(f"{where}, action{f' {name!r}' if name else ''} holds {int((~np.isfinite(values)).sum())} "
+                             f"infinite of "
+                             f"{values.size} values")
     for side, leaves, rows in (("observation", seen, steps + 1), ("action", done, steps)):
         for name, values in leaves.items():
             if len(values) != rows:
@@ -119,7 +148,8 @@ def guessed_space(dtype: np.dtype[Any], shape: Sequence[int], low: float, high: 
     """The space of values that come without one.
 
     Args:
-        low, high: smallest and largest of them all. Floats within [-1, 1] get these bounds, the usual ones of actions,
+        low, high: smallest and largest of the finite ones, see `finite_range`. Floats within [-1, 1] get these bounds, the
+        usual ones of actions,
             others none; whole numbers count from 0, or from `low` if that is negative; uint8 of several axes is 0..255.
     """
     shape = tuple(shape)
@@ -135,6 +165,12 @@ def guessed_space(dtype: np.dtype[Any], shape: Sequence[int], low: float, high: 
     if shape:
         return spaces.MultiDiscrete(np.full(shape, count), start=np.full(shape, start))
     return spaces.Discrete(count, start=start)
+
+
+def finite_range(values: np.ndarray) -> tuple[float, float]:
+    """Smallest and largest finite value, 0 where there is none: an infinite one is left out with its episode."""
+    finite = values[np.isfinite(values)]
+    return (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
 
 
 @contextlib.contextmanager

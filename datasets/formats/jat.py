@@ -11,7 +11,8 @@ Several columns of observations become a Dict space with the keys "continuous", 
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from PIL import Image
 from ...tokenizers.episode import Episode
 from ...tokenizers.spaces import AnyText
 from ..images import FORMATS, MAX_PIXELS
-from .importing import Foreign, Spaces, fitted_episode, guessed_space, reading, task_values
+from .importing import Foreign, Spaces, finite_range, fitted_episode, guessed_space, reading, task_values
 
 OBSERVATIONS = ("continuous_observations", "discrete_observations", "image_observations", "text_observations")
 ACTIONS = ("continuous_actions", "discrete_actions")
@@ -49,7 +50,7 @@ def read_jat(path: Path, name: str | None = None, both: Spaces | None = None) ->
     total = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
     task = task_values(name, both, format="jat", files=[file.name for file in files],
                        unknown=["seed", "final_observation", "terminated"])
-    return Foreign(task=task, episodes=_episodes(files, name, both, columns), total=total)
+    return Foreign(task=task, readers=_episodes(files, name, both, columns), total=total)
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -96,30 +97,29 @@ def join_spaces(files: list[Path], columns: list[str]) -> spaces.Space[Any]:
 
 def column_space(files: list[Path], column: str) -> spaces.Space[Any]:
     """The space of one column; of pictures, text and observed floats only the first episode is read for it."""
-    low, high, first = 0.0, 0.0, None
+    low, high, first, wrong = 0.0, 0.0, None, None
     for file, row, values in rows_of(files, [column]):
-        with reading(f"{file}, row {row}, {column}"):
-            numbers = numbers_of(values[column].values)
-            if first is None:
-                first = to_array(values[column].values)
-            if numbers is None:
-                break
-            if column in OBSERVATIONS and pa.types.is_floating(numbers.type):
-                low, high = -np.inf, np.inf
-                break
-            if len(numbers):
-                ends = pc.min_max(numbers).as_py()
-                low, high = min(low, ends["min"]), max(high, ends["max"])
+        try:
+            with reading(f"{file}, row {row}, {column}"):
+                array = to_array(values[column].values)
+        except ValueError as error:                      # it is left out, see importing.py
+            wrong = wrong or error
+            continue
+        if not len(array):
+            continue
+        first = array if first is None else first
+        if array.dtype == object or (array.dtype == np.uint8 and array.ndim > 2):
+            break
+        if column in OBSERVATIONS and array.dtype.kind == "f":
+            low, high = -np.inf, np.inf
+            break
+        ends = finite_range(array)
+        low, high = min(low, ends[0]), max(high, ends[1])
+    if first is None and wrong is not None:
+        raise wrong
     if first is None:
         raise ValueError(f"{files[0]} holds no episode")
     return AnyText() if first.dtype == object else guessed_space(first.dtype, first.shape[1:], low, high)
-
-
-def numbers_of(values: pa.Array) -> pa.Array | None:
-    """All numbers in nested lists; None where they hold text or pictures."""
-    while is_list(values.type):
-        values = values.flatten()
-    return values if pa.types.is_integer(values.type) or pa.types.is_floating(values.type) else None
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -133,8 +133,8 @@ def to_array(values: pa.Array) -> np.ndarray:
     Raises:
         ValueError: null values, lists or pictures of several sizes, a type that JAT does not have.
     """
-    if values.null_count:
-        raise ValueError(f"{values.null_count} null values")
+    if values is None or values.null_count:
+        raise ValueError("null instead of a list" if values is None else f"{values.null_count} null values")
     if is_list(values.type):
         inner = to_array(values.flatten())
         if len(values) and len(lengths := pc.unique(pc.list_value_length(values))) > 1:
@@ -144,8 +144,9 @@ def to_array(values: pa.Array) -> np.ndarray:
         return np.stack([picture(data) for data in values.field("bytes").to_pylist()])
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         return np.array([*values.to_pylist(), None], object)[:-1]
-    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-        return values.to_numpy(zero_copy_only=False)
+    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type):
+        array = values.to_numpy(zero_copy_only=False)
+        return array.astype(np.float32) if array.dtype == np.float16 else array      # no space of ours has half floats
     raise ValueError(f"values of type {values.type}")
 
 
@@ -170,11 +171,15 @@ def rows_of(files: list[Path], columns: list[str]) -> Iterator[tuple[Path, int, 
                     row += 1
 
 
-def _episodes(files: list[Path], name: str, both: Spaces, columns: tuple[list[str], list[str]]) -> Iterator[Episode]:
+def _episodes(files: list[Path], name: str, both: Spaces, columns: tuple[list[str], list[str]]
+              ) -> Iterator[Callable[[], Episode]]:
     for number, (file, row, values) in enumerate(rows_of(files, [*columns[0], *columns[1], "rewards"])):
-        where = f"{file}, row {row}"
-        with reading(where):
-            leaves = [{leaf_name(column, side): to_array(values[column].values) for column in side} for side in columns]
-            yield fitted_episode(where, both, task=name, seed=number, observations=leaves[0], actions=leaves[1],
-                                 rewards=to_array(values["rewards"].values), terminated=False, truncated=True,
-                                 info={"file": file.name})
+        yield partial(_episode, f"{file}, row {row}", name, both, columns, number, file.name, values)
+
+
+def _episode(where: str, name: str, both: Spaces, columns: tuple[list[str], list[str]], number: int, file: str,
+             values: dict[str, Any]) -> Episode:
+    with reading(where):
+        leaves = [{leaf_name(column, side): to_array(values[column].values) for column in side} for side in columns]
+        return fitted_episode(where, both, task=name, seed=number, observations=leaves[0], actions=leaves[1],
+                              rewards=to_array(values["rewards"].values), terminated=False, truncated=True, info={"file": file})

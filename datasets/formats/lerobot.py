@@ -190,7 +190,8 @@ class _Writer:
                 self.statistics[name].add(values[start : start + 256].reshape(-1, described["shape"][2]) / 255)
             return pa.array([{"bytes": png(frame), "path": None} for frame in values], PICTURE)
         self.statistics[name].add(values.reshape(len(values), *described["shape"]))
-        return pa.array(values.tolist(), self.schema.field(name).type)
+        rows = values.reshape(len(values)) if described["shape"] == [1] else values      # a column of numbers, not of lists
+        return pa.array(rows.tolist(), self.schema.field(name).type)
 
     def _next_file(self) -> None:
         if self.file is not None:

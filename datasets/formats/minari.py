@@ -12,7 +12,8 @@ default, JPEG, would change them. Minari's own way to create data sets needs jax
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from gymnasium import spaces
 
 from ...tokenizers.episode import Episode
 from ...tokenizers.spaces import AnyText, flatten, is_text, join, space_from_json
-from ..parquet_part import plain_json
 from ..publish import whole_folder
 from .importing import Foreign, Spaces, fitted_episode, reading, task_values
+from .parquet_part import plain_json
 
 TASK_KEY = "calico_task"     # in metadata.json
 INFO_KEY = "calico_info"     # in an episode's metadata
@@ -63,7 +64,7 @@ def read_minari(path: Path, name: str | None = None, both: Spaces | None = None)
                  if (value := data.storage.metadata.get(key))}
         task = task_values(name or exported.get("name") or (spec.id if spec else data.id), both, format="minari", id=data.id,
                            environment=spec.id if spec else None, **about)
-    return Foreign(task=task, episodes=_episodes(path, data, task["name"], both), total=int(data.total_episodes))
+    return Foreign(task=task, readers=_episodes(path, data, task["name"], both), total=int(data.total_episodes))
 
 
 def import_minari() -> Any:
@@ -79,24 +80,26 @@ def import_minari() -> Any:
     return minari
 
 
-def _episodes(path: Path, data: Any, name: str, both: Spaces) -> Iterator[Episode]:
-    own = data.observation_space, data.action_space
+def _episodes(path: Path, data: Any, name: str, both: Spaces) -> Iterator[Callable[[], Episode]]:
     for number in map(int, data.episode_indices):
-        where = f"{path}, episode {number}"
-        with reading(where):
-            # One at a time: Arrow would want the same column types in all of them, and float rewards may be whole in one.
-            (values,) = data.storage.get_episodes([number])
-            (about,) = data.storage.get_episode_metadata([number])
-            steps, infos = len(values["rewards"]), values["infos"] or {}
-            if about.get("total_steps", steps) != steps:
-                raise ValueError(f"{steps} rewards, its metadata says {about['total_steps']} steps")
-            marks = infos[MARK_KEY][1:] if MARK_KEY in infos else None
-            seed = about.get("seed")
-            yield fitted_episode(where, both, task=name, seed=number if seed is None else int(seed),
-                                 observations=flatten(own[0], values["observations"]),
-                                 actions=flatten(own[1], values["actions"]), rewards=values["rewards"],
-                                 terminated=bool(values["terminations"][-1]), truncated=bool(values["truncations"][-1]),
-                                 demonstrated=marks, info=json.loads(about.get(INFO_KEY, "{}")))
+        yield partial(_episode, f"{path}, episode {number}", data, name, both, number)
+
+
+def _episode(where: str, data: Any, name: str, both: Spaces, number: int) -> Episode:
+    with reading(where):
+        # One at a time: Arrow would want the same column types in all of them, and float rewards may be whole in one.
+        (values,) = data.storage.get_episodes([number])
+        (about,) = data.storage.get_episode_metadata([number])
+        steps, infos = len(values["rewards"]), values["infos"] or {}
+        if about.get("total_steps", steps) != steps:
+            raise ValueError(f"{steps} rewards, its metadata says {about['total_steps']} steps")
+        marks = infos[MARK_KEY][1:] if MARK_KEY in infos else None
+        seed = about.get("seed")
+        return fitted_episode(where, both, task=name, seed=number if seed is None else int(seed),
+                              observations=flatten(data.observation_space, values["observations"]),
+                              actions=flatten(data.action_space, values["actions"]), rewards=values["rewards"],
+                              terminated=bool(values["terminations"][-1]), truncated=bool(values["truncations"][-1]),
+                              demonstrated=marks, info=json.loads(about.get(INFO_KEY, "{}")))
 
 
 def minari_id(task: Mapping[str, Any]) -> str:
@@ -121,7 +124,7 @@ def write_minari(root: Path, task: Mapping[str, Any], episodes: Iterable[Episode
     from minari.dataset.minari_storage import MinariStorage
     from minari.serialization import serialize_space
 
-    folder = root / minari_id(task)
+    folder = root.absolute() / minari_id(task)      # Minari refuses to write to a relative path
     if folder.exists():
         raise ValueError(f"{folder} is there already; choose another --out, or remove it")
     if not {"observation_space", "action_space"} <= task.keys():

@@ -1,33 +1,40 @@
 """Samples with one class each, for classification: pictures, sounds, point clouds and texts.
 
     pictures/ or pictures.zip    <class>/<file>: the folder that a file lies in names its class
+    pictures.jsonl               {"file": ..., "label": ...}, also .csv; the files in pictures.zip or pictures/ beside it
     digits.npz                   images (n, H, W) or (n, H, W, 3) uint8, labels (n,), and perhaps classes: their names
-    sounds.jsonl                 {"file": ..., "label": ...}, the files in sounds.zip or sounds/ beside it
+    sounds.jsonl                 likewise, see FILE_KEYS
     sounds/ or sounds.zip        <class>/<file>, as with pictures
-    clouds.npz                   points (n, M, D), the first three of D are coordinates; labels (n,), and perhaps classes
-    clouds/ or clouds.zip        <class>/<file>: .npy, .off, .ply, .stl, .obj
-    reviews.jsonl                {"text": ..., "label": ...}
+    clouds.npz                   points (n, M, D) or (n, D, M), the first three of D are coordinates; labels (n,)
+    clouds/ or clouds.zip        <class>/<file>: .npy, .xyz, .off, .ply, .stl, .obj
+    reviews.jsonl                {"text": ..., "label": ...}, also .csv
 
-Opening decodes every file once: what cannot be read is named before hours of training, and not by the step that meets it.
+Opening decodes every file once: what cannot be read is named before hours of training, and not by the step that meets it. Files
+of other kinds are counted; a class that has nothing else is an error.
 """
 
+import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..documents import images_beside
 from ..file_store import FileStore
 from ..images import ImageStore
-from ..records import JsonLines, require_text
+from ..records import JsonLines, format_of, require_text
 from ..sounds import SoundStore, decode_sound
 from ..splits import split
-from .point_clouds import CloudStore, check_cloud
+from .point_clouds import CloudStore, channels_last, check_cloud
 
 MAX_NAMED = 3        # faulty files that an error names
+FILE_KEYS = ("file", "image", "audio", "file_name", "path")    # what names the file in a manifest's record
+MANIFESTS = (".jsonl", ".csv", ".tsv")
+BESIDE = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".html", ".db", ".ini", ".pdf")   # no samples
 MAX_RATE = 16000     # samples per second, where no rate is asked for: enough for speech, and a third of a CD's work
 
 ProgressCallback = Callable[[Iterable[Any]], Iterable[Any]]   # passes a list through and shows progress
@@ -83,15 +90,18 @@ class Files(Sequence[np.ndarray]):
         return self.store[self.names[index]]
 
 
-def read_pictures(path: Path, max_side: int, count: ProgressCallback = iter) -> Labelled:
+def read_pictures(path: Path, max_side: int, count: ProgressCallback = iter, label: str = "label") -> Labelled:
     """Pictures of classes; larger ones are shrunk to `max_side` pixels.
 
+    Args:
+        label: field of a manifest's records that has the class.
     Raises:
         ValueError: nothing of the kind, files that cannot be read, fewer than two classes.
     """
     if path.suffix == ".npz":
         return read_arrays(path, "images", check_pictures)
-    return read_files(ImageStore(path, max_side=max_side, cache_bytes=1 << 30), count)
+    listed = listed_files(path, lambda place: ImageStore(place, max_side=max_side, cache_bytes=1 << 30), label)
+    return label_files(listed, count)
 
 
 def read_sounds(path: Path, rate: int | None = None, label: str = "label",
@@ -99,23 +109,24 @@ def read_sounds(path: Path, rate: int | None = None, label: str = "label",
     """Sounds and their sample rate.
 
     Args:
-        rate: samples per second; what has another rate is resampled. None: the first file's, at most MAX_RATE.
+        rate: samples per second; what has another rate is resampled. None: the first file's that can be read, at most MAX_RATE.
         label: field of a manifest's records that has the class.
     Raises:
         ValueError: as read_pictures.
     """
-    records: JsonLines | None = None
-    if path.suffix == ".jsonl":
-        records = JsonLines(path, lambda record: check_entry(record, "file", label))
-    store = SoundStore(images_beside(path) if records is not None else path, rate=rate or MAX_RATE)
-    names = [record["file"] for record in records] if records is not None else named_files(store)
+    listed = listed_files(path, lambda place: SoundStore(place, rate=rate or MAX_RATE), label)
+    store = listed.store
+    assert isinstance(store, SoundStore)
     if rate is None:
-        store.rate = min(decode_sound(store.read(names[0]), MAX_RATE)[1], MAX_RATE)
-    classes = [class_of(record, label) for record in records] if records is not None else class_folders(store, names)
-    found = label_files(store, names, classes, count)
+        for name in listed.names:
+            with contextlib.suppress(ValueError, OSError, LookupError, RuntimeError):     # label_files names what is wrong
+                store.rate = min(decode_sound(store.read(name), MAX_RATE)[1], MAX_RATE)
+                break
+    found = label_files(listed, count)
     others = {own: times for own, times in store.own_rates.items() if own != store.rate}
-    listed = ", ".join(f"{times} of {own} Hz" for own, times in sorted(others.items()))
-    return replace(found, remarks=(f"resampled to {store.rate} Hz: {listed}",) if others else ()), store.rate
+    rates = ", ".join(f"{times} of {own} Hz" for own, times in sorted(others.items()))
+    resampled = (f"resampled to {store.rate} Hz: {rates}",) if others else ()
+    return replace(found, remarks=(*found.remarks, *resampled)), store.rate
 
 
 def read_clouds(path: Path, count: ProgressCallback = iter) -> Labelled:
@@ -126,7 +137,7 @@ def read_clouds(path: Path, count: ProgressCallback = iter) -> Labelled:
     """
     if path.suffix == ".npz":
         return read_arrays(path, "points", check_clouds)
-    return read_files(CloudStore(path), count)
+    return label_files(listed_files(path, CloudStore, "label"), count)
 
 
 def read_texts(path: Path, label: str = "label") -> Labelled:
@@ -135,7 +146,7 @@ def read_texts(path: Path, label: str = "label") -> Labelled:
     Raises:
         ValueError: another kind of file, a record without these, fewer than two classes.
     """
-    if path.suffix != ".jsonl" or not path.is_file():
+    if format_of(path) not in MANIFESTS or not path.is_file():
         raise ValueError(f'{path} is not a .jsonl file; texts come as lines of {{"text": ..., "{label}": ...}}')
     records = list(JsonLines(path, lambda record: check_entry(record, "text", label)))
     labels, classes = number([class_of(record, label) for record in records])
@@ -171,10 +182,33 @@ def number(names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
 
 # ---- files -----------------------------------------------------------------------------------------------------------------
 
-def read_files(store: FileStore, count: ProgressCallback) -> Labelled:
-    """Every file of the store's kinds in a folder or zip of class folders."""
+class Listed(NamedTuple):
+    """Files and their classes; what was left out."""
+
+    store: FileStore
+    names: list[str]
+    classes: list[str]
+    remarks: tuple[str, ...] = ()
+
+
+def listed_files(path: Path, open_store: Callable[[Path], FileStore], label: str) -> "Listed":
+    """The files of a manifest, or of a folder or zip of class folders.
+
+    Raises:
+        ValueError: there are none, a record without a file or class, a file in no class folder.
+    """
+    if format_of(path) in MANIFESTS:
+        records = list(JsonLines(path, lambda record: check_entry({"file": file_of(record), **record}, "file", label)))
+        names = [str(file_of(record)) for record in records]
+        return Listed(open_store(images_beside(path, names)), names, [class_of(record, label) for record in records])
+    store = open_store(path)
     names = named_files(store)
-    return label_files(store, names, class_folders(store, names), count)
+    return Listed(store, names, class_folders(store, names), left_out(store, names))
+
+
+def file_of(record: dict[str, Any]) -> Any:
+    """The file that a manifest's record names; None where it names none."""
+    return next((record[key] for key in FILE_KEYS if key in record), None)
 
 
 def named_files(store: FileStore) -> list[str]:
@@ -185,8 +219,28 @@ def named_files(store: FileStore) -> list[str]:
     """
     names = [name for name in store.names() if name.lower().endswith(store.suffixes)]
     if not names:
-        raise ValueError(f"{store.path} holds no {store.what}s ({', '.join(store.suffixes)})")
+        others = Counter(Path(name).suffix.lower() or "no ending" for name in store.names())
+        held = f"; it holds {', '.join(f'{times} of {kind}' for kind, times in others.most_common(4))}" if others else ""
+        raise ValueError(f"{store.path} holds no {store.what}s ({', '.join(store.suffixes)}){held}")
     return names
+
+
+def left_out(store: FileStore, names: Sequence[str]) -> tuple[str, ...]:
+    """What to say of the files in class folders that are of other kinds.
+
+    Raises:
+        ValueError: a class has nothing but such files.
+    """
+    taken = set(names)
+    others = [name for name in store.names() if name not in taken and "/" in name and not name.lower().endswith(BESIDE)]
+    if lost := sorted({name.rpartition("/")[0] for name in others} - {name.rpartition("/")[0] for name in names}):
+        example = next(name for name in others if name.startswith(f"{lost[0]}/"))
+        raise ValueError(f"{store.path}: no {store.what} in {', '.join(lost[:MAX_NAMED])} can be read, such as {example!r}; "
+                         f"convert them "
+                         f"to one of {', '.join(store.suffixes[:6])}, or remove the folders")
+    kinds = Counter(Path(name).suffix.lower() or "no ending" for name in others)
+    counted = ", ".join(f"{times} of {kind}" for kind, times in kinds.most_common())
+    return (f"left out: {counted}, such as {others[0]!r}",) if others else ()
 
 
 def class_folders(store: FileStore, names: Sequence[str]) -> list[str]:
@@ -200,9 +254,10 @@ def class_folders(store: FileStore, names: Sequence[str]) -> list[str]:
     return [name.split("/")[-2] for name in names]
 
 
-def label_files(store: FileStore, names: Sequence[str], classes: Sequence[str], count: ProgressCallback) -> Labelled:
+def label_files(listed: Listed, count: ProgressCallback) -> Labelled:
     """Decode each once, for its key and to know that it can be."""
-    keys, faults = [], []
+    store, names, classes, others = listed
+    keys, faults = [], list[str]()
     for name in count(names):
         try:
             keys.append(array_key(store[name]))
@@ -213,7 +268,8 @@ def label_files(store: FileStore, names: Sequence[str], classes: Sequence[str], 
         raise ValueError(f"{len(faults)} of {len(names)} {store.what}s cannot be read: {'; '.join(faults[:MAX_NAMED])}{more}; "
                          "mend or remove them")
     labels, known = number(classes)
-    return Labelled(Files(store, names), labels, known, keys)
+    remarks = (f"{times} of {len(names)} {store.what}s: {remark}" for remark, times in getattr(store, "remarks", {}).items())
+    return Labelled(Files(store, names), labels, known, keys, (*others, *remarks))
 
 
 def array_key(values: np.ndarray) -> str:
@@ -240,7 +296,7 @@ def read_arrays(path: Path, name: str, check: Callable[[np.ndarray], np.ndarray]
                          f"{len(samples)} {name} was expected")
     if "classes" in arrays and labels.dtype.kind != "U":
         classes = [str(entry) for entry in arrays["classes"]]
-        if labels.min() < 0 or labels.max() >= len(classes):
+        if len(labels) and (labels.min() < 0 or labels.max() >= len(classes)):
             raise ValueError(f"labels in {path} run from {labels.min()} to {labels.max()}, there are {len(classes)} classes")
         numbers = labels.astype(np.int64)
     elif labels.dtype.kind == "U":
@@ -248,7 +304,9 @@ def read_arrays(path: Path, name: str, check: Callable[[np.ndarray], np.ndarray]
     else:
         values, numbers = np.unique(labels, return_inverse=True)
         classes = [str(value) for value in values]
-    return Labelled(samples, numbers, classes, [array_key(sample) for sample in samples])
+    turned = samples.ndim == 3 and samples.shape != arrays[name].shape
+    remarks = (f"{name} of shape {arrays[name].shape} were turned to (n, points, numbers per point)",) if turned else ()
+    return Labelled(samples, numbers, classes, [array_key(sample) for sample in samples], remarks)
 
 
 def load_arrays(path: Path, needed: Sequence[str] = ()) -> dict[str, np.ndarray]:
@@ -294,6 +352,7 @@ def check_clouds(points: np.ndarray) -> np.ndarray:
     """
     if points.ndim != 3:
         raise ValueError(f"point clouds must be (n, points, numbers per point), got {points.shape}")
+    points = channels_last(points)
     for i, cloud in enumerate(points):
         try:
             check_cloud(cloud)

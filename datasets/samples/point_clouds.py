@@ -1,4 +1,5 @@
-"""Point clouds, alone or named ones in a folder or a zip: .npy arrays, and meshes (.off, .ply, .stl, .obj) sampled evenly.
+"""Point clouds, alone or named ones in a folder or a zip: .npy arrays (M, D) or (D, M), tables of numbers (.xyz, .pts), and
+meshes (.off, .ply, .stl, .obj) sampled evenly.
 
 Meshes are read by trimesh, the extra `points`; their points get the normals of the surface.
 """
@@ -12,7 +13,10 @@ import numpy as np
 from ..file_store import FileStore
 
 MESHES = (".off", ".ply", ".stl", ".obj")
-SUFFIXES = (".npy", *MESHES)
+TABLES = (".xyz", ".pts")
+SUFFIXES = (".npy", *TABLES, *MESHES)
+MOST_NUMBERS = 32        # of a point: coordinates, normals, colours, features
+CHANNELS = range(3, 10)  # numbers per point that are recognised in the wrong place
 SAMPLED = 2048           # points taken from a mesh
 
 
@@ -30,9 +34,17 @@ def decode_cloud(data: bytes, suffix: str) -> np.ndarray:
     if suffix == ".npy":
         try:
             cloud = np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise ValueError(f"not a readable .npy array ({error})") from error
-        return check_cloud(cloud).astype(np.float32)
+        except Exception as error:    # its header is parsed as Python: SyntaxError, TokenError, MemoryError and more
+            raise ValueError(f"not a readable .npy array ({' '.join(str(error).split()) or type(error).__name__})") from error
+        return float32(channels_last(cloud))
+    if suffix in TABLES:
+        try:
+            rows = [line.replace(b",", b" ").split() for line in data.splitlines() if line.strip() and line[:1] not in b"#/"]
+            # .pts begins with a count
+            cloud = np.array(rows[1:] if len(rows) > 1 and len(rows[0]) == 1 else rows, np.float64)
+        except ValueError as error:
+            raise ValueError(f"not a readable table of numbers ({error})") from error
+        return float32(cloud)
     try:
         import trimesh
     except ImportError:
@@ -42,11 +54,24 @@ def decode_cloud(data: bytes, suffix: str) -> np.ndarray:
         if isinstance(mesh, trimesh.Scene):
             mesh = mesh.to_mesh()
         if not len(getattr(mesh, "faces", ())):
-            return check_cloud(np.asarray(mesh.vertices)).astype(np.float32)
+            return float32(np.asarray(mesh.vertices))
         points, faces = trimesh.sample.sample_surface(mesh, SAMPLED, seed=0)
-        return check_cloud(np.concatenate([points, mesh.face_normals[faces]], axis=1)).astype(np.float32)
+        return float32(np.concatenate([points, mesh.face_normals[faces]], axis=1))
     except Exception as error:    # a parser per format, with errors of many kinds
-        raise ValueError(f"not a readable {suffix} file ({error or type(error).__name__})") from error
+        raise ValueError(f"not a readable {suffix} file ({' '.join(str(error).split()) or type(error).__name__})") from error
+
+
+def channels_last(cloud: np.ndarray) -> np.ndarray:
+    """A cloud (..., M, D); one of (..., D, M), as PointNet takes them, is turned: D is small, and M larger."""
+    if cloud.ndim >= 2 and cloud.shape[-2] in CHANNELS and cloud.shape[-1] > MOST_NUMBERS:
+        return cloud.swapaxes(-1, -2)
+    return cloud
+
+
+def float32(cloud: np.ndarray) -> np.ndarray:
+    """A checked cloud as float32; ValueError where that cannot hold its numbers."""
+    with np.errstate(over="ignore"):
+        return check_cloud(check_cloud(cloud).astype(np.float32))
 
 
 def check_cloud(cloud: np.ndarray) -> np.ndarray:
@@ -57,6 +82,10 @@ def check_cloud(cloud: np.ndarray) -> np.ndarray:
     """
     if cloud.ndim != 2 or cloud.shape[1] < 3 or not len(cloud) or cloud.dtype.kind not in "fiu":
         raise ValueError(f"a point cloud is (points, 3 or more) numbers, got {cloud.dtype} {cloud.shape}")
+    if cloud.shape[1] > MOST_NUMBERS:
+        raise ValueError(f"a point has {cloud.shape[1]} numbers, at most {MOST_NUMBERS} are expected; are points and numbers "
+                         f"exchanged? "
+                         "A cloud is (points, numbers per point)")
     if not np.isfinite(cloud).all():
         raise ValueError(f"{int((~np.isfinite(cloud)).any(axis=1).sum())} of {len(cloud)} points are not finite")
     return cloud

@@ -1,8 +1,8 @@
 """Samples without classes, for learning from pictures, sounds and texts alone.
 
-    pictures/ or pictures.zip     every PNG, JPEG and WEBP file in it and in the folders below; sounds/ likewise
-    sounds.jsonl                  {"file": ...} (or "image"), the files in a folder or zip beside it
-    digits.npz                    images (n, H, W) or (n, H, W, 3) uint8
+    pictures/ or pictures.zip     every picture in it and in the folders below; sounds/ likewise
+    sounds.jsonl                  {"file": ...} (or one of labelled.FILE_KEYS), also .csv; the files in a folder or zip beside
+    it digits.npz                    images (n, H, W) or (n, H, W, 3) uint8
     data/ALE-Pong-v5              episodes, see episodes.py: what was seen, FRAMES pictures spread over all of them
     reviews.jsonl, books/, x.txt  texts, see texts.py; cut into pieces of so many tokens
 
@@ -22,9 +22,9 @@ from ...tokenizers.spaces import is_image, leaf_spaces, space_from_json
 from ..documents import images_beside
 from ..episodes import EpisodeReader
 from ..file_store import FileStore
-from ..records import JsonLines, require_text
+from ..records import JsonLines, format_of, require_text
 from ..texts import TextReader
-from .labelled import MAX_NAMED, ProgressCallback, array_key, check_pictures, load_arrays
+from .labelled import MANIFESTS, MAX_NAMED, ProgressCallback, array_key, check_pictures, file_of, load_arrays, named_files
 
 FRAMES = 10_000   # of one data set of episodes
 
@@ -123,14 +123,14 @@ def places_in(path: Path, open_store: Callable[[Path], FileStore]) -> list[tuple
     if path.is_dir() and any(path.glob("*.parquet")) and open_store(path).what == "image":
         frames = frames_of(EpisodeReader(path))
         return [(frames, i) for i in range(len(frames))]
-    if path.suffix == ".jsonl":
-        store = open_store(images_beside(path))
-        names = [str(record.get("file") or record.get("image")) for record in JsonLines(path, check_file)]
+    if format_of(path) in MANIFESTS:
+        names = [str(file_of(record)) for record in JsonLines(path, check_file)]
+        store = open_store(images_beside(path, names))
+        if not names:
+            raise ValueError(f"{path} holds no {store.what}s")
     else:
         store = open_store(path)
-        names = [name for name in store.names() if name.lower().endswith(store.suffixes)]
-    if not names:
-        raise ValueError(f"{path} holds no {store.what}s ({', '.join(store.suffixes)})")
+        names = named_files(store)
     return [(store, name) for name in names]
 
 
@@ -160,7 +160,7 @@ def frames_of(reader: EpisodeReader) -> np.ndarray:
 
 def check_file(record: dict[str, Any]) -> None:
     """A manifest's record names a file."""
-    require_text(record.get("file") or record.get("image"), "file")
+    require_text(file_of(record), "file")
 
 
 def read_pieces(texts: TextReader, encode: Callable[[str], np.ndarray], longest: int,

@@ -4,20 +4,20 @@ Pictures are cut to the wanted proportions around their middle and resized; a mo
 sound comes from the file, else from a sound file of the same name beside it, else it is silence; what was done is said.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
+from ..images import centre_crop
+from ..records import JsonLines
 from ..sounds import FORMATS as SOUND_FORMATS
 from ..sounds import SUFFIXES as SOUND_SUFFIXES
 from ..sounds import decode_sound
+from ..streams import stream
 
 SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
 FORMATS = f"{SOUND_FORMATS},gif"   # no lists of files, see there
@@ -127,10 +127,8 @@ def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, bool]:
 def fitted(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
     """The middle of a picture in the proportions of `size`, resized to it: uint8 (H, W, 3)."""
     height, width = size
-    scale = min(picture.width / width, picture.height / height)
-    left, top = (picture.width - width * scale) / 2, (picture.height - height * scale) / 2
-    middle = picture.crop((round(left), round(top), round(left + width * scale), round(top + height * scale)))
-    return np.asarray(middle.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+    middle = Image.fromarray(centre_crop(np.asarray(picture.convert("RGB")), height, width))
+    return np.asarray(middle.resize((width, height), Image.Resampling.BICUBIC))
 
 
 # ---- many of them ----------------------------------------------------------------------------------------------------------
@@ -150,17 +148,19 @@ def read_videos(source: Path | str, form: Format) -> list[Video]:
         place = source
     else:
         try:
-            rows = [json.loads(line) for line in source.read_text("utf-8").splitlines() if line.strip()]
-        except (OSError, ValueError) as error:
+            rows = list(JsonLines(source, _check_row))
+        except OSError as error:
             raise ValueError(f"{source} cannot be read as JSON lines: {error}; give a folder of videos or a manifest") from None
         place = source.parent
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or "file" not in row:
-            raise ValueError(f'{source}, line {number}: no "file"; each line is {{"file": FILE, "label": TEXT}}')
     if not rows:
         raise ValueError(f"{source} has no videos; there must be files ending in {', '.join(SUFFIXES)}")
     return [read_video(place / row["file"], form, sound=place / row["sound"] if row.get("sound") else None,
                        label=str(row.get("label") or "")) for row in rows]
+
+
+def _check_row(row: dict[str, Any]) -> None:
+    if not isinstance(row.get("file"), str) or not isinstance(row.get("sound") or "", str):
+        raise ValueError('no "file"; each line is {"file": FILE, "label": TEXT} and perhaps "sound", another file')
 
 
 class Clips:
@@ -181,22 +181,22 @@ class Clips:
                 raise ValueError(f"{video.name} has {len(video.frames)} frames; {2 * frames} at least are needed, a clip of "
                                  f"{frames} to learn from and one to measure")
 
-    def batch(self, step: int, count: int, points: int = 512) -> dict[str, Tensor]:
+    def batch(self, step: int, count: int, points: int = 512) -> dict[str, np.ndarray]:
         """Random clips, a pure function of the seed and the step; see perceiver_losses.autoencoding_loss.
 
         Args:
             points: pixels, and patches of sound, that are decoded.
         """
-        rng = np.random.default_rng((self.seed, step))
+        rng = stream(self.seed, "clips", step)
         chosen = [(video, int(rng.integers(self.border(video) - self.frames + 1)))
                   for video in (self.videos[i] for i in rng.integers(len(self.videos), size=count))]
         batch = self.stack(chosen)
         pixels = self.frames * int(np.prod(self.videos[0].frames.shape[1:3]))
         patches = self.frames * self.per_frame // self.patch
-        return batch | {"pixels": torch.from_numpy(rng.integers(pixels, size=points)),
-                        "patches": torch.from_numpy(rng.integers(patches, size=min(points, patches)))}
+        return batch | {"pixels": rng.integers(pixels, size=points),
+                        "patches": rng.integers(patches, size=min(points, patches))}
 
-    def held_out(self) -> dict[str, Tensor]:
+    def held_out(self) -> dict[str, np.ndarray]:
         """The last clip of each video."""
         return self.stack([(video, len(video.frames) - self.frames) for video in self.videos])
 
@@ -204,19 +204,19 @@ class Clips:
         """The frame from which on a video is kept apart."""
         return len(video.frames) - max(self.frames, len(video.frames) // 5)
 
-    def stack(self, chosen: Sequence[tuple[Video, int]]) -> dict[str, Tensor]:
+    def stack(self, chosen: Sequence[tuple[Video, int]]) -> dict[str, np.ndarray]:
         """Clips from given frames on: image float32 (B, T, 3, H, W) in [0, 1], audio (B, samples), label int64 (B,)."""
         parts = [clip(video, start, self.frames, self.per_frame) for video, start in chosen]
-        return {"image": torch.stack([image for image, _ in parts]), "audio": torch.stack([sound for _, sound in parts]),
-                "label": torch.tensor([self.labels.index(video.label) for video, _ in chosen])}
+        return {"image": np.stack([image for image, _ in parts]), "audio": np.stack([sound for _, sound in parts]),
+                "label": np.array([self.labels.index(video.label) for video, _ in chosen])}
 
 
-def clip(video: Video, start: int, frames: int, samples_per_frame: int) -> tuple[Tensor, Tensor]:
+def clip(video: Video, start: int, frames: int, samples_per_frame: int) -> tuple[np.ndarray, np.ndarray]:
     """`frames` frames from `start` on: image float32 (T, 3, H, W) in [0, 1] and sound (samples,); zeros beyond the end."""
-    image = torch.from_numpy(video.frames[start:start + frames]).permute(0, 3, 1, 2).float() / 255
-    sound = torch.from_numpy(video.sound[start * samples_per_frame:(start + frames) * samples_per_frame])
-    missing = frames - len(image)
-    if missing:
-        image = torch.cat([image, image.new_zeros(missing, *image.shape[1:])])
-        sound = torch.cat([sound, sound.new_zeros(missing * samples_per_frame)])
+    shown = video.frames[start:start + frames].transpose(0, 3, 1, 2)
+    image = np.zeros((frames, *shown.shape[1:]), np.float32)
+    np.divide(shown, 255, out=image[:len(shown)], dtype=np.float32)
+    sound = np.zeros(frames * samples_per_frame, np.float32)
+    heard = video.sound[start * samples_per_frame:(start + len(shown)) * samples_per_frame]
+    sound[:len(heard)] = heard
     return image, sound

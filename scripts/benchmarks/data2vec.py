@@ -1,7 +1,7 @@
-"""data2vec's figures for `calico bench data2vec`: what a whole training step of version 2.0 gains over one of version 1.
+"""data2vec's figures for `calico bench data2vec`: the speed of a training step of version 2.0 against version 1.
 
-Both sides train the same encoder with the same optimiser. Version 1's batch is so large that one step predicts as many masked
-places as one of version 2.0; a step is forward, backward, AdamW and the teacher's update.
+Both train the same encoder with the same optimiser. Version 1's batch is so large that one step predicts as many masked
+positions as one of version 2.0; a step is forward, backward, AdamW and the teacher's update.
 """
 
 import time
@@ -13,15 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calico.agent.data2vec.encoders import (
-    Encoder,
-    SpeechEncoder,
-    SpeechEncoderConfig,
-    TextEncoder,
-    TextEncoderConfig,
-    VisionEncoder,
-    VisionEncoderConfig,
-)
+from calico.agent.data2vec import encoders
+from calico.agent.data2vec.encoders import Encoder
 from calico.agent.data2vec.objective import OBJECTIVES, Data2Vec, Data2VecConfig
 from calico.agent.hardware import autocast
 from calico.scripts.benchmarks.interleaved import interleaved
@@ -30,7 +23,7 @@ SIZE: dict[str, Any] = {"width": 384, "depth": 12, "heads": 6, "feedforward": 15
 
 
 def bench_data2vec(turns: int) -> dict[str, Any]:
-    """Masked places predicted per second, and version 2.0's over version 1's; `targets_per_second_v2_vs_v1` is for pictures."""
+    """Predicted positions per second, and version 2.0's over version 1's; `targets_per_second_v2_vs_v1` is for pictures."""
     found: dict[str, Any] = {}
     for modality in ENCODERS:
         second = trainer(modality, 2, samples=1)
@@ -71,7 +64,7 @@ def trainer(modality: str, version: int, samples: int) -> Callable[[], int]:
 
 
 def settings(modality: str, version: int) -> Data2VecConfig:
-    """The published ones; the decoder is as much narrower as the encoder."""
+    """The published ones, with a decoder of half the width, as the encoder."""
     config = OBJECTIVES[f"{modality}-v{version}"]
     if config.decoder is None:
         return config
@@ -80,18 +73,20 @@ def settings(modality: str, version: int) -> Data2VecConfig:
 
 def vision(samples: int) -> tuple[Encoder, tuple[Tensor, ...]]:
     """224 x 224 pixels, 196 patches."""
-    return VisionEncoder(VisionEncoderConfig(**SIZE, absolute_positions=True, relative_positions="none")), (
-        torch.randn(samples, 3, 224, 224),)
+    config = encoders.VisionEncoderConfig(**SIZE, absolute_positions=True, relative_positions="none")
+    return encoders.VisionEncoder(config), (torch.randn(samples, 3, 224, 224),)
 
 
 def speech(samples: int) -> tuple[Encoder, tuple[Tensor, ...]]:
     """Five seconds, 249 vectors; a front end of half the channels."""
-    return SpeechEncoder(SpeechEncoderConfig(**SIZE, conv_channels=(256,) * 7)), (torch.randn(samples, 80_000),)
+    config = encoders.SpeechEncoderConfig(**SIZE, conv_channels=(256,) * 7)
+    return encoders.SpeechEncoder(config), (torch.randn(samples, 80_000),)
 
 
 def text(samples: int) -> tuple[Encoder, tuple[Tensor, ...]]:
     """512 tokens of a vocabulary of 4,000."""
-    return TextEncoder(TextEncoderConfig(**SIZE, vocab_size=4000, mask=3999)), (torch.randint(2, 3999, (samples, 512)),)
+    config = encoders.TextEncoderConfig(**SIZE, vocab_size=4000, mask=3999)
+    return encoders.TextEncoder(config), (torch.randint(2, 3999, (samples, 512)),)
 
 
 ENCODERS: dict[str, Callable[[int], tuple[Encoder, tuple[Tensor, ...]]]] = {"vision": vision, "speech": speech, "text": text}

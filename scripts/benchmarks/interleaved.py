@@ -1,4 +1,4 @@
-"""Several sides measured in one run, turn by turn, so that a drifting machine moves them all; the median turn counts."""
+"""Several candidates measured in turns within one run, so that drift of the machine affects all of them; medians count."""
 
 import statistics
 import time
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def interleaved(turns: int, *sides: Callable[[], float], warm_up: int = 1) -> list[float]:
-    """Median of what each side measures itself, after `warm_up` turns that do not count."""
+    """Median of the number that each side returns, after `warm_up` turns that do not count."""
     taken = [[side() for side in sides] for _ in range(warm_up + turns)][warm_up:]
     return [statistics.median(side) for side in zip(*taken, strict=True)]
 

@@ -1,13 +1,13 @@
-"""The Perceiver's figures for `calico bench perceiver`: beside transformers and other libraries, same weights, in turns.
+"""The Perceiver's figures for `calico bench perceiver`: against transformers and other libraries, same weights, in turns.
 
     forward_, step_vs_transformers   a 224x224 picture with 64 Fourier bands, 256x512 latents, one cross-attention and 6 layers
                                      in 4 blocks with the same weights, 1000 classes, fp32; step: forward and backward
     forward_, step_vs_best_peer      the same task, the fastest of the other libraries that are installed
-    short_text_vs_transformers       the released language model, 64 of its 2,048 bytes in use: as each runs when nobody says
-                                     otherwise, ours in bf16 where the machine has it; _float32, _bfloat16: both in that format
+    short_text_vs_transformers       the released language model, 64 of its 2,048 bytes in use: with each library's
+                                     defaults, ours in bf16 where the machine has it; _float32, _bfloat16: both in that format
     flow_memory_vs_transformers      peak memory of one forward of the released flow model on 368x496 pixels
-    chunked_decode_vs_reencode       the released autoencoder, a clip of 16 frames in 128 chunks: encoded once, beside
-                                     transformers' way, which encodes it again for each chunk
+    chunked_decode_vs_reencode       the released autoencoder, a clip of 16 frames in 128 chunks: encoded once;
+                                     transformers encodes it again for each chunk
 
 Other libraries are measured where they are installed, else their figures are null: `pip install transformers
 perceiver-pytorch`; krasserm's perceiver-io runs from its source only.
@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calico.agent.hardware import acting_dtype
+from calico.agent.perceiver.fourier import fourier_grid
 from calico.agent.perceiver.hugging_face import load_hf
-from calico.agent.perceiver.inputs import fourier_grid
 from calico.agent.perceiver.layers import LatentConfig
 from calico.agent.perceiver.sizes import named_size
 from calico.agent.perceiver.tasks import Autoencoder, build
@@ -34,13 +34,13 @@ from calico.scripts.common.memory import PROCESSES, own_peak
 BANDS, SIDE, LATENTS, WIDTH, LAYERS, BLOCKS, HEADS, CLASSES = 64, 224, 256, 512, 6, 4, 8, 1000    # the image task
 TEXT_BYTES = 64
 FLOW_SIZE = (368, 496)
-CHUNKS, CHUNKS_TIMED = 128, 2     # all cost the same: a few stand for all
+CHUNKS, CHUNKS_TIMED = 128, 2     # all cost the same, so that few are measured
 
 Run = Callable[[], Any]
 
 
 def bench_perceiver(turns: int) -> dict[str, Any]:
-    """All figures; ratios above 1 are in our favour but for the memory, where 0.4 is two fifths of transformers'."""
+    """All figures; above 1 Calico is better, except for the memory, where below 1 is."""
     return {**bench_image(turns), **bench_text(turns), **bench_flow_memory(), **bench_chunks(turns)}
 
 
@@ -78,7 +78,7 @@ def bench_image(turns: int) -> dict[str, Any]:
 
 
 def without_gradient(answer: Callable[[], Tensor]) -> Run:
-    """What a forward alone is."""
+    """A forward pass alone."""
     def run() -> None:
         with torch.inference_mode():
             answer()
@@ -112,8 +112,8 @@ def import_transformers() -> Any:
 
 
 def lucidrains_answer(picture: Tensor) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """perceiver-pytorch with the same sizes. In its favour the feed-forwards, four times as wide with gates as it comes, are
-    made as narrow as ours, and the Fourier features are given to it."""
+    """perceiver-pytorch with the same sizes. In its favour its feed-forwards, by default gated and four times as wide, are made
+    as narrow as ours, and the Fourier features are computed before."""
     from perceiver_pytorch.perceiver_io import FeedForward, PerceiverIO
 
     grid = fourier_grid((SIDE, SIDE), BANDS, (SIDE, SIDE), torch.device("cpu"))
@@ -150,7 +150,7 @@ def krasserm_classifier(side: int, bands: int, latent: LatentConfig, labels: int
 
 
 def same(ours: Tensor, theirs: Tensor) -> None:
-    """A ratio of speeds of two models that answer differently is worth nothing."""
+    """Raises RuntimeError unless both give the same outputs: else their speeds do not compare."""
     difference = float((ours - theirs).abs().max() / theirs.abs().max())
     if not difference < 1e-4:
         raise RuntimeError(f"the two sides differ by {difference:.1e} of the largest output")
@@ -160,7 +160,7 @@ def same(ours: Tensor, theirs: Tensor) -> None:
 
 def bench_text(turns: int) -> dict[str, Any]:
     """The language model on a short text, which transformers reads padded to 2,048 bytes, as its documentation shows, and
-    decodes at all 2,048 places. No exact shortcut spares the 26 layers' work on the latents, nine tenths of the whole."""
+    decodes at all 2,048 positions. Nine tenths of the work are the 26 layers on the latents, the same for both."""
     transformers = import_transformers()
     torch.manual_seed(0)
     theirs = transformers.PerceiverForMaskedLM(transformers.PerceiverConfig(qk_channels=256, v_channels=1280)).eval()
@@ -216,7 +216,7 @@ def transformers_flow(threads: int) -> float:
 
 
 def peak_megabytes() -> float:
-    """The most that this process has held so far."""
+    """Peak resident memory of this process so far."""
     if not PROCESSES.exists():
         raise ValueError("peak memory is read from /proc, which this system does not have; run this on Linux")
     return own_peak() / 2**20

@@ -1,12 +1,12 @@
-"""`calico bench perceiver-scores TASK DATA --minutes M`: what other libraries' Perceivers score after the same training.
+"""`calico bench perceiver-scores TASK DATA [key=value ...]`: scores of other libraries' Perceivers.
 
-    calico bench perceiver-scores classify-image cifar10.zip --minutes 4
-    calico bench perceiver-scores classify-audio sounds.jsonl --label digit --minutes 0.5 --json
+    calico bench perceiver-scores classify-image cifar10.zip training.minutes=4
+    calico bench perceiver-scores classify-audio sounds.jsonl label=digit training.minutes=0.5 --json
 
-Calico and each library that is installed and has such a model train one after another for M minutes: the same samples, prepared
-and varied in the same way, the same optimiser, schedule, averaged weights and held-out fifth, as many latents of the same width
-and as many layers. The rest is each library's own: `transformers`, `perceiver-pytorch` and `perceiver-io` (from its source).
-Options are those of `calico perceive TASK train`. Run it with one thread on a quiet machine.
+Calico and each installed library with such a model train one after another for `training.minutes`: with the same samples,
+preparation, augmentation, optimiser, schedule, EMA of the weights and held-out fifth, and as many latents of the same width and
+layers. The rest is each library's own: `transformers`, `perceiver-pytorch` and `perceiver-io` (from its source).
+Settings are those of `calico perceive TASK train`. Run it with one thread on a quiet machine.
 """
 
 import tempfile
@@ -21,13 +21,12 @@ from calico.agent.perceiver.inputs import ImageConfig, PatchesConfig, TextConfig
 from calico.agent.perceiver.tasks import Classifier, ClassifierConfig, LanguageConfig, MaskedLanguage
 from calico.scripts.benchmarks.perceiver import krasserm_classifier
 from calico.scripts.common import console
-from calico.scripts.perceiver_tasks.classify import KINDS, classify_parser
-from calico.scripts.perceiver_tasks.classify import fit as fit_classifier
-from calico.scripts.perceiver_tasks.fill_mask import fill_mask_parser
-from calico.scripts.perceiver_tasks.fill_mask import fit as fit_language
+from calico.scripts.perceiver_tasks import classify, fill_mask
+from calico.scripts.perceiver_tasks.classify import KINDS
+from calico.scripts.perceiver_tasks.training import load_task_settings, training_parser
 
 FILL_MASK = "fill-mask"
-BYTES = 262                     # ids of the released models: bytes and six markers
+BYTES = 262                     # ids of the released models: bytes and six special ids
 STEM = 4                        # pixels a side of an element of Calico's small picture models
 FIGURES = ("accuracy", "bits_per_byte", "steps", "core_minutes", "parameters")     # of the reports, where they have them
 Config = ClassifierConfig | LanguageConfig
@@ -39,18 +38,18 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("task", choices=[*KINDS, FILL_MASK])
     parser.add_argument("more", nargs="*", metavar="DATA ...", help="as in `calico perceive TASK train`")
     task = parser.parse_args(argv[:1]).task
-    parser_of, fit = (fill_mask_parser, fit_language) if task == FILL_MASK else (classify_parser, fit_classifier)
+    fit: Any = fill_mask.fit if task == FILL_MASK else classify.fit
     with tempfile.TemporaryDirectory() as folder:
-        options = parser_of(task).parse_args([*argv[1:], "--out", folder])
-        if options.minutes <= 0:
-            raise ValueError("--minutes is missing; say how long each library may train")
-        options.steps = 10 ** 6        # the clock ends each run
-        reports: dict[str, dict[str, Any]] = {}
-        for name, network in networks(task).items():
-            options.out = Path(folder) / name
-            reports[name] = fit(task, options, network)
+        defaults = fill_mask.LanguageSettings() if task == FILL_MASK else KINDS[task].settings
+        arguments = training_parser(task, __doc__ or "", defaults).parse_args([*argv[1:], "--out", folder])
+        settings = load_task_settings(defaults, [*arguments.overrides, "training.steps=1000000"])     # the clock ends each run
+        if settings.training.minutes <= 0:
+            raise ValueError("training.minutes is missing; say how long each library may train")
+        reports: dict[str, dict[str, Any]] = {
+            name: fit(task, arguments.data, settings, Path(folder) / name, arguments.device, network)
+            for name, network in networks(task).items()}
     figures = [figure for figure in FIGURES if figure in reports["calico"]]
-    if options.json:
+    if arguments.json:
         console.print_json({name: {figure: report[figure] for figure in figures} for name, report in reports.items()})
     else:
         console.print_table(("library", *figures), [[name, *(report[figure] for figure in figures)]

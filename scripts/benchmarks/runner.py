@@ -1,4 +1,4 @@
-"""The environment runner's figures for `calico bench runner`: what it costs beside bare loops and Gymnasium's own ways.
+"""The environment runner's figures for `calico bench runner`: its cost compared with plain loops and with Gymnasium.
 
 Both sides play the same environments with uniform actions; both sides of a ratio run in turns.
 """
@@ -28,7 +28,7 @@ STEPS = {"CartPole-v1": 40_000, "HalfCheetah-v5": 16_000, "ALE/Pong-v5": 4_000, 
 def bench_runner(turns: int) -> dict[str, Any]:
     """`overhead` is the runner's time per step over that of a bare loop, less one; the others are factors of speed.
 
-    Rows of Atari are shared out among as many processes as there are cores (`isolated.py`), Gymnasium's stand in one.
+    Rows of Atari run in as many processes as there are cores (`isolated.py`), Gymnasium's in one.
     """
     found: dict[str, Any] = {"overhead": {}}
     for name, steps in STEPS.items():
@@ -52,7 +52,7 @@ def bench_runner(turns: int) -> dict[str, Any]:
 
 
 class Clocked(RandomPolicy):
-    """Uniform actions; stops the play after so many of them, and knows how long they took."""
+    """Uniform actions; stops after so many of them and measures their time."""
 
     def __init__(self, stop: int) -> None:
         super().__init__()
@@ -128,12 +128,12 @@ def sync_seconds(steps: int) -> float:
 
 
 def pixel_seconds(steps: int) -> float:
-    """Seconds per step of a cheetah seen in pictures."""
+    """Seconds per step of a cheetah observed in pixels."""
     return _seconds_per_step(make("HalfCheetah-v5-pixels"), steps, render=False)
 
 
 def default_pixel_seconds(steps: int) -> float:
-    """The same as Gymnasium renders it if nothing is said."""
+    """The same as Gymnasium renders it by default."""
     return _seconds_per_step(gym.make("HalfCheetah-v5", render_mode="rgb_array", width=64, height=64), steps, render=True)
 
 

@@ -8,24 +8,23 @@ the default was. A dotted override goes into the dict: `mixture.pong=2` changes 
 A field may be one of several dataclasses that tell each other apart by a field `kind: Literal["..."]`. `backbone: perceiver`
 is short for `backbone: {kind: perceiver}`; another kind than before keeps the values of the fields that both have.
 
-The object is built here rather than by `OmegaConf.to_object`, which merges dicts, takes `[x]` for text inside
-containers, turns the YAML word `no` into the text "False" and does not say which nested config refused a value. Every
-error is one line that names the key.
+OmegaConf reads the values and pydantic checks them. What lies between is our own, because OmegaConf's merge would fill in
+dicts too, takes `[x]` for text inside containers and turns the YAML word `no` into the text "False". Every error is one line
+that names the key, what came and what was expected.
 """
 
-import difflib
 import enum
 import functools
 import json
-import math
 import types
-import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, overload
+from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar, Union, get_args, get_origin, overload
 
+from calico.agent.config_json import OPEN_UNIONS, field_types, is_config, kinds, options, to_json
 from calico.scripts.common.safe_yaml import read_yaml
+from calico.tokenizers.spelling import did_you_mean, nearest
 
 T = TypeVar("T")
 
@@ -48,7 +47,8 @@ def load_config(schema: type[T] | T, path: Path | str | None = None, overrides: 
         ValueError: an unknown key, a wrong type, a file that is missing or not plain YAML, what the dataclass refuses.
     """
     cls: type[T] = schema if isinstance(schema, type) else type(schema)
-    return _resolve(cls, _defaults(cls) if isinstance(schema, type) else _plain(schema), _layers(path, overrides))
+    built: T = _resolve(cls, _defaults(cls) if isinstance(schema, type) else to_json(schema), _layers(path, overrides))
+    return built
 
 
 def given(path: Path | str | None, overrides: Sequence[str], key: str) -> Any:
@@ -59,13 +59,11 @@ def given(path: Path | str | None, overrides: Sequence[str], key: str) -> Any:
     Raises:
         ValueError: as load_config, for what stands on the way.
     """
-    found = None
+    found, names = None, key.split(".")
     for place, value in _layers(path, overrides):
-        names = key.split(".")
         if place != names[: len(place)]:
             continue
-        if isinstance(value, _Unread):
-            value = read_yaml(value, ".".join(place))
+        value = _parsed(value, ".".join(place))
         for name in names[len(place):]:
             short = isinstance(value, str) and name == "kind"
             value = value if short else value.get(name) if isinstance(value, Mapping) else None
@@ -79,12 +77,13 @@ def config_from_json(schema: type[T], values: Mapping[str, Any]) -> T:
     Raises:
         ValueError: as load_config.
     """
-    return _resolve(schema, _defaults(schema), [([], values)])
+    built: T = _resolve(schema, _defaults(schema), [([], values)])
+    return built
 
 
 def config_to_json(config: Any) -> dict[str, Any]:
     """The config as plain JSON values; infinite numbers become the text "inf", which config_from_json reads back."""
-    values: dict[str, Any] = _finite(_plain(config))
+    values: dict[str, Any] = to_json(config)
     return values
 
 
@@ -99,6 +98,20 @@ def shipped_configs() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
+# ---- layers of plain values
+
+
+class _Unread(str):
+    """The right side of `key=value`: read as YAML once the field's type is known, or taken as it is if that is text."""
+
+
+def _parsed(value: Any, key: str, hint: Any = Any) -> Any:
+    """The value, an unread one as the field's type wants it."""
+    if not isinstance(value, _Unread) or (hint is str and value[:1] not in ("'", '"')):
+        return value
+    return read_yaml(value, key)
+
+
 def _layers(path: Path | str | None, overrides: Sequence[str]) -> list[tuple[list[str], Any]]:
     """(dotted path, value) of the file, then of each override."""
     layers: list[tuple[list[str], Any]] = [] if path is None else [([], _read_file(_locate(path)))]
@@ -110,313 +123,242 @@ def _layers(path: Path | str | None, overrides: Sequence[str]) -> list[tuple[lis
     return layers
 
 
-class _Unread(str):
-    """The right side of `key=value`: read as YAML once the field's type is known, or taken as it is if that is text."""
+def _resolve(cls: Any, tree: Any, layers: Iterable[tuple[list[str], Any]]) -> Any:
+    """Put the layers on the tree of plain values, then build the object once."""
+    from pydantic import ValidationError
 
-
-class _UnknownKey(ValueError):
-    """A key that the dataclass at hand lacks; `_resolve` knows the whole config and can name the nearest."""
-
-    def __init__(self, cls: type, name: str, parent: str) -> None:
-        super().__init__(name)
-        self.cls, self.name, self.parent = cls, name, parent
-
-
-def _resolve(cls: type[T], tree: Any, layers: Iterable[tuple[list[str], Any]]) -> T:
-    """Put (dotted path, value) layers on the tree of plain values, then build the object once."""
+    for path, value in layers:
+        tree = _assign(cls, tree, path, value, "")
     try:
-        for path, value in layers:
-            tree = _assign(cls, tree, path, value, "")
-        config: T = _build(cls, tree, "")
-    except _UnknownKey as error:
-        raise ValueError(_nearest(cls, error)) from None
-    return config
+        return _checker(cls, tuple(len(known()) for known in OPEN_UNIONS.values()))(tree)
+    except ValidationError as error:
+        raise ValueError(_one_line(cls, tree, error.errors(include_url=False))) from None
+
+
+def _assign(hint: Any, tree: Any, path: list[str], value: Any, key: str) -> Any:
+    """`tree` with the value at the dotted `path` replaced. An unknown key is put in all the same; the check refuses it."""
+    if not path or (path == ["kind"] and kinds(hint)):
+        return _overlay(hint, tree, value, key)
+    name, *rest = path
+    if cls := _dataclass_at(hint, tree):
+        before: dict[str, Any] = tree if isinstance(tree, dict) else _defaults(cls)
+        if name in field_types(cls):
+            value = _assign(field_types(cls)[name], before.get(name), rest, value, _join(key, name))
+        return before | {name: value}
+    for inner in (get_args(option)[1] for option in options(hint) if get_origin(option) is dict):
+        # A dict of plain values takes the rest as one key, so that names with dots need no quotes.
+        size = 1 if any(is_config(option) or get_origin(option) is dict for option in options(inner)) else len(path)
+        name, before = ".".join(path[:size]), tree if isinstance(tree, dict) else {}
+        return before | {name: _assign(inner, before.get(name), path[size:], value, _join(key, name))}
+    raise ValueError(f"{_join(key, '.'.join(path))} does not exist: {key} is {_name(hint)}; write {key}=...")
 
 
 def _overlay(hint: Any, tree: Any, layer: Any, key: str) -> Any:
     """`tree` with `layer` on top: key by key where the field is a dataclass, as a whole elsewhere."""
-    if isinstance(layer, _Unread):
-        layer = _unquote(layer, key) if hint is str else read_yaml(layer, key)
-    if kinds := _kinds(hint):
+    layer = _parsed(layer, key, hint)
+    if known := kinds(hint):
         layer = {"kind": layer} if isinstance(layer, str) else layer
         if isinstance(layer, Mapping) and "kind" in layer:
-            cls = _checked_kind(kinds, layer["kind"], key)
-            kept = tree if isinstance(tree, dict) else {}
-            tree = _defaults(cls) | {name: kept[name] for name in _hints(cls).keys() & kept.keys() - {"kind"}}
-    cls = _dataclass_of(hint, tree)
+            if not isinstance(kind := layer["kind"], str) or kind not in known:
+                raise ValueError(f"{_join(key, 'kind')} must be one of {', '.join(known)}, not {kind!r}"
+                                 + did_you_mean(str(kind), known))
+            before, after = _dataclass_at(hint, tree), known[kind]   # a key that neither has stays, and is refused in the end
+            lost = field_types(before).keys() - field_types(after).keys() if before else set()
+            tree = _defaults(after) | {name: old for name, old in (tree if before else {}).items() if name not in lost}
+    cls = _dataclass_at(hint, tree)
     if cls is None or not isinstance(layer, Mapping):
         return layer
+    tree = tree if isinstance(tree, dict) else _defaults(cls)
     for name, value in layer.items():
         tree = _assign(cls, tree, [str(name)], value, key)
     return tree
 
 
-def _assign(hint: Any, tree: Any, path: list[str], value: Any, key: str) -> Any:
-    """`tree` with the value that stands at the dotted `path` replaced."""
-    if not path:
-        return _overlay(hint, tree, value, key)
-    if path == ["kind"] and _kinds(hint):
-        return _overlay(hint, tree, value, key)
-    if cls := _dataclass_of(hint, tree):
-        name = path[0]
-        inner = _known_field(cls, name, key)
-        before: dict[str, Any] = tree if isinstance(tree, dict) else _defaults(cls)
-        return before | {name: _assign(inner, before.get(name), path[1:], value, _join(key, name))}
-    if (inner := _dict_value(hint)) is not None:
-        # A dict of plain values takes the rest as one key, so that names with dots need no quotes.
-        size = 1 if _dataclass_in(inner) or _dict_value(inner) else len(path)
-        name, before = ".".join(path[:size]), tree if isinstance(tree, dict) else {}
-        return before | {name: _assign(inner, before.get(name), path[size:], value, _join(key, name))}
-    raise ValueError(f"{_join(key, '.'.join(path))} does not exist: {key} is {_name(hint)}; write {key}=...")
+def _dataclass_at(hint: Any, tree: Any) -> Any:
+    """The dataclass whose fields `tree` holds: the only one of the type, or that of its kind; else None."""
+    if known := kinds(hint):
+        return known.get(str(tree.get("kind"))) if isinstance(tree, dict) else None
+    members = options(hint)
+    return members[0] if len(members) == 1 and is_config(members[0]) else None
+
+
+def _defaults(cls: Any) -> dict[str, Any]:
+    """A dataclass's defaults as plain values; fields without one are left out."""
+    return {field.name: to_json(field.default if field.default_factory is MISSING else field.default_factory())
+            for field in fields(cls) if field.init and not field.default is field.default_factory is MISSING}
 
 
 def _join(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
 
 
+# ---- checking them
+
+
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    """Field name -> type, for the fields that can be set."""
-    known = typing.get_type_hints(cls)
-    return {field.name: known[field.name] for field in fields(cls) if field.init}
+def _checker(cls: Any, known: tuple[int, ...]) -> Any:
+    """Of a dataclass, while so many kinds of backbones are known."""
+    from pydantic import TypeAdapter  # late: what only reads --help does not wait for it
+
+    return TypeAdapter(_checked_type(cls)).validate_python
 
 
-def _dataclass_in(hint: Any) -> Any:
-    """The dataclass that `hint` is, or that it may be besides None; else None."""
-    if isinstance(hint, type) and is_dataclass(hint):
+def _checked_type(hint: Any, key: str = "") -> Any:
+    """The type with pydantic's checks. Its strict mode refuses 1e6 for an integer, a list for a tuple and a mapping for a
+    dataclass, its lax mode takes "1" for 1 and True for 1.0; so each leaf is strict, and what is taken besides stands here."""
+    from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Strict, Tag, with_config
+    from typing_extensions import TypedDict  # comes with pydantic, which reads no other before Python 3.12
+
+    origin, args, members = get_origin(hint), get_args(hint), options(hint)
+    inner = functools.partial(_checked_type, key=key)
+    if members != (hint,):
+        choice: Any = Union[tuple(map(inner, members))]   # noqa: UP007 - a tuple of members has no other spelling
+        if kinds(hint):
+            choice = Annotated[choice, Field(discriminator="kind")]
+        elif _one_of_dataclasses(hint):   # told apart by their fields: the first one that has all that are given
+            named = tuple(Annotated[inner(cls), Tag(cls.__name__)] for cls in members)
+            choice = Annotated[Union[named], Discriminator(lambda value: next((   # noqa: UP007
+                cls.__name__ for cls in members if isinstance(value, dict) and value.keys() <= field_types(cls).keys()), None))]
+        return choice | None if types.NoneType in args else choice
+    if is_config(hint):
+        keys = {name: (NotRequired if name in _defaults(hint) else Required)[_checked_type(member, name)]
+                for name, member in field_types(hint).items()}
+        shape: Any = TypedDict(hint.__name__, keys)   # type: ignore[misc]
+        return Annotated[with_config(ConfigDict(extra="forbid"))(shape), AfterValidator(functools.partial(_construct, hint))]
+    if origin is dict:
+        return dict[Annotated[str, Strict()], inner(args[1])]   # type: ignore[misc]
+    if origin in (list, tuple):
+        return origin[tuple(arg if arg is ... else inner(arg) for arg in args)]
+    if origin is Literal and int in map(type, args):   # pydantic takes True and 1.0 for Literal[1]; None is refused
+        return Annotated[hint, BeforeValidator(lambda value: value if type(value) in map(type, args) else None)]
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return Annotated[Literal[tuple(hint.__members__)], AfterValidator(lambda name: hint[name])]
+    if hint is int:         # 1e6 is a float in YAML
+        whole = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
+        return Annotated[int, Strict(), whole]
+    if hint is float:       # as config_to_json writes what JSON lacks
+        written_out = BeforeValidator(lambda value: float(value) if value in ("inf", "-inf", "nan") else value)
+        return Annotated[float, Strict(), written_out]
+    if hint is Path:
+        return Annotated[str, Strict(), AfterValidator(lambda text: Path(text))]
+    if hint in (str, bool):
+        return Annotated[hint, Strict()]
+    if origin is Literal:
         return hint
-    members = [arg for arg in get_args(hint) if arg is not types.NoneType] if _is_union(hint) else []
-    return _dataclass_in(members[0]) if len(members) == 1 else None
+    raise TypeError(f"{key}: config fields of type {hint} are not supported")
 
 
-def _kinds(hint: Any) -> dict[str, Any]:
-    """Of a union of dataclasses with a field `kind` each: kind -> dataclass; else nothing."""
-    members: tuple[Any, ...] = get_args(hint) if _is_union(hint) else ()
-    if not members or not all(_dataclass_in(member) and "kind" in _hints(member) for member in members):
-        return {}
-    return {kind: member for member in members for kind in get_args(_hints(member)["kind"])}
+def _one_of_dataclasses(hint: Any) -> bool:
+    return len(options(hint)) > 1 and all(map(is_config, options(hint)))
 
 
-def _checked_kind(kinds: dict[str, Any], kind: Any, key: str) -> Any:
-    """The dataclass of that kind."""
-    if not isinstance(kind, str) or kind not in kinds:
-        near = difflib.get_close_matches(str(kind), kinds, n=1)
-        raise ValueError(f"{_join(key, 'kind')} must be one of {', '.join(kinds)}, not {kind!r}"
-                         + (f"; did you mean {near[0]}?" if near else ""))
-    return kinds[kind]
+def _construct(cls: Any, values: dict[str, Any]) -> Any:
+    try:
+        return cls(**values)
+    except TypeError as error:   # of __post_init__; pydantic lets it pass
+        raise ValueError(str(error)) from None
 
 
-def _dataclass_of(hint: Any, tree: Any) -> Any:
-    """As `_dataclass_in`, and for one of several kinds the one that `tree` has."""
-    kinds = _kinds(hint)
-    return kinds.get(str(tree.get("kind"))) if kinds and isinstance(tree, dict) else _dataclass_in(hint)
+# ---- what is wrong, in one line
 
 
-def _dict_value(hint: Any) -> Any:
-    """The type of the values if `hint` is a dict with text keys, or None."""
-    if _is_union(hint):
-        return next((found for arg in get_args(hint) if (found := _dict_value(arg)) is not None), None)
-    return get_args(hint)[1] if get_origin(hint) is dict else None
+def _one_line(root: type, tree: Any, errors: Sequence[Any]) -> str:
+    """The error that helps most, in our words and with the key as it is written here: an unknown key comes before a wrong
+    value, a missing one last."""
+    error = min(errors, key=lambda error: {"extra_forbidden": 0, "missing": 2}.get(error["type"], 1))
+    hint, value, key = root, tree, ""
+    for part in error["loc"]:
+        if _one_of_dataclasses(hint):   # pydantic names the member
+            hint = (kinds(hint) or {cls.__name__: cls for cls in options(hint)})[part]
+            continue
+        if len(options(hint)) > 1:
+            break                      # the value fits no member: say what they are
+        (hint,) = options(hint)
+        args, at = get_args(hint), f"{key}[{part}]" if isinstance(value, list) else _join(key, str(part))
+        if is_config(hint) and part not in field_types(hint):
+            return _unknown_key(root, hint, str(part), key)
+        if is_config(hint) and part not in value:
+            return f"{at} is missing and has no default; give {_name(field_types(hint)[part])}"
+        if isinstance(value, list) and part >= len(value) or isinstance(value, Mapping) and not isinstance(part, str):
+            break                      # too short a list, or a key that is no text
+        if is_config(hint):
+            inner = field_types(hint)[part]
+        else:
+            inner = args[1] if isinstance(value, Mapping) else args[0 if args[1:] in ((), (...,)) else part]
+        hint, value, key = inner, value[part], at
+    if error["type"] == "value_error":
+        said = str(error["ctx"]["error"])
+        return f"{key}: {said}" if key and key not in said else said
+    hint = options(hint)[0] if len(options(hint)) == 1 else hint
+    shown = json.dumps(value, default=str)   # as it would stand in a file
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    came = "" if value is None else f" ({type(value).__name__})"
+    advice = "; put it in quotes" if hint in (str, Path) and isinstance(value, bool | int | float) else ""
+    return f"{key or 'the config'} must be {_name(hint)}, not {shown}{came}{advice}"
 
 
-def _is_union(hint: Any) -> bool:
-    return get_origin(hint) in (Union, types.UnionType)
+def _unknown_key(root: type, cls: type, name: str, parent: str) -> str:
+    """What to write instead: a neighbour of like spelling, else the same word elsewhere, else a like word elsewhere."""
+    asked, neighbours, everywhere = _join(parent, name), list(field_types(cls)), list(_dotted(root))
+    known = get_args(field_types(cls).get("kind"))
+    kind = f" of kind {known[0]}" if len(known) == 1 else ""
+    if asked in everywhere and "." in name:   # `backbone.depth: 4` in a file
+        nested = asked.replace(".", ": {") + ": ..." + "}" * asked.count(".")
+        return f"key {asked!r} holds a dot; in a file, nest it: {nested}"
+    everywhere = [dotted for dotted in everywhere if dotted != asked]   # it may be a key of another kind
+    word, last = name.rpartition(".")[2], {dotted: dotted.rpartition(".")[2] for dotted in everywhere}
+    near = ([_join(parent, neighbour) for neighbour in nearest(name, neighbours)]
+            or [dotted for dotted in everywhere if last[dotted] == word]
+            or [dotted for dotted in everywhere if nearest(word, [last[dotted]])])
+    there = ", ".join(_join(parent, neighbour) for neighbour in neighbours)
+    return f"unknown key {asked}{kind}; " + (f"did you mean {' or '.join(near[:2])}?" if near else f"there are: {there}")
+
+
+def _dotted(cls: Any) -> Iterator[str]:
+    """Every key of a config, the nested ones with dots."""
+    for name, hint in field_types(cls).items():
+        yield name
+        inner = list(kinds(hint).values()) or [option for option in options(hint) if len(options(hint)) == 1]
+        yield from dict.fromkeys(f"{name}.{key}" for one in inner if is_config(one) for key in _dotted(one))
 
 
 def _name(hint: Any) -> str:
     """The type in words."""
-    if kinds := _kinds(hint):
-        return f"one of {', '.join(kinds)}, or a mapping of its keys"
-    if _is_union(hint):
-        return " or ".join(map(_name, get_args(hint)))
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, get_args(hint)))
+    args = get_args(hint)
+    if known := kinds(hint):
+        return f"one of {', '.join(known)}, or a mapping of its keys"
+    if options(hint) != (hint,):
+        return " or ".join(map(_name, args))
+    if is_config(hint):
+        return f"a mapping with the keys {', '.join(field_types(hint))}"
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return "one of " + ", ".join(member.name for member in hint)
+        return f"one of {', '.join(hint.__members__)}"
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, args))}"
     if get_origin(hint) is dict:
-        return f"a mapping of names to {_name(get_args(hint)[1])}"
+        return f"a mapping of names to {_name(args[1])}"
     if get_origin(hint) is list:
-        return f"a list [...] of {_name(get_args(hint)[0])}"
+        return f"a list [...] of {_name(args[0])}"
     if get_origin(hint) is tuple:
-        return f"a list of the form [{', '.join('...' if arg is ... else _name(arg) for arg in get_args(hint))}]"
-    if _dataclass_in(hint):
-        return f"a mapping with the keys {', '.join(_hints(hint))}"
+        return f"a list of the form [{', '.join('...' if arg is ... else _name(arg) for arg in args)}]"
     return {int: "an integer", float: "a number", bool: "true or false", str: "text", types.NoneType: "null",
             Path: "a path"}.get(hint, str(hint))
 
 
-def _known_field(cls: type, name: str, parent: str) -> Any:
-    if name not in _hints(cls):
-        raise _UnknownKey(cls, name, parent)
-    return _hints(cls)[name]
-
-
-def _nearest(root: type, unknown: _UnknownKey) -> str:
-    """What to write instead: a neighbour of like spelling, else the same word elsewhere, else a like word elsewhere."""
-    asked = _join(unknown.parent, unknown.name)
-    neighbours = {name: _join(unknown.parent, name) for name in _hints(unknown.cls)}
-    everywhere = list(_dotted(root))
-    kinds = get_args(_hints(unknown.cls).get("kind"))
-    kind = f" of kind {kinds[0]}" if len(kinds) == 1 else ""
-    if asked in everywhere and "." in unknown.name:   # `backbone.depth: 4` in a file
-        nested = asked.replace(".", ": {") + ": ..." + "}" * asked.count(".")
-        return f"key {asked!r} holds a dot; in a file, nest it: {nested}"
-    everywhere = [dotted for dotted in everywhere if dotted != asked]   # it may be a key of another kind
-    word = unknown.name.rpartition(".")[2]
-    near = ([neighbours[name] for name in difflib.get_close_matches(unknown.name, neighbours, n=1)]
-            or [dotted for dotted in everywhere if dotted.rpartition(".")[2] == word]
-            or [dotted for dotted in everywhere if difflib.get_close_matches(word, [dotted.rpartition(".")[2]])])
-    hint = f"did you mean {' or '.join(near[:2])}?" if near else f"there are: {', '.join(neighbours.values())}"
-    return f"unknown key {asked}{kind}; {hint}"
-
-
-def _dotted(cls: type) -> Iterator[str]:
-    """Every key of a config, the nested ones with dots."""
-    for name, hint in _hints(cls).items():
-        yield name
-        inner = _dataclass_in(hint)
-        kinds = _kinds(hint).values() if inner is None else [inner]
-        yield from dict.fromkeys(f"{name}.{deeper}" for one in kinds for deeper in _dotted(one))
-
-
-def _build(hint: Any, value: Any, key: str) -> Any:
-    """The value as its field's type wants it."""
-    origin, args = get_origin(hint), get_args(hint)
-    if kinds := _kinds(hint):
-        _checked(isinstance(value, Mapping), hint, value, key)
-        return _build_dataclass(_checked_kind(kinds, value.get("kind"), key), value, key)
-    if _is_union(hint):
-        return _build_union(args, value, key)
-    if isinstance(hint, type) and is_dataclass(hint):
-        return _build_dataclass(hint, value, key)
-    if origin is Literal:
-        return _checked(any(value == arg and type(value) is type(arg) for arg in args), hint, value, key)
-    if origin is dict:
-        _checked(isinstance(value, Mapping) and all(isinstance(name, str) for name in value), hint, value, key)
-        return {name: _build(args[1], inner, _join(key, name)) for name, inner in value.items()}
-    if origin in (list, tuple):
-        _checked(isinstance(value, list), hint, value, key)
-        inner = [args[0]] * len(value) if origin is list or args[1:] == (...,) else list(args)
-        _checked(len(inner) == len(value), hint, value, key)
-        return origin(_build(one, item, f"{key}[{i}]") for i, (one, item) in enumerate(zip(inner, value, strict=True)))
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return hint[_checked(value in hint.__members__, hint, value, key)]
-    if hint in _SIMPLE:
-        return _SIMPLE[hint](value, key)
-    raise TypeError(f"{key}: config fields of type {hint} are not supported")
-
-
-def _build_dataclass(cls: type, value: Any, key: str) -> Any:
-    _checked(isinstance(value, Mapping), cls, value, key)
-    values = {str(name): _build(_known_field(cls, str(name), key), inner, _join(key, str(name)))
-              for name, inner in value.items()}
-    for field in fields(cls):
-        if field.init and field.name not in values and not _has_default(field):
-            wanted = _name(_hints(cls)[field.name])
-            raise ValueError(f"{_join(key, field.name)} is missing and has no default; give {wanted}")
-    try:
-        return cls(**values)
-    except (ValueError, TypeError) as error:   # what __post_init__ refuses
-        raise ValueError(f"{key}: {error}" if key and key not in str(error) else str(error)) from None
-
-
-def _build_union(members: tuple[Any, ...], value: Any, key: str) -> Any:
-    """The member that fits as it is, else the first that the value can be turned into."""
-    failures = {}
-    for hint in sorted(members, key=lambda hint: type(value) is not hint):
-        try:
-            return _build(hint, value, key)
-        except ValueError as error:
-            failures[hint] = error
-    failures.pop(types.NoneType, None)
-    # What says something of the value itself and not only that its keys belong to another member.
-    told = {str(error): error for error in failures.values() if len(failures) == 1 or not isinstance(error, _UnknownKey)}
-    if len(told) == 1:
-        raise told.popitem()[1]
-    raise _wrong(Union[members], value, key)   # noqa: UP007 - a tuple of members has no other spelling
-
-
-def _has_default(field: Field[Any]) -> bool:
-    return field.default is not MISSING or field.default_factory is not MISSING
-
-
-def _checked(fits: bool, hint: Any, value: Any, key: str) -> Any:
-    if not fits:
-        raise _wrong(hint, value, key)
-    return value
-
-
-def _wrong(hint: Any, value: Any, key: str) -> ValueError:
-    shown = json.dumps(value, default=str)   # as it would stand in a file
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    kind = "" if value is None else f" ({type(value).__name__})"
-    advice = "; put it in quotes" if hint is str and isinstance(value, bool | int | float) else ""
-    return ValueError(f"{key or 'the config'} must be {_name(hint)}, not {shown}{kind}{advice}")
-
-
-def _integer(value: Any, key: str) -> int:
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())   # 1e6 is a float in YAML
-    return int(_checked(whole and not isinstance(value, bool), int, value, key))
-
-
-def _number(value: Any, key: str) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    written_out = value in ("inf", "-inf", "nan")   # as config_to_json does
-    return float(_checked(number or written_out, float, value, key))
-
-
-def _text(value: Any, key: str) -> str:
-    return str(_checked(isinstance(value, str), str, value, key))
-
-
-_SIMPLE: dict[Any, Callable[[Any, str], Any]] = {
-    int: _integer,
-    float: _number,
-    str: _text,
-    bool: lambda value, key: _checked(isinstance(value, bool), bool, value, key),
-    Path: lambda value, key: Path(_text(value, key)),
-    types.NoneType: lambda value, key: _checked(value is None, types.NoneType, value, key),
-}
-
-
-def _defaults(cls: type) -> dict[str, Any]:
-    """A dataclass's defaults as plain values; fields without one are left out."""
-    return {field.name: _plain(field.default if field.default_factory is MISSING else field.default_factory())
-            for field in fields(cls) if field.init and _has_default(field)}
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value) if field.init}
-    if isinstance(value, enum.Enum):
-        return value.name
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {name: _plain(inner) for name, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def _finite(tree: Any) -> Any:
-    """Infinite numbers as text: JSON has none."""
-    if isinstance(tree, dict):
-        return {name: _finite(inner) for name, inner in tree.items()}
-    if isinstance(tree, list):
-        return [_finite(inner) for inner in tree]
-    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
+# ---- files
 
 
 def _locate(path: Path | str) -> Path:
     """The file itself, or the shipped one of that bare name."""
-    given = Path(path)
-    shipped = SHIPPED / f"{given.name.removesuffix('.yaml')}.yaml"
-    if given.is_file():
-        return given
-    if given.name == str(path) and shipped.is_file():
+    own = Path(path)
+    shipped = SHIPPED / f"{own.name.removesuffix('.yaml')}.yaml"
+    if own.is_file():
+        return own
+    if own.name == str(path) and shipped.is_file():
         return shipped
-    near = difflib.get_close_matches(given.stem, shipped_configs(), n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(shipped_configs())}"
-    raise ValueError(f"config {path} does not exist; {hint}")
+    names = shipped_configs()
+    there = f"; there are: {', '.join(names)}"
+    raise ValueError(f"config {path} does not exist{did_you_mean(own.stem, names, there, cutoff=0.4)}")
 
 
 def _read_file(path: Path) -> Mapping[str, Any]:
@@ -430,7 +372,3 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     if values is not None and not isinstance(values, Mapping):
         raise ValueError(f"{path} must hold a mapping such as `seed: 1`, not {type(values).__name__}")
     return values or {}
-
-
-def _unquote(text: str, key: str) -> Any:
-    return read_yaml(text, key) if text[:1] in ("'", '"') else str(text)

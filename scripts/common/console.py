@@ -14,7 +14,6 @@ Results go to stdout and nothing else does, so that `--json` can be piped; progr
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import functools
 import inspect
 import json
@@ -34,6 +33,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from calico.tokenizers.spelling import did_you_mean
+
 DEBUG = "CALICO_DEBUG"   # set to 1, errors come with their traceback
 WRONG_INPUT, INTERRUPTED = 2, 130   # exit codes: argparse's, and what a shell reports after Ctrl-C
 
@@ -50,8 +51,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line on stderr, exit code 2; a mistyped option names the nearest."""
         if unknown := re.search(r"unrecognized arguments: .*?(--[\w-]+)", message):
-            near = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
-            message += f"; did you mean {near[0]}?" if near else ""
+            message += did_you_mean(unknown[1], self._option_string_actions)
         self.exit(WRONG_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
@@ -274,3 +274,30 @@ def _bytes(size: float) -> str:
         size /= 1000
         units.pop(0)
     return f"{float(f'{size:.3g}'):,g} {units[0]}"
+
+
+def with_progress(description: str, unit: str = "samples") -> Callable[[Iterable[Any]], Iterator[Any]]:
+    """A function that passes on what it is given, item by item, and shows how far it is."""
+    def pass_through(items: Iterable[Any]) -> Iterator[Any]:
+        items = list(items)
+        with progress(description, total=len(items), unit=unit) as bar:
+            for item in items:
+                yield item
+                bar.advance()
+    return pass_through
+
+
+def add_old_spellings(parser: argparse.ArgumentParser, spellings: Mapping[str, str]) -> None:
+    """Options that have become fields of the config end with one line that names the field.
+
+    Args:
+        spellings: option -> key, {"--steps": "training.steps"}, or the whole new spelling: {"--no-mirror": "mirror=false"}.
+    """
+    class Moved(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                     option: str | None = None) -> None:
+            new = spellings[str(option)]
+            parser.error(f"{option} is now {new}" + ("" if "=" in new else f"={values or '...'}"))
+
+    for option, new in spellings.items():
+        parser.add_argument(option, action=Moved, nargs=0 if "=" in new else "?", help=argparse.SUPPRESS)

@@ -148,15 +148,20 @@ def film_episodes(task: Task | str, policy: AgentPolicy, seeds: Sequence[int], *
     Args:
         seeds: at most REEL_ROWS of them.
     Raises:
-        EnvironmentFault: no episode could be played; one that fails beside others is left out.
+        EnvironmentFault: no episode could be played; one that fails beside others is told and left out.
     """
     name = task if isinstance(task, str) else task.name
     meter = SpeedMeter(policy)
     camera = Camera(REEL_SIDE // columns_of(len(seeds)), meter)
     takes, faults = dict[int, EpisodeFilm](), list[EnvironmentFault]()
+
+    def fail(fault: EnvironmentFault) -> None:
+        console.note(f"not filmed: {fault}")
+        faults.append(fault)
+
     with console.progress(f"film {name}", total=len(seeds), unit="episodes") as bar:
         for episode in rollout(task, meter, seeds, num_envs=len(seeds), max_steps=REEL_STEPS, on_step=camera,
-                               on_fault=faults.append, record=False, render=True, make=make):
+                               on_fault=fail, record=False, render=True, make=make):
             takes[episode.seed] = EpisodeFilm(camera.frames[episode.seed], np.cumsum([0.0, *episode.rewards]))
             bar.advance()
     if not takes:

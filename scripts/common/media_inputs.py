@@ -1,4 +1,4 @@
-"""What is shown to a run at the command line: pictures and sounds, read as large as the run is used to, in batches."""
+"""Pictures and sounds from the command line, in the size of a run's training data, in batches."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,19 +8,19 @@ import numpy as np
 
 from calico.agent import checkpoint
 from calico.agent.agent import Agent
-from calico.datasets.images import decode_file
-from calico.datasets.sounds import SUFFIXES, decode_sound
+from calico.datasets.images import read_image
+from calico.datasets.sounds import SUFFIXES, read_sound
 from calico.scripts.common import console
 from calico.tokenizers.tokens import SOUND_RATE, SOUND_SAMPLES
 
-ROWS = 32                  # answers that are written at once
+ROWS = 32                  # texts that are generated at once
 
 Found = TypeVar("Found")
 
 
 def load(run: str, files: Sequence[Path], max_side: int | None, device: str,
          read: Callable[[Path, int], np.ndarray] | None = None) -> tuple[Agent, list[np.ndarray]]:
-    """A run's agent, and pictures as large as it is used to, or `max_side`.
+    """A run's agent, and pictures in the size that it was trained on, or of at most `max_side` pixels.
 
     Args:
         read: reads a file; default `read_picture`.
@@ -49,13 +49,16 @@ def read_picture(path: Path, max_side: int = 64) -> np.ndarray:
     if not path.is_file():
         raise ValueError(f"{path} is not a file; give a PNG, JPEG or WebP image")
     try:
-        return decode_file(path.read_bytes(), max_side)
+        pixels, remark = read_image(path.read_bytes(), max_side)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    if remark:
+        console.note(console.printable(f"{path} {remark}"))
+    return pixels
 
 
 def is_sound(path: Path) -> bool:
-    """Whether a file's name says that it holds a sound."""
+    """Whether the file name has the suffix of a sound."""
     return path.suffix.lower() in SUFFIXES
 
 
@@ -70,12 +73,14 @@ def read_shown(path: Path, max_side: int = 64) -> np.ndarray:
     if not path.is_file():
         raise ValueError(f"{path} is not a file; give a sound, such as a .wav, .flac, .ogg or .mp3 file")
     try:
-        samples, own = decode_sound(path.read_bytes(), SOUND_RATE)
+        samples, own, remark = read_sound(path.read_bytes(), SOUND_RATE)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if len(samples) < SOUND_SAMPLES:
         raise ValueError(f"{path}: {1000 * len(samples) / SOUND_RATE:.0f} ms of sound are too short, at least "
                          f"{1000 * SOUND_SAMPLES // SOUND_RATE} are needed")
+    if remark:
+        console.note(console.printable(f"{path} {remark}"))
     if own != SOUND_RATE:
         console.note(f"{path}: resampled from {own} to {SOUND_RATE} Hz")
     return samples
@@ -83,7 +88,7 @@ def read_shown(path: Path, max_side: int = 64) -> np.ndarray:
 
 def in_batches(answer: Callable[[Sequence[np.ndarray]], list[Found]], pictures: Sequence[np.ndarray],
                each: int = 1) -> list[Found]:
-    """What `answer` finds for the pictures, `each` rows per picture; with a progress bar where there are several batches."""
+    """`answer`'s results for all pictures, `each` rows per picture; with a progress bar where there are several batches."""
     size = max(1, ROWS // each)
     if len(pictures) <= size:
         return answer(pictures)

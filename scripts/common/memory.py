@@ -1,7 +1,7 @@
-"""How much memory a command and its workers hold together, at most.
+"""Peak memory of a command and its worker processes together.
 
-The kernel's own maxima do not tell: the figure for ended children counts a child as large as the process that started it,
-because it begins as that one's copy, and it has no sum over those that ran at the same time.
+The kernel's own maxima do not suffice: the figure for ended children counts a child as large as its parent, because it starts
+as a copy, and there is no sum over children that run at the same time.
 """
 
 import os
@@ -17,9 +17,9 @@ PROCESSES = Path("/proc")
 
 @contextmanager
 def watched_memory(every: float = 1.0) -> Iterator[Callable[[], int]]:
-    """Within this context the function that it gives tells the peak so far, in bytes.
+    """Yields a function that returns the peak so far, in bytes.
 
-    Looked at `every` so many seconds; without /proc, on systems other than Linux, only this process is counted.
+    Sampled `every` so many seconds; without /proc, on systems other than Linux, only this process is counted.
     """
     peak, stop = resident_bytes(), threading.Event()
 
@@ -38,7 +38,7 @@ def watched_memory(every: float = 1.0) -> Iterator[Callable[[], int]]:
 
 
 def resident_bytes() -> int:
-    """Bytes in memory of this process and all that it has started, directly or not; libraries count in each."""
+    """Resident bytes of this process and all its descendants; shared libraries count in each."""
     parents, sizes = {}, {}
     for process in PROCESSES.glob("[0-9]*"):
         with suppress(OSError):                     # it has ended meanwhile
@@ -51,7 +51,7 @@ def resident_bytes() -> int:
 
 
 def own_peak() -> int:
-    """The most that this process alone has held, in bytes. Linux tells it apart from what its parent held before it."""
+    """Peak resident bytes of this process alone; on Linux without those of its parent before the fork."""
     status = PROCESSES / "self" / "status"
     if status.exists():
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

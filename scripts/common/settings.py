@@ -10,9 +10,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from calico.agent.backbones import BackboneConfig
 from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.embedding import EmbeddingConfig
-from calico.agent.model import SIZES, BackboneConfig, ModelConfig, named_size
+from calico.agent.model import SIZES, ModelConfig, named_size
 from calico.agent.training.optimizer import OptimizerConfig
 from calico.agent.training.trainer import TrainingConfig
 from calico.scripts.common.config import given, load_config

@@ -1,8 +1,8 @@
-"""Work that is shared out among processes: torchrun's ranks, each with its share of (task, seed), and results as files.
+"""Work sharded over processes: each of torchrun's ranks takes a part of the (task, seed) pairs and writes results as files.
 
-`torchrun --nproc-per-node 4 -m calico.scripts.score ...` starts the same command four times; each rank takes every fourth
-episode and leaves one small file for each. Nothing is sent between ranks: whoever finds all files of a task sums it up, and
-running the command again, with any number of ranks, plays just what is missing.
+`torchrun --nproc-per-node 4 -m calico.scripts.score ...` starts the same command four times; each rank plays every fourth
+episode and writes a small file for each. Ranks do not communicate: whichever finds all files of a task adds them up, and
+running the command again, with any number of ranks, plays only what is missing.
 """
 
 import json
@@ -42,9 +42,9 @@ class Results:
     """One small JSON file per episode: `<folder>/<task>/<who>-<seed>.json`.
 
     Args:
-        folder: where they lie.
-        about: what decides the numbers (versions, view, settings). A file that was made under other conditions does not
-            count: it is played again.
+        folder: the parent folder.
+        about: what the numbers depend on (versions, view, settings). A file with another `about` is ignored, and its episode
+            is played again.
     """
 
     def __init__(self, folder: Path, task: str, who: str, about: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ class Results:
         self.about = json.loads(json.dumps(about))
 
     def path(self, seed: int) -> Path:
-        """Where the result of an episode lies."""
+        """The file of an episode's result."""
         return self.folder / f"{self.who}-{seed}.json"
 
     def get(self, seed: int) -> dict[str, Any] | None:
@@ -64,7 +64,7 @@ class Results:
         return found if found.get("about") == self.about else None
 
     def put(self, seed: int, result: dict[str, Any]) -> None:
-        """Keep a result; it appears whole or not at all."""
+        """Write a result atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".{self.who}-{seed}.{secrets.token_hex(4)}.tmp"
         temporary.write_text(json.dumps({**result, "about": self.about}))

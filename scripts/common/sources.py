@@ -11,34 +11,20 @@ import numpy as np
 
 from calico.agent.data2vec.pretrained import load_pretrained
 from calico.agent.model import ModelConfig
-from calico.datasets.documents import CaptionReader, DialogueReader
-from calico.datasets.episodes import EpisodeReader
 from calico.datasets.mixture import Mixture, first_difference
-from calico.datasets.open_data import Data, open_data
-from calico.datasets.sources import DocumentSource, EpisodeSource, PromptConfig, Source, TextSource
-from calico.datasets.splits import Excerpts, document_key, split, split_texts
-from calico.datasets.texts import TextReader
+from calico.datasets.open_data import open_data
+from calico.datasets.reader import Reader, SourceOptions, Split, whole
+from calico.scripts.common import console
 from calico.scripts.common.settings import RunSettings, SourceSettings
-from calico.tokenizers.spaces import space_from_json
-from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.text import TextTokenizer
 from calico.tokenizers.tokens import SOUND_RATE
 from calico.tokenizers.vocabulary import Vocabulary
 
 TEXT_LINES = 200_000       # strings that a tokenizer is learnt from,
 TEXT_CHARACTERS = 1 << 27  # and characters at most: texts may be larger than memory
-
-
-@dataclass(frozen=True)
-class Split:
-    """What is trained on, or what is held out, of one data set: episodes or documents and the numbers of those that count."""
-
-    data: Data | Excerpts
-    numbers: np.ndarray
-
-    def documents(self, limit: int | None = None) -> Iterator[Any]:
-        """The documents, or the first `limit` of them."""
-        return (self.data[int(number)] for number in self.numbers[:limit])
+NEEDS = {"mirror": "captioned pictures to mirror or crop; leave mirror and crop",
+         "crop": "captioned pictures to mirror or crop; leave mirror and crop",
+         "shuffle_steps": "episodes whose steps could be shuffled; leave shuffle_steps"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +32,7 @@ class OpenedSource:
     """One source of the config and the reader of its data."""
 
     name: str
-    data: Data
+    data: Reader[Any]
     settings: SourceSettings
 
     @cached_property
@@ -60,22 +46,9 @@ class OpenedSource:
         if not held_out:
             return whole(self.data), Split(self.data, np.zeros(0, np.int64))
         try:
-            match self.data:
-                case TextReader() as texts:
-                    train, held = split_texts(texts, held_out)
-                    return whole(train), whole(held)
-                case EpisodeReader() as reader:
-                    splits = split(reader.seeds, held_out)
-                case reader:
-                    splits = split([document_key(document) for document in reader], held_out)
+            return self.data.split(held_out)
         except ValueError as error:
             raise ValueError(f"{self.settings.path}: {error}") from error
-        return Split(self.data, splits[0]), Split(self.data, splits[1])
-
-
-def whole(data: Data | Excerpts) -> Split:
-    """All of it."""
-    return Split(data, np.arange(len(data)))
 
 
 def open_sources(settings: RunSettings) -> list[OpenedSource]:
@@ -101,11 +74,11 @@ def open_source(source: SourceSettings, taken: Set[str]) -> OpenedSource:
     """
     data = open_data(source.path, images=source.images or None, max_side=source.max_side,
                      max_seconds=source.max_seconds)
-    if (source.mirror or source.crop < 1) and not isinstance(data, CaptionReader):
-        raise ValueError(f"{source.path} has no captioned pictures to mirror or crop; leave mirror and crop out")
-    if source.shuffle_steps and not isinstance(data, EpisodeReader):
-        raise ValueError(f"{source.path} has no episodes whose steps could be shuffled; leave shuffle_steps out")
-    name = data.task["name"] if isinstance(data, EpisodeReader) else Path(source.path).stem
+    changed = {"mirror": source.mirror, "crop": source.crop < 1, "shuffle_steps": source.shuffle_steps}
+    for setting, missing in NEEDS.items():
+        if changed[setting] and setting not in data.settings:
+            raise ValueError(f"{source.path} has no {missing} out")
+    name = data.task["name"] if data.task is not None else Path(source.path).stem
     return OpenedSource(source.path if name in taken else name, data, source)
 
 
@@ -113,16 +86,7 @@ def strings(opened: list[OpenedSource]) -> Iterator[str]:
     """All text that is trained on, for learning a tokenizer."""
     for source in opened:
         split, _ = source.splits
-        numbers = split.numbers.tolist()
-        match split.data:
-            case EpisodeReader() as reader:
-                for index in numbers:
-                    first = reader.window(index, 0, 0).observations      # missions stay the same in an episode
-                    yield from (str(leaf[0]) for leaf in first.values() if leaf.dtype == object and len(leaf))
-            case CaptionReader() | DialogueReader() as reader:
-                yield from reader.texts(numbers)
-            case texts:
-                yield from (texts[index] for index in numbers)
+        yield from split.data.texts(split.numbers.tolist())
 
 
 def limited(texts: Iterable[str]) -> Iterator[str]:
@@ -149,21 +113,13 @@ def text_tokenizer(settings: RunSettings, opened: list[OpenedSource]) -> TextTok
         raise ValueError(f"vocabulary.text={settings.vocabulary.text}: {error}") from error
 
 
-def task_codec(reader: EpisodeReader, settings: RunSettings, vocabulary: Vocabulary, text: TextTokenizer) -> TaskCodec:
-    """The codec of the task that a data set was recorded from.
-
-    Raises:
-        ValueError: the data does not name its spaces, or one does not fit the vocabulary; the message names the data.
-    """
-    try:
-        observation, action = (space_from_json(reader.task[key]) for key in ("observation_space", "action_space"))
-        return TaskCodec(observation, action, vocabulary, text, observation_text_loss=settings.data.observation_text_loss,
-                         max_text_tokens=settings.data.max_text_tokens, numbers=settings.data.numbers,
-                         text_every=settings.data.text_every)
-    except KeyError as error:
-        raise ValueError(f"{reader.path} does not say what its {error.args[0]} is; collect it again") from None
-    except ValueError as error:
-        raise ValueError(f"{reader.path}, task {reader.task['name']}: {error}") from error
+def options_of(source: SourceSettings, settings: RunSettings, vocabulary: Vocabulary, text: TextTokenizer) -> SourceOptions:
+    """How the rows of a source are made."""
+    data = settings.data
+    return SourceOptions(vocabulary=vocabulary, text=text, mirror=source.mirror, crop=source.crop,
+                         shuffle_steps=source.shuffle_steps, prompt_probability=data.prompt_probability,
+                         observation_text_loss=data.observation_text_loss, max_text_tokens=data.max_text_tokens,
+                         numbers=data.numbers, text_every=data.text_every)
 
 
 def task_specs(opened: list[OpenedSource], settings: RunSettings, vocabulary: Vocabulary,
@@ -175,20 +131,20 @@ def task_specs(opened: list[OpenedSource], settings: RunSettings, vocabulary: Vo
     """
     specs: dict[str, dict[str, Any]] = {}
     for source in opened:
-        if isinstance(source.data, EpisodeReader):
-            name = source.data.task["name"]
-            about = {k: v for k, v in source.data.task.items() if k not in ("observation_space", "action_space")}
-            codec = task_codec(source.data, settings, vocabulary, text).to_json()
-            if specs.setdefault(name, {"codec": codec, "data": about})["codec"] != codec:
-                raise ValueError(f"{source.data.path} holds {name} with other spaces than a source before it: "
-                                 f"{first_difference(codec, specs[name]['codec'])}; keep one of the two")
+        spec = source.data.spec(options_of(source.settings, settings, vocabulary, text))
+        if source.data.task is None or spec is None:
+            continue
+        name = source.data.task["name"]
+        if difference := first_difference(spec["codec"], specs.setdefault(name, spec)["codec"]):
+            raise ValueError(f"{source.settings.path} holds {name} with other spaces than a source before it: {difference}; "
+                             "keep one of the two")
     return specs
 
 
 def model_config(opened: list[OpenedSource], settings: RunSettings) -> ModelConfig:
     """The model that the settings ask for, with a block for sounds where a source plays some, and one for vectors."""
-    sounds = any(isinstance(source.data, DialogueReader) and source.data.has_sounds for source in opened)
-    vectors = settings.data.numbers == "vector" and any(isinstance(source.data, EpisodeReader) for source in opened)
+    sounds = any(source.data.has_sounds for source in opened)
+    vectors = settings.data.numbers == "vector" and any(source.data.task for source in opened)
     embedding = replace(settings.embedding, sounds=settings.embedding.sounds or sounds,
                         vectors=settings.embedding.vectors or vectors)
     return replace(settings.model, embedding=embedding)
@@ -197,27 +153,24 @@ def model_config(opened: list[OpenedSource], settings: RunSettings) -> ModelConf
 def resampled(opened: list[OpenedSource]) -> Iterator[str]:
     """One line for each source whose sounds have other sample rates than the stream."""
     for source in opened:
-        if isinstance(source.data, DialogueReader) and (rates := source.data.other_rates()):
+        if rates := source.data.other_rates():
             listed = ", ".join(f"{number} of {rate} Hz" for rate, number in sorted(rates.items()))
             yield f"{source.name}: sounds are resampled to {SOUND_RATE} Hz: {listed} among those looked at"
 
 
 def build_mixture(opened: list[OpenedSource], settings: RunSettings, vocabulary: Vocabulary,
-                  text: TextTokenizer) -> Mixture:
-    """The stream of batches."""
-    prompt = PromptConfig(probability=settings.data.prompt_probability)
-    sources: list[Source] = []
-    for source in opened:
-        split, _ = source.splits
-        match split.data:
-            case EpisodeReader() as reader:
-                codec = task_codec(reader, settings, vocabulary, text)
-                sources.append(EpisodeSource(source.name, reader, codec, prompt=prompt, select=split.numbers,
-                                             shuffle_steps=source.settings.shuffle_steps))
-            case CaptionReader() | DialogueReader() as reader:
-                sources.append(DocumentSource(source.name, reader, vocabulary, text, select=split.numbers,
-                                              mirror=source.settings.mirror, crop=source.settings.crop))
-            case texts:
-                sources.append(TextSource(source.name, texts, vocabulary, text))
-    return Mixture(sources, {s.name: o.settings.weight for s, o in zip(sources, opened, strict=True)}, vocabulary=vocabulary,
-                   context=settings.backbone.context, batch_size=settings.data.batch_size, seed=settings.training.seed)
+                  text: TextTokenizer, held_out: bool = False) -> Mixture:
+    """The stream of batches, with `held_out` of what is not trained on; what has no targets is counted on stderr.
+
+    Raises:
+        ValueError: what Mixture says, of a source without any target among others.
+    """
+    splits = [source.splits[held_out] for source in opened]
+    sources = [split.data.source(source.name, split.numbers, options_of(source.settings, settings, vocabulary, text))
+               for source, split in zip(opened, splits, strict=True)]
+    weights = {s.name: o.settings.weight for s, o in zip(sources, opened, strict=True)}
+    mixture = Mixture(sources, weights, vocabulary=vocabulary, context=settings.backbone.context,
+                      batch_size=settings.data.batch_size, seed=settings.training.seed)
+    for remark in mixture.remarks:
+        console.note(remark)
+    return mixture

@@ -4,8 +4,8 @@ Each token is a card of two lines: what it means above, its id below; the colour
 target of the loss. The patches of an image are drawn at their places, two pixels per character.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,24 +20,22 @@ from calico.scripts.common.console import printable
 from calico.tokenizers.meaning import meanings
 from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.text import TextTokenizer
-from calico.tokenizers.tokens import ACTION, CONTENTS, NO_POSITION, PATCH_SIZE, Kind, Tokens
+from calico.tokenizers.tokens import ACTION, CONTENTS, MODALITIES, NO_POSITION, PATCH_SIZE, Kind, Tokens
 from calico.tokenizers.vocabulary import Vocabulary
 
-KIND_STYLES = {
-    Kind.TEXT: Style(color="#1b1a18", bgcolor="#e8a06f"),
-    Kind.DISCRETE: Style(color="#1b1a18", bgcolor="#7fb2cc"),
-    Kind.CONTINUOUS: Style(color="#1b1a18", bgcolor="#a3bd84"),
-    Kind.SPECIAL: Style(color="#f4f1ec", bgcolor="#6b6660"),
-    Kind.AUDIO: Style(color="#1b1a18", bgcolor="#d8c36a"),
-    Kind.VECTOR: Style(color="#1b1a18", bgcolor="#a3bd84"),
-    Kind.PAD: Style(color="#8d877e"),
-}
-KIND_WORDS = {Kind.TEXT: "text", Kind.PATCH: "image patch", Kind.DISCRETE: "integer", Kind.CONTINUOUS: "real value",
-              Kind.SPECIAL: "special", Kind.PAD: "padding", Kind.AUDIO: "sound", Kind.VECTOR: "real values"}
 DIM, TARGET = Style(dim=True), Style(bold=True, underline=True)
 LABEL = 9         # columns of "step 12" at the left
 LONGEST_WORD = 20
 LOUDNESS = "▁▂▃▄▅▆▇█"
+
+
+def style_of(kind: int) -> Style:
+    """How tokens of a kind are printed: dark on their colour, light where that is dark itself."""
+    colour = MODALITIES[kind].colour
+    if not colour:
+        return Style(color="#8d877e")
+    brightness = sum(bytes.fromhex(colour[1:])) / 3
+    return Style(color="#1b1a18" if brightness > 128 else "#f4f1ec", bgcolor=colour)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +52,21 @@ class Inspected:
 
     @cached_property
     def words(self) -> list[str]:
-        """The meaning of each token."""
-        return meanings(self.tokens, self.vocabulary, self.text, self.codec)
+        """The meaning of each token, and behind an arrow that of what the loss asks for where it differs."""
+        words = meanings(self.tokens, self.vocabulary, self.text, self.codec)
+        wanted = meanings(replace(self.tokens, ids=self.tokens.labels), self.vocabulary, self.text, self.codec)
+        return [f"{words[i]}→{wanted[i]}" if differs else words[i] for i, differs in enumerate(self.differs)]
+
+    @cached_property
+    def differs(self) -> np.ndarray:
+        """bool (seq,), where the loss asks for something else than what stands there."""
+        return np.asarray(self.tokens.labels != self.tokens.ids)
+
+    @cached_property
+    def numbers(self) -> list[str]:
+        """The id of each token, and behind an arrow what the loss asks for where that differs."""
+        ids, labels = self.tokens.ids.tolist(), self.tokens.labels.tolist()
+        return [str(token) if token == label else f"{token}→{label}" for token, label in zip(ids, labels, strict=True)]
 
 
 def header(shown: Inspected) -> Iterator[Text]:
@@ -64,7 +75,7 @@ def header(shown: Inspected) -> Iterator[Text]:
     for line in shown.details:
         yield Text(printable(line), DIM)
     kinds = (Kind.TEXT, Kind.DISCRETE, Kind.CONTINUOUS, Kind.SPECIAL)
-    ranges = [f"{KIND_WORDS[kind]} {start}–{stop - 1}" for kind in kinds
+    ranges = [f"{MODALITIES[kind].shown_as} {start}–{stop - 1}" for kind in kinds
               for start, stop in [shown.vocabulary.range_of(kind)]]
     yield Text(f"{shown.vocabulary.config.layout} ids: {' · '.join(ranges)}", DIM)
 
@@ -72,14 +83,16 @@ def header(shown: Inspected) -> Iterator[Text]:
 def legend(shown: Inspected) -> Text:
     """How many tokens of each kind there are, in the kind's colour, and what the marks mean."""
     line = Text()
-    for kind in Kind:
+    for kind, modality in MODALITIES.items():
         count = int((shown.tokens.kind == kind).sum())
         if count:
-            line.append(f" {KIND_WORDS[kind]} ", KIND_STYLES.get(kind, Style(color="#1b1a18", bgcolor="#c9b7d8")))
+            line.append(f" {modality.shown_as} ", style_of(kind))
             beside = f" (id {shown.vocabulary.patch})" if kind in CONTENTS else ""
             line.append(f" {count}{beside}   ")
     line.append("id", TARGET)
     line.append(f" target of the loss: {int(shown.tokens.loss_mask.sum())} of {len(shown.tokens)}")
+    if replaced := int(shown.differs.sum()):
+        line.append(f"   {replaced} of them a→b: a was done, b is asked for")
     return line
 
 
@@ -96,19 +109,16 @@ def stream(shown: Inspected, width: int) -> Iterator[Text]:
 
 
 def _block_lines(shown: Inspected, start: int, stop: int, width: int) -> Iterator[Text]:
-    """The lines of one timestep: images as grids of their patches, sounds as bars, everything else as wrapped cards."""
+    """The lines of one timestep: what DRAWN says, everything else as wrapped cards."""
     tokens, words = shown.tokens, shown.words
     kinds = tokens.kind[start:stop]
-    drawn = np.where(np.isin(kinds, list(CONTENTS)), kinds, Kind.PAD)
+    drawn = np.where(np.isin(kinds, list(DRAWN)), kinds, Kind.PAD)
     edges = [0, *(np.flatnonzero(np.diff(drawn)) + 1).tolist(), stop - start]
     for first, last in zip(edges, edges[1:], strict=False):
-        if drawn[first] == Kind.PATCH:
-            for image in _images(tokens[start + first: start + last]):
-                yield from _picture(image, width)
-        elif drawn[first] == Kind.AUDIO:
-            yield from _bars(tokens[start + first: start + last], width)
+        if drawn[first] in DRAWN:
+            yield from DRAWN[drawn[first]](tokens[start + first: start + last], width)
         else:
-            cards = [_card(words[i], Kind(tokens.kind[i]), int(tokens.ids[i]), bool(tokens.loss_mask[i]))
+            cards = [_card(words[i], int(tokens.kind[i]), shown.numbers[i], bool(tokens.loss_mask[i]))
                      for i in range(start + first, start + last)]
             for line in _wrap(cards, width):
                 yield Text(" ").join(upper for upper, _ in line)
@@ -119,9 +129,9 @@ def plain_stream(shown: Inspected) -> Iterator[Text]:
     """The stream without colours: `meaning/id`, a star before targets."""
     tokens = shown.tokens
     for start, stop in _blocks(tokens):
-        words = [_short(shown.words[i], Kind(tokens.kind[i])) for i in range(start, stop)]
+        words = [_short(shown.words[i], int(tokens.kind[i])) for i in range(start, stop)]
         stars = ["*" if target else "" for target in tokens.loss_mask[start:stop]]
-        ids = tokens.ids[start:stop].tolist()
+        ids = shown.numbers[start:stop]
         cards = [f"{star}{word}/{token}" for star, word, token in zip(stars, words, ids, strict=True)]
         yield Text(" ".join([*filter(None, _labels(shown, start)), *cards]))
 
@@ -141,23 +151,23 @@ def _labels(shown: Inspected, start: int) -> tuple[str, str]:
     return f"step {step}", f"r {shown.rewards[step]:.3g}"
 
 
-def _card(word: str, kind: Kind, token: int, target: bool) -> tuple[Text, Text]:
+def _card(word: str, kind: int, token: str, target: bool) -> tuple[Text, Text]:
     """Upper and lower line of a token."""
     word = _short(word, kind)
     least = 8 if kind == Kind.CONTINUOUS else 0   # "-0.02318": columns of numbers stay below each other over the steps
-    width = max(cell_len(word), len(str(token)), least)
-    upper = Text(f" {set_cell_size(word, width)} ", KIND_STYLES[kind])
-    lower = Text(" ").append(str(token), TARGET if target else DIM)
+    width = max(cell_len(word), len(token), least)
+    upper = Text(f" {set_cell_size(word, width)} ", style_of(kind))
+    lower = Text(" ").append(token, TARGET if target else DIM)
     lower.pad_right(width + 2 - lower.cell_len)
     return upper, lower
 
 
-def _short(word: str, kind: Kind) -> str:
+def _short(word: str, kind: int) -> str:
     """A meaning that fits a card; spaces of text pieces become visible."""
     if kind == Kind.TEXT and word[:1] in ("'", '"') and len(word) > 1:
         word = word[1:-1].replace(" ", "·")
-    if kind in CONTENTS:
-        word = kind.name.lower()
+    if kind in DRAWN:
+        word = MODALITIES[kind].name
     return word if cell_len(word) <= LONGEST_WORD else set_cell_size(word, LONGEST_WORD - 1) + "…"
 
 
@@ -166,6 +176,12 @@ def _images(tokens: Tokens) -> list[Tokens]:
     corners = np.flatnonzero((tokens.intervals[:, 0] == 0) & (tokens.intervals[:, 2] == 0)).tolist()
     edges = [*corners, len(tokens)] if corners[:1] == [0] else [0, *corners, len(tokens)]
     return [tokens[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def _pictures(tokens: Tokens, width: int) -> Iterator[Text]:
+    """A run of patches."""
+    for image in _images(tokens):
+        yield from _picture(image, width)
 
 
 def _picture(image: Tokens, width: int) -> Iterator[Text]:
@@ -194,8 +210,12 @@ def _bars(sounds: Tokens, width: int) -> Iterator[Text]:
     pieces = [" " + bar if moment == 0 and i else bar for i, (bar, moment) in enumerate(zip(bars, sounds.moments, strict=True))]
     drawn = "".join(pieces)
     for start in range(0, len(drawn), width):
-        yield Text(drawn[start:start + width], KIND_STYLES[Kind.AUDIO])
+        yield Text(drawn[start:start + width], style_of(Kind.AUDIO))
     yield Text()
+
+
+# Runs of these kinds are drawn: (tokens (seq,), columns) -> lines. Other kinds are cards that say what they mean.
+DRAWN: dict[int, Callable[[Tokens, int], Iterator[Text]]] = {Kind.PATCH: _pictures, Kind.AUDIO: _bars}
 
 
 def _shrunk(patch: np.ndarray, channels: int, side: int) -> list[list[str]]:
@@ -223,10 +243,9 @@ def token_table(shown: Inspected) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for name in ("place", "id", "kind", "meaning", "position", "timestep", "segment", "loss"):
         table.add_column(name, justify="left" if name in ("kind", "meaning", "loss") else "right")
-    for row in token_rows(shown):
-        style = KIND_STYLES.get(Kind[row["kind"].upper()], Style())
+    for row, kind in zip(token_rows(shown), shown.tokens.kind.tolist(), strict=True):
         position = "–" if row["position"] is None else str(row["position"])
-        table.add_row(str(row["place"]), str(row["id"]), Text(row["kind"], Style(color=style.bgcolor)),
+        table.add_row(str(row["place"]), str(row["id"]), Text(row["kind"], Style(color=style_of(kind).bgcolor)),
                       Text(printable(row["meaning"])), position, str(row["timestep"]), str(row["segment"]),
                       "●" if row["loss"] else "")
     return table
@@ -236,9 +255,9 @@ def token_rows(shown: Inspected) -> list[dict[str, Any]]:
     """Every field of every token as plain values."""
     tokens = shown.tokens
     positions = [{ACTION: "action", NO_POSITION: None}.get(place, place) for place in tokens.position.tolist()]
-    return [{"place": i, "id": int(tokens.ids[i]), "kind": Kind(tokens.kind[i]).name.lower(), "meaning": word,
+    return [{"place": i, "id": int(tokens.ids[i]), "kind": MODALITIES[int(tokens.kind[i])].name, "meaning": word,
              "position": positions[i], "timestep": int(tokens.timestep[i]), "segment": int(tokens.segment[i]),
-             "loss": bool(tokens.loss_mask[i])}
+             "loss": bool(tokens.loss_mask[i])} | ({"label": int(tokens.labels[i])} if shown.differs[i] else {})
             for i, word in enumerate(shown.words)]
 
 

@@ -1,4 +1,4 @@
-"""What is reached without a network: figures to print beside a model's own."""
+"""Baselines without a network."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,11 +12,11 @@ SIDE = 32   # pixels: pictures are compared in this size
 
 
 def unigram(train: Sequence[int] | np.ndarray, test: Sequence[int] | np.ndarray, vocab_size: int, size: int) -> Likelihood:
-    """Each token by its share in the training text, one added to every count.
+    """Likelihood under the token frequencies of the training text, one added to every count.
 
     Args:
         train, test: ids in [0, vocab_size); bytes give the baseline of bytes.
-        size: bytes of the test text.
+        size: length of the test text in bytes.
     """
     counts = np.bincount(np.asarray(train, np.int64), minlength=vocab_size) + 1
     nats = np.log(counts.sum()) - np.log(counts)

@@ -1,6 +1,6 @@
-"""What a run is judged on: the held-out sides of its own data, data that the user names, and freshly drawn worlds.
+"""Evaluation data: the held-out splits of a run's own data, data that the user names, and newly generated scenes.
 
-All of it has one form, whatever it comes from, so that one suite judges captions of photographs and of drawn rooms alike.
+All of it has one form, so that one suite evaluates captions of photographs and of generated scenes alike.
 """
 
 import zlib
@@ -21,7 +21,7 @@ from calico.scripts.common.settings import RunSettings, SourceSettings
 from calico.scripts.common.sources import OpenedSource, Split, open_source, whole
 
 UNSEEN_SCENES = 10_000_000   # first seed of evaluation pictures
-KNOWN = 5000                 # documents of the training side that baselines look at
+KNOWN = 5000                 # documents of the training split that baselines use
 
 
 def replies(dialogue: Dialogue) -> bool:
@@ -49,8 +49,8 @@ class EvaluationSet:
 
     Attributes:
         name: of the data set.
-        documents: what is judged.
-        known: documents of the same set that were trained on, for the baselines; empty where they are not here.
+        documents: for evaluation.
+        known: documents of the same set's training split, for the baselines; empty where they are not available.
         fingerprint: identifies the documents.
     """
 
@@ -60,13 +60,13 @@ class EvaluationSet:
     fingerprint: str
 
     def part(self, suite: str) -> "EvaluationSet":
-        """The documents that a suite judges."""
+        """The documents for one suite."""
         chosen, known = ([d for d in documents if SUITES[suite](d)] for documents in (self.documents, self.known))
         return replace(self, documents=chosen, known=known)
 
 
 def open_here(settings: RunSettings, suites: Iterable[str]) -> list[OpenedSource]:
-    """The run's documents that these suites judge, as far as they lie here; what does not is named on stderr."""
+    """The run's sources for these suites; those that cannot be opened are named on stderr."""
     readers = tuple(READERS[suite] for suite in suites)
     opened: list[OpenedSource] = []
     for source in settings.data.sources:
@@ -81,7 +81,7 @@ def open_here(settings: RunSettings, suites: Iterable[str]) -> list[OpenedSource
 
 
 def held_out_sets(opened: Sequence[OpenedSource], limit: int | None) -> Iterator[EvaluationSet]:
-    """What the run's own config keeps from training."""
+    """The held-out splits of the run's own config."""
     for source in opened:
         train, held = source.splits
         if len(held.numbers):
@@ -89,7 +89,7 @@ def held_out_sets(opened: Sequence[OpenedSource], limit: int | None) -> Iterator
 
 
 def named_sets(paths: Sequence[str], opened: Sequence[OpenedSource], limit: int | None) -> Iterator[EvaluationSet]:
-    """Data that the user names, all of it; pictures in the size in which the run was trained on such data.
+    """Data that the user names, without a split; pictures in the size of the run's training data of that kind.
 
     Raises:
         ValueError: not documents.
@@ -110,23 +110,23 @@ def named_sets(paths: Sequence[str], opened: Sequence[OpenedSource], limit: int 
 
 
 def known(side: Split) -> list[Document]:
-    """The documents that baselines may look at."""
+    """The documents that baselines use."""
     return list(side.documents(KNOWN))
 
 
 def fingerprint(side: Split, limit: int | None) -> str:
-    """Identifies the documents that are judged."""
+    """Identifies the documents of an evaluation."""
     return f"{side.data.fingerprint[:16]}-{zlib.crc32(side.numbers[:limit].tobytes()):08x}"
 
 
 def trained_worlds(opened: Sequence[OpenedSource]) -> list[str]:
-    """The worlds whose pictures the run was trained on, told by the names that `calico collect --scenes` gives."""
+    """The worlds whose pictures the run was trained on, by the data set names that `calico collect --scenes` gives."""
     names = {source.name for source in opened}
     return [world for world in WORLDS if {f"{world}-captions", f"{world}-dialogues"} & names]
 
 
 def drawn_captions(world: str, count: int, opened: Sequence[OpenedSource] = ()) -> EvaluationSet:
-    """Pictures of a world that no data set holds, each with its caption; `extra` holds the facts."""
+    """Pictures of a world that are in no data set, each with its caption; `extra` has the facts."""
     drawn = scenes(world, range(UNSEEN_SCENES, UNSEEN_SCENES + count))
     documents = [Caption(name=str(scene.seed), image=scene.image, captions=(caption(scene.facts),),
                          extra={"facts": scene.facts}) for scene in drawn]
@@ -147,5 +147,5 @@ def drawn_questions(world: str, count: int, opened: Sequence[OpenedSource] = ())
 
 
 def trained_on(name: str, opened: Sequence[OpenedSource]) -> list[Document]:
-    """The training side of the source of that name, if there is one."""
+    """The training split of the source of that name, if there is one."""
     return next((known(source.splits[0]) for source in opened if source.name == name), [])

@@ -1,8 +1,8 @@
-"""Scores of words: CIDEr-D, BLEU-4, ROUGE-L, VQA accuracy, distinct-n, bits per byte.
+"""Metrics of generated text: CIDEr-D, BLEU-4, ROUGE-L, VQA accuracy, distinct-n, bits per byte.
 
-The caption scores follow COCO's evaluation (Chen et al., arXiv:1504.00325) on words of our own splitting: COCO calls a
-Java tokenizer, whose rules for lower case, punctuation and contractions `words` repeats, so that scores agree to a
-fraction of a point and not to the digit.
+The caption metrics follow COCO's evaluation (Chen et al., arXiv:1504.00325) but for the tokenizer: COCO calls a Java
+program, and `words` follows its rules for lower case, punctuation and contractions, so that scores agree to a fraction of a
+point and not to the digit.
 """
 
 import math
@@ -27,15 +27,15 @@ def words(text: str) -> Words:
 
 
 def ngrams(text: Words, n: int) -> Counter[tuple[str, ...]]:
-    """How often each run of n words stands in a text."""
+    """How often each n-gram occurs in a text."""
     return Counter(zip(*(text[i:] for i in range(n)), strict=False))
 
 
 def cider_d(texts: Sequence[str], references: References, sigma: float = 6.0) -> float:
     """CIDEr-D (Vedantam et al., arXiv:1411.5726, section 6): mean over texts, 0 to 10; COCO's tables show 100 times it.
 
-    Words count by how rare they are among these very references, so a score belongs to its set; a single text, or
-    references that all say the same, give 0.
+    n-grams are weighted by their rarity among these references, so scores of different sets do not compare; a single text, or
+    references that are all equal, give 0.
 
     Raises:
         ValueError: no texts, or one without references.
@@ -201,7 +201,7 @@ class Likelihood:
 
     Attributes:
         nats: negative log-likelihood of all tokens.
-        tokens, bytes: how many there are; bytes are of the UTF-8 text, so models with other pieces compare.
+        tokens, bytes: how many there are; bytes of the UTF-8 text, which make models with different tokenizers comparable.
     """
 
     nats: float

@@ -1,4 +1,4 @@
-"""The suites `captions` and `vqa`: what is said about pictures, and whether the picture was looked at for it."""
+"""The suites `captions` and `vqa`: quality of texts about pictures, and how much it depends on the picture."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -16,7 +16,7 @@ from calico.scripts.evaluation.report import Captioned, Question
 from calico.scripts.evaluation.suites import BATCH, Evaluator, Figures, SuiteResult, compared, filled, mean, words_of
 from calico.tokenizers.document import caption_parts, text_parts
 
-CHOICES = 10   # captions among which the true one is looked for
+CHOICES = 10   # captions among which the true one is ranked
 GREY = 127
 
 
@@ -30,10 +30,10 @@ def blank(image: np.ndarray) -> np.ndarray:
 
 def evaluate_captions(judge: Evaluator, data: EvaluationSet, against: Evaluator | None = None, *,
                       ablate: bool = True) -> SuiteResult[Captioned]:
-    """Describe every picture and compare with what people said, or with the facts where they are known.
+    """Caption every picture and compare with people's captions, or with the facts where they are known.
 
     Args:
-        ablate: also with blanked pictures, by rank and beside the baselines; False: what the model says, no more.
+        ablate: also with blanked pictures, by rank and beside the baselines; False: the model's captions alone.
     """
     groups = groups_of(data.documents)
     shown: list[Any] = [data.documents[i] for group in groups for i in group]
@@ -60,13 +60,13 @@ def evaluate_captions(judge: Evaluator, data: EvaluationSet, against: Evaluator 
 
 
 def is_right(text: str, caption: Caption) -> bool | None:
-    """Whether a text describes the picture, where the facts tell."""
+    """Whether a text describes the picture; None without facts."""
     return caption_is_right(text, caption.extra["facts"]) if "facts" in caption.extra else None
 
 
 def groups_of(shown: Sequence[Any]) -> list[list[int]]:
-    """The numbers of the pictures in groups of CHOICES, always the same ones; in a group nobody's first caption is true of
-    another one. Groups that do not fill up come last."""
+    """Indices of the pictures in groups of CHOICES, the same in each call; within a group no first caption is a caption of
+    another picture. Groups that are not full come last."""
     full: list[list[int]] = []
     open_groups: list[list[int]] = []
     for number in np.random.default_rng(0).permutation(len(shown)).tolist():
@@ -83,8 +83,8 @@ def groups_of(shown: Sequence[Any]) -> list[list[int]]:
 
 
 def describe(judge: Evaluator, data: EvaluationSet, groups: Sequence[Sequence[int]], ablate: bool) -> list[dict[str, Any]]:
-    """What is said of each group's pictures; with `ablate` also of `blanked` ones, and for full groups the `nats` of each
-    first caption behind each picture (pictures, captions), behind a blank one (captions,), and the captions' `tokens`."""
+    """Generated captions of each group's pictures; with `ablate` also of `blanked` ones, and for full groups the `nats` of each
+    first caption given each picture (pictures, captions), given a blank one (captions,), and the captions' `tokens`."""
     documents: Sequence[Any] = data.documents
 
     def look(batch: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
@@ -116,10 +116,10 @@ def caption_nats(judge: Evaluator, images: Sequence[np.ndarray], texts: Sequence
 
 
 def rank_figures(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figures:
-    """Where each picture's own caption comes among its group's CHOICES.
+    """Rank of each picture's own caption among its group's CHOICES.
 
-    By likelihood: per token, so that short captions do not win. By information: log p(caption | picture) / p(caption), where
-    p(caption) is the mean over the group's other pictures; this takes away that some sentences are likely with any picture.
+    By likelihood: per token, so that short captions have no advantage. By information: log p(caption | picture) / p(caption),
+    where p(caption) is the mean over the group's other pictures; this removes how likely a sentence is with any picture.
     """
     matrices = {who: [(np.array(one["nats"]), np.array(one["blind"]), np.array(one["tokens"])) for one in ones if "nats" in one]
                 for who, ones in found.items()}
@@ -136,7 +136,7 @@ def rank_figures(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figures:
 
 
 def ranks(scores: Iterable[np.ndarray]) -> np.ndarray:
-    """int (pictures of all groups,): the place of a picture's own caption, the last one among equals.
+    """int (pictures of all groups,): rank of a picture's own caption from 1, the last one among equals.
 
     Args:
         scores: per group (pictures, captions), the own ones on the diagonal.
@@ -145,7 +145,7 @@ def ranks(scores: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def information(log_likelihoods: np.ndarray) -> np.ndarray:
-    """(pictures, captions): each less the logarithm of its caption's mean likelihood with the other pictures."""
+    """(pictures, captions): each minus the logarithm of its caption's mean likelihood with the other pictures."""
     others = [np.logaddexp.reduce(np.delete(log_likelihoods, picture, axis=0)) for picture in range(len(log_likelihoods))]
     return log_likelihoods - np.array(others) + np.log(len(others) - 1)
 
@@ -155,7 +155,7 @@ def information(log_likelihoods: np.ndarray) -> np.ndarray:
 
 def evaluate_questions(judge: Evaluator, data: EvaluationSet, against: Evaluator | None = None, *,
                        ablate: bool = True) -> SuiteResult[Question]:
-    """Ask the first question about every picture or sound: VQAv2's accuracy, or right or not where the facts are known.
+    """Ask the first question about every picture or sound: VQAv2's accuracy, or 0 or 1 where the facts are known.
 
     Args:
         ablate: also with blanked pictures, without the pictures, and the most frequent answers.
@@ -175,7 +175,7 @@ def evaluate_questions(judge: Evaluator, data: EvaluationSet, against: Evaluator
 
 
 def answer_each(judge: Evaluator, data: EvaluationSet, ablate: bool) -> list[dict[str, Any]]:
-    """Each answer: to the picture, and with `ablate` to a grey one and to none."""
+    """Answers given the picture, and with `ablate` given a grey one and given none."""
     ways: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {"model": lambda image: image}
     if ablate:
         ways |= {"blanked": blank, "question_only": lambda image: None}
@@ -195,18 +195,18 @@ def before_reply(dialogue: Dialogue) -> list[dict[str, Any]]:
 
 
 def question_of(dialogue: Dialogue) -> str:
-    """What is asked, in words."""
+    """The text of the question."""
     return " ".join(words_of(message) for message in before_reply(dialogue))
 
 
 def answers_of(dialogue: Dialogue) -> list[str]:
-    """What people answered; at least one."""
+    """People's answers; at least one."""
     reply = dialogue.messages[len(before_reply(dialogue))]
     return list(dialogue.extra.get("answers") or [words_of(reply)])
 
 
 def score(text: str, dialogue: Dialogue) -> float:
-    """From 0 to 1."""
+    """Accuracy of one answer, 0 to 1."""
     facts, question = dialogue.extra.get("facts"), question_of(dialogue)
     if facts and any(question in asked for asked in questions(facts).values()):
         return float(answer_is_right(text, question, facts))
@@ -214,7 +214,7 @@ def score(text: str, dialogue: Dialogue) -> float:
 
 
 def frequent_answers(asked: Sequence[Dialogue], known: Sequence[Any]) -> list[str]:
-    """The answer that each question had most often, in training; for a new question the one that all together had."""
+    """The most frequent training answer to each question; to a new question, that of all questions."""
     told: dict[str, list[str]] = {}
     for dialogue in known:
         told.setdefault(question_of(dialogue), []).append(answers_of(dialogue)[0])

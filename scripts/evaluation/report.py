@@ -38,7 +38,7 @@ class TaskScore:
         random, expert: mean returns of the random policy and of the expert; None where unknown.
         kind: whom `expert` means: "expert", or "human" where only a person's score is known.
         returns: one return per episode.
-        failed: episodes that their environment did not survive; each stands in `returns` with the score of random play.
+        failed: episodes whose environment crashed; each counts in `returns` with the score of the random policy.
     """
 
     task: str
@@ -64,7 +64,7 @@ class TaskScore:
 
     @property
     def normalised(self) -> float | None:
-        """The score in per cent: 0 random policy, 100 expert; None where that means nothing, see scores.normalise."""
+        """The score in per cent: 0 random policy, 100 expert; None where it is not defined, see scores.normalise."""
         return scores.normalise(self.score, self.random, self.expert) if len(self.returns) else None
 
     @property
@@ -102,7 +102,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything that report.html shows. Empty parts leave no trace on the page.
+    """Everything that report.html shows. Empty parts are left out.
 
     Attributes:
         title: what this run is, in a few words.
@@ -112,8 +112,8 @@ class Report:
         tasks: one TaskScore per task, in the order of the table.
         curves: source -> list of (tokens seen by then, loss).
         films, captions, questions: examples to look at; the accuracies below may count many more.
-        caption_accuracy, question_accuracy: shares in [0, 1]; None where none were asked.
-        captions_judged, questions_judged: how many those shares count.
+        caption_accuracy, question_accuracy: in [0, 1]; None where there were none.
+        captions_judged, questions_judged: the number of samples of those accuracies.
         chats: transcripts, each a list of {"role": ..., "content": ...}.
         facts: further rows for "How it was made", e.g. {"backbone": "decoder, width 256, depth 6"}.
         versions: package -> version.
@@ -139,7 +139,7 @@ class Report:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def share_at(self, threshold: float) -> float | None:
-        """Share in [0, 1] of the tasks that reach `threshold` per cent of the expert; None without any reference."""
+        """Fraction of the tasks that reach `threshold` per cent of the expert; None without any reference."""
         return scores.share_at([t.normalised for t in self.tasks], threshold)
 
     def place(self, film: Film) -> float | None:
@@ -227,7 +227,7 @@ INK, SOFT, LINE, ACCENT = COLOURS
 
 
 def share_chart(report: Report) -> str:
-    """Gato's curve (arXiv:2205.06175, figure 5): the share of tasks at or above x % of the expert's score."""
+    """Gato's curve (arXiv:2205.06175, figure 5): the percentage of tasks at or above x % of the expert's score."""
     known = np.array([t.normalised for t in report.tasks if t.normalised is not None])
     end = max(100, min(150, 10 * math.ceil(known.max() / 10)))
     x = np.linspace(0, end, 301)
@@ -303,7 +303,7 @@ def inline_svg(figure: Figure, name: str) -> str:
 # ---- words ----------------------------------------------------------------------------------------------------------
 
 def format_number(value: float | None) -> str:
-    """A score: no digits beyond what says something, a real minus sign, a dash for nothing."""
+    """A score: two decimals at most, fewer for large numbers; a typographic minus sign; a dash for None."""
     if value is None or not math.isfinite(value):
         return "–"
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2

@@ -1,9 +1,9 @@
-"""What all suites of `calico evaluate` share: who is judged, how results are kept, and how figures are told.
+"""What all suites of `calico evaluate` share: the evaluator, stored results, and figures.
 
-    figures: measure -> who -> number, such as {"cider_d": {"model": 0.17, "blanked": 0.06, "nearest": 0.10}}
+    figures: metric -> system -> number, such as {"cider_d": {"model": 0.17, "blanked": 0.06, "nearest": 0.10}}
 
-`model` is the run itself. Every other number is there to compare it with: the same model with the pictures `blanked` or left
-out (`question_only`), another run (`against`), or what needs no network (baselines.py).
+`model` is the run itself. All other systems are for comparison: the same model with the pictures `blanked` or left out
+(`question_only`), another run (`against`), or a baseline without a network (baselines.py).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +17,8 @@ from calico.agent.agent import Agent
 from calico.agent.likelihood import likelihoods
 from calico.agent.talk import TextGenerator
 from calico.datasets.documents import Dialogue
-from calico.datasets.parquet_part import versions
+from calico.datasets.formats.parquet_part import PACKAGES
+from calico.datasets.publish import versions
 from calico.scripts.common import console
 from calico.scripts.common.sharding import Results
 from calico.scripts.evaluation.data import EvaluationSet
@@ -30,17 +31,17 @@ Figures: TypeAlias = dict[str, dict[str, float]]
 Item = TypeVar("Item")
 Example = TypeVar("Example", Captioned, Question)
 
-MAX_TOKENS = 128   # of what is written
-BATCH = 64         # documents that are judged, and kept, together
+MAX_TOKENS = 128   # of a generated text
+BATCH = 64         # documents that are evaluated, and whose results are stored, together
 
 
 @dataclass(frozen=True)
 class SuiteResult(Generic[Example]):
-    """A suite on one data set.
+    """The result of a suite on one data set.
 
     Attributes:
         name: of the data set.
-        examples: pictures with what was said about them.
+        examples: pictures with the generated texts.
     """
 
     name: str
@@ -49,20 +50,20 @@ class SuiteResult(Generic[Example]):
 
 
 class Evaluator:
-    """One agent and what is known of it already.
+    """One agent and its stored results.
 
     Args:
-        folder: where results are kept, a small file per BATCH documents: a stopped evaluation goes on where it was.
+        folder: for results, a small file per BATCH documents: a stopped evaluation continues there.
     """
 
     def __init__(self, agent: Agent, folder: Path) -> None:
         self.agent, self.folder = agent, folder
         self.speaker = TextGenerator(agent, max_tokens=MAX_TOKENS)
-        self.about = {"network": agent.fingerprint(), "versions": versions()}
+        self.about = {"network": agent.fingerprint(), "versions": versions(PACKAGES)}
 
     def each(self, suite: str, data: EvaluationSet, items: Sequence[Item],
              judge: Callable[[Sequence[Item]], list[dict[str, Any]]], size: int | None = None) -> list[dict[str, Any]]:
-        """`judge` gives plain JSON for each item of a batch; this for all items, without those that were kept.
+        """The results of `judge` for all items; it gives plain JSON for each item of a batch, and is called for new ones only.
 
         Args:
             size: items of a batch, by default BATCH.
@@ -86,10 +87,10 @@ class Evaluator:
         return encode_document(parts, self.agent.vocabulary, self.agent.text)
 
     def nats(self, documents: Sequence[Tokens]) -> list[tuple[float, int]]:
-        """Negative log-likelihood of each document's targets, in nats, and how many they are.
+        """Negative log-likelihood of each document's targets, in nats, and their number.
 
-        What is longer than half of the context is read in windows that overlap by half: each target is counted once, with
-        at least half a context before it, except near the beginning.
+        A document longer than half of the context is split into windows that overlap by half: each target counts once, with at
+        least half a context before it, except near the beginning.
         """
         half = max(1, self.agent.model.config.backbone.context // 2)
         parts = [(number, window) for number, document in enumerate(documents) for window in windows(document, half)]
@@ -101,20 +102,20 @@ class Evaluator:
 
 
 def windows(tokens: Tokens, size: int) -> list[tuple[Tokens, Tokens]]:
-    """A sequence in parts of `size` tokens, each with the part before it; parts without a target are left out."""
+    """Parts of `size` tokens, each with the part before it as its context; parts without a target are left out."""
     cut = [(tokens[max(0, start - size) : start], tokens[start : start + size]) for start in range(0, len(tokens), size)]
     return [(before, part) for before, part in cut if part.loss_mask.any()]
 
 
 def perplexities(found: Mapping[str, Likelihood]) -> Figures:
-    """Who -> likelihood of the same text, as figures."""
+    """System -> likelihood of the same text, as figures."""
     return {"perplexity_per_token": {who: one.perplexity_per_token for who, one in found.items()},
             "perplexity_per_byte": {who: one.perplexity_per_byte for who, one in found.items()},
             "bits_per_byte": {who: one.bits_per_byte for who, one in found.items()}}
 
 
 def compared(measure: Callable[[Sequence[str]], float], said: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """One measure of what each one said."""
+    """One metric of each system's texts."""
     return {who: measure(texts) for who, texts in said.items()}
 
 

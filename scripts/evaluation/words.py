@@ -1,4 +1,4 @@
-"""The suites `chat` and `text`: how well replies and texts are predicted, and what is replied."""
+"""The suites `chat` and `text`: perplexity of replies and texts, and the quality of generated replies."""
 
 import math
 import re
@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"####\s*(-?[\d,]*\.?\d+)")
 def evaluate_text(judge: Evaluator, data: EvaluationSet, against: Evaluator | None = None) -> SuiteResult[Any]:
     """Bits per byte and perplexity of whole texts, their ends included.
 
-    The first token of a text, which nothing predicts, counts as one among all pieces: every byte is paid for once.
+    The first token of a text has no context and counts with a uniform distribution, so that every byte counts once.
     """
     texts: Sequence[Any] = data.documents
     found = {"model": text_likelihood(judge, data)}
@@ -46,8 +46,8 @@ def text_likelihood(judge: Evaluator, data: EvaluationSet) -> Likelihood:
 
 
 def evaluate_chat(judge: Evaluator, data: EvaluationSet, against: Evaluator | None = None) -> SuiteResult[Any]:
-    """Perplexity of what the assistant said, each reply given all before it; and of its own last replies how much they vary
-    (distinct-n, beside those of people), and how many are right where that can be checked."""
+    """Perplexity of the assistant's replies, each given all before it; and of generated last replies the diversity (distinct-n,
+    beside that of people's), and the accuracy where an answer can be checked."""
     dialogues: Sequence[Any] = data.documents
     replies = [[words_of(message) for message in dialogue.messages if message["role"] == "assistant"] for dialogue in dialogues]
     found = {"model": (said := chat_each(judge, data))}
@@ -74,7 +74,7 @@ def evaluate_chat(judge: Evaluator, data: EvaluationSet, against: Evaluator | No
 
 
 def chat_each(judge: Evaluator, data: EvaluationSet) -> list[dict[str, Any]]:
-    """Of each dialogue: nats and tokens of the assistant's messages, and what the agent says in place of the last one."""
+    """Of each dialogue: nats and tokens of the assistant's messages, and a generated reply in place of the last one."""
     def talk(batch: Sequence[Any]) -> list[dict[str, Any]]:
         said = judge.speaker.replies([before_last_reply(dialogue) for dialogue in batch])
         nats = judge.nats([judge.encode(document_parts(dialogue)) for dialogue in batch])
@@ -99,14 +99,14 @@ def answer_in(text: str) -> str | None:
 
 
 def total_of(found: Iterable[dict[str, Any]], texts: Iterable[str]) -> Likelihood:
-    """Sum of kept results; the bytes are those of the texts."""
+    """Sum of the results; the bytes are those of the texts."""
     ones = list(found)
     return Likelihood(sum(one["nats"] for one in ones), sum(one["tokens"] for one in ones),
                       sum(len(str(text).encode()) for text in texts))
 
 
 def unigram_of(text: TextTokenizer, known: Iterable[str], judged: Sequence[str]) -> Likelihood:
-    """Each piece of the judged texts by its share in the known ones."""
+    """Likelihood of the texts under the token frequencies of the known ones."""
     counted: list[np.ndarray] = []
     characters = 0
     for one in known:
@@ -114,5 +114,5 @@ def unigram_of(text: TextTokenizer, known: Iterable[str], judged: Sequence[str])
         characters += len(one)
         if characters >= ENOUGH:
             break
-    pieces = np.concatenate([text.encode(one) for one in judged])
-    return unigram(np.concatenate(counted), pieces, text.size, sum(len(one.encode()) for one in judged))
+    tokens = np.concatenate([text.encode(one) for one in judged])
+    return unigram(np.concatenate(counted), tokens, text.size, sum(len(one.encode()) for one in judged))

@@ -1,10 +1,8 @@
 """`calico perceive autoencode train|predict`: video, its sound and its label through one small set of latents and back."""
 
 import argparse
-import json
-import wave
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +16,22 @@ from calico.agent.perceiver.runs import config_to_json, load_trained
 from calico.agent.perceiver.sizes import SMALL_AUTOENCODER
 from calico.agent.perceiver.tasks import Autoencoder, AutoencoderConfig
 from calico.datasets.samples.video import Clips, Format, Video, clip, read_video, read_videos
+from calico.datasets.sounds import encode_wav
 from calico.scripts.common import console
 from calico.scripts.common.film import encode_mp4
 from calico.scripts.perceiver_tasks import training as runs
+from calico.scripts.perceiver_tasks.training import TaskSettings, load_task_settings
+from calico.scripts.training.classification import costs, write_report
 
 FPS = 25            # as the released model
 MEASURED = 2048     # pixels and patches of sound per held-out clip; the same ones each time
+MOST_DECIBELS = 150.0  # clips of one colour, or silent ones, would have infinitely many, which JSON does not know
 CHUNKS = 128        # as published
 
 TRAIN = """Train a Perceiver IO to keep video, sound and label in a few latents.
 
     calico perceive autoencode train videos --out runs/videos                # a folder; <label>/<file> gives labels
-    calico perceive autoencode train videos.jsonl --out runs/videos --minutes 10
+    calico perceive autoencode train videos.jsonl training.minutes=10 --out runs/videos
 
 DATA is a folder of videos, or JSON lines with file and perhaps label and sound, files beside it. A video without sound gets
 that of a sound file of its name beside it, else silence. The last fifth of each video is held out. The same command continues.
@@ -46,49 +48,64 @@ clip is encoded once and decoded in chunks; more of them take less memory and ch
 
 # ---- train -----------------------------------------------------------------------------------------------------------------
 
+@dataclass(frozen=True, kw_only=True)
+class AutoencodeSettings(TaskSettings):
+    """A run."""
+
+    batch_size: int = 8
+    side: int = 48               # pixels of the square that videos are cut to
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.side < 8 or self.side % 4:
+            raise ValueError(f"side={self.side} must be a multiple of 4 pixels, at least 8")
+
+
+DEFAULTS = AutoencodeSettings().lasting(2000)
+
+
 def train(task: str, argv: Sequence[str]) -> int:
     """Parse, read, train, report."""
-    parser = runs.training_parser(task, TRAIN, steps=2000, batch=8, learning_rate=1e-3)
-    parser.add_argument("--side", type=int, default=48, help="pixels of the square that videos are cut to (default 48)")
-    options = parser.parse_args(argv)
-    if options.batch < 1:
-        raise ValueError(f"--batch {options.batch} must be at least 1")
-    if options.side < 8 or options.side % 4:
-        raise ValueError(f"--side {options.side} must be a multiple of 4 pixels, at least 8")
-    device = usable_device(options.device)
-    start = load_trained(options.init, (task,)).model if options.init else None
+    arguments = runs.training_parser(task, TRAIN, DEFAULTS).parse_args(argv)
+    settings = load_task_settings(DEFAULTS, arguments.overrides)
+    device, seed = usable_device(arguments.device), settings.training.seed
+    trained = runs.started_from(settings, (task,))
+    start = trained.model if trained else None
     assert start is None or isinstance(start, Autoencoder)
-    side = (options.side, options.side)
+    side = (settings.side, settings.side)
     config = start.config if start else replace(SMALL_AUTOENCODER, size=side, resolution=(side[0] // 4, side[1] // 4))
-    videos = read_videos(options.data, form(config))
+    videos = read_videos(arguments.data, form(config))
     for note in (note for video in videos for note in video.notes):
         console.note(console.printable(note))
-    clips = Clips(videos, config.frames, config.samples_per_frame, config.patch, options.seed)
+    clips = Clips(videos, config.frames, config.samples_per_frame, config.patch, seed)
     if start and len(clips.labels) > config.labels:
-        raise ValueError(f"{options.data} has {len(clips.labels)} labels and {options.init} {config.labels}; leave --init out")
-    torch.manual_seed(options.seed)
+        raise ValueError(f"{arguments.data} has {len(clips.labels)} labels and {settings.init} {config.labels}; leave init out")
+    torch.manual_seed(seed)
     model = (start or Autoencoder(replace(config, labels=len(clips.labels)))).to(device)
-    kept = clips.held_out()
+    kept = tensors(clips.held_out())
 
     def evaluate(model: Autoencoder) -> dict[str, float]:
         return measure(model, {name: tensor.to(device) for name, tensor in kept.items()})
 
     document = {"task": task, "model": config_to_json(model.config), "classes": clips.labels,
                 "data": [[video.name, len(video.frames), float(video.sound.std())] for video in videos]}
-    trainer = runs.train(model, autoencoding_loss, lambda step: clips.batch(step, options.batch), evaluate, document,
-                                 options)
-    report = {"task": task, "videos": len(videos), "steps": trainer.step, "minutes": round(trainer.seconds / 60, 2),
-              "core_minutes": round(trainer.core_seconds / 60, 2), "parameters": sum(p.numel() for p in model.parameters()),
-              **trainer.evaluation, **constant(kept)}
-    (options.out / "held_out.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    show(report, options.json)
-    console.wrote(options.out)
+    trainer = runs.train(model, autoencoding_loss, lambda number: tensors(clips.batch(number, settings.batch_size)),
+                         evaluate, document, settings, arguments.out, arguments.device)
+    report = {"task": task, "videos": len(videos), **costs(trainer), **trainer.evaluation, **constant(kept)}
+    write_report(report, arguments.out)
+    show(report, arguments.json)
+    console.wrote(arguments.out)
     return 0
 
 
 def form(config: AutoencoderConfig) -> Format:
     """How videos are read for a model."""
     return Format(size=config.size, fps=FPS, samples_per_frame=config.samples_per_frame)
+
+
+def tensors(batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Clips as the model takes them."""
+    return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
 def measure(model: Autoencoder, batch: Mapping[str, Tensor]) -> dict[str, float]:
@@ -107,8 +124,9 @@ def measure(model: Autoencoder, batch: Mapping[str, Tensor]) -> dict[str, float]
 def constant(batch: Mapping[str, Tensor]) -> dict[str, float]:
     """What one colour per clip, its mean, and silence reach."""
     colour = batch["image"].mean(dim=(1, 3, 4), keepdim=True)
-    return {"video_psnr_of_one_colour": float(psnr(colour.expand_as(batch["image"]), batch["image"])),
-            "sound_psnr_of_silence": float(psnr(torch.zeros_like(batch["audio"]), batch["audio"]))}
+    found = {"video_psnr_of_one_colour": psnr(colour.expand_as(batch["image"]), batch["image"]),
+             "sound_psnr_of_silence": psnr(torch.zeros_like(batch["audio"]), batch["audio"])}
+    return {name: min(float(value), MOST_DECIBELS) for name, value in found.items()}
 
 
 def inputs_of(batch: Mapping[str, Tensor], config: AutoencoderConfig) -> dict[str, Tensor]:
@@ -160,7 +178,7 @@ def predict(task: str, argv: Sequence[str]) -> int:
         reports.append({"video": str(path), **report, "labels": labels})
         film, wav = options.out / f"{path.stem}.mp4", options.out / f"{path.stem}.wav"
         encode_mp4(image, film, FPS, hold=0)
-        write_wav(wav, sound, form(model.config).rate)
+        wav.write_bytes(encode_wav(sound, form(model.config).rate))
         written += [film, wav]
     if options.json:
         console.print_json(reports)
@@ -184,7 +202,8 @@ def reconstructed(model: Autoencoder, video: Video, options: argparse.Namespace,
     truth, made, scores = [], [], []
     with console.progress(f"reconstruct {video.name}", total=len(starts), unit="clips") as bar:
         for start in starts:
-            image, sound = (part.to(device) for part in clip(video, start, config.frames, config.samples_per_frame))
+            shown = clip(video, start, config.frames, config.samples_per_frame)
+            image, sound = (torch.from_numpy(part).to(device) for part in shown)
             parts = model.reconstruct(inputs_of({"image": image[None], "audio": sound[None]}, config), options.chunks)
             truth.append((image, sound))
             made.append((parts["image"][0].float().clamp(0, 1), parts["audio"][0].float().clamp(-1, 1)))
@@ -199,12 +218,3 @@ def reconstructed(model: Autoencoder, video: Video, options: argparse.Namespace,
               "sound_psnr": float(psnr(sound, true_sound))}
     pixels = (255 * image).round().to(torch.uint8).permute(0, 2, 3, 1)
     return pixels.cpu().numpy(), sound.cpu().numpy(), torch.stack(scores).mean(dim=0).cpu(), report
-
-
-def write_wav(path: Path, samples: np.ndarray, rate: int) -> None:
-    """Sound (samples,) in [-1, 1] as a WAV file of 16 bits."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes((samples * 32767).round().astype("<i2").tobytes())

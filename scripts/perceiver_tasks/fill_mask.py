@@ -3,18 +3,15 @@
 Whole words are masked, 15 of 100, as in the paper (arXiv:2107.14795, section 4.1), and only their bytes are decoded.
 """
 
-import argparse
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from calico.agent.hardware import usable_device
 from calico.agent.perceiver.inputs import BYTE_OFFSET, CLS, MASK, SEP, decode_bytes, encode_bytes
@@ -22,12 +19,14 @@ from calico.agent.perceiver.runs import config_to_json, load_trained, preparatio
 from calico.agent.perceiver.samples import TextInput, words_of
 from calico.agent.perceiver.sizes import SMALL_LANGUAGE
 from calico.agent.perceiver.tasks import LanguageConfig, MaskedLanguage
-from calico.agent.training.supervised import Batch, shuffled
+from calico.agent.training.trainer import Batch, Mean, Sums
 from calico.datasets.splits import split_texts
+from calico.datasets.streams import shuffled, stream
 from calico.datasets.texts import TextReader
 from calico.scripts.common import console
 from calico.scripts.perceiver_tasks import training as runs
-from calico.scripts.perceiver_tasks.training import EVALUATIONS, HELD_OUT, training_parser
+from calico.scripts.perceiver_tasks.training import EVALUATIONS, HELD_OUT, TaskSettings, load_task_settings
+from calico.scripts.training.classification import costs, write_report
 
 BLANK = "[MASK]"
 SHARE = 0.15             # of the words
@@ -39,8 +38,8 @@ LENGTHS = range(1, 11)   # bytes of a blank that are tried
 TRAIN = f"""Train a Perceiver IO to fill in masked words, byte by byte.
 
     calico perceive fill-mask train reviews.jsonl --out runs/language
-    calico perceive fill-mask train books/ --out runs/language --minutes 30
-    calico perceive classify-text train reviews.jsonl --init runs/language --out runs/reviews      # then fine-tune it
+    calico perceive fill-mask train books/ training.minutes=30 --out runs/language
+    calico perceive classify-text train reviews.jsonl init=runs/language --out runs/reviews      # then fine-tune it
 
 DATA is a .txt, .jsonl or .parquet file of texts, or a folder of them. A fifth of them, by a hash of their content (the same as
 classify-text holds out), is held out and measured {EVALUATIONS} times: RUN/held_out.json. The same command continues.
@@ -57,28 +56,35 @@ first. RUN is what `calico perceive fill-mask train` made, or the folder of a Hu
 
 # ---- train -----------------------------------------------------------------------------------------------------------------
 
+@dataclass(frozen=True, kw_only=True)
+class LanguageSettings(TaskSettings):
+    """A run."""
+
+    length: int = 1024           # bytes that are read of a text
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.length < 16:
+            raise ValueError(f"length={self.length} must be at least 16 bytes")
+
+
 def train(task: str, argv: Sequence[str]) -> int:
     """Parse, read, train, report."""
-    options = fill_mask_parser(task).parse_args(argv)
-    report = fit(task, options)
-    if options.json:
+    arguments = runs.training_parser(task, TRAIN, LanguageSettings()).parse_args(argv)
+    settings = load_task_settings(LanguageSettings(), arguments.overrides)
+    report = fit(task, arguments.data, settings, arguments.out, arguments.device)
+    if arguments.json:
         console.print_json(report)
     else:
         print(f"{report['accuracy']:.1%} of masked bytes right, {report['bits_per_byte']:.2f} bits per masked byte in "
               f"{report['held_out']} held-out texts, trained on {report['train']} in {report['steps']} steps, "
               f"{report['minutes']:.1f} minutes")
-    console.wrote(options.out)
+    console.wrote(arguments.out)
     return 0
 
 
-def fill_mask_parser(task: str) -> console.Parser:
-    """The parser of `train`."""
-    parser = training_parser(task, TRAIN, steps=3000, batch=32, learning_rate=1e-3)
-    parser.add_argument("--length", type=int, default=1024, help="bytes that are read of a text (default 1024)")
-    return parser
-
-
-def fit(task: str, options: argparse.Namespace, network: Callable[[LanguageConfig], Any] = MaskedLanguage) -> dict[str, Any]:
+def fit(task: str, path: Path, settings: LanguageSettings, run: Path, device: str = "cpu",
+        network: Callable[[LanguageConfig], Any] = MaskedLanguage) -> dict[str, Any]:
     """Train to the end, continuing what is in the run's folder; returns the held-out report, which is also written there.
 
     Args:
@@ -86,21 +92,19 @@ def fit(task: str, options: argparse.Namespace, network: Callable[[LanguageConfi
     Raises:
         ValueError: data or the model to start from cannot be read, or the run began with other settings.
     """
-    device = usable_device(options.device)
-    if options.batch < 1 or options.length < 16:
-        raise ValueError(f"--batch {options.batch} must be at least 1 and --length {options.length} at least 16 bytes")
-    reader = TextReader(options.data)
+    where, seed = usable_device(device), settings.training.seed
+    reader = TextReader(path)
     training, held_out = split_texts(reader, HELD_OUT)
-    start = load_trained(options.init, (task,)) if options.init else None
-    fit_in = preparation(start) if start else TextInput(positions=options.length)
+    start = runs.started_from(settings, (task,))
+    fit_in = preparation(start) if start else TextInput(positions=settings.length)
     assert isinstance(fit_in, TextInput)
-    torch.manual_seed(options.seed)
+    torch.manual_seed(seed)
     fitting = replace(SMALL_LANGUAGE, text=replace(SMALL_LANGUAGE.text, positions=fit_in.positions))
-    model: Any = (start.model if start else network(fitting)).to(device)
+    model: Any = (start.model if start else network(fitting)).to(where)
 
-    def batch_of(step: int) -> Batch:
-        rng = np.random.default_rng((options.seed, step))
-        rows = shuffled(len(training), options.batch, step, options.seed)
+    def batch_of(number: int) -> Batch:
+        rng = stream(seed, "views", number)
+        rows = shuffled(len(training), settings.batch_size, number, seed)
         return mask_words(fit_in([training[row] for row in rows], rng), rng)
 
     rng = np.random.default_rng(0)
@@ -112,11 +116,10 @@ def fit(task: str, options: argparse.Namespace, network: Callable[[LanguageConfi
 
     document = {"task": task, "model": config_to_json(model.config), "input": config_to_json(fit_in),
                 "data": reader.fingerprint}
-    trainer = runs.train(model, loss_of, batch_of, evaluate, document, options)
+    trainer = runs.train(model, loss_of, batch_of, evaluate, document, settings, run, device)
     report = {**trainer.evaluation, "held_out": min(len(held_out), MEASURED), "task": task, "train": len(training),
-              "steps": trainer.step, "minutes": round(trainer.seconds / 60, 2),
-              "core_minutes": round(trainer.core_seconds / 60, 2), "parameters": sum(p.numel() for p in model.parameters())}
-    (options.out / "held_out.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+              **costs(trainer)}
+    write_report(report, run)
     return report
 
 
@@ -141,24 +144,23 @@ def mask_words(batch: Batch, rng: np.random.Generator) -> Batch:
     return {**batch, "inputs": torch.from_numpy(inputs), "places": torch.from_numpy(at), "targets": torch.from_numpy(targets)}
 
 
-def loss_of(model: MaskedLanguage, batch: Batch) -> tuple[Tensor, Mapping[str, Any]]:
-    """Cross-entropy of the masked bytes, in nats per byte."""
+def loss_of(model: MaskedLanguage, batch: Batch) -> tuple[Mean, Mapping[str, Any]]:
+    """Cross-entropy of the masked bytes, in nats per byte, and how many of them are right."""
     logits = model(batch["inputs"], batch["mask"], batch["places"]).flatten(0, 1).float()
     targets = batch["targets"].flatten()
     kept = targets != IGNORED
-    right = (logits.argmax(dim=1) == targets)[kept].float().mean()
-    return F.cross_entropy(logits, targets, ignore_index=IGNORED), {"accuracy": right}
+    count = int(kept.sum())
+    right = (logits.argmax(dim=1) == targets)[kept].sum()
+    total = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    return Mean(total, count), {"accuracy": Mean(right, count)}
 
 
 def measure(model: MaskedLanguage, examples: Sequence[Batch]) -> dict[str, float]:
-    """Share of masked bytes that are right, and bits per masked byte."""
-    device = next(model.parameters()).device
-    right, nats, count = 0.0, 0.0, 0
+    """Fraction of masked bytes that are right, and bits per masked byte."""
+    device, sums = next(model.parameters()).device, Sums()
     for batch in examples:
-        loss, numbers = loss_of(model, {name: tensor.to(device) for name, tensor in batch.items()})
-        masked = int((batch["targets"] != IGNORED).sum())
-        right, nats, count = right + float(numbers["accuracy"]) * masked, nats + float(loss) * masked, count + masked
-    return {"accuracy": right / count, "bits_per_byte": nats / count / math.log(2)}
+        sums.add(*loss_of(model, {name: tensor.to(device) for name, tensor in batch.items()}))
+    return {"accuracy": sums.numbers["accuracy"].value, "bits_per_byte": sums.loss.value / math.log(2)}
 
 
 # ---- predict ---------------------------------------------------------------------------------------------------------------
@@ -208,7 +210,7 @@ def fill(model: MaskedLanguage, text: str, length: int, positions: int) -> dict[
         raise ValueError(f"the text has {ids.shape[1]} bytes, the model reads {positions}; shorten it")
     places = (ids[0] == MASK).nonzero()[:, 0]
     with torch.no_grad():
-        logits = model(ids, places=places).float()[0]
+        logits = model(ids, positions=places).float()[0]
     logits[:, :BYTE_OFFSET] = -torch.inf                                # a blank is filled with bytes only
     chances, best = logits.softmax(dim=1).max(dim=1)
     ids[0, places] = best

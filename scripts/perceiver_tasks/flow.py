@@ -1,8 +1,7 @@
 """`calico perceive flow train|predict`: optical flow, where each pixel of a picture is in the next one."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,13 @@ from calico.agent.perceiver.runs import config_to_json, load_trained
 from calico.agent.perceiver.sizes import SMALL_FLOW
 from calico.agent.perceiver.tasks import Flow
 from calico.datasets.images import ImageStore
-from calico.datasets.samples.flow import (
-    FlowPair,
-    FlowPairs,
-    MotionConfig,
-    MovingPictures,
-    flow_picture,
-    read_flow,
-    squares,
-    textures,
-    write_flo,
-)
+from calico.datasets.samples.flow import FlowPair, FlowPairs, flow_picture, read_flow, write_flo
 from calico.scripts.common import console
 from calico.scripts.common.media_inputs import read_picture
 from calico.scripts.perceiver_tasks import training as runs
+from calico.scripts.perceiver_tasks.moving_pictures import MotionConfig, MovingPictures, squares, textures
+from calico.scripts.perceiver_tasks.training import TaskSettings, load_task_settings
+from calico.scripts.training.classification import costs, write_report
 
 TEXTURES = "textures"      # the word for no pictures
 BANK = 512                 # textures, and pictures at most
@@ -42,11 +34,11 @@ MAX_SIDE = 1 << 12
 TRAIN = """Train a Perceiver IO to see motion.
 
     calico perceive flow train textures --out runs/flow                      # textures that move, made on the fly
-    calico perceive flow train photos.zip --out runs/flow --minutes 20       # and pictures
-    calico perceive flow train photos.zip --out runs/flow --pairs pairs.jsonl
+    calico perceive flow train photos.zip training.minutes=20 --out runs/flow       # and pictures
+    calico perceive flow train photos.zip pairs=pairs.jsonl --out runs/flow
 
 DATA is a folder or zip of pictures, which move as layers of made pairs beside textures; the word `textures` takes those alone.
-What is measured are made pairs of another seed, and with --pairs the real ones of a manifest: JSON lines with img0, img1 and
+What is measured are made pairs of another seed, and with pairs= the real ones of a manifest: JSON lines with img0, img1 and
 flow (.flo, .npz, KITTI's .png), files beside it or in a zip of its name. The same command continues a run.
 """
 PREDICT = """Where each pixel of a picture is in the next one: a .flo file and a picture in Middlebury's colours.
@@ -63,47 +55,56 @@ larger ones: --scales 16,8 are pictures of a sixteenth and then an eighth of the
 
 # ---- train -----------------------------------------------------------------------------------------------------------------
 
+@dataclass(frozen=True, kw_only=True)
+class FlowSettings(TaskSettings):
+    """A run."""
+
+    pairs: str = ""              # a manifest of real pairs, measured and never trained on
+    reach: float = 5.0           # pixels of the longest made motion
+    scales: list[float] = field(default_factory=lambda: [16.0, 8.0, 4.0])     # of `predict`
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size={self.batch_size} must be at least 2: each pair is also shown reversed")
+
+
+DEFAULTS = FlowSettings(optimizer=replace(FlowSettings().optimizer, learning_rate=2e-3)).lasting(4000)
+
+
 def train(task: str, argv: Sequence[str]) -> int:
-    """Parse, train, report."""
-    parser = runs.training_parser(task, TRAIN, steps=4000, batch=32, learning_rate=2e-3)
-    parser.add_argument("--pairs", type=Path, help="a manifest of real pairs, measured and never trained on")
-    parser.add_argument("--reach", type=float, default=5.0, help="pixels of the longest made motion (default 5)")
-    parser.add_argument("--scales", type=scales, default=(16.0, 8.0, 4.0), metavar="16,8,4",
-                        help="of `predict` (default 16,8,4)")
-    options = parser.parse_args(argv)
-    if options.batch < 2:
-        raise ValueError(f"--batch {options.batch} must be at least 2: each pair is also shown reversed")
-    torch.manual_seed(options.seed)
-    device = usable_device(options.device)
-    start = load_trained(options.init, (task,)).model if options.init else Flow(SMALL_FLOW)
-    assert isinstance(start, Flow)
-    model = start.to(device)
-    bank, shown = open_bank(options.data)
-    motion = MotionConfig(size=model.config.size, reach=options.reach)
-    made, kept = MovingPictures(bank, motion, options.seed), MovingPictures(bank, motion, options.seed + (1 << 32))
+    """Parse, read, train, report."""
+    arguments = runs.training_parser(task, TRAIN, DEFAULTS).parse_args(argv)
+    settings = load_task_settings(DEFAULTS, arguments.overrides)
+    seed, device = settings.training.seed, usable_device(arguments.device)
+    torch.manual_seed(seed)
+    start = runs.started_from(settings, (task,))
+    model = start.model if start else Flow(SMALL_FLOW)
+    assert isinstance(model, Flow)
+    model = model.to(device)
+    bank, shown = open_bank(arguments.data)
+    motion = MotionConfig(size=model.config.size, reach=settings.reach)
+    made, kept = MovingPictures(bank, motion, seed), MovingPictures(bank, motion, seed + (1 << 32))
     held_out = [kept.batch(step, HELD_OUT[1] // 2) for step in range(HELD_OUT[0])]
-    pairs = list(FlowPairs(options.pairs)) if options.pairs else []
+    pairs = list(FlowPairs(Path(settings.pairs))) if settings.pairs else []
 
     def evaluate(model: Flow) -> dict[str, float]:
         errors = [end_point_error(FLOW_SCALE * model(batch["frames"].to(device)).float().cpu(), batch["flow"])
                   for batch in held_out]
         found = {"end_point_error": float(torch.stack(errors).mean())}
-        return found | ({"pairs": mean_of(measure(model, pairs, options.scales))["end_point_error"]} if pairs else {})
+        return found | ({"pairs": mean_of(measure(model, pairs, settings.scales))["end_point_error"]} if pairs else {})
 
     document = {"task": task, "model": config_to_json(model.config), "motion": asdict(motion), "shown": shown,
-                "scales": list(options.scales)}
-    trainer = runs.train(model, flow_loss, lambda step: made.batch(step, options.batch // 2), evaluate, document,
-                                 options)
+                "scales": settings.scales}
+    trainer = runs.train(model, flow_loss, lambda number: made.batch(number, settings.batch_size // 2), evaluate, document,
+                         settings, arguments.out, arguments.device)
     report: dict[str, Any] = {
-        "task": task, "steps": trainer.step, "minutes": round(trainer.seconds / 60, 2),
-        "core_minutes": round(trainer.core_seconds / 60, 2), "parameters": sum(p.numel() for p in model.parameters()),
-        "end_point_error": trainer.evaluation["end_point_error"],
+        "task": task, **costs(trainer), "end_point_error": trainer.evaluation["end_point_error"],
         "zero_flow": float(torch.stack([end_point_error(0 * batch["flow"], batch["flow"]) for batch in held_out]).mean())}
     if pairs:
-        report["pairs"] = measure(trainer.final, pairs, options.scales)
-    (options.out / "held_out.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    show(report, options.json)
-    console.wrote(options.out)
+        report["pairs"] = measure(trainer.final, pairs, settings.scales)
+    write_report(report, arguments.out)
+    show(report, arguments.json)
+    console.wrote(arguments.out)
     return 0
 
 

@@ -1,92 +1,157 @@
-"""What the Perceiver's training commands share: their options, and a run that is begun or continued.
+"""What the Perceiver's training commands share: their settings and options, and a run that is begun or continued.
 
-    parser = training_parser("classify-image", __doc__, steps=3000, batch=64, learning_rate=1e-3)
-    options = parser.parse_args(argv)
-    trainer = train(model, loss_of, batch_of, evaluate, document, options)
+    parser = training_parser("classify-image", __doc__, PictureSettings())
+    arguments = parser.parse_args(argv)
+    settings = load_task_settings(PictureSettings(), arguments.overrides)
+    trainer = train(model, loss_of, batch_of, evaluate, document, settings, arguments.out, arguments.device)
     trainer.final                                                   # the model to measure
 """
 
-import argparse
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from calico.agent import checkpoint
-from calico.agent.perceiver.runs import DOCUMENT
-from calico.agent.run_lock import run_lock
+from calico.agent.perceiver.runs import DOCUMENT, Trained, load_trained
+from calico.agent.perceiver.runs import config_from_json as model_from_json
+from calico.agent.perceiver.runs import config_to_json as model_to_json
 from calico.agent.training.optimizer import OptimizerConfig
-from calico.agent.training.supervised import Batch, Progress, Supervised, SupervisedConfig
-from calico.datasets.mixture import first_difference
+from calico.agent.training.trainer import LossFunction, Trainer, TrainingConfig
+from calico.datasets.streams import ORDER
 from calico.scripts.common import console
+from calico.scripts.common.config import config_from_json, config_to_json, given, load_config
+from calico.scripts.training.runs import (
+    LENGTH,
+    begin_or_continue,
+    check_same_run,
+    check_written_by,
+    run_with_progress_bar,
+)
 
 HELD_OUT = 0.2       # share of the samples, chosen by a hash of their content
 EVALUATIONS = 10     # of the held-out samples, in a run
 EMA = 0.995          # decay of the averaged weights: they see the last 200 steps, and spare a choice among checkpoints
 WARM_UP, SHORT_WARM_UP = 100, 20    # steps, at most a tenth of all
+# what a continued run may change; the warm-up follows from the steps
+FREE = ("init", "pairs", "optimizer.warmup_steps", *LENGTH)
+
+# options that were, for the line that names their new spelling
+SPELLINGS = {"--steps": "training.steps", "--minutes": "training.minutes", "--seed": "training.seed", "--batch": "batch_size",
+             "--learning-rate": "optimizer.learning_rate", "--mirror": "mirror=true", "--no-mirror": "mirror=false",
+             **{f"--{name}": name for name in ("init", "size", "side", "rate", "seconds", "label", "points", "turn", "length",
+                                               "pairs", "reach", "scales")}}
 
 Net = TypeVar("Net", bound=nn.Module)
 
 
-def training_parser(task: str, doc: str, *, steps: int, batch: int, learning_rate: float) -> console.Parser:
-    """The parser of `calico perceive TASK train`; the task adds its own options."""
-    parser = console.make_parser(f"perceive {task} train", doc)
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings:
+    """A run of `calico perceive TASK train`; each task adds its own fields."""
+
+    init: str = ""                 # start from this run or Hugging Face checkpoint
+    batch_size: int = 32           # samples per step
+    # AdamW: LAMB, which the papers use, is for batches of thousands
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(
+        learning_rate=1e-3, final_share=0.01, beta2=0.98, weight_decay=0.05))
+    # unless they are given, a tenth of the steps lies between evaluations and between checkpoints
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=3000, ema=EMA, log_every=20))
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} must be at least 1")
+
+    def lasting(self: "Settings", steps: int) -> "Settings":
+        """The same with so many steps, for a task's defaults."""
+        return replace(self, training=replace(self.training, steps=steps))
+
+
+Settings = TypeVar("Settings", bound=TaskSettings)
+
+
+def load_task_settings(defaults: Settings, overrides: Sequence[str]) -> Settings:
+    """The defaults with `key=value`; warm-up and the steps between evaluations follow from the length unless they are given.
+
+    Raises:
+        ValueError: see load_config.
+    """
+    settings = load_config(defaults, None, overrides)
+    training, optimizer = settings.training, settings.optimizer
+    every = max(1, training.steps // EVALUATIONS)
+    rhythm: dict[str, Any] = {name: every for name in ("evaluate_every", "save_every")
+                              if given(None, overrides, f"training.{name}") is None}
+    if given(None, overrides, "optimizer.warmup_steps") is None:
+        warm_up = SHORT_WARM_UP if training.minutes else WARM_UP      # a clock may end the run after few steps
+        optimizer = replace(optimizer, warmup_steps=min(warm_up, training.steps // 10))
+    return replace(settings, training=replace(training, **rhythm), optimizer=optimizer)
+
+
+def training_parser(task: str, doc: str, defaults: TaskSettings) -> console.Parser:
+    """The parser of `calico perceive TASK train`, whose help ends with the settings and their defaults.
+
+    What is trained is a field of the settings and written `key=value`; where the run lies (--out), where it is computed
+    (--device) and how it is reported (--json) is none of them.
+    """
+    settings = " ".join(f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+                        for key, value in flat(config_to_json(defaults)))
+    listed = textwrap.fill(settings, 120, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    parser = console.make_parser(f"perceive {task} train", f"{doc}\nsettings and their defaults (optimizer.warmup_steps, "
+                                 f"evaluate_every and save_every: a tenth of the steps, unless given):\n{listed}")
     parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings, such as training.steps=500")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
-    parser.add_argument("--init", type=Path, metavar="FOLDER", help="start from this run or Hugging Face checkpoint")
-    parser.add_argument("--steps", type=int, default=steps, help="default %(default)s")
-    parser.add_argument("--minutes", type=float, default=0.0, help="end after so many, at the latest")
-    parser.add_argument("--batch", type=int, default=batch, help="samples per step (default %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=learning_rate, help="default %(default)s")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--json", action="store_true")
+    console.add_old_spellings(parser, SPELLINGS)
     return parser
 
 
-def train(model: Net, loss: Callable[[Net, Batch], tuple[Tensor, Mapping[str, Any]]], batch_of: Callable[[int], Batch],
-          evaluate: Callable[[Net], Mapping[str, float]], document: Mapping[str, Any], options: argparse.Namespace,
-          ) -> Supervised[Net]:
+def flat(tree: Mapping[str, Any], parent: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{parent}{name}.")
+        else:
+            yield parent + name, value
+
+
+def started_from(settings: TaskSettings, tasks: Sequence[str]) -> Trained | None:
+    """The model that `init` names."""
+    return load_trained(settings.init, tasks) if settings.init else None
+
+
+def train(model: Net, loss: LossFunction[Net], batch_of: Callable[[int], Any],
+          evaluate: Callable[[Net], Mapping[str, float]], document: Mapping[str, Any], settings: TaskSettings, run: Path,
+          device: str) -> Trainer[Net]:
     """Train to the end, continuing what is in the run's folder.
 
     Args:
-        document: everything that shapes the run, as JSON values; kept in its checkpoints, see agent/perceiver/runs.py.
-        options: what `training_parser` parsed.
+        document: what the run is besides its settings, as JSON values; kept in its checkpoints, see agent/perceiver/runs.py.
     Raises:
-        ValueError: the run in the folder began with other settings, or is another process's.
+        ValueError: the run in the folder began with other settings or data, or is another process's.
     """
-    every = max(1, options.steps // EVALUATIONS)
-    config = SupervisedConfig(steps=options.steps, minutes=options.minutes, seed=options.seed, ema=EMA,
-                              evaluate_every=every, save_every=every)
-    # AdamW: LAMB, which the papers use, is for batches of thousands
-    warm_up = SHORT_WARM_UP if options.minutes else WARM_UP      # a clock may end the run after few steps
-    optimizer = OptimizerConfig(learning_rate=options.learning_rate, warmup_steps=min(warm_up, options.steps // 10),
-                                final_share=0.01, beta2=0.98, weight_decay=0.05)
-    document = {**document, "batch": options.batch, "seed": options.seed, "optimizer": asdict(optimizer)}
-    run = options.out
-    with run_lock(run):
-        trainer = Supervised(model, loss, optimizer, config)
-        if checkpoint.checkpoints(run):
-            saved = checkpoint.load(run, map_location=options.device)
-            check_same_run(run, document, saved)
+    config = config_to_json(settings)
+    with begin_or_continue(run, config, FREE, device=device, before=lambda saved: settings_of(saved, settings)) as saved:
+        trainer = Trainer(model, loss, settings.optimizer, settings.training)
+        if saved is not None:
+            check_same_run(run, document, document_of(saved))
             trainer.restore(saved)
-        with console.progress(f"train {run.name}", total=trainer.steps, unit="steps", start=trainer.step) as bar:
-            trainer.run(batch_of, run, {DOCUMENT: document}, {}, evaluate=evaluate,
-                        on_report=lambda progress: bar.update(progress.step, note(progress), progress.steps))
+        documents = {DOCUMENT: document, "config": config, "order": ORDER}
+        run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, {}, evaluate=evaluate)
     return trainer
 
 
-def check_same_run(run: Path, document: Mapping[str, Any], saved: checkpoint.Checkpoint) -> None:
-    """A run continues with the settings that it began with; only its length may change."""
-    if difference := first_difference(json.loads(json.dumps(document)), saved.documents.get(DOCUMENT, {})):
-        raise ValueError(f"{run} holds a run with other settings: {difference}; give the old value to continue it, or another "
-                         "--out")
+def settings_of(saved: checkpoint.Checkpoint, settings: TaskSettings) -> dict[str, Any]:
+    """The settings of a run of this command, as JSON; those that are newer than the run have their defaults."""
+    check_written_by("perceive", saved, (DOCUMENT,))
+    return config_to_json(config_from_json(type(settings), saved.documents.get("config", {})))
 
 
-def note(progress: Progress) -> str:
-    """What the bar shows besides the step."""
-    parts = [f"loss {progress.loss:.3f}", *(f"{name} {value:.3g}" for name, value in progress.numbers.items())]
-    return "  ".join([*parts, *(f"held-out {name} {value:.3g}" for name, value in progress.evaluation.items())])
+def document_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
+    """The document of a run; fields of configurations that are newer than the run have their defaults."""
+    return {name: model_to_json(model_from_json(value)) if isinstance(value, Mapping) and "class" in value else value
+            for name, value in saved.documents[DOCUMENT].items()}

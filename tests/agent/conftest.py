@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from calico.agent.backbones import BackboneConfig
 from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.backbones.masked_encoder import MaskedEncoderConfig
 from calico.agent.backbones.perceiver import PerceiverConfig
 from calico.agent.backbones.perceiver_ar import PerceiverARConfig
 from calico.agent.embedding import EmbeddingConfig
-from calico.agent.model import BackboneConfig, Model, ModelConfig
+from calico.agent.model import Model, ModelConfig
 from calico.tokenizers.tokens import PATCH_SIZE, Kind, Tokens
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
 

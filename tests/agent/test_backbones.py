@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from calico.agent.backbones import KINDS, Backbone, BackboneConfig, build_backbone
 from calico.agent.generate import generate
 from calico.agent.loss import target_losses, target_mask, trained_targets
-from calico.agent.model import KINDS, Backbone, BackboneConfig, build_backbone
 from calico.agent.training.optimizer import OptimizerConfig, build_optimizer
 from calico.tokenizers.tokens import NO_POSITION, Kind, Tokens
 
@@ -51,7 +51,8 @@ def test_no_gradient_flows_from_a_prediction_to_what_follows_it(backbone: Backbo
     for seed in range(4):
         torch.manual_seed(seed)
         x = torch.randn(2, 30, backbone.width, requires_grad=True)
-        where = network.sample_targets(torch.rand(2, 30) < 0.5).nonzero(as_tuple=True)
+        rows, places = network.sample_targets(torch.rand(2, 30) < 0.5).nonzero(as_tuple=True)
+        where = rows, places
         for number in range(0, len(where[0]), 3):
             (gradient,) = torch.autograd.grad(network(x, where)[number].square().sum(), x)
             row, place = where[0][number], where[1][number]

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from calico.agent.beam import beam_search
+from calico.agent.backbones import BackboneConfig
+from calico.agent.backbones.cache import Cache
+from calico.agent.beam import beam_search, reorder
 from calico.agent.generate import generate, text_tokens
 from calico.agent.likelihood import likelihoods
-from calico.agent.model import BackboneConfig, Model
+from calico.agent.model import Model
 from calico.tokenizers.tokens import Tokens
 
 from .conftest import VOCABULARY, every_backbone, make_model, stream
@@ -49,10 +51,22 @@ def sharpened(model: Model) -> Model:
 def test_a_wide_search_finds_the_best_of_all(backbone: BackboneConfig) -> None:
     model = sharpened(make_model(backbone))
     found = search(model, PROMPTS, beams=9, max_tokens=3)
+    assert [len(group) for group in found] == [9, 9, 9]                   # of 13 that there are
     for prompt, group in zip(PROMPTS, found, strict=True):
-        expected = every_text(model, prompt, 3)[: len(group)]
-        assert [words for words, _ in group[:5]] == [words for words, _ in expected[:5]]
-        assert [score for _, score in group[:5]] == pytest.approx([score for _, score in expected[:5]], abs=1e-4)
+        expected = every_text(model, prompt, 3)[:5]
+        assert [words for words, _ in group[:5]] == [words for words, _ in expected]
+        assert [score for _, score in group[:5]] == pytest.approx([score for _, score in expected], abs=1e-4)
+
+
+def test_every_slot_in_use_is_reordered() -> None:
+    """Rows of different length; slots that no row has reached may hold anything."""
+    keys, values = torch.randn(4, 2, 7, 3), torch.randn(4, 2, 7, 3)
+    lengths, rows = torch.tensor([3, 5, 2, 5]), torch.tensor([1, 1, 0, 3])
+    moved = reorder(Cache((keys.clone(),), (values.clone(),), lengths), rows)
+    assert moved.lengths.tolist() == [5, 5, 3, 5]
+    for found, before in ((moved.keys[0], keys), (moved.values[0], values)):
+        for row, (source, length) in enumerate(zip(rows.tolist(), moved.lengths.tolist(), strict=True)):
+            assert torch.equal(found[row, :, :length], before[source, :, :length])
 
 
 def test_one_beam_is_greedy_until_it_ends(model: Model) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from calico.agent import checkpoint
 from calico.agent.checkpoint import CheckpointError, checkpoints, find, load, save
+from calico.datasets.publish import sha256_now
 
 
 def content(step: int) -> dict[str, Any]:
@@ -267,7 +268,7 @@ def test_a_pickle_under_another_name_does_not_run(run: Path, tmp_path: Path, nam
     payload = pickle.dumps(Canary(canary))
     (folder / name).write_bytes(payload)
     rewrite_manifest(folder, lambda m: m["files"].update(
-        {name: {"bytes": len(payload), "sha256": checkpoint._sha256(folder / name)}}))
+        {name: {"bytes": len(payload), "sha256": sha256_now(folder / name)}}))
     if name == "tokenizer.model":
         assert load(run).files[name] == payload   # bytes are bytes
     else:

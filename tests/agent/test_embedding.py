@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from calico.agent.embedding import EmbeddingConfig
+from calico.agent.blocks import waves
+from calico.agent.embedding import Embedding, EmbeddingConfig
 from calico.agent.model import Model, ModelConfig
-from calico.agent.vector_block import waves
+from calico.agent.training.optimizer import OptimizerConfig, build_optimizer
 from calico.tokenizers.document import Image, Part, Sound, Special, encode_document
 from calico.tokenizers.tokens import ACTION, NO_POSITION, VECTOR_SIZE, Kind, Tokens
 
@@ -23,6 +24,50 @@ def test_no_position_adds_nothing_and_all_actions_share_one(model: Model) -> Non
     actions = model.embedding(replace(tokens, position=torch.full_like(tokens.position, ACTION))) - table
     torch.testing.assert_close(actions[0, 0], actions[0, 2])
     assert actions.abs().sum() > 0
+
+
+SOUNDS_TOO = ModelConfig(embedding=EmbeddingConfig(patch_channels=4, sounds=True), backbone=BACKBONES[0])
+PICTURE, TONE = np.arange(16 * 32 * 3, dtype=np.uint8).reshape(16, 32, 3), np.sin(np.arange(1300) * 0.2)
+
+
+@pytest.fixture
+def embedding() -> Embedding:
+    """One for pictures and sounds."""
+    torch.manual_seed(0)
+    return Model(SOUNDS_TOO, VOCABULARY).eval().embedding
+
+
+def test_pictures_and_sounds_get_their_place_in_the_observation(embedding: Embedding) -> None:
+    """The place of a token inside its timestep, whatever its kind."""
+    tokens = batch_of(encode_document([Image(PICTURE), Sound(TONE), Special("end")], VOCABULARY, None))
+    for position in (NO_POSITION, ACTION, 0, 7):
+        placed = embedding(replace(tokens, position=torch.full_like(tokens.position, position)))
+        added = (placed - embedding(tokens))[0]
+        expected = embedding.positions.weight[position - NO_POSITION]
+        torch.testing.assert_close(added, expected.expand_as(added), atol=1e-6, rtol=1e-5)
+
+
+def test_no_position_adds_nothing_to_pictures_and_sounds_even_after_training(embedding: Embedding) -> None:
+    tokens = batch_of(encode_document([Image(PICTURE), Sound(TONE), Special("end")], VOCABULARY, None))
+    for _ in range(2):
+        x = embedding(tokens)
+        for kind, alone in ((Kind.PATCH, embedding.embed_patches(tokens)), (Kind.AUDIO, embedding.embed_sounds(tokens))):
+            torch.testing.assert_close(x[tokens.kind == kind], alone, atol=0, rtol=0)
+        optimizer = build_optimizer(embedding, OptimizerConfig())
+        x.square().sum().backward()
+        optimizer.step()
+        embedding.zero_grad()
+
+
+def test_older_checkpoints_add_what_they_learnt_to_add(embedding: Embedding) -> None:
+    """The first row of positions was trained by the pictures and sounds of documents."""
+    tokens = batch_of(encode_document([Image(PICTURE), Sound(TONE), Special("end")], VOCABULARY, None))
+    before = embedding(tokens)
+    with torch.no_grad():
+        embedding.positions.weight[0] = torch.linspace(-1, 1, embedding.width)
+    added = (embedding(tokens) - before)[0]
+    torch.testing.assert_close(added[:-1], embedding.positions.weight[0].expand_as(added[:-1]), atol=1e-5, rtol=1e-5)
+    assert not added[-1].any()
 
 
 def test_patches_land_on_their_own_tokens(model: Model) -> None:
@@ -51,13 +96,9 @@ def test_training_samples_the_interval_and_evaluation_takes_its_mean(model: Mode
     assert len({tuple(row.round(decimals=4).tolist()) for row in drawn}) > 1
 
 
-def test_sounds_land_on_their_own_tokens_beside_patches() -> None:
-    config = ModelConfig(embedding=EmbeddingConfig(patch_channels=4, sounds=True), backbone=BACKBONES[0])
-    torch.manual_seed(0)
-    embedding = Model(config, VOCABULARY).eval().embedding
-    pixels = np.arange(16 * 32 * 3, dtype=np.uint8).reshape(16, 32, 3)
+def test_sounds_land_on_their_own_tokens_beside_patches(embedding: Embedding) -> None:
     sounds = [np.sin(np.arange(length) * 0.2) for length in (1300, 700, 12_000)]
-    documents: list[list[Part]] = [[Sound(sounds[0]), Image(pixels), Sound(sounds[1]), Special("end")], [Image(pixels)],
+    documents: list[list[Part]] = [[Sound(sounds[0]), Image(PICTURE), Sound(sounds[1]), Special("end")], [Image(PICTURE)],
                                    [Special("end"), Sound(sounds[2])]]
     rows = [encode_document(parts, VOCABULARY, None) for parts in documents]
     together = embedding(batch_of(*rows))

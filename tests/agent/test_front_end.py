@@ -14,6 +14,7 @@ from torch import Tensor
 
 from calico.agent import checkpoint
 from calico.agent.agent import Agent
+from calico.agent.backbones import BackboneConfig
 from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.data2vec.batches import text_vocabulary
 from calico.agent.data2vec.encoders import (
@@ -30,7 +31,7 @@ from calico.agent.data2vec.pretrained import TOKENIZER_FILE, encoder_document
 from calico.agent.embedding import EmbeddingConfig
 from calico.agent.front_end import FrontEndConfig, in_groups
 from calico.agent.generate import read
-from calico.agent.model import BackboneConfig, Model, ModelConfig
+from calico.agent.model import Model, ModelConfig
 from calico.tokenizers.document import Image, Part, Sound, Special, Text, encode_document
 from calico.tokenizers.sounds import decode_sound, encode_sound
 from calico.tokenizers.text import TextTokenizer
@@ -116,6 +117,17 @@ def test_an_encoder_sees_whole_images_whatever_stands_beside_them(patch: int) ->
         expected += [grid[r * side:(r + 1) * side, c * side:(c + 1) * side].reshape(-1)
                      for r in range(rows) for c in range(columns)]
     torch.testing.assert_close(found, project(torch.stack(expected)), atol=1e-4, rtol=1e-4)
+
+
+def test_rows_of_a_batch_do_not_mix_and_pictures_of_other_shapes_neither() -> None:
+    """Rows that begin inside a picture or a sound behind rows that end with one; as many patches in another arrangement."""
+    network = model(vision=vision(), audio=speech())
+    wide, tall = (RNG.integers(0, 256, shape).astype(np.uint8) for shape in ((32, 48, 3), (48, 32, 3)))
+    rows = [document(Image(wide)), document(Image(tall))[2:], document(Special("end"), Image(tall)), document(Image(wide))[3:],
+            document(Sound(LONG)), document(Sound(LONG))[2:], document(Image(255 - wide)), document(Sound(-LONG))]
+    together = network.embedding(batch(*rows))
+    for row, tokens in enumerate(rows):
+        torch.testing.assert_close(together[row, :len(tokens)], network.embedding(batch(tokens))[0], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("given, seen", [(1, [0, 0, 0]), (2, [0, 1, 1]), (3, [0, 1, 2]), (4, [1, 2, 3])])

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from calico.agent.backbones import BackboneConfig
 from calico.agent.generate import PIECE, begin, generate, read, write
-from calico.agent.model import BackboneConfig, Model
+from calico.agent.model import Model
 from calico.agent.sampling import SamplingConfig
 from calico.tokenizers.tokens import NO_POSITION, Kind, Tokens
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from calico.agent.backbones import BackboneConfig
 from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.likelihood import Likelihood, likelihoods
-from calico.agent.model import BackboneConfig, Model, ModelConfig
+from calico.agent.model import Model, ModelConfig
 from calico.agent.policy import for_acting
 from calico.tokenizers.tokens import Tokens
 

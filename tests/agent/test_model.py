@@ -1,21 +1,12 @@
 """Named sizes, and the tied table."""
 
-from dataclasses import asdict
-
 import pytest
 import torch
 
+from calico.agent.backbones import KINDS, BackboneConfig
 from calico.agent.backbones.decoder import DecoderConfig
-from calico.agent.model import (
-    KINDS,
-    SIZES,
-    Model,
-    backbone_config,
-    matmul_flops_per_token,
-    named_size,
-    on_meta,
-    smooth_rows,
-)
+from calico.agent.config_json import from_json, to_json
+from calico.agent.model import SIZES, Model, matmul_flops_per_token, named_size, on_meta, smooth_rows
 from calico.tokenizers.tokens import Kind
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
 
@@ -50,13 +41,13 @@ def test_sizes_of_every_kind_have_the_decoders_width_depth_and_context() -> None
             made = named_size(name, kind=kind).backbone
             assert (made.kind, made.width, made.depth, made.heads, made.context) == (
                 kind, size.backbone.width, size.backbone.depth, size.backbone.heads, size.backbone.context)
-            assert backbone_config(asdict(made)) == made
+            assert from_json(BackboneConfig, to_json(made)) == made
     with pytest.raises(ValueError, match="backbone 'mamba' is unknown; choose one of decoder, perceiver, perceiver-ar"):
         named_size("tiny", kind="mamba")
 
 
 def test_a_backbone_that_was_saved_without_a_kind_is_a_decoder() -> None:
-    assert backbone_config({"width": 64, "heads": 2}) == DecoderConfig(width=64, heads=2)
+    assert from_json(BackboneConfig, {"width": 64, "heads": 2}) == DecoderConfig(width=64, heads=2)
 
 
 def test_the_table_is_input_and_output_at_once(model: Model) -> None:

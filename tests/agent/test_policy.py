@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from calico.agent.backbones import BackboneConfig
 from calico.agent.backbones.decoder import DecoderConfig
-from calico.agent.model import BackboneConfig, Model
+from calico.agent.model import Model
 from calico.agent.policy import AgentPolicy
 from calico.agent.sampling import SamplingConfig, choose
 from calico.tokenizers.episode import Episode
@@ -113,13 +114,22 @@ def test_cached_logits_equal_uncached_logits(backbone: BackboneConfig, name: str
         policy.act([observations[row] for row in rows], rows)
         for row in rows:
             for place, expected in enumerate(plain[row].logits(observations[row])):
-                np.testing.assert_allclose(policy.seen[place][policy.slots[row]], expected, atol=2e-5)
+                np.testing.assert_allclose(policy.seen[place][policy.placed.index(row)], expected, atol=2e-5)
+
+
+def dense_model(context: int) -> Model:
+    """Every layer sees the whole context: nothing longer may be read."""
+    return make_model(DecoderConfig(width=32, depth=2, heads=2, context=context, window=context))
 
 
 @torch.no_grad()
-def test_without_a_window_half_the_context_is_read_again() -> None:
-    """Window = context = 16, 5 tokens a step: logits equal an uncached pass over the steps that are still seen."""
-    dense = make_model(DecoderConfig(width=32, depth=2, heads=2, context=16, window=16))
+@pytest.mark.parametrize("context, lengths", [
+    (16, [5, 10, 15, *[10, 15] * 4, 10]),
+    (32, [5, 10, 15, 20, 25, 30, 20, 25, 30, 20, 25, 30]),      # three steps are kept, and the next one with two of those
+])
+def test_without_a_window_half_the_context_is_read_again(context: int, lengths: list[int]) -> None:
+    """Window = context, 5 tokens a step: logits equal an uncached pass over the steps that are still seen."""
+    dense = dense_model(context)
     codec = make_codec("one action token")
     policy = Watched(dense, codec, SamplingConfig(temperature=0), precision="fp32")
     plain = PlainLoop(dense, codec)
@@ -130,8 +140,59 @@ def test_without_a_window_half_the_context_is_read_again() -> None:
         seen.append(int(policy.cache.lengths[0]) + 1)                    # with the action token that is still to be read
         plain.history = plain.history[max(0, len(plain.history) + 5 - seen[-1]):]
         np.testing.assert_allclose(policy.seen[0][0], plain.logits(observation)[0], atol=2e-5)
-    assert max(seen) <= 16
-    assert seen == [5, 10, 15, *[10, 15] * 4, 10]
+    assert seen == lengths and max(seen) <= context
+
+
+@torch.no_grad()
+def test_steps_that_are_read_again_are_kept_for_the_next_time() -> None:
+    """Missions far shorter than they may be: before nearly each step half the context is read again."""
+    missions = gym.spaces.Text(60, charset="abcdefghijklmnopqrstuvwxyz ")
+    dense, codec = dense_model(80), TaskCodec(missions, gym.spaces.Discrete(5), VOCABULARY, TEXT, max_text_tokens=40)
+    policy, plain = Watched(dense, codec, SamplingConfig(temperature=0), precision="fp32"), PlainLoop(dense, codec)
+    policy.reset(0, seed=0)
+    steps: list[Tokens] = []                                             # those that are seen
+    for number in range(12):
+        if sum(map(len, steps)) - 1 + codec.observation_tokens[1] + 3 > 80:   # last action, observation, separator, action
+            while sum(map(len, steps)) > 40:
+                steps.pop(0)
+        plain.history = Tokens.concatenate(steps)
+        mission = "go to the red ball"[number:]
+        policy.act([mission], [0])
+        np.testing.assert_allclose(policy.seen[0][0], plain.logits(mission)[0], atol=2e-5)
+        steps.append(plain.history[sum(map(len, steps)):])
+        assert int(policy.cache.lengths[0]) + 1 == sum(map(len, steps))
+
+
+@torch.no_grad()
+def test_a_prompt_that_fills_the_context_is_seen_or_refused() -> None:
+    """5 tokens a step in a context of 32: behind 26 tokens there is room for a step, behind 27 there is none."""
+    dense, codec = dense_model(32), make_codec("one action token")
+    prompt = stream(26, 5)
+    policy = Watched(dense, codec, SamplingConfig(temperature=0), prompt=prompt, precision="fp32")
+    plain = PlainLoop(dense, codec, prompt)
+    policy.reset(0, seed=0)
+    (observation,) = observations_of(codec, 1, 0)
+    policy.act([observation], [0])
+    np.testing.assert_allclose(policy.seen[0][0], plain.logits(observation)[0], atol=2e-5)
+    with pytest.raises(ValueError, match="27 tokens leaves no room for a step in this model's context of 32; give at most 26"):
+        AgentPolicy(dense, codec, prompt=stream(27, 5), precision="fp32")
+    windowed = AgentPolicy(make_model(), codec, prompt=stream(27, 5), precision="fp32")      # reads any length
+    assert windowed.prompted is not None and windowed.prompted.lengths.tolist() == [27]
+
+
+@torch.no_grad()
+def test_a_row_that_waits_keeps_its_history_when_another_joins(model: Model) -> None:
+    codec = make_codec("one action token")
+    policy = Watched(model, codec, SamplingConfig(temperature=0), precision="fp32")
+    plain = {row: PlainLoop(model, codec) for row in range(4)}
+    for row in range(4):
+        policy.reset(row, seed=row)
+    observations = [observations_of(codec, 5, seed) for seed in range(4)]
+    for step, rows in enumerate(([0, 1, 2], [2, 0, 1], [3, 1, 0], [1, 2, 3], [3, 2, 1, 0])):     # row 2 waits while row 3 joins
+        policy.act([observations[row][step] for row in rows], rows)
+        for row in rows:
+            expected = plain[row].logits(observations[row][step])[0]
+            np.testing.assert_allclose(policy.seen[0][policy.placed.index(row)], expected, atol=2e-5)
 
 
 @torch.no_grad()

@@ -89,7 +89,7 @@ def test_a_lock_of_another_machine_stays_and_says_what_to_delete(tmp_path: Path)
 def test_a_half_written_lock_is_nobodys(tmp_path: Path, text: str) -> None:
     (tmp_path / "lock").write_text(text)
     with run_lock(tmp_path):
-        pass
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
 
 
 def test_a_folder_that_can_not_be_written_is_one_line(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from calico.datasets import parquet_part as parts
 from calico.datasets import publish
 from calico.datasets.episodes import EpisodeReader, EpisodeWriter
+from calico.datasets.formats import parquet_part as parts
 from calico.tokenizers.episode import Episode
 
 TASK = {"name": "test", "env_id": "Test-v0", "expert": "none", "noise": 0.1}

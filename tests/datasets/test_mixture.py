@@ -1,5 +1,6 @@
 """Batches are a pure function of (seed, step), full, in the right shares, and made of whole timesteps."""
 
+import hashlib
 import itertools
 import json
 from collections import Counter
@@ -15,12 +16,21 @@ from gymnasium import spaces
 from calico.datasets.documents import Caption, Dialogue
 from calico.datasets.episodes import EpisodeReader, EpisodeWriter
 from calico.datasets.mixture import Batch, Mixture, loader, prefetched
-from calico.datasets.sources import DocumentSource, EpisodeSource, PromptConfig, Source, TextSource, draw_window
+from calico.datasets.sources import (
+    DocumentSource,
+    EpisodeSource,
+    PromptConfig,
+    Source,
+    Targets,
+    TextSource,
+    data_fingerprint,
+    draw_window,
+)
 from calico.tokenizers.continuous import decode_bins, inverse_mu_law
 from calico.tokenizers.episode import Episode
 from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.text import TextTokenizer
-from calico.tokenizers.tokens import Kind, Tokens
+from calico.tokenizers.tokens import DTYPES, Kind, Tokens
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
 
 SENTENCES = [f"go to the {colour} {kind} and pick it up, then say {n}" for colour in ("red", "green", "blue")
@@ -92,8 +102,8 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 def same_tokens(one: Tokens, other: Tokens) -> bool:
-    return all(np.asarray(left).dtype == np.asarray(right).dtype and np.array_equal(left, right)
-               for left, right in zip(vars(one).values(), vars(other).values(), strict=True))
+    pairs = [(np.asarray(getattr(one, name)), np.asarray(getattr(other, name))) for name in DTYPES]
+    return all(left.dtype == right.dtype and np.array_equal(left, right) for left, right in pairs)
 
 
 def pieces(tokens: Tokens) -> list[Tokens]:
@@ -114,6 +124,51 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
     assert (part.source == forward[3].source[1::3]).all()
 
 
+class Recorder:
+    """A source that keeps the first draw of each row."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.drawn = name, list[float]()
+
+    def sample(self, rng: np.random.Generator, length: int) -> Tokens:
+        self.drawn.append(float(rng.random()))
+        return STATE.encode_episode(state_episode(0, 20))[:length]
+
+    def targets(self, length: int) -> Targets:
+        return Targets("draws", 1)
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+
+def test_what_a_row_draws_does_not_depend_on_the_source_that_was_drawn_for_it() -> None:
+    """With padded seeds the rare source's draws in row 0 all lay below 0.16."""
+    rare, common = Recorder("rare"), Recorder("common")
+    mixture = Mixture([rare, common], {"rare": 2, "common": 98}, vocabulary=VOCABULARY, context=8, batch_size=8)
+    rare.drawn.clear()
+    for step in range(3000):
+        if mixture.batch(step, slice(0, 1)).source[0] == 0 and len(rare.drawn) == 25:
+            break
+    assert len(rare.drawn) == 25
+    assert np.histogram(rare.drawn, bins=4, range=(0, 1))[0].min() >= 1
+
+
+def test_no_two_rows_of_any_steps_and_seeds_draw_alike() -> None:
+    drawn = list[float]()
+    for seed in range(4):
+        source = Recorder("only")
+        mixture = Mixture([source], vocabulary=VOCABULARY, context=8, batch_size=8, seed=seed)
+        source.drawn.clear()
+        for step in range(16):
+            mixture.batch(step)
+        drawn += source.drawn
+    assert len(drawn) == len(set(drawn)) == 4 * 16 * 8
+    rows = np.array(drawn).reshape(4, 16, 8)
+    for axis in range(3):
+        one, other = (np.take(rows, index, axis).ravel() for index in (0, 1))
+        assert abs(np.corrcoef(one, other)[0, 1]) < 4 / np.sqrt(one.size)
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_workers_do_not_change_the_batches(workers: int) -> None:
     mixture = make_mixture()
@@ -129,7 +184,7 @@ def test_pipes_and_shared_memory_carry_the_same(free: int, monkeypatch: pytest.M
     batches = list(loader(mixture, 0, 4, 1))
     assert all(map(same, batches, map(mixture.batch, range(4))))
     assert batches[0].tokens.targets is None
-    assert all(isinstance(array, np.ndarray) for name, array in vars(batches[0].tokens).items() if name != "targets")
+    assert all(isinstance(getattr(batches[0].tokens, name), np.ndarray) for name in DTYPES if name != "targets")
     largest = make_mixture(frames=1).batch(0).tokens.nbytes
     assert 0.5 * mixture.most_bytes() < largest <= mixture.most_bytes()
 
@@ -322,6 +377,36 @@ def test_a_quarter_begins_with_prompts_and_half_of_these_are_ends() -> None:
     assert len(pieces(only.sample(np.random.default_rng(1), 50))) <= 2   # nobody else to show
 
 
+def test_prompts_show_every_other_episode_and_every_piece_of_it_equally_often() -> None:
+    source = EpisodeSource("state", [state_episode(s, 60) for s in range(4)], STATE,
+                           prompt=PromptConfig(probability=1, ends=0, length=100, loss=False))
+    seen, starts = Counter[tuple[int, int]](), Counter[int]()
+    for i in range(1200):
+        prompt, window = pieces(source.sample(np.random.default_rng(i), 120))[:2]
+        shown, other = (round(100 * invert(piece.ids[0])) for piece in (prompt, window))
+        seen[other, shown] += 1
+        assert len(prompt) == 100
+        if shown == 1:
+            starts[int(prompt.timestep[0])] += 1
+    for other in range(4):
+        counts = np.array([seen[other, shown] for shown in range(4) if shown != other])
+        assert seen[other, other] == 0 and (np.abs(counts / counts.sum() - 1 / 3) < 0.1).all()
+    assert set(starts) == set(range(41)) and max(starts.values()) < 4 * sum(starts.values()) / 41
+
+
+def test_windows_read_from_a_file_are_those_of_the_episodes_in_memory(tmp_path: Path) -> None:
+    episodes = [state_episode(s, 20 + 10 * s) for s in range(4)]
+    with EpisodeWriter(tmp_path, {"name": "state"}, group_bytes=200) as writer:
+        for episode in episodes:
+            writer.append(episode)
+    for shuffle_steps in (False, True):
+        memory, file = (EpisodeSource("state", each, STATE, shuffle_steps=shuffle_steps)
+                        for each in (episodes, EpisodeReader(tmp_path)))
+        rows = [(memory.sample(np.random.default_rng(i), 100), file.sample(np.random.default_rng(i), 100)) for i in range(40)]
+        assert all(same_tokens(one, other) for one, other in rows)
+        assert sum(one.timestep[0] > 0 for one, _ in rows) > 20
+
+
 @pytest.mark.parametrize(("loss", "length", "expected"), [(True, 40, 40), (False, 40, 40), (True, 33, 30),
                                                           (True, 3, 5)])
 def test_prompt_settings(loss: bool, length: int, expected: int) -> None:
@@ -438,6 +523,23 @@ def test_state_identifies_the_stream() -> None:
         assert other.fingerprint() != mixture.fingerprint()
 
 
+def test_a_run_of_the_old_order_goes_on_in_it() -> None:
+    """The digest was taken from the last version that drew from padded seeds."""
+    mixture = make_mixture(seed=5, state=3, frames=1)
+    new = digest_of(mixture.batch(7))
+    mixture.check_state(mixture.state() | {"format": 1})
+    assert digest_of(mixture.batch(7)) == "96bca99cf5bfa7ece581a7a6c2641e399005faa12255163b06d1a620faef3a77" != new
+    assert mixture.state()["format"] == 1                     # and its next checkpoint says so
+    mixture.check_state(mixture.state() | {"format": 2})
+    assert digest_of(mixture.batch(7)) == new
+    with pytest.raises(ValueError, match="format is 2 but was 3"):
+        mixture.check_state(mixture.state() | {"format": 3})
+
+
+def digest_of(batch: Batch) -> str:
+    return hashlib.sha256(batch.source.tobytes() + batch.tokens.ids.tobytes()).hexdigest()
+
+
 def test_state_sees_changed_data(tmp_path: Path) -> None:
     def make(path: Path, seed: int, prompt: PromptConfig | None = None) -> Mixture:
         with EpisodeWriter(path, {"name": "state"}) as writer:
@@ -490,3 +592,127 @@ def test_empty_episodes_are_never_drawn() -> None:
     source = EpisodeSource("e", [state_episode(0, 0), state_episode(1, 3), state_episode(2, 0)], STATE)
     row = source.sample(np.random.default_rng(0), 60)
     assert {round(100 * invert(piece.ids[0])) for piece in pieces(row)} == {1}
+
+
+# ---- targets
+
+def noise(seed: int) -> Episode:
+    return replace(state_episode(seed, 20), demonstrated=np.zeros(20, bool))
+
+
+def mute(number: int) -> list[Dialogue]:
+    return [Dialogue(messages=[{"role": "user", "content": f"say {n}"}]) for n in range(number)]
+
+
+def mixture_of(source: Source, context: int = 64) -> Mixture:
+    return Mixture([source], vocabulary=VOCABULARY, context=context, batch_size=4)
+
+
+def documents(items: list[Any]) -> DocumentSource:
+    return DocumentSource("d", items, VOCABULARY, TEXT)
+
+
+def pictures(patches: int) -> list[Caption]:
+    return [Caption(name="x", image=np.zeros((16, 16 * patches, 3), np.uint8), captions=("a ball",))]
+
+
+@pytest.mark.parametrize(("source", "message"), [
+    (documents(pictures(64)), r"'d' has nothing to learn: 1 of 1 documents have no target in a row of 64 tokens; "
+                              r"what is learnt stands behind 65 tokens or more: raise backbone.context, or lower .*max_side"),
+    (documents(mute(30)), "30 of 30 documents have no target in a row of 64 tokens; only texts, captions and what an "),
+    (documents(mute(9000)), r"2,000 of 2,000 documents \(of 9,000\) have no target"),
+    (EpisodeSource("e", [noise(n) for n in range(3)], STATE), "'e' has nothing to learn: 3 of 3 episodes .*with an expert"),
+])
+def test_a_source_without_targets_is_refused_at_opening(source: Source, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mixture_of(source)
+    other = TextSource("t", ["some words"], VOCABULARY, TEXT)
+    Mixture([source, other], {source.name: 0, "t": 1}, vocabulary=VOCABULARY, context=64, batch_size=4)   # it takes no part
+
+
+def test_documents_without_targets_are_counted_and_no_row_is_empty() -> None:
+    mixture = mixture_of(documents([*pictures(70), *pictures(70), *mute(2), "a ball"]))
+    assert mixture.remarks == [
+        "source 'd': 4 of 5 documents have no target in a row of 64 tokens; what is learnt stands behind 71 tokens or more: "
+        "raise backbone.context, or lower the source's max_side (pictures) or max_seconds (sounds)"]
+    assert all(mixture.batch(step).tokens.loss_mask.any(axis=1).all() for step in range(20))
+    assert not mixture_of(documents(pictures(62))).remarks
+
+
+def test_a_rare_document_with_targets_is_found() -> None:
+    mixture = mixture_of(documents([*mute(500), "a ball", *mute(500)]))
+    assert mixture.remarks[0].startswith("source 'd': 1,000 of 1,001 documents have no target")
+
+
+def test_a_reader_tells_which_actions_were_demonstrated(tmp_path: Path) -> None:
+    with EpisodeWriter(tmp_path, {"name": "state"}, group_bytes=200) as writer:
+        for episode in (noise(1), state_episode(2, 30), noise(3)):
+            writer.append(episode)
+    reader = EpisodeReader(tmp_path)
+    assert data_fingerprint(reader) == reader.fingerprint             # nothing is read for it
+    assert [reader.demonstrated(n).tolist() for n in range(3)] == [[False] * 20, [True] * 30, [False] * 20]
+    mixture = mixture_of(EpisodeSource("e", reader, STATE, prompt=NO_PROMPT))
+    assert mixture.remarks[0].startswith("source 'e': 2 of 3 episodes have no target")
+
+
+def test_prompts_that_fill_every_row_are_refused() -> None:
+    filled = PromptConfig(probability=1, length=64, loss=False)
+    with pytest.raises(ValueError, match="'e': 100 rows of 60 tokens were drawn for step 0, none has a target; raise"):
+        mixture_of(EpisodeSource("e", [state_episode(n, 50) for n in range(3)], STATE, prompt=filled), 60)
+
+
+class Breaking(list[Caption]):
+    """Documents of which some cannot be read."""
+
+    broken: frozenset[int] = frozenset()
+
+    def __getitem__(self, index: Any) -> Any:
+        if index in self.broken:
+            raise ValueError(f"line {index}: image {index!r} is cut short")
+        return super().__getitem__(index)
+
+    fingerprint = "breaking"
+
+
+def test_a_broken_document_is_passed_over_and_the_stream_goes_on_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = Breaking(captions(40))
+    documents.broken = frozenset({17})
+
+    def batches(steps: range) -> list[Tokens]:
+        source = DocumentSource("captions", documents, VOCABULARY, TEXT)
+        mixture = Mixture([source], vocabulary=VOCABULARY, context=128, batch_size=4, seed=3)
+        return [mixture.batch(step).tokens for step in steps]
+
+    with pytest.warns(UserWarning, match="line 17: image 17 is cut short; passed over, 1 so far"):
+        whole = batches(range(8))
+    with pytest.warns(UserWarning, match="passed over"):
+        resumed = batches(range(4, 8))
+    assert all(same_tokens(one, other) for one, other in zip(whole[4:], resumed, strict=True))
+    documents.broken = frozenset(range(20))
+    with pytest.raises(ValueError, match="source 'captions': 3 of 40 documents cannot be read, at most 5% may be passed over; "
+                                         "the last"), \
+            pytest.warns(UserWarning):
+        batches(range(8))
+
+
+# ---- what identifies data
+
+def test_equal_data_in_memory_have_one_fingerprint_and_others_another() -> None:
+    def fresh(word: str) -> Episode:
+        words = np.array(["".join([word[:2], word[2:]]) for _ in range(4)] + [None], object)[:-1]     # equal, not the same
+        return replace(mission_episode(0, 3), observations={"mission": words, "place": np.arange(4)})
+
+    one, again, other = (data_fingerprint([fresh(word)]) for word in ("go there", "go there", "go where"))
+    assert one == again != other
+    plain = mission_episode(0, 3)
+    changed = [replace(plain, seed=1), replace(plain, rewards=plain.rewards.astype(np.float32)),
+               replace(plain, actions={"": plain.actions[""][::-1]}), replace(plain, terminated=False)]
+    assert len({data_fingerprint([episode]) for episode in (plain, *changed)}) == 5
+    assert data_fingerprint(["a", "b"]) != data_fingerprint(["b", "a"]) != data_fingerprint(["b"])
+
+
+def test_texts_of_one_character_count() -> None:
+    source = TextSource("t", ["", "a"], VOCABULARY, TEXT)
+    row = source.sample(np.random.default_rng(0), 20)
+    assert TEXT.decode(row.ids[row.kind == Kind.TEXT] - VOCABULARY.text_start).startswith("a")
+    assert source.targets(20).total == 1

@@ -49,7 +49,8 @@ def test_coco_captions_are_gathered_by_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"annotations": [{"image_id": 5, "caption": "a bird"}]}, "image id 5: image must be a string, got NoneType"),
+    ({"annotations": [{"image_id": 5, "caption": "a bird"}]}, "1 images with captions are not among its images, such as the "
+                                                              "id 5"),
     ({"annotations": [{"image_id": 9, "caption": "a bird"}]}, "image id 9: image 'nine.png' is not in .*images"),
     ({"annotations": [{"image_id": 8, "caption": 1}]}, "image id 8: caption must be a string"),
     ({"annotations": [{"image_id": 8, "bbox": [1, 2, 3, 4]}]}, "is not as COCO and VQAv2 write it: KeyError 'caption'"),

@@ -1,6 +1,7 @@
 """Sounds: decoded to one channel at the wanted rate, and what is none is named."""
 
 import io
+import struct
 import wave
 import zipfile
 from importlib.util import find_spec
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calico.datasets.sounds import SoundStore, decode_sound
+from calico.datasets.sounds import SoundStore, decode_sound, read_sound
 
 pytestmark = pytest.mark.skipif(find_spec("av") is None, reason="needs the extra media")
 
@@ -80,3 +81,42 @@ def test_a_store_counts_the_rates(tmp_path: Path) -> None:
     assert store.own_rates == {8000: 1, 44100: 1}
     with pytest.raises(ValueError, match=r"sound 'a/3.wav' in .*s.zip: not a readable sound"):
         store["a/3.wav"]
+
+
+def float_wav(samples: np.ndarray, rate: int = 8000) -> bytes:
+    """A WAV file of float32 (n, channels)."""
+    data = samples.astype("<f4").tobytes()
+    head = struct.pack("<HHIIHH", 3, samples.shape[1], rate, rate * 4 * samples.shape[1], 4 * samples.shape[1], 32)
+    return b"RIFF" + struct.pack("<I", 36 + len(data)) + b"WAVEfmt " + struct.pack("<I", 16) + head + b"data" + struct.pack(
+        "<I", len(data)) + data
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 6, 8, 9, 60])
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_channels_are_averaged_without_gain(channels: int, rate: int) -> None:
+    """The same tone in every channel stays as loud as it is; in one of them alone it is that part of it."""
+    all_of_them, own, remark = read_sound(wav(np.stack([tone(440)] * channels, axis=1)), rate)
+    assert own == 8000 and remark == "" and np.abs(all_of_them[500:-500]).max() == pytest.approx(0.5, abs=0.01)
+    one = np.zeros((4000, channels))
+    one[:, -1] = tone(440)
+    alone, _ = decode_sound(wav(one), rate)
+    assert np.abs(alone[500:-500]).max() == pytest.approx(0.5 / channels, abs=0.005)
+
+
+def test_what_is_too_loud_is_clipped_and_that_is_said(tmp_path: Path) -> None:
+    samples, _, remark = read_sound(float_wav(3 * tone(440)[:, None]), 8000)
+    assert np.abs(samples).max() == 1 and remark == "is louder than [-1, 1] and was clipped"
+    (tmp_path / "loud.wav").write_bytes(float_wav(3 * tone(440)[:, None]))
+    store = SoundStore(tmp_path, rate=8000)
+    store["loud.wav"]
+    assert store.remarks == {remark: 1}
+    with pytest.raises(ValueError, match=r"samples of up to 16\d+.* are of another scale than \[-1, 1\]; divide them first"):
+        decode_sound(float_wav(32767 * tone(440)[:, None]), 8000)
+    with pytest.raises(ValueError, match="1 of 4000 samples from 0.0 s on are not finite"):
+        decode_sound(float_wav(np.where(np.arange(4000) == 7, np.nan, tone(440))[:, None]), 8000)
+
+
+def test_a_resampled_square_wave_stays_inside() -> None:
+    """The filter overshoots by a fifth; that is no fault of the file."""
+    samples, _, remark = read_sound(wav(np.sign(tone(300, rate=44100)), 44100), 16000)
+    assert np.abs(samples).max() == 1 and remark == ""

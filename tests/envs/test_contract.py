@@ -3,6 +3,7 @@
 Tasks whose packages are not installed are skipped.
 """
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from calico.envs.registry import MissingPackage, make, tasks
+from calico.envs import task_table
+from calico.envs.interfaces import describe_spaces, spaces_of
+from calico.envs.registry import FAMILIES, MissingPackage, family, get_task, make, tasks
 from calico.tokenizers.episode import Episode
 from calico.tokenizers.spaces import flatten, stack_leaves
 from calico.tokenizers.task import TaskCodec
@@ -62,6 +65,25 @@ def play(env: gym.Env, seed: int, steps: int = STEPS) -> list[Any]:
 def leaves(env: gym.Env, observation: Any) -> dict[str, Any]:
     """Copies of an observation's leaves: some environments reuse their buffers."""
     return {name: np.array(leaf) for name, leaf in flatten(env.observation_space, observation).items()}
+
+
+def test_the_table_of_tasks_repeats_the_families_files() -> None:
+    written = task_table.table()["families"]
+    assert list(written) == list(FAMILIES)
+    for name in FAMILIES:
+        group = family(name)
+        assert (written[name]["title"], written[name]["extra"], written[name]["install"], written[name]["modules"]) == \
+            (group.title, group.extra, group.install, list(group.modules))
+        records = [json.loads(json.dumps(task.record())) for task in group.tasks]
+        assert [{**row, "interface": None} for row in written[name]["tasks"]] == \
+            [{**record, "interface": None} for record in records], "run: python -m calico.scripts.tasks --write"
+
+
+def test_the_table_of_tasks_says_what_the_environment_shows(env: gym.Env, request: pytest.FixtureRequest) -> None:
+    task, shown = get_task(request.node.callspec.params["env"]), (env.observation_space, env.action_space)
+    compact = spaces_of(task.compact()) if task.compact_view else shown
+    assert task_table.rows()[task.name]["interface"] == describe_spaces(*shown, compact), \
+        "run: python -m calico.scripts.tasks --write"
 
 
 def test_a_seed_decides_an_episode(env: gym.Env) -> None:

@@ -158,4 +158,5 @@ def test_triton_lives_beside_what_draws() -> None:
     """Loaded after Mesa's LLVM it ends the process, and torch's compiler loads it late."""
     code = ("from calico.envs.registry import make; make('Hopper-v5-pixels').reset(seed=0); import torch._dynamo; "
             "from triton import knobs")
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -226,3 +226,16 @@ def test_guesses_of_an_expert_are_counted_where_they_are_recorded() -> None:
     assert lost.info["guesses"] == len(lost) == 5
     assert "guesses" not in sure.info and "guesses" not in unrecorded.info
     assert lost.actions[""].tolist() == sure.actions[""].tolist() and lost.actions[""].dtype == sure.actions[""].dtype
+
+
+@pytest.mark.parametrize(("info", "kept"), [
+    (None, {}), ([], {}), ("text", {}), ({"x": float("nan"), "y": 1.5}, {"y": 1.5}),
+    ({"x": np.float32("inf"), "y": np.float32(2)}, {"y": 2.0}),
+    ({("a", 1): 2.0, 3: 1, "z": True}, {"z": True}), ({"big": 2**80, "c": 1 + 2j, "b": b"x"}, {"big": 2**80})])
+def test_an_odd_info_is_kept_where_it_is_plain(info: Any, kept: dict[str, Any]) -> None:
+    class Odd(Counting):
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, Any]:
+            return (*super().step(action)[:4], info)
+
+    (episode,) = rollout(COUNTING, RandomPolicy(), [0], make=lambda task, render: Odd())
+    assert episode.info == kept

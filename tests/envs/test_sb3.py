@@ -113,7 +113,8 @@ def test_loading_is_silent(tmp_path: Path) -> None:
     untrained("DQN", "CartPole-v1").save(tmp_path / "model.zip")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        next(iter(rollout("CartPole-v1", make_player(get_task("CartPole-v1"), f"sb3:{tmp_path}/model.zip"), [0], max_steps=2)))
+        player = make_player(get_task("CartPole-v1"), f"sb3:{tmp_path}/model.zip")
+        assert len(next(iter(rollout("CartPole-v1", player, [0], max_steps=2)))) == 2
 
 
 def test_the_hub_gives_npz_before_zip_and_the_statistics_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,3 +160,22 @@ def test_spaces_of_several_actions_are_not_turned_into_a_network() -> None:
         action_space = gym.spaces.MultiDiscrete([2, 3])
 
     assert sb3.as_network(PPO("MlpPolicy", Several(), n_steps=8, batch_size=8, device="cpu")) is None
+
+
+@pytest.mark.parametrize("name", [
+    "vecnormalize.pkl", "vec_normalize.pkl", "model/vecnormalize.pkl", "model_vecnormalize.pkl", "other/vecnormalize.pkl",
+    "VecNormalize.pkl"])
+def test_statistics_are_found_where_people_keep_them(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    assert sb3.statistics_of(tmp_path / "model.zip") == tmp_path / name
+    assert sb3.statistics_of(tmp_path / "elsewhere" / "model.zip") is None
+
+
+def test_each_checkpoint_has_its_own_statistics(tmp_path: Path) -> None:
+    for steps in (100, 200):
+        (tmp_path / f"rl_model_vecnormalize_{steps}_steps.pkl").touch()
+    assert sb3.statistics_of(tmp_path / "rl_model_200_steps.zip") == tmp_path / "rl_model_vecnormalize_200_steps.pkl"
+    with pytest.raises(ValueError, match=r"which statistics are its own is not clear: .*100_steps.pkl, .*200_steps.pkl; keep "
+                                         r"one, as"):
+        sb3.statistics_of(tmp_path / "best_model.zip")

@@ -1,5 +1,6 @@
 """Worker processes: the same episodes as in one process, and faults that cost one episode and no more."""
 
+import builtins
 import os
 import signal
 import time
@@ -39,24 +40,29 @@ class Treacherous(gym.Env):
         return np.zeros(1, np.float32), 1.0, self.steps == 3, False, {}
 
 
+def make_treacherous(task: Task, render: bool) -> gym.Env:
+    if error := task.kwargs.get("error"):
+        raise getattr(builtins, error)(28, "disk full")
+    return Treacherous()
+
+
 # The worker process imports this file to find the task's family: its name stands for the module.
-FAMILY = Family(title="", tasks=(), make=lambda task, render: Treacherous())
-TREACHEROUS = Task(name="Treacherous", family="treacherous")
+FAMILY = Family(title="", tasks=(), make=make_treacherous)
 
 
 class Here(Task):
     """A task whose processes know the family above, too."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _announced, ()
+        return _announced, (dict(self.kwargs),)
 
 
-def _announced() -> Task:
+def _announced(kwargs: dict[str, Any]) -> Task:
     import calico.envs.registry as registry
 
     find = registry.family
     registry.family = lambda name: FAMILY if name == "treacherous" else find(name)  # type: ignore[assignment]
-    return TREACHEROUS
+    return Task(name="Treacherous", family="treacherous", kwargs=kwargs)
 
 
 def summary(results: Iterator[Episode | EnvironmentFault]) -> list[Any]:
@@ -81,6 +87,13 @@ def test_what_raises_hangs_or_dies_costs_one_episode(processes: int) -> None:
         (0, 3), (1, "step raised RuntimeError: the wheel came off"), (2, 3), (3, "it hung for more than 8 s and was killed"),
         (4, 3), (5, "its process died of SIGKILL"), (6, 3), (7, "its process exited with 3"), (8, 3),
     ]
+
+
+@pytest.mark.parametrize("error", ["OSError", "PermissionError", "BrokenPipeError"])
+def test_an_environment_that_cannot_be_made_is_no_dead_process(error: str) -> None:
+    task = Here(name="Treacherous", family="treacherous", kwargs={"error": error})
+    with pytest.raises(OSError, match="disk full"):
+        list(workers.play(task, "random", [0, 1], workers=1))
 
 
 def test_the_message_names_task_seed_and_step() -> None:

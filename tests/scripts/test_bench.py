@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from calico.scripts.bench import seconds
+from calico.scripts.benchmarks.interleaved import seconds
 
 Refused = Callable[..., str]
 Answered = Callable[..., Any]

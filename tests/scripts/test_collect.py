@@ -13,10 +13,11 @@ from calico.datasets.episodes import EpisodeReader, EpisodeWriter
 from calico.datasets.open_data import open_data
 from calico.datasets.synthetic_captions import caption_is_right
 from calico.envs import scores
-from calico.envs.experts import make_expert
+from calico.envs.experts import PLAYERS, make_expert
 from calico.envs.registry import get_task, make
 from calico.envs.runner import rollout
 from calico.envs.scenes import scenes
+from calico.scripts import collect as verb
 from calico.scripts.main import main
 from calico.tokenizers.episode import Episode
 from calico.tokenizers.spaces import space_from_json
@@ -41,6 +42,10 @@ def assert_equal(one: Sequence[Episode], other: Sequence[Episode]) -> None:
         for name in episode.actions:
             np.testing.assert_array_equal(episode.actions[name], same.actions[name])
         np.testing.assert_array_equal(episode.demonstrated, same.demonstrated)
+
+
+def test_the_help_names_the_players_that_there_are() -> None:
+    assert verb.PLAYERS == PLAYERS
 
 
 def test_episodes_are_the_experts_and_say_where_they_come_from(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from calico.datasets.open_data import open_data
 from calico.envs import scores
 from calico.envs.registry import get_task
 from calico.envs.scenes import WORLDS
-from calico.scripts import demo
 from calico.scripts.main import main
+from calico.scripts.training import demo
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_from_nothing_to_a_report_and_not_twice(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["demo", "backbone=perceiver-ar", "--out", str(tmp_path / "demo"), "--steps", "2", "--episodes", "2"]
+    words = ["demo", "backbone=perceiver-ar", f"out={tmp_path / 'demo'}", "training.steps=2", "--episodes", "2"]
     assert main(words) == 0
     said = capsys.readouterr().err
     assert "of 2 tasks at half the expert's score or more" in said and "report.html" in said

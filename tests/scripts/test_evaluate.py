@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,16 @@ import pytest
 
 from calico.agent import checkpoint
 from calico.agent.agent import Agent
-from calico.scripts.evaluate import format_figures
+from calico.envs.runner import rollout
+from calico.scripts import evaluate as verb
+from calico.scripts.evaluation import all_suites, control, data
 from calico.scripts.evaluation import suites as judging
+from calico.scripts.evaluation.all_suites import format_figures
 from calico.scripts.evaluation.data import drawn_captions
 from calico.scripts.evaluation.pictures import evaluate_captions
 from calico.scripts.evaluation.suites import Evaluator
 from calico.scripts.main import main
+from calico.tokenizers.episode import Episode
 from calico.tokenizers.tokens import Tokens
 
 from ..conftest import CONFIG, SmallRun
@@ -135,6 +139,37 @@ def test_two_ranks_and_one_that_was_lost_give_what_one_process_gives(own_run: Pa
     assert answered(*words) == found
 
 
+def test_environments_side_by_side_are_bounded_and_change_no_score(own_run: Path, answered: Answered,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def watched(*args: Any, num_envs: int, **settings: Any) -> Iterator[Episode]:
+        asked.append(num_envs)
+        return rollout(*args, num_envs=num_envs, **settings)
+
+    monkeypatch.setattr(control, "rollout", watched)
+    words = ("evaluate", own_run, "--suite", "control", "--episodes", 20)
+    found = []
+    for more in ((), ("--num-envs", 3)):
+        shutil.rmtree(own_run / "evaluation", ignore_errors=True)
+        found.append(answered(*words, *more))
+    assert found[0] == found[1] and asked == [16, 16, 3, 3]
+
+
+def test_the_verb_names_the_suites_that_there_are() -> None:
+    assert ("control", *data.SUITES) == verb.SUITES and all_suites.JUDGES.keys() == data.SUITES.keys()
+
+
+def test_a_film_that_fails_does_not_cost_the_report(small_run: SmallRun, tmp_path: Path, answered: Answered,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that cannot draw: the scores are played without drawing."""
+    monkeypatch.setattr("gymnasium.envs.classic_control.CartPoleEnv.render", lambda self: 1 / 0)
+    answered("evaluate", small_run.run, "--suite", "control", "--episodes", 2, "--out", tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [task["task"] for task in report["tasks"]] == ["BabyAI-GoToLocal-v0", "CartPole-v1"]
+    assert (tmp_path / "report.html").read_text().count("data:image/gif") == 1
+
+
 def test_suites_can_be_chosen(small_run: SmallRun, answered: Answered) -> None:
     words = ("evaluate", small_run.run, "--pictures", 3, "--suite")
     assert answered(*words, "captions").keys() == {"captions", "caption_accuracy"}     # the worlds are those of the run
@@ -168,7 +203,7 @@ def test_the_report_holds_what_was_judged(small_run: SmallRun, tmp_path: Path, a
 
 @pytest.mark.parametrize("words, says", [
     (["--episodes", 0], "--episodes 0"),
-    (["--pictures", 0], "--pictures 0 and --limit None must be at least 1"),
+    (["--pictures", 0], "--pictures 0 must be at least 1"),
     (["--limit", 0], "--limit 0 must be at least 1"),
     (["--suite", "chess"], "invalid choice: 'chess'"),
     (["--suite", "text"], "has nothing for --suite text: its config holds nothing of that kind out"),

@@ -12,8 +12,9 @@ from calico.datasets.episodes import EpisodeWriter
 from calico.envs.experts import RandomPolicy, make_expert
 from calico.envs.registry import get_task, make
 from calico.envs.runner import rollout
+from calico.scripts.common.inspecting import inspect_target
 from calico.scripts.common.token_view import token_rows
-from calico.scripts.inspect import inspect_target, main
+from calico.scripts.inspect import main
 from calico.tokenizers.spaces import space_to_json
 from calico.tokenizers.tokens import Kind
 

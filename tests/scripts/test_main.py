@@ -45,13 +45,43 @@ def test_every_verb_has_its_file(verb: str) -> None:
     assert importlib.util.find_spec(f"calico.scripts.{verb}") is not None
 
 
+HEAVY = {"torch", "scipy", "matplotlib", "jinja2", "gymnasium", "pyarrow", "tensorboard"}
+RUN = """
+import atexit, runpy, sys
+atexit.register(lambda: print(sorted({heavy} & set(sys.modules))))
+sys.argv[1:] = ["--help"]
+runpy.run_module("calico.scripts.{verb}", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_an_example_to_paste(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        main([verb, "--help"])
-    out = capsys.readouterr().out
-    assert left.value.code == 0 and out.startswith(f"usage: calico {verb} ")
-    assert re.search(rf"^ *calico {verb}\b", out, re.MULTILINE)
+def test_python_m_shows_help_with_an_example_to_paste_and_loads_nothing_heavy(verb: str) -> None:
+    done = subprocess.run([sys.executable, "-c", RUN.format(heavy=HEAVY, verb=verb)], capture_output=True, text=True)
+    *lines, loaded = done.stdout.splitlines()
+    assert done.returncode == 0 and lines[0].startswith(f"usage: calico {verb} "), done.stderr
+    assert any(re.match(rf" *calico {verb}\b", line) for line in lines)
+    assert loaded == "[]"
+
+
+@pytest.mark.parametrize("words, says", [
+    (["rollout", "runs/demo", "--episodes", "0"], "--episodes 0"),
+    (["evaluate", "runs/demo", "--num-envs", "0"], "--num-envs 0 must be at least 1"),
+    (["caption", "runs/demo", "a.png", "--samples", "0"], "--samples 0 must be at least 1"),
+    (["chat", "runs/demo", "--json"], "--json prints the reply to one --message"),
+    (["collect", "--out", "data"], "name at least one task"),
+])
+def test_wrong_words_are_told_before_anything_heavy_is_loaded(words: list[str], says: str) -> None:
+    code = (f"import sys; from calico.scripts.main import main; code = main({words}); "
+            f"print(code, sorted({HEAVY} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 []\n" and says in done.stderr
+
+
+def test_torchrun_runs_a_verb() -> None:
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "1", "-m", "calico.scripts.train", "tiny", "--nonsense"]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    assert "calico train: unrecognized arguments: --nonsense" in done.stderr
+    assert done.returncode != 0 and re.search(r"exitcode *: 2\b", done.stderr)
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -1,11 +1,14 @@
 """calico perceive: one door, a file per task."""
 
 import importlib
+from pathlib import Path
 
 import pytest
 
 from calico.scripts.main import main
 from calico.scripts.perceive import TASKS
+from calico.scripts.perceiver_tasks.classify import KINDS
+from calico.scripts.perceiver_tasks.training import load_task_settings
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -32,3 +35,47 @@ def test_what_is_mistyped_is_told(words: list[str], expected: str, capsys: pytes
         main(["perceive", *words])
     error = capsys.readouterr().err
     assert left.value.code == 2 and expected in error and len(error.splitlines()) == 1
+
+
+OLD_SPELLINGS = [
+    ("perceive flow train textures --out RUN --steps 100", "--steps is now training.steps=100"),
+    ("perceive classify-image train DATA --minutes 5 --out RUN", "--minutes is now training.minutes=5"),
+    ("perceive classify-image train DATA --batch=8", "--batch is now batch_size=8"),
+    ("perceive classify-text train DATA --out RUN --learning-rate 3e-3", "--learning-rate is now optimizer.learning_rate=3e-3"),
+    ("perceive autoencode train DATA --seed 3 --out RUN", "--seed is now training.seed=3"),
+    ("perceive classify-image train DATA --out RUN --no-mirror", "--no-mirror is now mirror=false"),
+    ("perceive fill-mask train DATA --init FOLDER --out RUN", "--init is now init=FOLDER"),
+    ("finetune ENCODER DATA --seed 5 --out RUN", "--seed is now training.seed=5"),
+    ("finetune ENCODER DATA --out RUN --from-scratch", "--from-scratch is now from_scratch=true"),
+    ("finetune ENCODER DATA --labels-per-class 10 --out RUN", "--labels-per-class is now labels_per_class=10"),
+    ("demo --steps 400", "--steps is now training.steps=400"),
+    ("demo --out RUN", "--out is now out=RUN"),
+    ("bench perceiver-scores classify-image DATA --minutes 4", "--minutes is now training.minutes=4"),
+]
+
+
+@pytest.mark.parametrize("words, new", OLD_SPELLINGS)
+def test_an_old_spelling_names_the_new_one(words: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        main(words.split())
+    error = capsys.readouterr().err
+    assert left.value.code == 2 and f": {new} (see" in error and len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_setting_that_does_not_exist_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["perceive", "classify-image", "train", "pictures", "trainig.steps=3", "--out", "run"]) == 2
+    assert "did you mean training" in capsys.readouterr().err
+
+
+def test_what_follows_from_the_length_can_be_given() -> None:
+    start = KINDS["classify-image"].settings
+    settings = load_task_settings(start, ["training.steps=300"])
+    assert (settings.optimizer.warmup_steps, settings.training.evaluate_every, settings.training.save_every) == (30, 30, 30)
+    settings = load_task_settings(start, ["training.minutes=1"])
+    assert (settings.optimizer.warmup_steps, settings.training.evaluate_every) == (20, 300)
+    settings = load_task_settings(start, ["optimizer.warmup_steps=7", "training.evaluate_every=9", "training.seed=4"])
+    assert (settings.optimizer.warmup_steps, settings.training.evaluate_every, settings.training.save_every) == (7, 9, 300)
+    assert settings.training.seed == 4 and settings.training.ema > 0

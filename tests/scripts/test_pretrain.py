@@ -21,10 +21,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from calico.agent import checkpoint
 from calico.agent.data2vec.objective import OBJECTIVES
 from calico.agent.data2vec.pretrained import load_encoder
-from calico.agent.training.supervised import Supervised
+from calico.agent.training.trainer import Trainer
 from calico.scripts.common.config import config_from_json, config_to_json, shipped_configs
 from calico.scripts.main import main
-from calico.scripts.pretrain import PretrainSettings, load_settings
+from calico.scripts.training.pretraining import PretrainSettings, load_settings
 
 Refused = Callable[..., str]
 Answered = Callable[..., Any]
@@ -150,15 +150,15 @@ def test_a_run_holds_encoder_teacher_and_curves(modality: Any, runs: dict[str, P
 def test_stopped_and_continued_equals_never_stopped(data: dict[str, Path], runs: dict[str, Path], tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM in step 1, Ctrl-C in step 3: the steps under way are finished and saved, then the command goes on."""
-    signals, train_step = {1: signal.SIGTERM, 3: signal.SIGINT}, Supervised.train_step
+    signals, train_step = {1: signal.SIGTERM, 3: signal.SIGINT}, Trainer.train_step
 
-    def step_and_signal(self: Supervised[Any], batch: Any) -> Any:
-        found = train_step(self, batch)
+    def step_and_signal(self: Trainer[Any], batches: Any) -> Any:
+        found = train_step(self, batches)
         if self.step in signals:
             os.kill(os.getpid(), signals.pop(self.step))
         return found
 
-    monkeypatch.setattr(Supervised, "train_step", step_and_signal)
+    monkeypatch.setattr(Trainer, "train_step", step_and_signal)
     for reached, code in ((1, 130), (3, 130), (4, 0)):
         assert main(words("vision", data["vision"], tmp_path / "run", "--probe", data["vision"])) == code
         assert checkpoint.load(tmp_path / "run").step == reached
@@ -196,11 +196,14 @@ def test_a_rate_that_is_absurd_is_stopped_within_200_steps(version: int, data: d
 
 
 def test_nothing_changes_unnoticed_when_a_run_is_continued(data: dict[str, Path], runs: dict[str, Path], tmp_path: Path,
-                                                           refused: Refused) -> None:
+                                                           refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Path(shutil.copytree(runs["vision"], tmp_path / "run"))
     assert main(words("vision", data["vision"], run, "training.steps=5")) == 0 and checkpoint.load(run).step == 5
     assert "optimizer.learning_rate is 0.1 but was 0.002" in refused(
         *words("vision", data["vision"], run, "optimizer.learning_rate=0.1"))
+    with monkeypatch.context() as patch:
+        patch.setattr("calico.scripts.training.runs.ORDER", 3)
+        assert "samples came in another order (version 2, this Calico has 3)" in refused(*words("vision", data["vision"], run))
     fewer = Path(shutil.copytree(data["vision"], tmp_path / "pictures"))
     for path in sorted(fewer.rglob("*.png"))[:5]:
         path.unlink()
@@ -296,7 +299,7 @@ def test_a_fine_tuned_run_answers(modality: str, runs: dict[str, Path], data: di
     command = ["finetune", str(runs[modality]), str(data[modality]), "--out", str(run), *FINETUNE]
     assert main(command) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["classes"] == 2 and found["learnt_from"] + found["measured_on"] == 40 and 0 <= found["accuracy"] <= 1
+    assert len(found["classes"]) == 2 and found["train"] + found["held_out"] == 40 and 0 <= found["accuracy"] <= 1
     before = checkpoint.load(run).tensors["model"]
     assert main(command) == 0                                    # finished: nothing is done again
     assert all(torch.equal(tensor, before[name]) for name, tensor in checkpoint.load(run).tensors["model"].items())
@@ -319,13 +322,36 @@ def test_light_and_dark_are_told_apart(runs: dict[str, Path], data: dict[str, Pa
 
 def test_few_labels_and_random_weights(runs: dict[str, Path], data: dict[str, Path], tmp_path: Path,
                                        capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["finetune", str(runs["vision"]), str(data["vision"]), *FINETUNE, "training.steps=1", "--labels-per-class", "3"]
+    words = ["finetune", str(runs["vision"]), str(data["vision"]), *FINETUNE, "training.steps=1", "labels_per_class=3"]
     assert main([*words, "--out", str(tmp_path / "few")]) == 0
-    assert json.loads(capsys.readouterr().out)["learnt_from"] == 6
-    assert main([*words, "--from-scratch", "--seed", "1", "--out", str(tmp_path / "scratch")]) == 0
+    assert json.loads(capsys.readouterr().out)["train"] == 6
+    assert main([*words, "from_scratch=true", "training.seed=1", "--out", str(tmp_path / "scratch")]) == 0
     few, scratch = (checkpoint.load(tmp_path / name).tensors["model"]["encoder.patches.weight"] for name in ("few", "scratch"))
     trained = load_encoder(runs["vision"]).state_dict()["patches.weight"]
     assert float((few - trained).abs().max()) < 0.02 < float((scratch - trained).abs().max())
+
+
+def test_the_seed_of_a_fine_tuning_is_the_one_that_was_given(runs: dict[str, Path], data: dict[str, Path],
+                                                             tmp_path: Path) -> None:
+    words = ["finetune", str(runs["vision"]), str(data["vision"]), *FINETUNE, "training.steps=2", "from_scratch=true"]
+    made = []
+    for name, more in (("zero", []), ("five", ["training.seed=5"]), ("again", ["training.seed=5"])):
+        assert main([*words, *more, "--out", str(tmp_path / name)]) == 0
+        saved = checkpoint.load(tmp_path / name)
+        assert saved.documents["config"]["training"]["seed"] == (5 if more else 0)
+        made.append(saved.tensors["model"]["encoder.patches.weight"])
+    assert float((made[0] - made[1]).abs().max()) > 0.01 and torch.equal(made[1], made[2])
+
+
+def test_a_fine_tuned_run_is_made_longer_and_nothing_else(runs: dict[str, Path], data: dict[str, Path], tmp_path: Path,
+                                                          refused: Refused) -> None:
+    words = ["finetune", str(runs["vision"]), str(data["vision"]), "--out", str(tmp_path / "run"), *FINETUNE]
+    assert main([*words, "training.steps=2"]) == 0
+    assert main([*words, "training.steps=4", "training.save_every=1"]) == 0
+    assert checkpoint.load(tmp_path / "run").step == 4
+    for change in ("training.seed=1", "training.accumulate=2", "training.ema=0.5", "labels_per_class=3", "smoothing=0.2"):
+        key = change.partition("=")[0]
+        assert f"holds a run with other settings: {key} is" in refused(*words, change)
 
 
 def test_what_finetune_refuses(runs: dict[str, Path], data: dict[str, Path], tmp_path: Path, refused: Refused) -> None:
@@ -336,6 +362,6 @@ def test_what_finetune_refuses(runs: dict[str, Path], data: dict[str, Path], tmp
     (tmp_path / "gaps.jsonl").write_text('{"text": "good", "label": "pos"}\n{"text": "", "label": "neg"}\n')
     assert "1 of 2 samples in" in (said := refused("finetune", runs["text"], tmp_path / "gaps.jsonl", *out))
     assert "the first is number 1: the text '' is too short; remove them" in said
-    said = refused("finetune", runs["vision"], data["vision"], *out, "--labels-per-class", "0")
+    said = refused("finetune", runs["vision"], data["vision"], *out, "labels_per_class=0")
     assert "0 labels per class leave nothing" in said
     assert "was pre-trained but not fine-tuned" in refused("finetune", runs["vision"], data["vision"], "--predict")

@@ -18,9 +18,9 @@ from calico.agent.sampling import SamplingConfig
 from calico.envs import scores
 from calico.envs.registry import make
 from calico.envs.runner import rollout
+from calico.scripts.evaluation.control import aggregates, film_of
 from calico.scripts.evaluation.report import TaskScore
 from calico.scripts.main import main
-from calico.scripts.rollout import aggregates, film_of
 from calico.tokenizers.task import TaskCodec
 
 from ..conftest import SmallRun
@@ -84,6 +84,7 @@ def test_films_show_the_first_episodes_side_by_side(small_run: SmallRun, tmp_pat
 def test_a_film_that_ends_before_its_episode_says_so(small_run: SmallRun) -> None:
     agent, sampling = Agent.load(small_run.run), SamplingConfig()
     short, whole = (film_of(agent, "CartPole-v1", 7, sampling, max_steps=steps) for steps in (3, 500))
+    assert short and whole
     assert (short.cut, short.score) == (3, 3) and whole.cut == 0 and whole.score > 3
 
 
@@ -112,6 +113,22 @@ def test_each_episode_begins_after_the_demonstration(small_run: SmallRun, answer
     assert answered(*words, *shown) == answered(*words, *shown)
     answered(*words)
     assert read == [60, 60, 0]
+    answered(*words, *shown[:3], 65)
+    assert read[3] == 60                                    # ten timesteps of six tokens: none is cut
+
+
+def test_prompts_leave_room_for_a_step(small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                       refused: Refused) -> None:
+    """Without a window the context is all that is ever seen: the prompt is cut between timesteps, and it is said."""
+    run, data = tmp_path / "run", small_run.data / "CartPole-v1"
+    assert main(["train", str(small_run.config), f"data.sources=[{{path: {data}}}]", "training.steps=1", f"out={run}",
+                 "backbone.context=32", "backbone.window=32"]) == 0
+    words = ("rollout", run, "CartPole-v1", "--episodes", 1, "--prompt", data)
+    capsys.readouterr()
+    assert main(list(map(str, words))) == 0
+    assert "--prompt: 24 of 256 tokens are shown, so that a step fits the model's context of 32" in capsys.readouterr().err
+    assert "the first timestep of CartPole-v1 has 6 tokens, and 5 may be shown; raise --prompt-tokens" in refused(
+        *words, "--prompt-tokens", 5)
 
 
 # ---- what cannot be right
@@ -194,6 +211,18 @@ def test_actions_of_any_space_are_legal(knows_counting: Path, answered: Answered
     (played,) = answered("rollout", knows_counting, "Counting-v0", "--episodes", 10, "--temperature", 5)
     assert len(played["returns"]) == 10 and all(0 <= score <= STEPS for score in played["returns"])
     assert played["random"] is played["expert"] is played["normalised"] is None   # nobody measured them
+
+
+def test_a_film_that_fails_does_not_cost_the_scores(knows_counting: Path, tmp_path: Path,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    """The counting environment draws no frames: `render` raises."""
+    words = ["rollout", str(knows_counting), "Counting-v0", "--episodes", "2"]
+    assert main([*words, "--gif", str(tmp_path / "films"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)[0]["returns"]) == 2 and not any((tmp_path / "films").iterdir())
+    assert "not filmed: Counting-v0, seed 10000, step 0: render raised NotImplementedError" in err
+    assert "no film of Counting-v0" in err
+    assert film_of(Agent.load(knows_counting), "Counting-v0", 7, SamplingConfig()) is None
 
 
 @pytest.mark.parametrize("fault, says", [

@@ -55,7 +55,7 @@ def test_a_changed_expert_is_measured_anew(tmp_path: Path, monkeypatch: pytest.M
         played.append((player, seeds))
         return []
 
-    monkeypatch.setattr("calico.scripts.score.expert_version", lambda task: "changed")
+    monkeypatch.setattr("calico.scripts.evaluation.references.expert_version", lambda task: "changed")
     monkeypatch.setattr("calico.envs.workers.play", play)
     assert main(arguments) == 0 and played == [("expert", [10_000, 10_001])]
 

@@ -18,7 +18,7 @@ from calico.agent.sampling import SamplingConfig
 from calico.agent.talk import Conversation, TextGenerator, user_message
 from calico.datasets.documents import DialogueReader
 from calico.datasets.images import MAX_PIXELS
-from calico.scripts.chat import load_history, save_history
+from calico.scripts.common.chat_loop import load_history, save_history
 from calico.scripts.common.console import printable
 from calico.scripts.common.media_inputs import load_agent, read_picture
 from calico.scripts.main import main

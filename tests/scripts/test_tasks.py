@@ -1,23 +1,21 @@
 """`calico tasks`: what it says of a task is what its environment and its codec say."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gymnasium import spaces
 
+from calico.envs import interfaces, registry, task_table
+from calico.envs.interfaces import any_text, describe_space, write_table
 from calico.envs.registry import FAMILIES, Family, Task, family, get_task, make, tasks
-from calico.scripts import tasks as script
-from calico.scripts.tasks import any_text, describe, describe_space, main
+from calico.scripts.tasks import describe, main
 from calico.tokenizers.spaces import space_from_json
 from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.vocabulary import Vocabulary
-
-
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
 def test_every_task_of_a_family_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +41,7 @@ def test_json_holds_spaces_tokens_expert_scores_and_licence(capsys: pytest.Captu
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "ALE/Pong-v5", "LunarLander-v3"])
 def test_tokens_per_step_are_the_tokens_of_a_step(name: str) -> None:
-    entry = describe(next(task for task in tasks() if task.name == name))
+    entry = describe(name)
     env = make(name)
     observation, _ = env.reset(seed=0)
     assert space_from_json(entry["observation_space"]) == env.observation_space
@@ -69,28 +67,54 @@ def test_spaces_in_words(space: spaces.Space, words: str) -> None:
     assert describe_space(space) == words
 
 
-def test_what_was_found_is_kept_until_the_view_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = get_task("ALE/Pong-v5")
-    assert describe(task)["observation"] == "64x64x2 image"
-    monkeypatch.setattr(script, "make", lambda task: pytest.fail("opened again"))
-    assert describe(task)["tokens_per_step"] == [18, 18]
-    monkeypatch.undo()
-    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")              # no cache can be written there
-    assert describe(task.with_view(frames=3))["observation"] == "64x64x3 image"
+def test_the_table_is_written_from_the_environments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(task_table, "TABLE", tmp_path / "tasks.json")
+    two = [get_task("CartPole-v1"), get_task("Acrobot-v1"), get_task("CartPole-v0")]
+    monkeypatch.setattr(interfaces, "FAMILIES", ("classic",))
+    monkeypatch.setattr(interfaces, "family", lambda name: Family(title="Two", tasks=tuple(two), make=family("classic").make))
+    shipped = {task.name: task_table.rows()[task.name] for task in two}
+    try:
+        write_table()
+        assert task_table.rows() == shipped and len(task_table.table()["interfaces"]) == 2
+        assert task_table.table()["families"]["classic"]["title"] == "Two"
+    finally:
+        monkeypatch.undo()
+        task_table.table.cache_clear()
+        task_table.rows.cache_clear()
 
 
-def test_a_family_that_is_not_installed_is_listed_with_its_command(
+def test_a_family_that_is_not_installed_is_one_line_with_its_command(
         monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    task = Task(name="Far-v0", family="classic", packages=("no-such-package",))
-    absent = Family(title="Far", tasks=(task,), make=family("classic").make, modules=("no_such_module",),
-                    extra="far")
-    monkeypatch.setattr("calico.envs.registry.family", lambda name: absent)
-    monkeypatch.setattr(script, "family", lambda name: absent)
-    monkeypatch.setattr(script, "tasks", lambda name: [task])
-    assert main(["--family", "classic"]) == 0
+    monkeypatch.setattr(task_table, "missing_module", lambda family: "mujoco" if family == "robotics" else None)
+    assert main(["--family", "robotics"]) == 0
     captured = capsys.readouterr()
-    assert "Far-v0" in captured.out and "not installed" in captured.out
-    assert 'pip install "calico-agent[far]"' in captured.err
+    assert "FetchReach-v4" in captured.out and captured.out.splitlines()[1] == "not installed"
+    (line,) = [line for line in captured.err.splitlines() if "mujoco" in line]
+    assert 'pip install "calico-agent[robotics]"' in line
+    assert main(["FetchReach-v4", "CartPole-v1", "--json"]) == 0
+    robot, pole = json.loads(capsys.readouterr().out)
+    assert robot["missing"] == line and robot["tokens_per_step"] and "missing" not in pole
+
+
+def test_missing_modules_are_found_without_importing_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    families = {"classic": {"modules": ["gymnasium.no_such_part"]}, "atari": {"modules": ["json", "no_such_package.part"]}}
+    monkeypatch.setattr(task_table, "table", lambda: {"families": families})
+    assert task_table.missing_module.__wrapped__("classic") is None
+    assert task_table.missing_module.__wrapped__("atari") == "no_such_package.part"
+
+
+def test_a_task_that_is_not_in_the_table_yet_is_told(monkeypatch: pytest.MonkeyPatch,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(registry._by_name(), "New-v0", Task(name="New-v0", family="classic"))
+    assert main(["New-v0"]) == 2
+    assert "python -m calico.scripts.tasks --write" in capsys.readouterr().err
+
+
+def test_the_list_loads_neither_environments_nor_torch() -> None:
+    code = ("import sys; from calico.scripts.main import main; main(['tasks', '--json']); "
+            "print(sorted({'torch', 'gymnasium', 'numpy', 'scipy', 'ale_py', 'envpool'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("words, message", [

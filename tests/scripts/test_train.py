@@ -16,6 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from calico.agent import checkpoint
+from calico.agent.agent import Agent
 from calico.agent.training import trainer as training
 from calico.datasets import publish
 from calico.datasets.episodes import EpisodeReader, EpisodeWriter
@@ -103,7 +104,7 @@ def test_stopped_and_continued_equals_never_stopped(
     """SIGTERM in step 1, Ctrl-C in step 3: the steps under way are finished and saved, then the command goes on."""
     signals, log = {1: signal.SIGTERM, 3: signal.SIGINT}, training.log
 
-    def log_and_signal(writer: Any, report: training.Report) -> None:
+    def log_and_signal(writer: Any, report: training.TrainingReport) -> None:
         log(writer, report)
         if report.step in signals:
             os.kill(os.getpid(), signals.pop(report.step))
@@ -296,7 +297,7 @@ def test_a_run_is_not_continued_with_other_settings_or_data(small_run: SmallRun,
                                                             refused: Refused) -> None:
     run = Path(shutil.copytree(whole, tmp_path / "whole"))
     said = refused(*words(small_run, run, "backbone.width=64"))
-    assert "holds a run with other settings: backbone.width is 64 but was 32" in said and "another out=" in said
+    assert "holds a run with other settings: backbone.width is 64 but was 32" in said and "another out" in said
     assert "device 'cuda:99' cannot be used here" in refused(*words(small_run, run, "--device", "cuda:99"))
     said = refused(*words(small_run, run, "training.seed=1"))
     assert "training.seed is 1 but was 0" in said
@@ -306,6 +307,40 @@ def test_a_run_is_not_continued_with_other_settings_or_data(small_run: SmallRun,
     changed = str(settings["data"]["sources"]).replace(str(small_run.data), str(more))
     assert "data.sources" in refused(*words(small_run, run, f"data.sources={changed}"))
     assert_same_run(run, whole)
+
+
+def test_another_accumulation_or_average_is_not_continued(small_run: SmallRun, whole: Path, tmp_path: Path,
+                                                          refused: Refused) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "whole"))
+    assert "training.accumulate is 2 but was 1" in refused(*words(small_run, run, "training.accumulate=2"))
+    assert "training.ema is 0.5 but was 0.0" in refused(*words(small_run, run, "training.ema=0.5"))
+    assert_same_run(run, whole)
+
+
+def test_an_averaged_agent_is_measured_on_what_is_held_out_and_continues_exactly(small_run: SmallRun, tmp_path: Path) -> None:
+    """The average is what acts; the weights under it are kept to go on with."""
+    listed = ", ".join(f"{{path: {small_run.data / name}, held_out: 0.3}}" for name in SOURCES)
+    changes = (f"data.sources=[{listed}]", "training.ema=0.9", "training.evaluate_every=2", "training.accumulate=2")
+    for name, lengths in (("once", (4,)), ("twice", (2, 4))):
+        for steps in lengths:
+            assert main(words(small_run, tmp_path / name, *changes, f"training.steps={steps}")) == 0
+    once, twice = (checkpoint.load(tmp_path / name) for name in ("once", "twice"))
+    assert once.documents["state"]["evaluation"].keys() == {"loss", "loss/CartPole-v1", "loss/minigrid-captions"}
+    assert 0 < once.documents["state"]["evaluation"]["loss"] < 10
+    moved = [name for name, tensor in once.tensors["training"].items() if not torch.equal(tensor, once.tensors["model"][name])]
+    assert moved and once.documents["state"]["tokens"] == 4 * 2 * 4 * 128
+    agent = Agent.load(tmp_path / "once")
+    assert all(torch.equal(tensor, once.tensors["model"][name]) for name, tensor in agent.model.state_dict().items())
+    assert twice.tensors.keys() == once.tensors.keys() == {"model", "training", "optimizer"} and twice.step == 4
+
+
+def test_the_clock_ends_a_run(small_run: SmallRun, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main(words(small_run, run, "training.steps=100000", "training.minutes=0.02")) == 0
+    saved = checkpoint.load(run)
+    assert 0 < saved.step < 100000 and saved.documents["state"]["seconds"] >= 1.2
+    assert main(words(small_run, run, "training.steps=100000", "training.minutes=0.02")) == 0      # its time is up
+    assert checkpoint.load(run).step == saved.step
 
 
 def test_data_that_changed_under_a_run_is_refused(small_run: SmallRun, tmp_path: Path, refused: Refused) -> None:

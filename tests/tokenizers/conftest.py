@@ -21,6 +21,13 @@ CORPUS = [
 ]
 
 
+def joined(patches: np.ndarray, height: int, width: int, channels: int) -> np.ndarray:
+    """Patches (N, n, 4, 16, 16) as the images (N, height, width, channels) that they were cut from."""
+    rows, columns = -(-height // 16), -(-width // 16)
+    tiles = patches.reshape(-1, rows, columns, 4, 16, 16).transpose(0, 1, 4, 2, 5, 3)
+    return tiles.reshape(-1, rows * 16, columns * 16, 4)[:, :height, :width, :channels]
+
+
 @pytest.fixture(scope="session")
 def text() -> TextTokenizer:
     """A tokenizer of about 340 pieces."""

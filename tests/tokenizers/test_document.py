@@ -13,11 +13,12 @@ from calico.tokenizers.document import (
     encode_document,
     text_parts,
 )
-from calico.tokenizers.patches import decode_image
 from calico.tokenizers.sounds import decode_sound, encode_sound
 from calico.tokenizers.text import TextTokenizer
 from calico.tokenizers.tokens import NO_POSITION, Kind
 from calico.tokenizers.vocabulary import Vocabulary
+
+from .conftest import joined
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 33, 3), dtype=np.uint8)  # 2 x 3 patches
 
@@ -38,7 +39,7 @@ def test_a_caption_and_its_prompt(text: TextTokenizer, vocabulary: Vocabulary) -
     assert tokens.ids.tolist() == [vocabulary.patch] * 6 + [vocabulary.separator, *words, vocabulary.end]
     assert tokens.loss_mask.tolist() == [False] * 7 + [True] * (len(words) + 1)
     assert tokens.channels.tolist() == [3] * 6
-    np.testing.assert_array_equal(decode_image(tokens.patches[None], 20, 33, 3)[0], PIXELS)
+    np.testing.assert_array_equal(joined(tokens.patches[None], 20, 33, 3)[0], PIXELS)
     prompt = encode_document(caption_parts(PIXELS, None), vocabulary, None)
     np.testing.assert_array_equal(prompt.ids, tokens.ids[:7])
     grey = encode_document([Image(PIXELS[..., 0])], vocabulary, None)

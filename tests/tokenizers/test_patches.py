@@ -3,7 +3,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from calico.tokenizers.patches import decode_image, encode_image, patch_intervals
+from calico.tokenizers.patches import encode_image, patch_intervals
+
+from .conftest import joined
 
 
 @settings(max_examples=60, deadline=None)
@@ -17,7 +19,7 @@ def test_images_of_any_size_come_back(height: int, width: int, channels: int, nu
     assert patches.shape == (number, rows * columns, 4, 16, 16)
     assert intervals.shape == (rows * columns, 4)
     assert not patches[:, :, channels:].any()
-    np.testing.assert_array_equal(decode_image(patches, height, width, channels), images)
+    np.testing.assert_array_equal(joined(patches, height, width, channels), images)
 
 
 def test_patches_stand_in_raster_order_padded_with_zeros() -> None:
@@ -65,8 +67,3 @@ def test_intervals_are_never_empty_and_stay_inside(rows: int, columns: int) -> N
 def test_what_is_no_image_is_refused(images: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"images must be uint8 \(N, H, W, C\) with 1 to 4 channels"):
         encode_image(images)
-
-
-def test_a_wrong_number_of_patches_is_refused() -> None:
-    with pytest.raises(ValueError, match="32 x 32 has 4 patches, got 3"):
-        decode_image(np.zeros((1, 3, 4, 16, 16), np.uint8), 32, 32, 3)

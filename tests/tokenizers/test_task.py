@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from calico.tokenizers.continuous import decode_bins, inverse_mu_law
 from calico.tokenizers.episode import Episode
-from calico.tokenizers.patches import decode_image
 from calico.tokenizers.spaces import AnyText, flatten, leaf_spaces, stack_leaves, unflatten
 from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.text import TextTokenizer
 from calico.tokenizers.tokens import ACTION, NO_POSITION, Kind, Tokens
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
+
+from .conftest import joined
 
 Record = Callable[..., Episode]
 BINS = 1024
@@ -255,7 +256,7 @@ def test_a_step_reads_text_images_numbers_separator_action(text: TextTokenizer) 
     )
     assert tokens.channels.tolist() == [3] * 4
     assert tokens.intervals.tolist() == [[0, 128, 0, 64], [0, 128, 64, 128]] * 2
-    np.testing.assert_array_equal(decode_image(tokens.patches.reshape(2, 2, 4, 16, 16), 16, 32, 3), picture[:2])
+    np.testing.assert_array_equal(joined(tokens.patches.reshape(2, 2, 4, 16, 16), 16, 32, 3), picture[:2])
     silent = TaskCodec(space, actions, vocabulary, text, observation_text_loss=False).encode_episode(episode)
     assert silent.loss_mask.sum() == 3
 

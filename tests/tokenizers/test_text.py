@@ -205,3 +205,17 @@ def test_a_vocabulary_too_small_for_the_pieces_is_refused(text: TextTokenizer) -
     check_fits(text, Vocabulary(VocabularyConfig(text=text.size)))
     with pytest.raises(ValueError, match=f"set vocabulary.text={text.size}"):
         check_fits(text, Vocabulary(VocabularyConfig(text=text.size - 1)))
+
+
+def test_a_character_that_the_trainer_keeps_for_itself_costs_no_words() -> None:
+    """SentencePiece skips lines with U+2585 without a word, and fails where none is left."""
+    text = TextTokenizer.train(["zebra \u2585 zebra zebra zebra"] * 20 + ["the cat"], 300)
+    assert "zebra" in [text.piece(i).strip() for i in text.encode("zebra zebra")]
+    alone = TextTokenizer.train(["\u2581\u2585 only \u2585"], 300)
+    for each in (text, alone):
+        assert each.decode(each.encode("a \u2585\u2585 b")) == "a \u2585\u2585 b"
+
+
+def test_every_id_is_a_piece_the_first_and_the_last_too(text: TextTokenizer) -> None:
+    assert all(isinstance(text.decode([token]), str) for token in (0, 1, text.size - 1))
+    assert text.decode(np.arange(text.size)) == text.decode(list(range(text.size)))

@@ -1,15 +1,10 @@
-"""data2vec's encoder as a backbone: what a place sees, and that it is the pre-trained one. The rest is in test_backbones.py."""
+"""data2vec's encoder as a backbone: what a place sees. The rest is in test_backbones.py."""
 
 import pytest
 import torch
 
 from calico.agent.backbones import masked_encoder as data2vec_backbone
 from calico.agent.backbones.masked_encoder import MaskedEncoder, MaskedEncoderConfig
-from calico.agent.data2vec.stream import StreamEncoder
-from calico.agent.model import Model
-from calico.agent.perceiver.layers import LatentConfig
-
-from ..conftest import batch_of, stream
 
 CONFIG = MaskedEncoderConfig(width=32, depth=2, heads=2, context=16, window=8)
 
@@ -35,27 +30,6 @@ def test_windows_at_once_change_nothing(encoder: MaskedEncoder, monkeypatch: pyt
     monkeypatch.setattr(data2vec_backbone, "AT_ONCE", 7)
     torch.testing.assert_close(encoder(x), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(encoder(x[:, :3]), expected[:, :3], atol=1e-5, rtol=1e-5)
-
-
-def test_a_pre_trained_encoder_of_the_stream_is_a_start(model: Model) -> None:
-    """Behind seven tokens a state is what the pre-trained encoder makes of an eighth place that is masked."""
-    torch.manual_seed(1)
-    stream_encoder = StreamEncoder(model.embedding, CONFIG.transformer, places=9).eval()
-    network = MaskedEncoder(CONFIG).eval()
-    network.start_from(stream_encoder)
-    tokens = batch_of(stream(9, 3))
-    masked = torch.zeros(1, 9, dtype=torch.bool)
-    masked[0, 8] = True
-    expected = stream_encoder.encode(stream_encoder.features(tokens), masked).hidden[:, 8]
-    torch.testing.assert_close(network(model.embedding(tokens))[:, 7], expected, atol=1e-5, rtol=1e-5)
-
-
-def test_an_encoder_of_other_sizes_is_refused_in_one_line(model: Model) -> None:
-    latents = LatentConfig(latents=4, width=16, heads=2, layers=1)
-    for mixer, places in ((CONFIG.transformer, 5), (latents, 9)):
-        with pytest.raises(ValueError, match="the encoder does not fit backbone MaskedEncoderConfig") as caught:
-            MaskedEncoder(CONFIG).start_from(StreamEncoder(model.embedding, mixer, places))
-        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("wrong, message", [

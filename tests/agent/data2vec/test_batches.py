@@ -6,33 +6,28 @@ import numpy as np
 import pytest
 import torch
 
+from calico.agent.data2vec import encoders
 from calico.agent.data2vec.batches import Inputs, picture, pooled, text_vocabulary
-from calico.agent.data2vec.encoders import (
-    SpeechEncoder,
-    SpeechEncoderConfig,
-    TextEncoder,
-    TextEncoderConfig,
-    VisionEncoder,
-    VisionEncoderConfig,
-)
 from calico.tokenizers.text import TextTokenizer
 
 SMALL: dict[str, Any] = {"width": 32, "depth": 1, "heads": 2, "feedforward": 48}
 
 
 def vision() -> Inputs:
-    return Inputs(VisionEncoder(VisionEncoderConfig(**SMALL, image_size=8, patch_size=4, layer_scale=1.0)).eval())
+    config = encoders.VisionEncoderConfig(**SMALL, image_size=8, patch_size=4, layer_scale=1.0)
+    return Inputs(encoders.VisionEncoder(config).eval())
 
 
 def speech() -> Inputs:
-    config = SpeechEncoderConfig(**SMALL, sample_rate=1000, conv_channels=(8, 8), conv_kernels=(10, 3), conv_strides=(5, 2),
-                          position_layers=1, position_groups=2)
-    return Inputs(SpeechEncoder(config).eval(), seconds=0.5)
+    config = encoders.SpeechEncoderConfig(**SMALL, sample_rate=1000, conv_channels=(8, 8), conv_kernels=(10, 3),
+                                          conv_strides=(5, 2), position_layers=1, position_groups=2)
+    return Inputs(encoders.SpeechEncoder(config).eval(), seconds=0.5)
 
 
 def text() -> Inputs:
     tokenizer = TextTokenizer.train(["a good film", "a bad film"] * 20, 270)
-    return Inputs(TextEncoder(TextEncoderConfig(**SMALL, max_length=6, **text_vocabulary(tokenizer))).eval(), tokenizer)
+    config = encoders.TextEncoderConfig(**SMALL, max_length=6, **text_vocabulary(tokenizer))
+    return Inputs(encoders.TextEncoder(config).eval(), tokenizer)
 
 
 def test_a_picture_of_the_right_size_stays_as_it_is() -> None:
@@ -78,7 +73,7 @@ def test_sounds_are_cut_padded_and_standardised() -> None:
 
 def test_sounds_in_training_are_played_faster_and_slower_but_stay_long_enough() -> None:
     inputs = speech()
-    assert isinstance(inputs.encoder, SpeechEncoder)
+    assert isinstance(inputs.encoder, encoders.SpeechEncoder)
     sound, shortest = np.sin(np.arange(300) / 5).astype(np.float32), inputs.encoder.config.samples(2)
     waveforms, lengths = inputs([sound] * 40 + [sound[:shortest]] * 20, np.random.default_rng(0))
     assert 273 <= lengths[:40].min() < 280 and 325 < lengths[:40].max() <= 333
@@ -94,7 +89,7 @@ def test_texts_are_ids_behind_the_padding() -> None:
     (ids,) = inputs(["a good film and more of it than fits", "a", np.array([4, 5])])
     assert ids.shape == (3, 6) and ids[1, 1:].eq(0).all() and ids[2].tolist() == [5, 6, 0, 0, 0, 0]
     assert ids[0].tolist() == (inputs.text.encode("a good film and more of it than fits")[:6] + 1).tolist()
-    assert isinstance(inputs.encoder, TextEncoder)
+    assert isinstance(inputs.encoder, encoders.TextEncoder)
     assert inputs.encoder.config.mask == inputs.text.size + 1 == inputs.encoder.config.vocab_size - 1
     assert inputs.problem("a good film") is None and "too short" in str(inputs.problem("a"))
 
@@ -103,7 +98,7 @@ def test_hidden_pieces_are_a_share_of_the_real_ones_in_views_only() -> None:
     plain = text()
     hiding = Inputs(plain.encoder, plain.text, hidden=0.3)
     texts = ["a bad", "a"] * 400          # that fit: longer ones are seen in stretches
-    assert isinstance(plain.encoder, TextEncoder)
+    assert isinstance(plain.encoder, encoders.TextEncoder)
     mask, (whole,), (view,) = plain.encoder.config.mask, hiding(texts), hiding(texts, np.random.default_rng(0))
     assert torch.equal(whole, plain(texts)[0]) and torch.equal(view, hiding(texts, np.random.default_rng(0))[0])
     assert torch.equal((view == 0), (whole == 0)) and torch.equal(view[view != mask], whole[view != mask])

@@ -1,4 +1,4 @@
-"""data2vec's encoders: a subset of places, padding, wrong input. Their numbers are compared in test_data2vec_weights.py."""
+"""data2vec's encoders: a subset of positions, padding, wrong input. Their outputs are compared in test_hugging_face.py."""
 
 from typing import Any
 
@@ -7,20 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calico.agent.data2vec.encoders import (
-    Encoder,
-    SpeechEncoder,
-    SpeechEncoderConfig,
-    TextEncoder,
-    TextEncoderConfig,
-    VisionEncoder,
-    VisionEncoderConfig,
-    padding_bias,
-    plain_attention,
-    relative_index,
-    select,
-    standardize,
-)
+from calico.agent.data2vec import encoders
+from calico.agent.data2vec.encoders import Encoder, padding_bias, plain_attention, relative_index, select, standardize
 
 SMALL: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4, "feedforward": 48}
 
@@ -34,16 +22,17 @@ def shaken(encoder: Encoder) -> Any:
     return encoder.eval()
 
 
-def vision(**options: Any) -> VisionEncoder:
-    return shaken(VisionEncoder(VisionEncoderConfig(**SMALL, image_size=32, patch_size=8, layer_scale=0.1, **options)))
+def vision(**options: Any) -> encoders.VisionEncoder:
+    config = encoders.VisionEncoderConfig(**SMALL, image_size=32, patch_size=8, layer_scale=0.1, **options)
+    return shaken(encoders.VisionEncoder(config))
 
 
-def speech() -> SpeechEncoder:
-    return shaken(SpeechEncoder(SpeechEncoderConfig(**SMALL, conv_channels=(8,) * 7, position_groups=4)))
+def speech() -> encoders.SpeechEncoder:
+    return shaken(encoders.SpeechEncoder(encoders.SpeechEncoderConfig(**SMALL, conv_channels=(8,) * 7, position_groups=4)))
 
 
-def text() -> TextEncoder:
-    return shaken(TextEncoder(TextEncoderConfig(**SMALL, vocab_size=40, max_length=16, mask=39)))
+def text() -> encoders.TextEncoder:
+    return shaken(encoders.TextEncoder(encoders.TextEncoderConfig(**SMALL, vocab_size=40, max_length=16, mask=39)))
 
 
 @torch.no_grad()
@@ -138,10 +127,10 @@ def test_wrong_input_is_refused(encoder: Any, inputs: Tensor, message: str) -> N
 
 
 @pytest.mark.parametrize(("config", "options", "message"), [
-    (TextEncoderConfig, {"width": 30, "heads": 4}, "width=30 is not divisible by heads=4"),
-    (TextEncoderConfig, {"dropout": 1.0}, "dropout=1.0"),
-    (VisionEncoderConfig, {"image_size": 30}, "image_size=30 is not a multiple of patch_size=16"),
-    (SpeechEncoderConfig, {"conv_kernels": (10, 3)}, "must be equally long, not 7, 2 and 7"),
+    (encoders.TextEncoderConfig, {"width": 30, "heads": 4}, "width=30 is not divisible by heads=4"),
+    (encoders.TextEncoderConfig, {"dropout": 1.0}, "dropout=1.0"),
+    (encoders.VisionEncoderConfig, {"image_size": 30}, "image_size=30 is not a multiple of patch_size=16"),
+    (encoders.SpeechEncoderConfig, {"conv_kernels": (10, 3)}, "must be equally long, not 7, 2 and 7"),
 ])
 def test_configs_that_cannot_be_built_are_refused(config: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

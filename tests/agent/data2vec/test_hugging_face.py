@@ -9,16 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from calico.agent.data2vec.encoders import (
-    Encoded,
-    SpeechEncoder,
-    SpeechEncoderConfig,
-    TextEncoder,
-    TextEncoderConfig,
-    VisionEncoder,
-    VisionEncoderConfig,
-)
+from calico.agent.data2vec import encoders
+from calico.agent.data2vec.encoders import Encoded
 from calico.agent.data2vec.hugging_face import MODALITIES, build_encoder, load_data2vec
+from calico.agent.data2vec.pretrained import load_encoder
 
 transformers = pytest.importorskip("transformers")
 
@@ -29,7 +23,7 @@ SPEECH: dict[str, Any] = {**SMALL, "conv_dim": (16,) * 7, "num_conv_pos_embeddin
 TEXT: dict[str, Any] = {**SMALL, "vocab_size": 60, "max_position_embeddings": 40, "type_vocab_size": 1}
 
 
-def reference(kind: str, folder: Path, model: str = "Model", **options: Any) -> Any:
+def reference(kind: str, folder: Path, model: str = "Model", shard: str = "1GB", **options: Any) -> Any:
     """A random model of transformers with every tensor shaken, so that no forgotten bias goes unseen; saved in folder."""
     torch.manual_seed(0)
     config = getattr(transformers, f"Data2Vec{kind}Config")(**options)
@@ -37,7 +31,7 @@ def reference(kind: str, folder: Path, model: str = "Model", **options: Any) -> 
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    made.save_pretrained(folder)
+    made.save_pretrained(folder, max_shard_size=shard)
     return made
 
 
@@ -55,7 +49,7 @@ def assert_equal(ours: Encoded, theirs: Any) -> None:
 def test_pictures_give_the_same_states(positions: str, size: tuple[int, int], tmp_path: Path) -> None:
     theirs = reference("Vision", tmp_path, **(VISION | {positions: True}))
     ours = load_data2vec(tmp_path, "vision")
-    assert isinstance(ours, VisionEncoder)
+    assert isinstance(ours, encoders.VisionEncoder)
     images = torch.randn(2, 3, *size)
     masked = torch.rand(2, size[0] // 8 * size[1] // 8) < 0.5
     assert_equal(ours(images), theirs(images, output_hidden_states=True))
@@ -68,7 +62,7 @@ def test_pictures_without_layer_scale_final_norm_and_mask_token(tmp_path: Path) 
     theirs = reference("Vision", tmp_path, **options)
     images = torch.randn(2, 3, 32, 32)
     ours = load_data2vec(tmp_path)
-    assert isinstance(ours, VisionEncoder)
+    assert isinstance(ours, encoders.VisionEncoder)
     assert_equal(ours(images), theirs(images, output_hidden_states=True))
 
 
@@ -77,7 +71,7 @@ def test_pictures_without_layer_scale_final_norm_and_mask_token(tmp_path: Path) 
 def test_sounds_give_the_same_states(changes: dict[str, Any], tmp_path: Path) -> None:
     theirs = reference("Audio", tmp_path, **SPEECH, **changes)
     ours = load_data2vec(tmp_path, "speech")
-    assert isinstance(ours, SpeechEncoder)
+    assert isinstance(ours, encoders.SpeechEncoder)
     waveforms, lengths = torch.randn(3, 6000), torch.tensor([6000, 3210, 400])
     attention = (torch.arange(6000) < lengths[:, None]).long()
     whole = theirs(waveforms, output_hidden_states=True)
@@ -95,7 +89,7 @@ def test_texts_give_the_same_states(model: str, tmp_path: Path) -> None:
     theirs = reference("Text", tmp_path, model, **TEXT)
     theirs = getattr(theirs, "data2vec_text", theirs)
     ours = load_data2vec(tmp_path, "text")
-    assert isinstance(ours, TextEncoder)
+    assert isinstance(ours, encoders.TextEncoder)
     ids = torch.randint(3, 60, (3, 38))
     ids[1, 12:], ids[2, 1:] = 1, 1
     assert_equal(ours(ids), theirs(ids, attention_mask=(ids != 1).long(), output_hidden_states=True))
@@ -109,7 +103,8 @@ def test_released_sizes_have_the_stated_number_of_parameters() -> None:
     # the published models': 85.7 M, 93.2 M and 124.6 M with the pooler (0.59 M), which is left out here
     with torch.device("meta"):
         counts = [sum(p.numel() for p in encoder.parameters()) / 1e6 for encoder in (
-            VisionEncoder(VisionEncoderConfig()), SpeechEncoder(SpeechEncoderConfig()), TextEncoder(TextEncoderConfig()))]
+            encoders.VisionEncoder(encoders.VisionEncoderConfig()), encoders.SpeechEncoder(encoders.SpeechEncoderConfig()),
+            encoders.TextEncoder(encoders.TextEncoderConfig()))]
     assert [round(count, 1) for count in counts] == [85.7, 93.2, 124.1]
 
 
@@ -121,7 +116,7 @@ def test_a_checkpoint_of_another_modality_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("change", "message"), [
     ("drop", "the text checkpoint has no 'embeddings.LayerNorm.bias'"),
-    ("add", "has 1 tensors without a place: encoder.layer.9.surprise"),
+    ("add", "has 1 unknown tensors: encoder.layer.9.surprise"),
     ("reshape", r"tensor for norm.bias is \(31,\), its config.json says \(32,\)"),
 ])
 def test_weights_that_do_not_fit_are_named(change: str, message: str, tmp_path: Path) -> None:
@@ -140,11 +135,24 @@ def test_weights_that_do_not_fit_are_named(change: str, message: str, tmp_path: 
         load_data2vec(tmp_path)
 
 
+@torch.no_grad()
+def test_shards_are_read_and_load_encoder_knows_their_folder(tmp_path: Path) -> None:
+    theirs = reference("Text", tmp_path, shard="20KB", **TEXT)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    ids = torch.randint(2, 60, (2, 9))
+    ours = load_encoder(tmp_path, "text")
+    assert_equal(ours.encode(ours.features(ids)), theirs(ids, output_hidden_states=True))
+    next(tmp_path.glob("*.safetensors")).unlink()
+    with pytest.raises(ValueError, match=r"\.safetensors is missing; download it again"):
+        load_encoder(tmp_path)
+
+
 def test_folders_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no config.json"):
         load_data2vec(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="has no model.safetensors, and pickles are not read"):
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(ValueError, match="pytorch_model.bin is a pickle, which is never loaded"):
         load_data2vec(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(ValueError, match="cannot be read"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from calico.agent.data2vec.masks import BlockMask, ExactBlockMask, Mask, RandomMask, SpanMask, draw_masks, kept_places
+from calico.agent.data2vec.masks import BlockMask, ExactBlockMask, Mask, RandomMask, SpanMask, draw_masks, kept_positions
 
 ALL: list[tuple[Mask, tuple[int, ...]]] = [
     (BlockMask(), (14, 14)), (SpanMask(), (200,)), (ExactBlockMask(), (14, 14)), (RandomMask(), (200,)),
@@ -38,7 +38,7 @@ def test_shares_are_the_published_ones() -> None:
 
 def test_inverse_blocks_keep_neighbours_together() -> None:
     def neighbours(mask: Mask) -> float:
-        """Share of kept places whose right neighbour is kept as well."""
+        """Fraction of kept positions whose right neighbour is kept as well."""
         kept = ~draw_masks(mask, (14, 14), None, range(50), (0, 0)).reshape(50, 14, 14)
         return float((kept[:, :, :-1] & kept[:, :, 1:]).sum() / kept[:, :, :-1].sum())
 
@@ -62,11 +62,11 @@ def test_padding_is_never_masked_and_something_is_left_on_both_sides(mask: Mask)
     assert (masked.sum(1) < real.sum(1)).all()
 
 
-def test_kept_places_are_what_is_neither_masked_nor_padding() -> None:
+def test_kept_positions_are_what_is_neither_masked_nor_padding() -> None:
     masked = torch.tensor([[0, 1, 0, 1, 0], [0, 1, 1, 1, 0]], dtype=torch.bool)
-    assert kept_places(masked, None).tolist() == [[0, 2, 4], [0, 4, -1]]
+    assert kept_positions(masked, None).tolist() == [[0, 2, 4], [0, 4, -1]]
     real = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 1, 0]], dtype=torch.bool)
-    assert kept_places(masked, real).tolist() == [[0, 2], [0, -1]]
+    assert kept_positions(masked, real).tolist() == [[0, 2], [0, -1]]
 
 
 @pytest.mark.parametrize("kind", [BlockMask, SpanMask, ExactBlockMask, RandomMask])
@@ -77,5 +77,5 @@ def test_a_share_that_leaves_nothing_is_refused(kind: Any, share: float, message
 
 
 def test_a_sample_of_one_place_is_refused() -> None:
-    with pytest.raises(ValueError, match="a sample has 1 places"):
+    with pytest.raises(ValueError, match="a sample has 1 positions"):
         draw_masks(RandomMask(), (4,), torch.tensor([[True, False, False, False]]), [0], (0, 0))

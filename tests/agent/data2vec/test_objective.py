@@ -10,52 +10,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calico.agent.data2vec.encoders import (
-    Encoded,
-    Encoder,
-    Features,
-    SpeechEncoder,
-    SpeechEncoderConfig,
-    TextEncoder,
-    TextEncoderConfig,
-    VisionEncoder,
-    VisionEncoderConfig,
-)
-from calico.agent.data2vec.masks import kept_places
+from calico.agent.data2vec import encoders
+from calico.agent.data2vec.collapse import CollapseError, CollapseGuard
+from calico.agent.data2vec.encoders import Encoded, Encoder, Features
+from calico.agent.data2vec.masks import kept_positions
 from calico.agent.data2vec.objective import (
     OBJECTIVES,
-    CollapseError,
-    CollapseGuard,
     ConvDecoder,
     Data2Vec,
     Data2VecConfig,
     Outcome,
     PredictorConfig,
     average_layers,
-    content_share,
-    deviation,
+    between_fraction,
     momentum,
     normalize,
     regression_loss,
+    std_over_rows,
 )
 
 SMALL: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4, "feedforward": 48}
 
 
 def vision() -> tuple[Encoder, tuple[Tensor, ...]]:
-    config = VisionEncoderConfig(**SMALL, image_size=32, patch_size=8, layer_scale=1.0, absolute_positions=True)
-    return VisionEncoder(config), (torch.randn(2, 3, 32, 32),)
+    config = encoders.VisionEncoderConfig(**SMALL, image_size=32, patch_size=8, layer_scale=1.0, absolute_positions=True)
+    return encoders.VisionEncoder(config), (torch.randn(2, 3, 32, 32),)
 
 
 def speech() -> tuple[Encoder, tuple[Tensor, ...]]:
-    encoder = SpeechEncoder(SpeechEncoderConfig(**SMALL, conv_channels=(8,) * 7, position_layers=2, position_groups=4))
+    config = encoders.SpeechEncoderConfig(**SMALL, conv_channels=(8,) * 7, position_layers=2, position_groups=4)
+    encoder = encoders.SpeechEncoder(config)
     return encoder, (torch.randn(4, 6400), torch.tensor([6400, 6400, 4000, 1200]))
 
 
 def text() -> tuple[Encoder, tuple[Tensor, ...]]:
     ids = torch.randint(3, 39, (4, 24))
     ids[2, 15:], ids[3, 4:] = 1, 1
-    return TextEncoder(TextEncoderConfig(**SMALL, vocab_size=40, max_length=24, mask=39)), (ids,)
+    return encoders.TextEncoder(encoders.TextEncoderConfig(**SMALL, vocab_size=40, max_length=24, mask=39)), (ids,)
 
 
 MAKERS: dict[str, Callable[[], tuple[Encoder, tuple[Tensor, ...]]]] = {"vision": vision, "speech": speech, "text": text}
@@ -171,7 +162,7 @@ def test_losses_by_hand(name: str, expected: float) -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_targets_are_counted_at_masked_places_that_are_real(name: str) -> None:
+def test_targets_are_counted_at_masked_positions_that_are_real(name: str) -> None:
     objective, inputs = make(name)
     features = objective.encoder.features(*inputs)
     masked, copies = objective.draw_masks(features, None), objective.config.copies
@@ -228,51 +219,18 @@ def test_a_learning_rate_that_is_absurd_is_stopped_within_200_steps() -> None:
         train(objective, inputs, 200, 10.0, CollapseGuard())
 
 
-def outcome(**changes: float) -> Outcome:
-    values: dict[str, Any] = {"target_deviation": 1.0, "prediction_deviation": 0.5, "feature_deviation": 1.0,
-                              "content_share": 0.8, **changes}
-    return Outcome(torch.tensor(values.pop("loss", 1.0)), 10, tau=0.999, **values)
-
-
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"target_deviation": 0.09}, "step 8: the targets have collapsed, their standard deviation 0.09 has been below 0.1 for 5"),
-    ({"prediction_deviation": 0.009}, "step 10: the predictions have collapsed"),
-    ({"feature_deviation": 0.001}, "step 8: the features have collapsed"),
-    ({"content_share": 0.01}, "step 8: the targets have collapsed to what their place alone tells"),
-])
-def test_the_guard_waits_out_the_start_and_short_dips(changes: dict[str, float], message: str) -> None:
-    guard = CollapseGuard(grace=3, prediction_grace=5, patience=5)
-    with pytest.raises(CollapseError, match=message):
-        for _ in range(20):
-            guard.check(outcome(**changes))
-    guard = CollapseGuard(grace=1, prediction_grace=9**9, patience=5)
-    for _ in range(20):
-        for _ in range(4):
-            guard.check(outcome(**changes))
-        guard.check(outcome())
-    with pytest.raises(CollapseError):   # predictions that once were large do not wait
-        for _ in range(5):
-            guard.check(outcome(**changes))
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_the_guard_stops_at_once_when_a_number_is_not_finite(value: float) -> None:
-    with pytest.raises(CollapseError, match="step 1: the loss is (nan|inf): the run diverged"):
-        CollapseGuard().check(outcome(loss=value))
-
-
 def test_content_is_what_differs_between_samples_at_a_place() -> None:
     torch.manual_seed(0)
     place, content = torch.randn(1, 200, 8), torch.randn(40, 200, 8)
     real = torch.arange(200) < torch.tensor([200] * 20 + [100] * 20)[:, None]
     for given in (None, real):
-        assert content_share(place.expand(40, -1, -1), given) == pytest.approx(0, abs=1e-6)
-        assert content_share(content, given) == pytest.approx(1, abs=0.02)
-        assert content_share(place + content, given) == pytest.approx(0.5, abs=0.03)
-    assert content_share(content[:1], None) == 1     # one sample tells nothing of this
+        assert between_fraction(place.expand(40, -1, -1), given) == pytest.approx(0, abs=1e-6)
+        assert between_fraction(content, given) == pytest.approx(1, abs=0.02)
+        assert between_fraction(place + content, given) == pytest.approx(0.5, abs=0.03)
+    assert between_fraction(content[:1], None) == 1     # one sample tells nothing of this
 
 
-def test_normalising_over_places_leaves_content_only() -> None:
+def test_normalising_over_positions_leaves_content_only() -> None:
     torch.manual_seed(0)
     x = 5 * torch.randn(1, 6, 3) + torch.randn(20, 6, 3)
     normed = normalize(x, "place", None)
@@ -282,9 +240,9 @@ def test_normalising_over_places_leaves_content_only() -> None:
     torch.testing.assert_close(normalize(x, "place", real)[:10, 2:], normalize(x[:10], "place", None)[:, 2:])
 
 
-def test_a_deviation_is_zero_when_all_rows_are_equal() -> None:
-    assert deviation(torch.ones(5, 3)) == 0
-    assert deviation(torch.tensor([[0.0, 1.0], [2.0, 1.0]])) == 0.5
+def test_a_std_is_zero_when_all_rows_are_equal() -> None:
+    assert std_over_rows(torch.ones(5, 3)) == 0
+    assert std_over_rows(torch.tensor([[0.0, 1.0], [2.0, 1.0]])) == 0.5
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -296,7 +254,7 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], messag
         replace(config, **changes)
 
 
-def test_the_student_of_version_2_sees_kept_places_only_and_the_teacher_works_once() -> None:
+def test_the_student_of_version_2_encodes_kept_positions_only_and_the_teacher_runs_once() -> None:
     objective, (images,) = make("vision-v2")
     seen: list[tuple[int, ...]] = []
     for who in (objective.encoder, objective.teacher):
@@ -307,13 +265,13 @@ def test_the_student_of_version_2_sees_kept_places_only_and_the_teacher_works_on
 
 
 @pytest.mark.parametrize("name", ["vision-v2", "speech-v2", "text-v2"])
-def test_masked_places_do_not_leak_into_predictions(name: str) -> None:
+def test_masked_positions_do_not_leak_into_predictions(name: str) -> None:
     objective, inputs = make(name)
     objective.eval()
     features = objective.encoder.features(*inputs)
     masked = objective.draw_masks(features, None)[::3]                                # the first copy of each
     changed = replace(features, x=torch.where(masked[..., None], 1000.0, features.x))
-    kept = kept_places(masked, features.real)
+    kept = kept_positions(masked, features.real)
     one, other = (objective.encoder.encode(f, kept=kept).hidden[:, objective.encoder.prefix:] for f in (features, changed))
     torch.testing.assert_close(one[kept >= 0], other[kept >= 0])
 
@@ -377,5 +335,5 @@ def test_a_decoder_for_another_grid_is_refused() -> None:
     with pytest.raises(ValueError, match="kernel=4 must be odd"):
         PredictorConfig(kernel=4)
     objective, inputs = make("text-v2", decoder=PredictorConfig(axes=2, channels=32, groups=1))
-    with pytest.raises(ValueError, match="decoder.axes=2, but the encoder's places form a grid of 1"):
+    with pytest.raises(ValueError, match="decoder.axes=2, but the encoder's positions form a grid of 1"):
         objective(*inputs)

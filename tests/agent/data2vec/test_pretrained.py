@@ -7,23 +7,16 @@ import pytest
 import torch
 
 from calico.agent import checkpoint
-from calico.agent.data2vec.encoders import (
-    Encoder,
-    SpeechEncoder,
-    SpeechEncoderConfig,
-    TextEncoder,
-    TextEncoderConfig,
-    VisionEncoder,
-    VisionEncoderConfig,
-)
+from calico.agent.data2vec import encoders
+from calico.agent.data2vec.encoders import Encoder
 from calico.agent.data2vec.pretrained import encoder_document, load_encoder, load_pretrained
 
 SMALL: dict[str, Any] = {"width": 32, "depth": 1, "heads": 2, "feedforward": 48}
 ENCODERS: dict[str, Encoder] = {
-    "vision": VisionEncoder(VisionEncoderConfig(**SMALL, image_size=16, patch_size=4)),
-    "speech": SpeechEncoder(SpeechEncoderConfig(**SMALL, sample_rate=8000, conv_channels=(8, 8), conv_kernels=(4, 2),
-                                         conv_strides=(2, 2))),
-    "text": TextEncoder(TextEncoderConfig(**SMALL, vocab_size=30, max_length=9, mask=29, pad=0))}
+    "vision": encoders.VisionEncoder(encoders.VisionEncoderConfig(**SMALL, image_size=16, patch_size=4)),
+    "speech": encoders.SpeechEncoder(encoders.SpeechEncoderConfig(
+        **SMALL, sample_rate=8000, conv_channels=(8, 8), conv_kernels=(4, 2), conv_strides=(2, 2))),
+    "text": encoders.TextEncoder(encoders.TextEncoderConfig(**SMALL, vocab_size=30, max_length=9, mask=29, pad=0))}
 
 
 def save(encoder: Encoder, run: Path, **documents: Any) -> Path:

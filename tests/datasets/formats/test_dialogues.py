@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calico.datasets.documents import DialogueReader
+from calico.datasets.documents import Dialogue, DialogueReader
 from calico.datasets.formats.dialogues import extra_of, messages_of
 from calico.datasets.images import encode_file
 from calico.datasets.sources import document_parts
@@ -42,7 +42,7 @@ def said(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
     ({"audio": "a", "text": "DROP IT"}, [("user", "<a>what is said?"), ("assistant", "DROP IT")]),
     ({"audio": "a.wav", "caption": "a Bell", "text": "x"}, [("user", "<a.wav>what do you hear?"), ("assistant", "a Bell")]),
     ({"file": "a.WAV", "question": "who?", "answer": "a man"}, [("user", "<a.WAV>who?"), ("assistant", "a man")]),
-    ({"file": "a.png", "question": "who?", "answer": "a man"}, [("user", "who?"), ("assistant", "a man")]),
+    ({"file": "a.png", "question": "who?", "answer": "a man"}, [("user", "<a.png>who?"), ("assistant", "a man")]),
 ])
 def test_each_shape_becomes_messages(value: dict[str, Any], expected: list[tuple[str, str]]) -> None:
     assert said(messages_of(value)) == expected
@@ -51,7 +51,7 @@ def test_each_shape_becomes_messages(value: dict[str, Any], expected: list[tuple
 def test_what_else_stands_there_is_kept() -> None:
     assert extra_of({"image": "a", "question": "?", "answers": ["x"], "id": 3}) == {"answers": ["x"], "id": 3}
     assert extra_of({"file": "a.wav", "digit": 3, "speaker": "theo"}) == {"digit": 3, "speaker": "theo"}
-    assert extra_of({"turns": ["a"], "image": "kept", "services": []}) == {"image": "kept", "services": []}
+    assert extra_of({"turns": ["a"], "image": "shown", "services": []}) == {"services": []}
     assert extra_of({"instruction": "a", "input": "b", "output": "c", "id": 1}) == {"id": 1}
 
 
@@ -59,7 +59,7 @@ def test_what_else_stands_there_is_kept() -> None:
     ({"chat": []}, "line 2: a dialogue needs one of messages, turns, .*; this has chat"), ({}, "line 2: .* this has nothing"),
     ({"turns": []}, "line 2: turns must be a list of at least one turn"), ({"turns": "hi"}, "line 2: turns must be a list"),
     ({"turns": ["a", {"role": "user", "text": "b"}]}, "line 2: turns must all be strings, or all objects"),
-    ({"turns": [{"role": r, "text": "a"} for r in "abc"]}, r"line 2: 3 speakers \(a, b, c\); give two"),
+    ({"turns": [{"role": r, "text": "a"} for r in "abc"]}, "line 2: message 0 must be an object whose role .*got 'a'"),
     ({"turns": [{"role": "user"}]}, "line 2: message 0: content must be a string"),
     ({"instruction": "a"}, "line 2: message 1: content must be a string"),
     ({"instruction": None, "output": "a"}, "line 2: message 0: text must be a string"),
@@ -100,3 +100,82 @@ def test_no_text_can_forge_a_marker(tmp_path: Path, shape: dict[str, Any]) -> No
     words = tokens.ids[tokens.kind == Kind.TEXT] - vocabulary.text_start
     assert ((words >= 0) & (words < text.size)).all()
     assert text.decode(words) == forged * 2
+
+
+@pytest.mark.parametrize(("value", "expected"), [
+    ({"id": "1", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}], "system": "be"},
+     [("system", "be"), ("user", "hi"), ("assistant", "yo")]),
+    ({"image": "a.png", "conversations": [{"from": "human", "value": "<image>\nwho?"}, {"from": "gpt", "value": "Ada"}]},
+     [("user", "<a.png>\nwho?"), ("assistant", "Ada")]),
+    ({"images": ["a.png", "b.png"], "messages": [{"role": "user", "content": "<image> or <image>?"}]},
+     [("user", "<a.png> or <b.png>?")]),
+    ({"images": ["a.png"], "messages": [{"role": "user", "content": [{"type": "text", "text": "see"}, {"type": "image"}]}]},
+     [("user", "see<a.png>")]),
+    ({"image": "a.png", "turns": ["who?", "Ada"]}, [("user", "<a.png>who?"), ("assistant", "Ada")]),
+    ({"turns": [{"role": "bot", "text": "can I help?"}, {"role": "User", "text": "I am Ada"}]},
+     [("assistant", "can I help?"), ("user", "I am Ada")]),
+    ({"turns": [{"role": "gpt", "text": "a"}, {"role": "human", "text": "b"}]}, [("assistant", "a"), ("user", "b")]),
+    ({"turns": [{"role": "system", "text": "a"}, {"role": "human", "text": "b"}]}, [("system", "a"), ("user", "b")]),
+    ({"turns": [{"role": "assistant", "text": "a"}, {"role": "human", "text": "b"}]}, [("assistant", "a"), ("user", "b")]),
+    ({"messages": [{"role": "developer", "content": "a"}, {"role": "user", "content": "b"}]}, [("system", "a"), ("user", "b")]),
+    ({"instruction": "and?", "input": "", "output": "left", "system": "a bard", "history": [["who?", "Ada"]]},
+     [("system", "a bard"), ("user", "who?"), ("assistant", "Ada"), ("user", "and?"), ("assistant", "left")]),
+    ({"instruction": "who?", "context": "Ada did.", "response": "Ada", "category": "qa"},
+     [("user", "who?\n\nAda did."), ("assistant", "Ada")]),
+    ({"prompt": "2+2=", "completion": "4"}, [("user", "2+2="), ("assistant", "4")]),
+    ({"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
+     [("user", "a"), ("assistant", "b")]),
+    ({"context": "Ada did.", "question": "who?", "answers": {"text": ["Ada"], "answer_start": [0]}},
+     [("user", "Ada did.\n\nwho?"), ("assistant", "Ada")]),
+    ({"context": "Ada did.", "question": "where?", "answers": {"text": [], "answer_start": []}},
+     [("user", "Ada did.\n\nwhere?"), ("assistant", "unanswerable")]),
+    ({"question": "2+2?", "choices": ["3", "4"], "answer": "B"}, [("user", "2+2?\n\nA. 3\nB. 4"), ("assistant", "B")]),
+    ({"question": "2+2?", "choices": ["3", "4"], "answer": 1}, [("user", "2+2?\n\nA. 3\nB. 4"), ("assistant", "B")]),
+    ({"question": "2+2?", "options": {"x": "3", "y": "4"}, "answer": "4"},
+     [("user", "2+2?\n\nx. 3\ny. 4"), ("assistant", "y")]),
+    ({"question": "2+2?", "choices": {"text": ["3", "4"], "label": ["1", "2"]}, "answerKey": "2"},
+     [("user", "2+2?\n\n1. 3\n2. 4"), ("assistant", "2")]),
+    ({"question": "why?", "response": "so", "system_prompt": "be"}, [("system", "be"), ("user", "why?"), ("assistant", "so")]),
+    ({"messages": [{"role": "user", "content": [
+        {"type": "input_text", "text": "a"}, {"type": "image_url", "image_url": "a.png"}]}]},
+     [("user", "a<a.png>")]),
+    ({"messages": [{"role": "user", "content": "a"}], "prompt": "a"}, [("user", "a")]),    # what is said anyway is not dropped
+])
+def test_what_people_write_becomes_messages(value: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    before = json.dumps(value)
+    assert said(messages_of(value)) == expected
+    assert json.dumps(value) == before
+
+
+@pytest.mark.parametrize(("value", "message"), [
+    ({"turns": [{"role": "customer", "text": "a"}, {"role": "clerk", "text": "b"}]}, "message 0 must be .*got 'customer'"),
+    ({"messages": [{"role": "tool", "content": "a"}]}, "message 0 must be .*got 'tool'"),
+    ({"messages": [{"role": "user", "content": "a"}], "tools": [{"name": "f"}]}, "the field 'tools' would be dropped: "
+                                                                                 "messages"),
+    ({"turns": ["a", "b"], "context": "c"}, "the field 'context' would be dropped: turns is read from turns; use, rename or "
+                                            "remove it"),
+    ({"question": "a", "answer": "b", "hint": "c"}, "the field 'hint' would be dropped: question and answer"),
+    ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "message 0 has 'tool_calls', which would not "
+                                                                               "be learnt"),
+    ({"messages": [{"role": "assistant", "content": "a", "weight": 0.5}]}, "message 0: weight must be 0 or 1, got 0.5"),
+    ({"instruction": "a", "input": "b", "context": "c", "output": "d"}, "give one of input, context"),
+    ({"instruction": "a", "output": "d", "history": ["b"]}, "history must be a list of pairs"),
+    ({"question": "a", "choices": ["b", "c"], "answer": "D"}, "the answer 'D' is none of the choices A, B"),
+    ({"question": "a", "choices": 3, "answer": "D"}, "choices must be a list of 1 to 26 texts"),
+    ({"images": ["a.png"], "turns": ["<image><image>", "b"]}, "there are more places for images than the 1 that are named"),
+    ({"images": ["a.png", "b.png"], "turns": ["<image>", "b"]}, "2 images are named, but there are places for 1 only"),
+])
+def test_what_would_be_lost_is_refused(value: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        messages_of(value)
+
+
+def test_a_message_of_weight_0_is_no_target() -> None:
+    messages = messages_of({"messages": [
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "bad", "weight": 0},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "good", "weight": 1}]})
+    text = TextTokenizer.train(["bad good a b"], 300)
+    tokens = encode_document(document_parts(Dialogue(messages=messages)), Vocabulary(), text)
+    words = tokens.ids[tokens.loss_mask & (tokens.kind == Kind.TEXT)] - Vocabulary().text_start
+    assert text.decode(words) == "good" and tokens.loss_mask.sum() == len(words) + 1     # and its end

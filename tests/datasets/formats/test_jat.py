@@ -151,3 +151,37 @@ def test_a_picture_that_is_none_is_refused(tmp_path: Path) -> None:
     types = {"image_observations": pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}
     with pytest.raises(ValueError, match="a picture that is kept elsewhere"):
         read_jat(write(tmp_path / "a.parquet", columns, types))
+
+
+def test_odd_episodes_are_left_out_one_by_one(tmp_path: Path) -> None:
+    """A null, an empty one, one of two lengths and one with an infinite action; the others come, and the space is theirs."""
+    good = [[0.5, -0.5]] * 3
+    columns: dict[str, list[Any]] = {
+        "continuous_observations": [good, None, [], good, good],
+        "continuous_actions": [good, good, [], [[0.0, np.inf]] * 3, good],
+        "rewards": [[1.0] * 3, [1.0] * 3, [], [1.0] * 3, [1.0] * 3]}
+    path = write(tmp_path / "t" / "train.parquet", columns, {"continuous_observations": FLOATS, "continuous_actions": FLOATS})
+    found, skipped = read_jat(path.parent), list[str]()
+    assert space_from_json(found.task["action_space"]) == spaces.Box(-1, 1, (2,), np.float32)
+    assert [episode.seed for episode in found.usable(skipped)] == [0, 4] and len(skipped) == 3
+    assert "row 1" in skipped[0] and "null instead of a list" in skipped[0] and "rewards have shape (0,)" in skipped[1]
+    assert "action holds 3 infinite of 6 values" in skipped[2]
+    with pytest.raises(ValueError, match="null instead of a list"):
+        list(read_jat(path.parent).episodes)
+    write(path, {name: values[1:4] for name, values in columns.items()},
+          {"continuous_observations": FLOATS, "continuous_actions": FLOATS})
+    with pytest.raises(ValueError, match="none of the 3 episodes can be imported; the first: .*row 0"):
+        list(read_jat(path.parent, both=(spaces.Box(-9, 9, (2,)), spaces.Box(-1, 1, (2,)))).usable([]))
+
+
+@pytest.mark.parametrize(("kind", "space"), [
+    (pa.float16(), spaces.Box(-1, 1, (2,), np.float32)), (pa.bool_(), spaces.MultiBinary((2,)))])
+def test_half_floats_and_bools_are_read(tmp_path: Path, kind: pa.DataType, space: spaces.Space[Any]) -> None:
+    values = np.array([[1, 0], [0, 1]], np.float16 if kind == pa.float16() else bool)
+    lists = pa.array([[list(row) for row in values]] * 2, pa.list_(pa.list_(kind)))
+    (tmp_path / "t").mkdir()
+    pq.write_table(pa.table({"continuous_observations": lists, "continuous_actions": lists, "rewards": [[1.0, 1.0]] * 2}),
+                   tmp_path / "t" / "train.parquet")
+    found = read_jat(tmp_path / "t")
+    assert space_from_json(found.task["action_space"]) == space
+    assert [episode.actions[""].tolist() for episode in found.episodes] == [[[1, 0], [0, 1]]] * 2

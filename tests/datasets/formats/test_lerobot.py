@@ -143,3 +143,17 @@ def test_what_cannot_be_exported_leaves_nothing(tmp_path: Path) -> None:
     write_lerobot(tmp_path, make_task(), episodes)
     with pytest.raises(ValueError, match="Test-Arm-v1 is there already"):
         write_lerobot(tmp_path, make_task(), episodes)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int64, np.int8, np.uint8, np.bool_])
+def test_leaves_of_one_number_are_columns_of_numbers(tmp_path: Path, dtype: type) -> None:
+    """LeRobot's own sets keep features of shape (1,) so."""
+    low, high = (-1, 1) if np.dtype(dtype).kind in "if" else (0, 1)
+    space = spaces.Box(low, high, (1,), dtype)
+    episodes = make_episodes(space, space)
+    folder = write_lerobot(tmp_path, make_task(space, space), episodes)
+    rows = pq.read_table(folder / "data/chunk-000/file-000.parquet").to_pydict()
+    observed, done = ([e.observations[""][:-1] for e in episodes], [e.actions[""] for e in episodes])
+    for feature, leaves in (("action", done), ("observation.state", observed)):
+        np.testing.assert_array_equal(np.array(rows[feature], dtype), np.concatenate(leaves)[:, 0])
+    assert json.loads((folder / "meta/info.json").read_text())["features"]["action"]["shape"] == [1]

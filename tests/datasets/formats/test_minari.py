@@ -168,3 +168,9 @@ def test_what_cannot_be_exported_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is there already"):
         write_minari(tmp_path / "sets", task, episodes)
     assert json.loads((folder / "data" / "metadata.json").read_text())["total_episodes"] == 3
+
+
+def test_a_relative_folder_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_minari(Path("datasets"), make_task("mission"), make_episodes("mission"))
+    assert read_minari(tmp_path / "datasets" / minari_id(make_task("mission"))).total == 3

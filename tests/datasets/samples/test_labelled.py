@@ -1,5 +1,6 @@
 """Samples of classes: from folders, zips, arrays and JSON Lines; what is wrong is named before anything is trained."""
 
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from calico.datasets.images import encode_file
 from calico.datasets.samples import labelled
 from calico.datasets.samples.labelled import Labelled
+from calico.datasets.samples.point_clouds import decode_cloud
 
 from ..test_sounds import tone, wav
 
@@ -143,3 +146,64 @@ def test_equal_samples_fall_on_the_same_side() -> None:
     training, held_out = data.split(0.2)
     assert not {keys[i] for i in training} & {keys[i] for i in held_out} and 15 < len(held_out) < 70
     assert data.fingerprint != Labelled(list(range(200)), np.arange(200) % 2, ["a", "c"], keys).fingerprint
+
+
+def encoded(kind: str, shade: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (4, 4), (shade, 0, 0)).save(out, kind)
+    return out.getvalue()
+
+
+def test_no_class_vanishes_for_its_format(tmp_path: Path) -> None:
+    kinds = {"png": "PNG", "jfif": "JPEG", "bmp": "BMP", "gif": "GIF", "tif": "TIFF", "avif": "AVIF", "JP2": "JPEG2000"}
+    files = {f"{name}/{i}.{name}": encoded(kind, 40 * i) for name, kind in kinds.items() for i in range(3)}
+    data = labelled.read_pictures(zip_of(files, tmp_path / "p.zip"), 64)
+    assert data.classes == sorted(kinds) and len(data) == 21 and not data.remarks
+    others = files | {"gif/x.heic": b"?", "gif/y.heic": b"?", "gif/notes.txt": b"text", "top.heic": b"outside"}
+    data = labelled.read_pictures(zip_of(others, tmp_path / "others.zip"), 64)
+    assert len(data) == 21 and data.remarks == ("left out: 2 of .heic, such as 'gif/x.heic'",)
+    with pytest.raises(ValueError, match="no image in heic can be read, such as 'heic/1.heic'; convert them to one of .png,"):
+        labelled.read_pictures(zip_of(files | {"heic/1.heic": b"?"}, tmp_path / "lost.zip"), 64)
+    with pytest.raises(ValueError, match=r"holds no images .*; it holds 2 of .heic, 1 of no ending"):
+        labelled.read_pictures(zip_of({"a/1.heic": b"", "b/1.heic": b"", "c/1": b""}, tmp_path / "none.zip"), 64)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_pictures_may_come_from_a_manifest(tmp_path: Path, ending: str) -> None:
+    folder_of({f"{i}.png": encoded("PNG", 40 * i) for i in range(4)}, tmp_path)
+    rows = [{"file_name": f"{i}.png", "label": "odd" if i % 2 else "even"} for i in range(4)]
+    (tmp_path / f"m.{ending}").write_text("\n".join(map(json.dumps, rows)) if ending == "jsonl" else
+                                          "file_name,label\n" + "\n".join(",".join(row.values()) for row in rows))
+    data = labelled.read_pictures(tmp_path / f"m.{ending}", 64)
+    assert data.classes == ["even", "odd"] and data.labels.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("first", [None, b"broken"])
+def test_a_first_sound_that_is_missing_or_broken_is_named(tmp_path: Path, first: bytes | None) -> None:
+    pytest.importorskip("av")
+    files = {"a.wav": wav(tone(440))} | ({} if first is None else {"first.wav": first})
+    (tmp_path / "s.jsonl").write_text("\n".join(json.dumps({"file": name, "label": name}) for name in ("first.wav", "a.wav")))
+    for place in (zip_of(files, tmp_path / "s.zip"), None):
+        if place is None:
+            (tmp_path / "s.zip").unlink()
+            folder_of(files, tmp_path / "s")
+        with pytest.raises(ValueError, match=r"1 of 2 sounds cannot be read: sound 'first.wav' in .*mend or remove them"):
+            labelled.read_sounds(tmp_path / "s.jsonl")
+
+
+def test_clouds_with_numbers_before_points_are_turned(tmp_path: Path) -> None:
+    clouds = np.random.default_rng(0).normal(size=(4, 50, 3)).astype(np.float32)
+    for name, points in (("last", clouds), ("first", clouds.swapaxes(1, 2))):
+        np.savez(tmp_path / f"{name}.npz", points=points, labels=np.arange(4) % 2)
+    last, first = (labelled.read_clouds(tmp_path / f"{name}.npz") for name in ("last", "first"))
+    assert same(last, first) and not last.remarks
+    assert first.remarks == ("points of shape (4, 3, 50) were turned to (n, points, numbers per point)",)
+    out = io.BytesIO()
+    np.save(out, clouds[0].T)
+    np.testing.assert_array_equal(decode_cloud(out.getvalue(), ".npy"), clouds[0])
+    table = "50\n" + "\n".join(" ".join(map(repr, map(float, point))) for point in clouds[0])
+    np.testing.assert_array_equal(decode_cloud(table.encode(), ".pts"), clouds[0])
+    np.savez(tmp_path / "odd.npz", points=np.zeros((4, 12, 500)), labels=np.arange(4) % 2)
+    with pytest.raises(ValueError, match="cloud 0: a point has 500 numbers, at most 32 are expected; are points and numbers "
+                                         "exch"):
+        labelled.read_clouds(tmp_path / "odd.npz")

@@ -62,7 +62,7 @@ def test_what_is_no_cloud_is_named(wrong: bytes, message: str) -> None:
 
 
 def test_another_kind_of_file_is_named() -> None:
-    with pytest.raises(ValueError, match="a file .txt is no point cloud; .npy, .off"):
+    with pytest.raises(ValueError, match="a file .txt is no point cloud; .npy, .xyz"):
         decode_cloud(b"", ".txt")
 
 

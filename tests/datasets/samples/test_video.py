@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from calico.datasets.samples.video import Clips, Format, Video, clip, fitted, read_video, read_videos
@@ -136,22 +135,39 @@ def test_clips_are_a_function_of_the_step_and_never_held_out() -> None:
     for step in range(20):
         batch = clips.batch(step, 8, points=16)
         numbers = (batch["image"][:, :, 0, 0, 0] * 255).round()
-        limits = torch.tensor([[24], [40]])[batch["label"]]
-        assert (numbers < limits).all() and (numbers.diff(dim=1) == 1).all()
-        torch.testing.assert_close(batch["audio"].view(8, 4, 8)[..., 0], batch["image"][:, :, 0, 0, 0])
+        limits = np.array([[24], [40]])[batch["label"]]
+        assert (numbers < limits).all() and (np.diff(numbers, axis=1) == 1).all()
+        np.testing.assert_allclose(batch["audio"].reshape(8, 4, 8)[..., 0], batch["image"][:, :, 0, 0, 0])
         assert batch["pixels"].shape == (16,) and batch["pixels"].max() < 64 and batch["patches"].shape == (8,)
     again = clips.batch(19, 8, points=16)
-    assert all(torch.equal(batch[name], again[name]) for name in batch)
+    assert all(np.array_equal(batch[name], again[name]) for name in batch)
     held_out = clips.held_out()
     assert (held_out["image"][:, 0, 0, 0, 0] * 255).round().tolist() == [26, 46] and held_out["label"].tolist() == [0, 1]
 
 
 def test_a_clip_beyond_the_end_is_filled_up() -> None:
     image, sound = clip(counted("a", 6), 4, 4, 8)
-    assert image.shape == (4, 3, 4, 4) and sound.shape == (32,)
+    assert image.shape == (4, 3, 4, 4) and sound.shape == (32,) and image.dtype == sound.dtype == np.float32
     assert (image[1] == 5 / 255).all() and not image[2:].any() and not sound[16:].any()
 
 
 def test_a_video_that_is_too_short_is_named() -> None:
     with pytest.raises(ValueError, match="a has 7 frames; 8 at least are needed"):
         Clips([counted("a", 7)], frames=4, samples_per_frame=8, patch=4)
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ({"file": None}, 'line 1: no "file"'), ({"file": 3}, 'line 1: no "file"'),
+    ({"file": "a.mp4", "sound": 3}, 'line 1: no "file"'),
+    (["a.mp4"], "line 1: expected an object")])
+def test_a_line_without_a_file_is_named(tmp_path: Path, line: object, message: str) -> None:
+    (tmp_path / "m.jsonl").write_text(json.dumps(line))
+    with pytest.raises(ValueError, match=message):
+        read_videos(tmp_path / "m.jsonl", FORM)
+
+
+def test_a_manifest_is_read_as_all_others(tmp_path: Path) -> None:
+    """U+2028 ends no line, and a mark of the byte order is no part of the first one."""
+    write_video(tmp_path / "a.mp4", [90] * 4)
+    (tmp_path / "m.jsonl").write_bytes('\ufeff{"file": "a.mp4", "label": "a\u2028cat"}\r\n'.encode())
+    assert [video.label for video in read_videos(tmp_path / "m.jsonl", FORM)] == ["a\u2028cat"]

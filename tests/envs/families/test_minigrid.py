@@ -18,7 +18,7 @@ from calico.envs.families.minigrid import (
     FirstPersonView,
 )
 from calico.envs.families.minigrid_experts import Planner, take_object
-from calico.envs.prices import prices
+from calico.envs.interfaces import describe
 from calico.envs.registry import get_task, make, tasks
 from calico.envs.runner import rollout
 from calico.tokenizers.patches import patch_grid
@@ -83,7 +83,8 @@ def test_the_compact_view_is_one_patch_that_holds_what_minigrid_gives(name: str)
                 break
     space: Any = env.observation_space
     assert patch_grid(*space["image"].shape[:2]) == (1, 1)
-    assert prices(get_task(name)) == {"binned": (18 + 1, 83), "compact": (4, 68)}
+    about = describe(get_task(name))
+    assert (about["tokens_per_step"], about["compact_tokens_per_step"]) == ([18 + 1, 83], [4, 68])
 
 
 def test_a_wrong_tile_is_named() -> None:
@@ -175,4 +176,7 @@ def test_the_memory_expert_looks_before_it_goes() -> None:
 def test_an_outdated_version_is_made_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        make(get_task("MiniGrid-MultiRoom-N4-S5-v0")).close()
+        env = make(get_task("MiniGrid-MultiRoom-N4-S5-v0"))
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    env.close()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from calico.envs.experts import RandomPolicy, make_expert
 from calico.envs.families.sokoban import BOX, COLOURS, FLOOR, LIMIT, PLAYER, SIZES, TILES, Level, Sokoban, generate, tiles
 from calico.envs.families.sokoban_expert import after, is_lost, solve
-from calico.envs.prices import prices
+from calico.envs.interfaces import describe
 from calico.envs.registry import get_task, make
 from calico.envs.runner import rollout
 
@@ -161,7 +161,7 @@ def test_the_picture_shows_the_board() -> None:
 @pytest.mark.parametrize("name", ["Sokoban-6x6-2", "Sokoban-7x7-1", "Sokoban-8x8-3", "Sokoban-10x10-4"])
 def test_the_compact_view_is_one_patch_that_holds_the_whole_board(name: str) -> None:
     task = get_task(name).compact()
-    assert prices(task)["compact"] == (3, 3)
+    assert describe(task)["compact_tokens_per_step"] == [3, 3]
     small, large = make(task), make(name)
     size, tile = task.kwargs["size"], task.view["tile"]
     for env in (small, large):

@@ -71,7 +71,7 @@ def test_the_language_peer_answers_at_the_places_asked_for() -> None:
 @pytest.mark.parametrize("task", ["classify-image", "classify-text", "classify-points", "fill-mask"])
 def test_equal_minutes(task: str, tmp_path: Path, answered: Callable[..., Any]) -> None:
     data, _ = make_data(task.replace("fill-mask", "classify-text"), tmp_path)
-    found = answered("bench", "perceiver-scores", task, data, "--minutes", 0.01, "--batch", 8)
+    found = answered("bench", "perceiver-scores", task, data, "training.minutes=0.01", "batch_size=8")
     assert "calico" in found and ("transformers" in found) == (
         task != "classify-points" and importlib.util.find_spec("transformers") is not None)
     for report in found.values():
@@ -81,6 +81,6 @@ def test_equal_minutes(task: str, tmp_path: Path, answered: Callable[..., Any]) 
 
 def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "perceiver-scores", "classify-image", str(tmp_path / "absent.zip")]) == 2
-    assert "--minutes is missing" in capsys.readouterr().err
-    assert main(["bench", "perceiver-scores", "classify-image", str(tmp_path / "absent.zip"), "--minutes", "1"]) == 2
+    assert "training.minutes is missing" in capsys.readouterr().err
+    assert main(["bench", "perceiver-scores", "classify-image", str(tmp_path / "absent.zip"), "training.minutes=1"]) == 2
     assert "absent.zip" in capsys.readouterr().err

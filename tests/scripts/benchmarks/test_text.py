@@ -19,10 +19,11 @@ def test_both_sides_write_the_same() -> None:
     assert cached.shape == (3, 40) and (cached == plain).all() and np.isin(cached, LEGAL).all()
 
 
-def test_the_figures_are_of_what_was_measured() -> None:
-    def seconds(*sides: Callable[[], np.ndarray]) -> list[float]:
-        assert [side().shape for side in sides] == [(8, 4)] * 2
+def test_the_figures_are_of_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(turns: int, *sides: Callable[[], np.ndarray], warm_up: int) -> list[float]:
+        assert turns == 3 and [side().shape for side in sides] == [(8, 4)] * 2
         return [0.5, 4.0]
 
-    assert bench_text(seconds, "tiny", tokens=4) == {
+    monkeypatch.setattr("calico.scripts.benchmarks.text.seconds", seconds)
+    assert bench_text(3, "tiny", tokens=4) == {
         "cached_tokens_per_second": 64, "plain_tokens_per_second": 8, "generation_cache_speedup": pytest.approx(8)}

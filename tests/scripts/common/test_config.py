@@ -3,6 +3,8 @@
 import enum
 import json
 import math
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -101,7 +103,8 @@ def test_values_of_training(override: str, key: str, value: Any) -> None:
     ("out=/tmp/x", "out", Path("/tmp/x")), ("color=BLUE", "color", Color.BLUE),
     ("tags=[a, b]", "tags", ("a", "b")), ("precision=16", "precision", 16),
     ("precision=bf16", "precision", "bf16"), ("teacher.heads=2", "teacher", Backbone(heads=2)),
-    ("teacher=null", "teacher", None), ("sources=[{path: a}]", "sources", [Source(path="a")]),
+    ("teacher=null", "teacher", None), ("teacher={}", "teacher", Backbone()),
+    ("sources=[{path: a}]", "sources", [Source(path="a")]),
     ("sources=[{path: a}, {path: b, weight: 2}]", "sources", [Source(path="a"), Source(path="b", weight=2.0)]),
     ("backbone={width: 4}", "backbone", Backbone(width=4)), ("stages.one.path=x", "stages", {"one": Source(path="x")}),
 ])
@@ -171,6 +174,54 @@ def test_every_mistake_is_one_line_that_names_the_key(override: str, says: str) 
     with pytest.raises(ValueError, match=says) as caught:
         load_config(Config, None, [override])
     assert "\n" not in str(caught.value) and type(caught.value) is ValueError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ball:
+    radius: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    radius: float = 0.0
+    height: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    version: Literal[1, 2] = 1
+    shape: Ball | Box = field(default_factory=Box)    # told apart by their fields
+    color: Color = Color.RED
+
+
+@pytest.mark.parametrize("override, expected", [
+    ("version=2", Shapes(version=2)), ("shape={radius: 3}", Shapes(shape=Ball(radius=3.0))), ("shape={}", Shapes(shape=Ball())),
+    ("shape={radius: 3, height: 1}", Shapes(shape=Box(radius=3.0, height=1.0))),
+    ("shape={height: 1}", Shapes(shape=Box(height=1.0))),
+])
+def test_values_that_a_lenient_check_would_confuse(override: str, expected: Shapes) -> None:
+    assert repr(load_config(Shapes, None, [override])) == repr(expected)
+    assert config_from_json(Shapes, config_to_json(expected)) == expected
+
+
+@pytest.mark.parametrize("override, says", [
+    ("version=true", "version must be one of 1, 2, not true (bool)"), ("version=1.0", "version must be one of 1, 2, not 1.0"),
+    ("version='1'", 'version must be one of 1, 2, not "1" (str)'), ("version=3", "version must be one of 1, 2, not 3 (int)"),
+    ("shape={height: x}", 'shape.height must be a number, not "x" (str)'),
+    ("shape={width: 1}", "shape must be a mapping with the keys radius or a mapping with the keys radius, height, not"),
+    ("shape=3", "shape must be a mapping with the keys radius or"),
+    ("color=[RED]", 'color must be one of RED, BLUE, not ["RED"] (list)'),
+])
+def test_mistakes_that_a_lenient_check_would_let_pass(override: str, says: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        load_config(Shapes, None, [override])
+    assert str(caught.value).startswith(says) and "\n" not in str(caught.value)
+
+
+def test_only_what_loads_configs_waits_for_pydantic() -> None:
+    script = ("import sys; from calico.scripts.common import config; from calico.scripts import main; main.main(['--help']); "
+              "assert 'pydantic' not in sys.modules and 'pydantic_core' not in sys.modules")
+    assert subprocess.run([sys.executable, "-c", script], stdout=subprocess.DEVNULL).returncode == 0
 
 
 @pytest.mark.parametrize("text, says", [
@@ -325,6 +376,13 @@ def test_mistakes_in_a_kind_are_one_line(override: str, says: str) -> None:
     with pytest.raises(ValueError) as caught:
         load_config(Trip, None, [override])
     assert str(caught.value).startswith(says) and "\n" not in str(caught.value)
+
+
+def test_a_mistyped_key_is_refused_though_the_kind_changes_later(tmp_path: Path) -> None:
+    path = written(tmp_path, "by: {kind: car, whels: 3}")
+    with pytest.raises(ValueError, match="unknown key by.whels of kind boat"):
+        load_config(Trip, path, ["by=boat"])
+    assert load_config(Trip, written(tmp_path, "by: {kind: car, wheels: 3}"), ["by=boat"]).by == Boat(doors=5)
 
 
 def test_what_was_given_is_found_without_building_anything(tmp_path: Path) -> None:

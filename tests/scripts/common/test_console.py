@@ -216,6 +216,11 @@ def test_a_resumed_loop_has_an_honest_rate() -> None:
     assert stream.getvalue().splitlines()[-1] == "train: 120 of 120 (100 %) in 10 s, 2/s"
 
 
+def test_items_pass_through_and_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(console.with_progress("read", "sounds")(iter("abc"))) == ["a", "b", "c"]
+    assert "read: 3 of 3 sounds (100 %)" in capsys.readouterr().err
+
+
 def test_a_failed_block_does_not_claim_an_end() -> None:
     stream = io.StringIO()
     with pytest.raises(ValueError, match="boom"), progress("train", stream=stream):

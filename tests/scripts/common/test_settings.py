@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from calico.agent.backbones import KINDS
 from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.backbones.masked_encoder import MaskedEncoderConfig
 from calico.agent.backbones.perceiver import PerceiverConfig
 from calico.agent.backbones.perceiver_ar import PerceiverARConfig
-from calico.agent.model import KINDS, SIZES, named_size
+from calico.agent.model import SIZES, named_size
 from calico.scripts.common.config import config_from_json, config_to_json
 from calico.scripts.common.settings import RunSettings, load_settings
 

@@ -14,7 +14,8 @@ import pytest
 from calico.datasets.episodes import EpisodeReader
 from calico.scripts.main import main
 
-COLLECTOR = "import calico.scripts.collect as c, sys; c.PART_SECONDS = 0.3; sys.exit(c.main(sys.argv[1:]))"
+COLLECTOR = ("import calico.scripts.common.collecting as c, calico.scripts.collect as verb, sys; "
+             "c.PART_SECONDS = 0.3; sys.exit(verb.main(sys.argv[1:]))")
 
 
 def environment() -> dict[str, Any]:

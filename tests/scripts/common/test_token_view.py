@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from calico.scripts.common.inspecting import inspect_target
 from calico.scripts.common.token_view import Inspected, render, token_rows
-from calico.scripts.inspect import inspect_target
 from calico.tokenizers.document import Image, encode_document
 from calico.tokenizers.vocabulary import Vocabulary
 

@@ -38,9 +38,9 @@ def videos(tmp_path: Path) -> Path:
 
 def test_a_run_is_trained_continued_and_used(videos: Path, tmp_path: Path, answered: Callable[..., Any]) -> None:
     run = tmp_path / "run"
-    common = (*AUTOENCODE, "train", videos, "--out", run, "--batch", 2, "--side", 8)
-    answered(*common, "--steps", 1)
-    report = answered(*common, "--steps", 3)
+    common = (*AUTOENCODE, "train", videos, "--out", run, "batch_size=2", "side=8")
+    answered(*common, "training.steps=1")
+    report = answered(*common, "training.steps=3")
     assert report["steps"] == 3 and report["videos"] == 2 and report == json.loads((run / "held_out.json").read_text())
     assert 0 <= report["label_accuracy"] <= 1 and report["video_psnr_of_one_colour"] > 10
 
@@ -60,7 +60,7 @@ def test_a_run_is_trained_continued_and_used(videos: Path, tmp_path: Path, answe
 
 
 def test_what_was_done_to_the_sound_is_said(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [*AUTOENCODE, "train", str(videos), "--out", str(tmp_path / "run"), "--steps", "1", "--batch", "1", "--side", "8"]
+    words = [*AUTOENCODE, "train", str(videos), "--out", str(tmp_path / "run"), "training.steps=1", "batch_size=1", "side=8"]
     assert main(words) == 0
     err = capsys.readouterr().err
     assert "dark.mp4 has no sound: silence takes its place" in err
@@ -70,12 +70,12 @@ def test_what_was_done_to_the_sound_is_said(videos: Path, tmp_path: Path, capsys
 def test_wrong_input_is_one_line(videos: Path, tmp_path: Path, refused: Callable[..., str],
                                  answered: Callable[..., Any]) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
-    assert "--side 9 must be a multiple of 4" in refused(*AUTOENCODE, "train", videos, "--out", run, "--side", 9)
-    answered(*AUTOENCODE, "train", videos, "--out", run, "--steps", 1, "--batch", 1, "--side", 8)
+    assert "side=9 must be a multiple of 4" in refused(*AUTOENCODE, "train", videos, "--out", run, "side=9")
+    answered(*AUTOENCODE, "train", videos, "--out", run, "training.steps=1", "batch_size=1", "side=8")
     clip = videos / "dark" / "dark.mp4"
     assert "lies behind its end" in refused(*AUTOENCODE, "predict", run, clip, "--out", out, "--start", 9)
     assert "the same name" in refused(*AUTOENCODE, "predict", run, clip, clip, "--out", out)
     assert "must be at least 1" in refused(*AUTOENCODE, "predict", run, clip, "--out", out, "--chunks", 0)
     assert "is not a file" in refused(*AUTOENCODE, "predict", run, tmp_path / "x.mp4", "--out", out)
     write_video(videos / "short.mp4", [9] * 5, fps=25)
-    assert "short.mp4 has 5 frames; 8 at least are needed" in refused(*AUTOENCODE, "train", videos, "--out", run, "--side", 8)
+    assert "short.mp4 has 5 frames; 8 at least are needed" in refused(*AUTOENCODE, "train", videos, "--out", run, "side=8")

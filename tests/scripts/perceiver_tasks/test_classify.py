@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from calico.agent import checkpoint
 from calico.agent.perceiver.layers import LatentConfig
 from calico.agent.perceiver.sizes import SMALL
+from calico.agent.training.trainer import Trainer
 from calico.datasets.images import encode_file
 from calico.scripts.main import main
 
@@ -61,8 +62,8 @@ def make_data(task: str, folder: Path) -> tuple[Path, list[str]]:
     return folder / "f.zip", [str(folder / name.replace("/", "_")) for name in asked]
 
 
-OPTIONS = {"classify-text": ["--length", "64"], "classify-image": ["--side", "8", "--no-mirror"], "classify-audio": [],
-           "classify-points": ["--points", "32", "--turn", "none"]}
+OPTIONS = {"classify-text": ["length=64"], "classify-image": ["side=8", "mirror=false"], "classify-audio": [],
+           "classify-points": ["points=32", "turn=none"]}
 
 
 @pytest.mark.parametrize("task", OPTIONS)
@@ -71,8 +72,8 @@ def test_it_learns_measures_and_answers(task: str, tmp_path: Path, capsys: pytes
         pytest.importorskip("av")
     data, asked = make_data(task, tmp_path)
     run = str(tmp_path / "run")
-    words = ["perceive", task, "train", str(data), "--out", run, "--steps", "40", "--batch", "16", "--learning-rate", "3e-3",
-             *OPTIONS[task]]
+    words = ["perceive", task, "train", str(data), "training.steps=40", "batch_size=16",
+             "optimizer.learning_rate=3e-3", *OPTIONS[task], "--out", run]
     assert main(words) == 0
     shown = capsys.readouterr()
     assert "held-out samples, trained on" in shown.out and shown.err.splitlines()[-1].startswith(f"wrote {run}")
@@ -95,27 +96,26 @@ def test_it_learns_measures_and_answers(task: str, tmp_path: Path, capsys: pytes
 def test_stopping_and_continuing_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     data, _ = make_data("classify-image", tmp_path)
-    words = ["perceive", "classify-image", "train", str(data), "--steps", "12", "--batch", "8", "--side", "8"]
+    words = ["perceive", "classify-image", "train", str(data), "training.steps=12", "batch_size=8", "side=8"]
     assert main([*words, "--out", str(tmp_path / "whole")]) == 0
-    from calico.agent.training.supervised import Supervised
-    step = Supervised.train_step
+    step = Trainer.train_step
 
-    def interrupted(self: Any, batch: Any) -> Any:
+    def interrupted(self: Any, batches: Any) -> Any:
         if self.step == 7:
             raise KeyboardInterrupt                            # a kill: what was saved at step 7 is all that is left
-        return step(self, batch)
+        return step(self, batches)
 
-    monkeypatch.setattr(Supervised, "train_step", interrupted)
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
     assert main([*words, "--out", str(tmp_path / "parts")]) == 130
-    monkeypatch.setattr(Supervised, "train_step", step)
+    monkeypatch.setattr(Trainer, "train_step", step)
     assert main([*words, "--out", str(tmp_path / "parts")]) == 0
     one, other = (load_file(checkpoint.find(tmp_path / name) / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     capsys.readouterr()
-    assert main([*words, "--out", str(tmp_path / "parts"), "--no-mirror"]) == 2
-    assert "holds a run with other settings: input.mirror is false but was true" in capsys.readouterr().err
-    assert main(["perceive", "classify-image", "train", str(data), "--out", str(tmp_path / "tuned"), "--init",
-                 str(tmp_path / "whole"), "--steps", "1", "--batch", "8"]) == 0
+    assert main([*words, "--out", str(tmp_path / "parts"), "mirror=false"]) == 2
+    assert "holds a run with other settings: mirror is false but was true" in capsys.readouterr().err
+    assert main(["perceive", "classify-image", "train", str(data), "--out", str(tmp_path / "tuned"),
+                 f"init={tmp_path / 'whole'}", "training.steps=1", "batch_size=8"]) == 0
     tuned = load_file(checkpoint.find(tmp_path / "tuned") / "model.safetensors")
     assert (tuned["encoder.latents"] - one["encoder.latents"]).abs().max() < 0.01    # one step from where `whole` stopped
 
@@ -131,7 +131,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, asked = make_data("classify-image", tmp_path)
     run, out = str(tmp_path / "run"), str(tmp_path / "other")
-    words = ["perceive", "classify-image", "train", str(data), "--out", run, "--steps", "1", "--batch", "4", "--side", "8"]
+    words = ["perceive", "classify-image", "train", str(data), "--out", run, "training.steps=1", "batch_size=4", "side=8"]
     assert main(words) == 0
     (tmp_path / "junk.png").write_bytes(b"junk")
     np.savez(tmp_path / "nan.npz", images=np.full((2, 4, 4), np.nan))
@@ -141,10 +141,11 @@ def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "nothing.png: there is no such file" in refused(capsys, *predict, "nothing.png")
     assert "is a checkpoint of classify-image" in refused(capsys, "classify-audio", "predict", run, "x.wav")
     assert "is a checkpoint of classify-image, one of classify-text or fill-mask" in refused(
-        capsys, "classify-text", "train", str(make_data("classify-text", tmp_path)[0]), "--out", out, "--init", run)
+        capsys, "classify-text", "train", str(make_data("classify-text", tmp_path)[0]), "--out", out, f"init={run}")
     assert "does not split into patches of 4 pixels" in refused(
-        capsys, "classify-image", "train", str(data), "--out", out, "--side", "30", "--size", "patches")
-    assert "--batch 0 must be at least 1" in refused(capsys, "classify-image", "train", str(data), "--out", out, "--batch", "0")
+        capsys, "classify-image", "train", str(data), "--out", out, "side=30", "size=patches")
+    said = refused(capsys, "classify-image", "train", str(data), "--out", out, "batch_size=0")
+    assert "batch_size=0 must be at least 1" in said
     assert "neither a folder nor a .zip" in refused(capsys, "classify-image", "train", "nowhere", "--out", out)
     assert not (tmp_path / "other").exists()
 
@@ -153,14 +154,14 @@ def test_long_texts_are_cut_and_sounds_resampled_aloud(tmp_path: Path, capsys: p
     pytest.importorskip("av")
     text, _ = make_data("classify-text", tmp_path)
     run = str(tmp_path / "text")
-    assert main(["perceive", "classify-text", "train", str(text), "--out", run, "--steps", "1", "--batch", "4",
-                 "--length", "16"]) == 0
+    assert main(["perceive", "classify-text", "train", str(text), "--out", run, "training.steps=1", "batch_size=4",
+                 "length=16"]) == 0
     assert "of 80 texts are longer than 16 bytes and are cut" in capsys.readouterr().err
     assert main(["perceive", "classify-text", "predict", run, "good " * 20]) == 0
     assert "1 of 1 texts are longer than 16 bytes and are cut" in capsys.readouterr().err
     sounds, _ = make_data("classify-audio", tmp_path)
     run = str(tmp_path / "sound")
-    assert main(["perceive", "classify-audio", "train", str(sounds), "--out", run, "--steps", "1", "--batch", "4"]) == 0
+    assert main(["perceive", "classify-audio", "train", str(sounds), "--out", run, "training.steps=1", "batch_size=4"]) == 0
     (tmp_path / "fast.wav").write_bytes(wav(tone(300, 0.2, 44100), 44100))
     capsys.readouterr()
     assert main(["perceive", "classify-audio", "predict", run, str(tmp_path / "fast.wav")]) == 0
@@ -177,6 +178,6 @@ def test_a_hugging_face_model_is_asked_and_fine_tuned(tmp_path: Path, capsys: py
     assert main(["perceive", "classify-image", "predict", str(tmp_path / "hf"), *asked, "--json"]) == 0
     answers = json.loads(capsys.readouterr().out)
     assert {answer["class"] for answer in answers} <= {"dark", "light"}
-    assert main(["perceive", "classify-image", "train", str(data), "--init", str(tmp_path / "hf"), "--out",
-                 str(tmp_path / "run"), "--steps", "30", "--batch", "16", "--learning-rate", "3e-3"]) == 0
+    assert main(["perceive", "classify-image", "train", str(data), f"init={tmp_path / 'hf'}", "--out",
+                 str(tmp_path / "run"), "training.steps=30", "batch_size=16", "optimizer.learning_rate=3e-3"]) == 0
     assert json.loads((tmp_path / "run" / "held_out.json").read_text())["accuracy"] > 0.9

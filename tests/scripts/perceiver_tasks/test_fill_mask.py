@@ -74,8 +74,8 @@ def test_it_learns_fills_in_and_serves_classification(tmp_path: Path, capsys: py
     lines = [{"text": f"{i} is {'odd' if i % 2 else 'even'} {'yes' * (i % 3)}", "label": i % 2} for i in range(80)]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
     run = str(tmp_path / "run")
-    words = ["perceive", "fill-mask", "train", str(data), "--out", run, "--steps", "30", "--batch", "16", "--length", "64",
-             "--learning-rate", "3e-3"]
+    words = ["perceive", "fill-mask", "train", str(data), "--out", run, "training.steps=30", "batch_size=16",
+             "length=64", "optimizer.learning_rate=3e-3"]
     assert main(words) == 0
     report = json.loads((tmp_path / "run" / "held_out.json").read_text())
     assert report["bits_per_byte"] < 6 and report["steps"] == 30
@@ -92,8 +92,8 @@ def test_it_learns_fills_in_and_serves_classification(tmp_path: Path, capsys: py
     assert "there is no [MASK] in 'no blank'" in capsys.readouterr().err
 
     tuned = tmp_path / "tuned"
-    assert main(["perceive", "classify-text", "train", str(data), "--init", run, "--out", str(tuned), "--steps", "1",
-                 "--batch", "8"]) == 0
+    assert main(["perceive", "classify-text", "train", str(data), f"init={run}", "--out", str(tuned), "training.steps=1",
+                 "batch_size=8"]) == 0
     one, other = (load_file(checkpoint.find(folder) / "model.safetensors") for folder in (run, tuned))
     assert (one["encoder.latents"] - other["encoder.latents"]).abs().max() < 0.01
     assert main(["perceive", "classify-text", "predict", str(tuned), "8 is even"]) == 0

@@ -48,9 +48,10 @@ def write_pairs(folder: Path) -> Path:
 
 def test_a_run_is_trained_continued_and_used(tmp_path: Path, answered: Callable[..., Any]) -> None:
     run, (first, second) = tmp_path / "run", write_frames(tmp_path)
-    common = (*FLOW, "train", "textures", "--out", run, "--batch", 2, "--pairs", write_pairs(tmp_path), "--scales", "2,1")
-    answered(*common, "--steps", 2)
-    report = answered(*common, "--steps", 3)
+    common = (*FLOW, "train", "textures", "--out", run, "batch_size=2",
+              f"pairs={write_pairs(tmp_path)}", "scales=[2, 1]")
+    answered(*common, "training.steps=2")
+    report = answered(*common, "training.steps=3")
     assert report["steps"] == 3 and report == json.loads((run / "held_out.json").read_text())
     assert report["end_point_error"] > 0 and report["zero_flow"] > 0
     (pair,) = report["pairs"]
@@ -74,7 +75,7 @@ def test_pictures_are_shown_beside_textures(tmp_path: Path, answered: Callable[.
     pictures.mkdir()
     assert "holds no PNG" in refused(*FLOW, "train", pictures, "--out", tmp_path / "run")
     write_frames(pictures)
-    common = (*FLOW, "train", pictures, "--out", tmp_path / "run", "--batch", 2, "--steps", 1)
+    common = (*FLOW, "train", pictures, "--out", tmp_path / "run", "batch_size=2", "training.steps=1")
     assert answered(*common)["steps"] == 1
     assert "holds a run with other settings" in refused(*common[:2], "train", "textures", *common[4:])
 
@@ -96,7 +97,7 @@ def test_a_published_checkpoint_sees_frames_larger_than_its_tiles(tmp_path: Path
 def test_wrong_input_is_one_line(tmp_path: Path, refused: Callable[..., str], answered: Callable[..., Any]) -> None:
     first, second = write_frames(tmp_path, second=(20, 29))
     run = tmp_path / "run"
-    answered(*FLOW, "train", "textures", "--out", run, "--steps", 1, "--batch", 2)
+    answered(*FLOW, "train", "textures", "--out", run, "training.steps=1", "batch_size=2")
     assert "two of the same size" in refused(*FLOW, "predict", run, first, second, "--out", tmp_path / "out")
     assert "1 frames came" in refused(*FLOW, "predict", run, first, "--out", tmp_path / "out")
     assert "is not a file" in refused(*FLOW, "predict", run, first, tmp_path / "c.png", "--out", tmp_path / "out")
@@ -104,7 +105,7 @@ def test_wrong_input_is_one_line(tmp_path: Path, refused: Callable[..., str], an
     assert "give the truth of these frames" in refused(*FLOW, "predict", run, first, first, "--out", tmp_path / "o", "--truth",
                                                        tmp_path / "t.flo")
     assert not (tmp_path / "out").exists() and not (tmp_path / "o").exists()
-    assert "--batch 1 must be at least 2" in refused(*FLOW, "train", "textures", "--out", run, "--batch", 1)
+    assert "batch_size=1 must be at least 2" in refused(*FLOW, "train", "textures", "--out", run, "batch_size=1")
     assert "neither a folder nor" in refused(*FLOW, "train", tmp_path / "none.zip", "--out", run)
 
 

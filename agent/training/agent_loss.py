@@ -1,0 +1,41 @@
+"""The agent's loss for the training loop: next-token cross-entropy over all targets of a step, kept apart by source."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from ..loss import target_losses, trained_targets
+from ..model import Model
+from .trainer import PER_SOURCE, SHARE, LossFunction, Mean
+
+
+class Batch(Protocol):
+    """What the loss needs of a batch: Tokens (batch, seq) as NumPy arrays and the source of each row, int (batch,)."""
+
+    @property
+    def tokens(self) -> Any: ...
+
+    @property
+    def source(self) -> Any: ...
+
+
+def agent_loss(sources: Sequence[str]) -> LossFunction[Model]:
+    """The loss of batches whose rows come from these sources, in the order of the numbers in `Batch.source`.
+
+    Its numbers: "tokens", and per source "loss/<source>" (mean over its targets, in nats) and "share/<source>" (of the rows).
+    """
+    def loss(model: Model, batch: Batch) -> tuple[Mean, Mapping[str, Any]]:
+        device = next(model.parameters()).device
+        tokens, source = batch.tokens.to_torch(device), torch.as_tensor(batch.source, device=device).long()
+        losses, rows = target_losses(model, tokens, trained_targets(model, tokens))
+        sums, counts = torch.zeros(2, len(sources), device=device).unbind()
+        sums.index_add_(0, source[rows], losses.detach())
+        counts.index_add_(0, source[rows], torch.ones_like(losses))
+        filled = torch.bincount(source, minlength=len(sources))
+        numbers: dict[str, Any] = {"tokens": tokens.ids.numel()}
+        for i, name in enumerate(sources):
+            numbers[PER_SOURCE + name] = Mean(sums[i], counts[i])
+            numbers[SHARE + name] = Mean(filled[i], len(source))
+        return Mean(losses.sum(), len(losses)), numbers
+    return loss

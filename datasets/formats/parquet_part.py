@@ -1,0 +1,219 @@
+"""One .parquet file of episodes and its sidecar: what the sidecar holds, and every check before a row is believed.
+
+The layout is described in ../episodes.py.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..columns import Column, action_name, column_values, is_label, label_values
+from ..publish import file_sha256
+
+FORMAT = 2                     # version of the layout; readers take every version up to their own. 2: labels
+MAX_GROUP_BYTES = 1 << 30      # a row group that would need more memory than this is refused before it is read
+MAX_SIDECAR_BYTES = 1 << 28
+PACKAGES = ("calico-agent", "gymnasium", "ale-py", "minigrid", "mujoco", "numpy", "pyarrow")
+STEP_TYPES = {"reward": pa.float64(), "demonstrated": pa.bool_(), "terminated": pa.bool_(), "truncated": pa.bool_(),
+              "episode": pa.int32(), "seed": pa.int64(), "timestep": pa.int32()}
+
+
+def sidecar_path(path: Path) -> Path:
+    """`_part-00000.json` for `part-00000.parquet`."""
+    return path.with_name(f"_{path.stem}.json")
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Read and check one sidecar.
+
+    Raises:
+        ValueError: missing, not JSON, changed since it was written, of a newer format.
+    """
+    if not path.exists():
+        raise ValueError(f"{path} is missing; each .parquet file needs the sidecar that was written with it")
+    if path.stat().st_size > MAX_SIDECAR_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes; sidecars have at most {MAX_SIDECAR_BYTES}")
+    try:
+        sidecar = json.loads(path.read_bytes())
+        version, digest = sidecar["format"], sidecar["digest"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is not a sidecar of episodes: {str(error) or type(error).__name__}") from error
+    if not isinstance(version, int) or version > FORMAT:
+        raise ValueError(f"{path} has format version {version}, this Calico reads up to {FORMAT}; upgrade it: "
+                         f"pip install --upgrade calico-agent")
+    if digest != sidecar_digest(sidecar):
+        raise ValueError(f"{path} does not match its own digest: it was damaged or edited after it was written")
+    return sidecar
+
+
+class Part:
+    """One opened .parquet file with its sidecar; see EpisodeReader.
+
+    Attributes:
+        path, sidecar: the file, and the values of its sidecar.
+        columns: column name -> Column of every leaf.
+        lengths: int64 (episodes,), steps per episode.
+        rows_per_group: rows in each row group but an episode's last.
+        first_group: int64 (episodes + 1,), where each episode's row groups begin.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: pq.ParquetFile | None = None
+        self._process = 0
+        side = sidecar_path(path)
+        self.sidecar = read_sidecar(side)
+        if not path.exists():
+            raise ValueError(f"{path} is missing, its sidecar {side.name} is there; copy both or neither")
+        if file_sha256(path) != self.sidecar["sha256"]:
+            raise ValueError(f"{path} does not match its SHA-256 in {side.name}: it was damaged or changed after "
+                             f"it was written; restore it from a copy or collect it again")
+        with damage(side, "sidecar"):
+            self.columns = {name: Column.from_json(value) for name, value in self.sidecar["columns"].items()}
+            self.rows_per_group = int(self.sidecar["rows_per_group"])
+            self.lengths = np.array([e["length"] for e in self.sidecar["episodes"]], np.int64)
+            if self.rows_per_group < 1 or (self.lengths < 0).any():
+                raise ValueError("a length or rows_per_group that cannot be")
+            groups = -(-(self.lengths + 1) // self.rows_per_group)
+            self.first_group = np.concatenate([[0], np.cumsum(groups)]).astype(np.int64)
+        self._check_columns()
+        self._check_row_groups()
+
+    def _check_columns(self) -> None:
+        expected = {n: c.type for n, c in self.columns.items() if c.size} | STEP_TYPES
+        with damage(self.path, "footer"):
+            found = {f.name: f.type.value_type if pa.types.is_dictionary(f.type) else f.type
+                     for f in self._open().schema_arrow}
+        for name in sorted(expected | found):
+            if expected.get(name) != found.get(name):
+                raise ValueError(f"{self.path}: column {name!r} is {found.get(name, 'missing')}, expected "
+                                 f"{expected.get(name, 'no such column')}; was it written by another program?")
+
+    def _check_row_groups(self) -> None:
+        with damage(self.path, "footer"):
+            footer = self._open().metadata
+        expected, width = int(self.first_group[-1]), sum(c.width for c in self.columns.values()) + 32
+        if footer.num_row_groups != expected:
+            raise ValueError(f"{self.path} has {footer.num_row_groups} row groups, its sidecar lists {expected}")
+        for episode, length in enumerate(self.lengths.tolist()):
+            for group in range(int(self.first_group[episode]), int(self.first_group[episode + 1])):
+                rows = self.rows_of(length, group - int(self.first_group[episode]))
+                entry = footer.row_group(group)
+                if entry.num_rows != rows:
+                    raise ValueError(f"{self.path}, row group {group} has {entry.num_rows} rows, "
+                                     f"its sidecar says {rows}")
+                # Repeated values compress without bound and the file's own sizes can lie: rows x width cannot.
+                if max(rows * width, entry.total_byte_size) > MAX_GROUP_BYTES:
+                    raise ValueError(f"{self.path}, row group {group}: {rows} rows of {width} bytes exceed the limit "
+                                     f"of {MAX_GROUP_BYTES >> 20} MiB; refused before reading")
+
+    def rows_of(self, length: int, group: int) -> int:
+        """Rows in the `group`-th row group of an episode of `length` steps."""
+        return min(self.rows_per_group, length + 1 - group * self.rows_per_group)
+
+    def _open(self) -> pq.ParquetFile:
+        # A handle is not shared with forked loader workers; each opens its own.
+        if self._file is None or self._process != os.getpid():
+            # Text comes as a dictionary: a mission repeated on each row takes no memory, however long it is.
+            text = [name for name, column in self.columns.items() if column.dtype == "str"]
+            self._file = pq.ParquetFile(self.path, page_checksum_verification=True, read_dictionary=text)
+            self._process = os.getpid()
+        return self._file
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}
+
+    def read(self, episode: int, group: int) -> dict[str, np.ndarray]:
+        """Leaves, `reward` and `demonstrated` of an episode's `group`-th row group; actions and labels end before its last row.
+
+        Raises:
+            ValueError: damaged, with the file and row group.
+        """
+        length, number = int(self.lengths[episode]), int(self.first_group[episode]) + group
+        rows = self.rows_of(length, group)
+        steps = min(rows, length - group * self.rows_per_group)
+        columns = self.columns | {"reward": Column("float64", ()), "demonstrated": Column("bool", ())}
+        with damage(self.path, f"row group {number}"):
+            names = [name for name, column in columns.items() if column.size]
+            table = self._open().read_row_group(number, columns=names, use_threads=False)
+            table.validate(full=True)   # Arrow itself trusts the offsets of what it reads
+            found = {name: column_values(column, table[name] if column.size else None,
+                                         rows if name.startswith("observation") else steps)
+                     for name, column in columns.items() if not is_label(name)}
+            return found | {name: label_values(column, table[name] if column.size else None, found[action_name(name)])
+                            for name, column in columns.items() if is_label(name)}
+
+    def demonstrated(self, episode: int) -> np.ndarray:
+        """bool (steps,): that column of an episode.
+
+        Raises:
+            ValueError: damaged, with the file and row groups.
+        """
+        first, stop = self.first_group[episode:episode + 2].tolist()
+        with damage(self.path, f"row groups {first} to {stop - 1}"):
+            table = self._open().read_row_groups(list(range(first, stop)), columns=["demonstrated"], use_threads=False)
+            table.validate(full=True)
+            return column_values(Column("bool", ()), table["demonstrated"], int(self.lengths[episode]))
+
+
+@contextlib.contextmanager
+def damage(path: Path, where: str) -> Iterator[None]:
+    """Turn whatever Arrow says about broken data into one ValueError that names the file and the place."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}, {where}: cannot be read ({reason}); it is damaged or not one of Calico's") from error
+
+
+def plain_json(value: Any, what: str, indent: int | None = None) -> str:
+    """JSON text of plain values; NumPy scalars and arrays become numbers and lists.
+
+    Raises:
+        ValueError: something has no JSON form (also NaN and infinity, which JSON does not know).
+    """
+    def convert(item: Any) -> Any:
+        if isinstance(item, np.generic | np.ndarray):
+            return item.tolist()
+        raise TypeError(f"{type(item).__name__} has no JSON form")
+
+    try:
+        return json.dumps(value, allow_nan=False, default=convert, indent=indent)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} must hold plain JSON values: {error}") from error
+
+
+def sidecar_digest(sidecar: Mapping[str, Any]) -> str:
+    """SHA-256 of a sidecar's values, whatever its layout as text; the key `digest` is left out."""
+    values = {key: value for key, value in sidecar.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def part_paths(folder: Path) -> list[Path]:
+    """The finished parts of a folder in order of their names, or the one file.
+
+    Raises:
+        ValueError: nothing there.
+    """
+    if folder.is_dir():
+        sidecars = sorted(folder.glob("_*.json"))
+        parts = [p.with_name(p.stem[1:] + ".parquet") for p in sidecars]
+        unfinished = sorted(set(folder.glob("[!._]*.parquet")) - set(parts))
+        for path in unfinished:
+            # Its writer was killed between the two renames, or a copy left the sidecar behind: not silently.
+            warnings.warn(f"{path} is not counted: it has no sidecar {sidecar_path(path).name}", stacklevel=3)
+        if not parts:
+            raise ValueError(f"{folder} holds no episodes (no .parquet file with its sidecar); collect some first")
+        return parts
+    if not folder.exists():
+        raise ValueError(f"{folder} does not exist; give a folder of episodes or one .parquet file")
+    return [folder]

@@ -1,0 +1,150 @@
+"""Parquet files whose rows are captions or dialogues, as the Hugging Face hub serves them.
+
+    image: {bytes, path}, text or caption(s)              captioned pictures
+    messages or conversations: list<{role, content}>      chats; with image or images: {bytes, path} about pictures
+    any other columns that dialogues.py knows
+
+A file inside a row (a struct of `bytes` and `path`) is named "ROW/NUMBER" in the record; TableImages and TableSounds read it by
+this name. Without bytes its path is the name of a file beside the table. Row groups are read whole and the latest ones are
+kept.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..byte_cache import ByteCache
+from ..images import ImageStore
+from ..publish import file_sha256
+from ..records import Check, check_record
+from ..sounds import SoundStore
+
+CACHE_BYTES = 1 << 28
+SPLITS = {"train", "test", "validation", "val", "dev"}
+
+
+class ParquetRecords(Sequence[dict[str, Any]]):
+    """The rows of a Parquet file, or of the files of a folder; every one is checked once, then read again when asked for.
+
+    Args and Raises: as JsonLines; a folder that holds files of several splits (train-..., test-...).
+    """
+
+    def __init__(self, path: str | Path, check: Check) -> None:
+        self.path = Path(path)
+        self._cache: ByteCache[int, pa.Table] = ByteCache(CACHE_BYTES, attrgetter("nbytes"))
+        self.files = sorted(self.path.glob("*.parquet")) if self.path.is_dir() else [self.path]
+        if len(splits := sorted({file.name.partition("-")[0] for file in self.files} & SPLITS)) > 1:
+            raise ValueError(f"{self.path} holds the splits {', '.join(splits)}; put each into a folder of its own and name "
+                             f"one")
+        self._groups: list[tuple[Path, int]] = []       # file, and row group in it
+        lengths = []
+        for name in self.files:
+            try:
+                with pq.ParquetFile(name) as file:
+                    lengths += [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+            except (pa.ArrowException, OSError) as error:
+                raise ValueError(f"{name} is not a readable Parquet file: {' '.join(str(error).split())}") from error
+            self._groups += [(name, group) for group in range(len(lengths) - len(self._groups))]
+        self._ends = np.cumsum(lengths)
+        self.has_files = False       # whether any row holds one
+        for index in range(len(self)):
+            files: list[bytes] = []
+            check_record(_named(self._row(index), index, files), check, self.place(index))
+            self.has_files |= bool(files)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: Any) -> Any:
+        """Row `index`: values that are null are left out, files inside it are named."""
+        return _named(self._row(index), index, [])
+
+    def file(self, name: str) -> bytes:
+        """The file inside a row that has this name."""
+        row, _, number = name.partition("/")
+        files: list[bytes] = []
+        _named(self._row(int(row)), int(row), files)
+        return files[int(number)]
+
+    def _row(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]
+        group = int(np.searchsorted(self._ends, index, side="right"))
+        table = self._cache.get(group, lambda: self._group(group))
+        return table.slice(index - (int(self._ends[group - 1]) if group else 0), 1).to_pylist()[0]
+
+    def _group(self, group: int) -> pa.Table:
+        path, number = self._groups[group]
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                table = file.read_row_group(number)
+            table.validate(full=True)
+            return table
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise ValueError(f"{path}, row group {number}: cannot be read ({' '.join(str(error).split())})") from error
+
+    def place(self, index: int) -> str:
+        """File and row of a record."""
+        return f"{self.path}, row {index}"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the files."""
+        return " ".join(map(file_sha256, self.files))
+
+
+def _named(value: Any, row: int, files: list[bytes]) -> Any:
+    """A row without its null values; files inside it are replaced by their names and put into `files`."""
+    match value:
+        case {"bytes": bytes(data)}:
+            files.append(data)
+            return f"{row}/{len(files) - 1}"
+        case {"bytes": None, "path": str(path)}:
+            return path
+        case dict():
+            return {key: _named(inner, row, files) for key, inner in value.items() if inner is not None}
+        case list():
+            return [_named(inner, row, files) for inner in value]
+    return value
+
+
+class TableImages(ImageStore):
+    """The pictures inside the rows of a table."""
+
+    def __init__(self, records: ParquetRecords, *, max_side: int | None = 64, cache_bytes: int = 1 << 27) -> None:
+        self.path, self.max_side, self.remarks, self.records = records.path, max_side, Counter(), records
+        self._cache = ByteCache(cache_bytes, attrgetter("nbytes"))
+
+    def __contains__(self, name: str) -> bool:
+        return True            # the record has named it
+
+    def read(self, name: str) -> bytes:
+        """The picture's bytes."""
+        return self.records.file(name)
+
+    def fingerprint(self, names: Sequence[str]) -> str:
+        """Identifies the table."""
+        return self.records.fingerprint
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__
+
+
+class TableSounds(SoundStore):
+    """The sounds inside the rows of a table."""
+
+    def __init__(self, records: ParquetRecords, *, rate: int, cache_bytes: int = 1 << 29) -> None:
+        self.path, self.rate, self.records = records.path, rate, records
+        self.own_rates, self.remarks = {}, Counter()
+        self._cache = ByteCache(cache_bytes, attrgetter("nbytes"))
+
+    __contains__ = TableImages.__contains__
+    read = TableImages.read
+    fingerprint = TableImages.fingerprint
+    __getstate__ = TableImages.__getstate__

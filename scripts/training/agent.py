@@ -1,0 +1,93 @@
+"""An agent's training run, from its settings to its checkpoints: the work of `calico train`."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calico.agent import checkpoint
+from calico.agent.agent import Agent
+from calico.agent.hardware import usable_device
+from calico.agent.model import Model
+from calico.agent.training.agent_loss import agent_loss
+from calico.agent.training.trainer import PER_SOURCE, Sums, Trainer
+from calico.datasets.mixture import Mixture, prefetched
+from calico.scripts.common import console
+from calico.scripts.common.config import config_from_json, config_to_json, save_resolved
+from calico.scripts.common.settings import RunSettings
+from calico.scripts.common.sources import (
+    OpenedSource,
+    build_mixture,
+    model_config,
+    open_sources,
+    resampled,
+    task_specs,
+    text_tokenizer,
+)
+from calico.scripts.training.runs import LENGTH, begin_or_continue, check_written_by, run_with_progress_bar
+from calico.tokenizers.vocabulary import Vocabulary
+
+FREE = ("out", "data.workers", *LENGTH)      # what a continued run may change
+HELD_OUT_BATCHES = 4                         # that are measured, where sources hold something out; the same ones each time
+
+
+def train(settings: RunSettings, device: str = "cpu") -> Path:
+    """Train to the last step, continuing from the run's latest checkpoint if there is one; returns the run's folder.
+
+    Raises:
+        ValueError: no such device, an empty mixture, data that cannot be read or that differ from those the run began with.
+        checkpoint.CheckpointError: a damaged checkpoint.
+    """
+    run, training = Path(settings.out), settings.training
+    usable_device(device)
+    opened = open_sources(settings)
+    for line in resampled(opened):
+        console.note(line)
+    with begin_or_continue(run, config_to_json(settings), FREE, device=device, before=config_of, any_order=True) as saved:
+        if saved is None:
+            text = text_tokenizer(settings, opened)
+            vocabulary = Vocabulary(settings.vocabulary)
+            specs = task_specs(opened, settings, vocabulary, text)
+            agent = Agent.build(model_config(opened, settings), vocabulary, text, specs, seed=training.seed, device=device)
+        else:
+            agent = Agent.from_checkpoint(saved, device)
+        mixture = build_mixture(opened, settings, agent.vocabulary, agent.text)
+        trainer = Trainer(agent.model, agent_loss(mixture.names), settings.optimizer, training)
+        if saved is not None:
+            mixture.check_state(saved.documents["mixture"])
+            trainer.restore(saved)
+        save_resolved(settings, run / "config.json")
+        documents = {**agent.documents(), "config": config_to_json(settings), "mixture": mixture.state()}
+        batch_of = prefetched(mixture, trainer.step * training.accumulate, training.steps * training.accumulate,
+                              settings.data.workers)
+        run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, agent.files(),
+                              evaluate=held_out_loss(opened, settings, agent))
+    return run
+
+
+def config_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
+    """The config of a run of this command; settings that are newer than the run have their defaults."""
+    check_written_by("train", saved, ("config", "mixture"))
+    return config_to_json(config_from_json(RunSettings, saved.documents["config"]))
+
+
+def held_out_loss(opened: list[OpenedSource], settings: RunSettings,
+                  agent: Agent) -> Callable[[Model], Mapping[str, float]] | None:
+    """Mean loss on what the sources hold out, in nats: of all targets, and per source; None where nothing is held out."""
+    kept = [source for source in opened if len(source.splits[1].numbers) and source.settings.weight]
+    if not kept:
+        return None
+    mixture: Mixture = build_mixture(kept, settings, agent.vocabulary, agent.text, held_out=True)
+    batches, loss = [mixture.batch(number) for number in range(HELD_OUT_BATCHES)], agent_loss(mixture.names)
+
+    def evaluate(model: Model) -> dict[str, float]:
+        torch.manual_seed(0)         # for backbones that draw some of the targets
+        sums = Sums()
+        for batch in batches:
+            total, numbers = loss(model, batch)
+            sums.add(total, numbers)  # type: ignore[arg-type]
+        found = {name: mean for name, mean in sums.numbers.items() if name.startswith(PER_SOURCE) and mean.count}
+        return {"loss": sums.loss.value} | {name: mean.value for name, mean in found.items()} if found else {}
+
+    return evaluate

@@ -1,0 +1,210 @@
+"""Classification, whatever the network: labelled data in batches, held-out report, confusion picture, and answers.
+
+`calico perceive classify-...` (Perceivers from nothing) and `calico finetune` (data2vec encoders) both stand on it.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from calico.agent.hardware import Precision, autocast
+from calico.agent.training.trainer import Batch, Trainer
+from calico.datasets.file_store import MAX_FILE_BYTES
+from calico.datasets.records import JsonLines, require_text
+from calico.datasets.samples.labelled import Labelled
+from calico.datasets.streams import shuffled, stream
+from calico.scripts.common import console
+from calico.scripts.training.encoder_data import by_length
+
+BATCH = 128      # samples that are classified together
+
+# samples, and a generator for a varied view of each (None: the one view of use) -> what the network reads, in its order
+Prepare = Callable[[list[Any], np.random.Generator | None], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learnt from and what is held out.
+
+    Attributes:
+        learnt, held_out: int64, indices into `data`.
+        prepare: samples -> inputs of the network.
+        varied: training shows varied views.
+    """
+
+    data: Labelled
+    learnt: np.ndarray
+    held_out: np.ndarray
+    prepare: Prepare
+    varied: bool = True
+
+    def batches(self, size: int, seed: int) -> Callable[[int], Batch]:
+        """The batch of a number: each epoch a new order, each time new views."""
+        def batch_of(number: int) -> Batch:
+            rows = self.learnt[shuffled(len(self.learnt), size, number, seed)]
+            views = stream(seed, "views", number) if self.varied else None
+            made = self.prepare([self.data.samples[row] for row in rows], views)
+            return {**made, "labels": torch.from_numpy(self.data.labels[rows])}
+        return batch_of
+
+    @cached_property
+    def kept(self) -> list[Any]:
+        """The held-out samples."""
+        return [self.data.samples[row] for row in self.held_out]
+
+    def accuracy(self, model: nn.Module) -> dict[str, float]:
+        """On the held-out samples."""
+        found = probabilities(model, self.prepare, self.kept)
+        return {"accuracy": float((found.argmax(axis=1) == self.data.labels[self.held_out]).mean())}
+
+    def report(self, trainer: Trainer[Any], run: Path, name: str) -> dict[str, Any]:
+        """The held-out report of a run that has ended, which is also written there, with a picture of the confusion."""
+        chances = probabilities(trainer.final, self.prepare, self.kept, trainer.config.precision)
+        found = held_out_report(chances, self.data.labels[self.held_out], self.data.classes) | {
+            "task": name, "train": len(self.learnt), **costs(trainer)}
+        write_report(found, run)
+        draw_confusion(found, run / "confusion.png")
+        return found
+
+
+def costs(trainer: Trainer[Any]) -> dict[str, Any]:
+    """What a run took, for its report."""
+    return {"steps": trainer.step, "minutes": round(trainer.seconds / 60, 2),
+            "core_minutes": round(trainer.core_seconds / 60, 2),
+            "parameters": sum(p.numel() for p in trainer.model.parameters())}
+
+
+def write_report(report: Mapping[str, Any], run: Path) -> None:
+    """RUN/held_out.json."""
+    (run / "held_out.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+@torch.inference_mode()
+def probabilities(model: nn.Module, prepare: Prepare, samples: Sequence[Any],
+                  precision: Precision | None = None) -> np.ndarray:
+    """float32 (n, classes) of whole samples; those of like length are classified together, which saves padding.
+
+    precision: None: as the caller has set it.
+    """
+    device = next(model.parameters()).device
+    rows: dict[int, np.ndarray] = {}
+    for chosen in by_length(samples, BATCH):
+        inputs = [tensor.to(device) for tensor in prepare([samples[i] for i in chosen], None).values()]
+        with nullcontext() if precision is None else autocast(device, precision):
+            logits: Tensor = model.eval()(*inputs)
+        rows |= dict(zip(chosen, logits.float().softmax(dim=1).cpu().numpy(), strict=True))
+    return np.stack([rows[i] for i in range(len(samples))])
+
+
+def held_out_report(chances: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Accuracy, top-5 accuracy where there are more than ten classes, per class, and the confusion (rows: true class)."""
+    predicted = chances.argmax(axis=1)
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    top = {} if len(classes) <= 10 else {
+        "top_5": float((np.argsort(-chances, axis=1)[:, :5] == labels[:, None]).any(axis=1).mean())}
+    return {"accuracy": float((predicted == labels).mean()), **top, "held_out": len(labels), "classes": list(classes),
+            "confusion": confusion.tolist()}
+
+
+def show_report(report: Mapping[str, Any], as_json: bool) -> None:
+    """Each class with how often it was right, and what it was most often taken for instead."""
+    if as_json:
+        console.print_json(report)
+        return
+    confusion, classes = np.array(report["confusion"]), report["classes"]
+    rows = []
+    for i, name in enumerate(classes):
+        total, wrong = confusion[i].sum(), confusion[i].copy()
+        wrong[i] = 0
+        taken = f"{classes[wrong.argmax()]} ({wrong.max()})" if wrong.any() else None
+        rows.append([name, int(total), float(confusion[i, i] / total) if total else None, taken])
+    top = f", top-5 {report['top_5']:.1%}" if "top_5" in report else ""
+    console.print_table(("class", "held out", "right", "most often taken for"), rows)
+    print(f"accuracy {report['accuracy']:.1%}{top} of {report['held_out']} held-out samples, trained on {report['train']} in "
+          f"{report['steps']} steps, {report['minutes']:.1f} minutes, {report['core_minutes']:.1f} of one core's work")
+
+
+def draw_confusion(report: Mapping[str, Any], path: Path) -> None:
+    """Rows: true class; columns: predicted; fractions of each row."""
+    from matplotlib.figure import Figure  # late: it loads for a second
+
+    confusion = np.array(report["confusion"], float)
+    fractions = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    side = 2.5 + 0.3 * len(fractions)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.add_subplot(title=f"{report['task']}: {report['accuracy']:.1%} of {report['held_out']} held-out samples",
+                              xlabel="predicted", ylabel="true class")
+    axes.imshow(fractions, vmin=0, vmax=1, cmap="Blues")
+    ticks = range(len(fractions))
+    axes.set_xticks(ticks, report["classes"], rotation=90)
+    axes.set_yticks(ticks, report["classes"])
+    figure.savefig(path, dpi=100)
+
+
+# ---- what is asked about -----------------------------------------------------------------------------------------------------
+
+def answers(names: Sequence[str], chances: np.ndarray, classes: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """Per sample its class, how sure the model is of it, and the `top` likeliest classes."""
+    best = np.argsort(-chances, axis=1)[:, :top]
+    return [{"sample": name, "class": classes[order[0]], "probability": float(row[order[0]]),
+             "top": [{"class": classes[i], "probability": float(row[i])} for i in order]}
+            for name, row, order in zip(names, chances, best, strict=True)]
+
+
+def show_answers(found: list[dict[str, Any]], word: str, as_json: bool) -> None:
+    """What `answers` gave; `word` is what a sample is called."""
+    if as_json:
+        console.print_json(found)
+        return
+    console.print_table((word, "class", "probability"), [[answer["sample"], entry["class"], entry["probability"]]
+                                                         for answer in found for entry in answer["top"]])
+
+
+def open_named(names: Sequence[str], open_one: Callable[[str], list[tuple[str, Any]]]) -> tuple[list[str], list[Any]]:
+    """Names and samples of the files or texts that a user gave; an error names the file."""
+    found = []
+    for name in names:
+        try:
+            found += open_one(name)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return [name for name, _ in found], [sample for _, sample in found]
+
+
+def open_text(name: str) -> list[tuple[str, str]]:
+    """A .txt file, the records of a .jsonl file, or else the words themselves are the text."""
+    path = Path(name)
+    if path.suffix == ".jsonl" and path.is_file():
+        records = JsonLines(path, has_text)
+        return [(f"{name}:{line}", record["text"]) for line, record in zip(records.lines, records, strict=True)]
+    if path.suffix == ".txt" and path.is_file():
+        return [(name, file_bytes(name).decode("utf-8", errors="replace"))]
+    return [(name, name)]
+
+
+def has_text(record: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a record has a text."""
+    require_text(record.get("text"), "text")
+
+
+def file_bytes(name: str) -> bytes:
+    """What is in a file that a user named.
+
+    Raises:
+        ValueError: it is none, or larger than MAX_FILE_BYTES.
+    """
+    path = Path(name)
+    if not path.is_file():
+        raise ValueError("there is no such file")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"it is larger than {MAX_FILE_BYTES} bytes")
+    return path.read_bytes()

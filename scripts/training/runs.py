@@ -1,0 +1,117 @@
+"""What the verbs that train share: a run that is begun or continued, and its progress.
+
+    settings = load_config(FinetuneSettings, None, arguments.overrides)
+    with begin_or_continue(run, config_to_json(settings), free=LENGTH) as saved:
+        trainer = Trainer(...)
+        if saved is not None:
+            trainer.restore(saved)
+        run_with_progress_bar(trainer, f"finetune {run.name}", batch_of, run, documents, files)
+"""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from calico.agent import checkpoint
+from calico.agent.run_lock import run_lock
+from calico.agent.training.trainer import Trainer, TrainingReport
+from calico.datasets.mixture import first_difference
+from calico.datasets.streams import ORDER
+from calico.scripts.common import console
+
+# What may change between the first start of a run and a later one, in every verb: its length and rhythm.
+LENGTH = tuple(f"training.{name}" for name in ("steps", "minutes", "log_every", "evaluate_every", "save_every", "compile"))
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+@contextmanager
+def begin_or_continue(run: Path, document: Mapping[str, Any], free: Collection[str] = LENGTH, *, device: str = "cpu",
+                      before: Callable[[checkpoint.Checkpoint], Any] = lambda saved: saved.documents.get("config"),
+                      any_order: bool = False) -> Iterator[checkpoint.Checkpoint | None]:
+    """Hold the run's lock; gives the checkpoint to continue from, or None for a new run.
+
+    Args:
+        document: what the run is, as JSON values; usually its config.
+        free: dotted keys of the document that may differ from when the run began.
+        before: the document of the run that was saved, so written that it can be compared: fields that are newer than the
+            checkpoint filled in, for instance. It may raise ValueError.
+        any_order: the caller itself continues runs that drew their samples in the order of an earlier version.
+    Raises:
+        ValueError: the run began with another document, or another process trains in the folder.
+        checkpoint.CheckpointError: a damaged checkpoint.
+    """
+    with run_lock(run):
+        saved = checkpoint.load(run, map_location=device) if checkpoint.checkpoints(run) else None
+        if saved is not None:
+            current = before(saved)
+            if not any_order:
+                check_order(run, saved)
+            check_same_run(run, document, current, free)
+        yield saved
+
+
+def check_same_run(run: Path, document: Mapping[str, Any], before: Any, free: Collection[str] = ()) -> None:
+    """A run continues with what it began with.
+
+    Raises:
+        ValueError: names the first difference.
+    """
+    new, old = (json.loads(json.dumps(tree)) for tree in (document, before))
+    for tree in (new, old):
+        for key in free:
+            _drop(tree, key.split("."))
+    if difference := first_difference(new, old):
+        raise ValueError(f"{run} holds a run with other settings: {difference}; give the old value to continue it, or another "
+                         "out for a new run")
+
+
+def check_order(run: Path, saved: checkpoint.Checkpoint) -> None:
+    """Raise ValueError where the run drew its samples in the order of another version, see datasets/streams.py."""
+    if (order := saved.documents.get("order", 1)) != ORDER:
+        raise ValueError(f"{run} holds a run whose samples came in another order (version {order}, this Calico has {ORDER}); "
+                         "choose another out for a new run")
+
+
+def _drop(tree: Any, path: list[str]) -> None:
+    """Remove the entry at a dotted path, if it is there."""
+    for name in path[:-1]:
+        tree = tree.get(name, {}) if isinstance(tree, dict) else {}
+    if isinstance(tree, dict):
+        tree.pop(path[-1], None)
+
+
+def check_written_by(verb: str, saved: checkpoint.Checkpoint, documents: Collection[str]) -> None:
+    """Raise ValueError unless the checkpoint has these documents."""
+    if not {*documents, "state"} <= saved.documents.keys():
+        raise ValueError(f"{saved.path} was not written by `calico {verb}` and cannot be continued; choose another out")
+
+
+def run_with_progress_bar(trainer: Trainer[Net], what: str, batch_of: Callable[[int], Any], run: Path,
+                          documents: Mapping[str, Any], files: Mapping[str, bytes], *,
+                          evaluate: Callable[[Net], Mapping[str, float]] | None = None,
+                          shown: Collection[str] | None = None) -> None:
+    """Train to the end under a progress bar.
+
+    Args:
+        what: the bar's words, such as "train demo".
+        shown: which of the loss's numbers stand beside the loss; None: all. Those of single sources never do.
+        batch_of, documents, files, evaluate: see Trainer.run.
+    """
+    def note(report: TrainingReport) -> str:
+        numbers = {name: value for name, value in report.numbers.items()
+                   if "/" not in name and (shown is None or name in shown)}
+        parts = [f"loss {report.loss:.3f}", *(f"{words(name)} {value:.3g}" for name, value in numbers.items()),
+                 *(f"held-out {words(name)} {value:.3g}" for name, value in report.evaluation.items() if "/" not in name)]
+        return "  ".join([*parts, *([f"{report.tokens_per_second:,.0f} tokens/s"] if report.tokens else [])])
+
+    def words(name: str) -> str:
+        return name.replace("_", " ")
+
+    with console.progress(what, total=trainer.steps, unit="steps", start=trainer.step) as bar:
+        trainer.run(batch_of, run, documents, files, evaluate=evaluate,
+                    on_report=lambda report: bar.update(report.step, note(report), report.steps))

@@ -1,0 +1,115 @@
+"""Pictures are read as they are meant to be seen."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from calico.datasets.images import ImageStore, centre_crop, decode_file, read_image
+
+# a red corner top left, green top right, blue bottom left
+SCENE = np.zeros((24, 40, 3), np.uint8)
+SCENE[:12, :20], SCENE[:12, 20:], SCENE[12:, :20] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
+TRANSPOSED = {1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+              5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+              8: Image.Transpose.ROTATE_270}   # how a camera with this orientation stores an upright scene
+
+
+def file(image: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_stands_upright(kind: str, orientation: int) -> None:
+    stored = Image.fromarray(SCENE)
+    if (turn := TRANSPOSED[orientation]) is not None:
+        stored = stored.transpose(turn)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = file(stored, kind, exif=exif, **({"quality": 95} if kind in ("JPEG", "WEBP", "AVIF") else {}))
+    pixels = decode_file(data)
+    assert pixels.shape == SCENE.shape
+    assert np.abs(pixels[4:8, 4:16].astype(int) - SCENE[4:8, 4:16]).mean() < 20
+    assert np.abs(pixels[16:20, 4:16].astype(int) - SCENE[16:20, 4:16]).mean() < 20
+    assert decode_file(data, 20).shape == (12, 20, 3)
+
+
+def test_broken_metadata_turns_nothing() -> None:
+    assert decode_file(file(Image.fromarray(SCENE), "PNG", exif=b"Exif\0\0MM\0*\0\0\0\xff broken")).shape == SCENE.shape
+    broken = decode_file(file(Image.fromarray(SCENE), "PNG", icc_profile=b"no profile"))
+    np.testing.assert_array_equal(broken, SCENE)
+
+
+@pytest.mark.parametrize(("kind", "bits", "dtype"), [("PNG", 16, np.uint16), ("TIFF", 16, np.uint16), ("TIFF", 32, np.float32)])
+def test_deep_greys_are_scaled(kind: str, bits: int, dtype: type) -> None:
+    levels = np.arange(256, dtype=np.float64).reshape(16, 16)
+    deep = (levels * 257).astype(dtype) if dtype is np.uint16 else (levels / 255).astype(dtype)
+    np.testing.assert_array_equal(decode_file(file(Image.fromarray(deep), kind))[..., 0], levels.astype(np.uint8))
+
+
+def test_numbers_that_are_no_brightness_are_refused() -> None:
+    for row in ([-1, 2], [np.nan, 0], [0, 1e6]):
+        wrong = np.array([row], np.float32)
+        with pytest.raises(ValueError, match="its numbers run from .*; save it with 8 or 16 bits"):
+            decode_file(file(Image.fromarray(wrong), "TIFF"))
+
+
+def test_a_palette_is_shrunk_by_its_colours_and_not_by_its_numbers() -> None:
+    """Numbers 0 and 2 in turns; their mean, number 1, would be green."""
+    image = Image.fromarray((np.indices((16, 16)).sum(0) % 2 * 2).astype(np.uint8), "P")
+    image.putpalette([200, 0, 0, 0, 255, 0, 0, 0, 200])
+    for kind in ("PNG", "GIF", "BMP", "TIFF"):
+        small = decode_file(file(image, kind), 4)
+        assert small.shape == (4, 4, 3) and np.abs(small.astype(int) - (100, 0, 100)).max() < 30, kind
+
+
+def test_transparent_places_are_white() -> None:
+    image = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert (decode_file(file(image, "PNG")) == 255).all()
+    palette = Image.new("P", (4, 4))
+    palette.putpalette([9, 9, 9])
+    assert (decode_file(file(palette, "GIF", transparency=0)) == 255).all()
+
+
+def test_of_several_pictures_the_first_is_seen_and_that_is_said(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
+    for kind in ("GIF", "WEBP", "PNG", "TIFF"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        data = file(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        pixels, remark = read_image(data)
+        assert (pixels == (255, 0, 0)).all() and remark == "holds several pictures, the first one is used", kind
+        (tmp_path / f"{kind}.{kind.lower()}").write_bytes(data)
+    assert read_image(file(frames[0], "GIF"))[1] == ""
+    assert read_image(file(frames[0], "MPO", save_all=True, append_images=frames[1:]))[1] == ""     # a phone's depth map
+    store = ImageStore(tmp_path)
+    for name in store.names():
+        store[name]
+    assert store.remarks == {"holds several pictures, the first one is used": 4}
+
+
+def test_colours_of_a_profile_become_srgb() -> None:
+    """With the primaries of red and blue exchanged, red is blue."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exchanged = srgb.replace(b"rXYZ", b"....").replace(b"bXYZ", b"rXYZ").replace(b"....", b"bXYZ").replace(
+        "sRGB".encode("utf-16-be"), "mine".encode("utf-16-be"))
+    for mode, colour in (("RGB", (250, 0, 0)), ("RGBA", (250, 0, 0, 255))):
+        red = Image.new(mode, (4, 4), colour)
+        assert (decode_file(file(red, "PNG", icc_profile=srgb)) == (250, 0, 0)).all()
+        assert np.abs(decode_file(file(red, "PNG", icc_profile=exchanged)).astype(int) - (0, 0, 250)).max() < 6
+
+
+def test_inks_become_rgb() -> None:
+    assert np.abs(decode_file(file(Image.new("CMYK", (8, 8), (255, 0, 0, 0)), "JPEG")).astype(int) - (0, 255, 255)).max() < 3
+
+
+def test_the_middle_has_the_wanted_proportions() -> None:
+    pixels = np.arange(24 * 40).reshape(24, 40, 1)
+    square = centre_crop(pixels, 1, 1)
+    assert square.shape == (24, 24, 1) and square[0, 0, 0] == 8
+    assert centre_crop(pixels, 10, 40).shape == (10, 40, 1)
+    assert centre_crop(pixels, 48, 80) is not None and centre_crop(pixels, 48, 80).shape == (24, 40, 1)
