@@ -37,6 +37,7 @@ def test_json_holds_spaces_tokens_expert_scores_and_licence(capsys: pytest.Captu
     assert (cartpole["observation"], cartpole["action"], cartpole["tokens_per_step"]) == ("4 real", "1 of 2", [6, 6])
     assert [p["kind"] for p in babyai["parts"]] == ["text", "patch", "discrete", "special", "discrete"]
     assert babyai["tokens_per_step"][0] < babyai["tokens_per_step"][1]   # the mission's length varies
+    assert (cartpole["compact_tokens_per_step"], babyai["compact_tokens_per_step"]) == ([3, 3], [4, 68])
 
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "ALE/Pong-v5", "LunarLander-v3"])

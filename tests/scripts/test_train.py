@@ -145,6 +145,8 @@ def test_a_run_with_vectors_stops_continues_and_plays(small_run: SmallRun, compa
     assert "data.text_every is 1 but was 8; give the old value" in said
     scores = answered("rollout", tmp_path / "whole", "--episodes", 2)              # in the view that was recorded
     assert {score["task"] for score in scores} == set(sources) and all(score["failed"] == 0 for score in scores)
+    seen = answered("inspect", "BabyAI-GoToLocal-v0", "--run", tmp_path / "whole", "--steps", 2)["tokens"]
+    assert [token["kind"] for token in seen].count("patch") == 2                   # one for each step
     other = small_run.data / "BabyAI-GoToLocal-v0"
     said = refused("rollout", tmp_path / "whole", "BabyAI-GoToLocal-v0", "--episodes", 1, "--prompt", other)
     assert "looks like Dict(" in said and "(56, 56, 3)" in said and "collect it again in the agent's view" in said

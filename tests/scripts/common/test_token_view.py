@@ -10,6 +10,7 @@ from rich.console import Console
 
 from calico.scripts.common.inspecting import inspect_target
 from calico.scripts.common.token_view import Inspected, render, token_rows
+from calico.scripts.main import main
 from calico.tokenizers.document import Image, encode_document
 from calico.tokenizers.vocabulary import Vocabulary
 
@@ -54,6 +55,20 @@ def test_without_colours_everything_is_in_the_words() -> None:
     text = page("CartPole-v1", colour=False, steps=1)
     (line,) = [line for line in text.splitlines() if line.startswith("step 0 r 1 ")]
     assert "separator/4096" in line and line.split()[-1].startswith("*")   # the action is a target
+
+
+def test_labels_stand_beside_the_actions_that_replaced_them(tmp_path: Path) -> None:
+    assert main(["collect", "CartPole-v1", "--episodes", "1", "--noise", "0.5", "--workers", "0", "--out", str(tmp_path)]) == 0
+    data = str(tmp_path / "CartPole-v1")
+    shown = inspect_target(data, steps=30)
+    labels = shown.tokens.labels.tolist()
+    replaced = [row for row in token_rows(shown) if "label" in row]
+    assert replaced and all(row["position"] == "action" and row["label"] == labels[row["place"]] for row in replaced)
+    assert {row["meaning"] for row in replaced} <= {"0→1", "1→0"}
+    for colour in (False, True):
+        text = page(data, colour=colour, steps=30)
+        assert all(f"{row['id']}→{row['label']}" in text for row in replaced)
+        assert f"{len(replaced)} of them a→b: a was done, b is asked for" in " ".join(text.split())
 
 
 def test_table_lists_each_field() -> None:
