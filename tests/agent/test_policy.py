@@ -181,8 +181,9 @@ def test_a_prompt_that_fills_the_context_is_seen_or_refused() -> None:
 
 
 @torch.no_grad()
-def test_a_row_that_waits_keeps_its_history_when_another_joins(model: Model) -> None:
-    codec = make_codec("one action token")
+@pytest.mark.parametrize("name", ["one action token", "text now and then"])
+def test_a_row_that_waits_keeps_its_history_when_another_joins(model: Model, name: str) -> None:
+    codec = make_codec(name)
     policy = Watched(model, codec, SamplingConfig(temperature=0), precision="fp32")
     plain = {row: PlainLoop(model, codec) for row in range(4)}
     for row in range(4):
