@@ -49,13 +49,13 @@ class EmbeddingConfig:
     observation_positions: int = 512   # tokens of one timestep's observation; Gato has about 512
     patch_channels: int = 32           # width of the patch block's convolutions
     sounds: bool = False               # there is a block for sounds; `calico train` sees to it where a source holds some
-    vectors: bool = False              # there is a block for vectors; `calico train` sees to it where data.numbers=vector
     # A pre-trained encoder in place of the patch block; not the default, since it plays no better and is slower:
     # docs/results/data2vec.md.
     vision: FrontEndConfig | None = None
     audio: FrontEndConfig | None = None    # one in place of the sound block
     text: FrontEndConfig | None = None     # one whose output is added to the words that are read
     modalities: tuple[str, ...] = ()       # those from outside that there are blocks for, see BLOCKS
+    vectors: bool = False                  # there is a block for vectors; `calico train` sees to it where data.numbers=vector
 
     def __post_init__(self) -> None:
         if self.observation_positions < 1 or self.patch_channels < 1:
