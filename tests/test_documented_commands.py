@@ -204,6 +204,7 @@ TREATMENTS: list[tuple[str, str | Elsewhere | Long]] = [
     (r"--?\w+|tasks.*|inspect (CartPole-v1|Pendulum-v1 .*)|tokenizer .*|caption .*|vqa RUN (?!seven).*", HERE),
     (r"collect CartPole-v1 --episodes 20 --out data|chat RUN --message .*|rollout runs/(latents|cartpole) .*", HERE),
     (r"inspect TASK --run RUN", Elsewhere("tests/scripts/test_inspect.py::test_a_run_shows_what_it_sees")),
+    (r"inspect FILE", Elsewhere("tests/scripts/test_inspect.py::test_a_text_file")),
     (r"[\w-]+", "a mention of the verb"),
     (r"chat RUN", Elsewhere("tests/scripts/test_talking.py::test_a_conversation_remembers_shows_and_forgets")),
     (r"vqa RUN seven.*", Elsewhere("tests/test_sounds.py::test_a_sound_is_asked_about_as_a_picture_is")),

@@ -135,8 +135,8 @@ def test_a_picture_that_is_none_is_one_line(small_run: SmallRun, pictures: list[
     text = tmp_path / "text.png"
     text.write_text("this is no picture")
     side = int(MAX_PIXELS**0.5) + 1
-    for path, says in ((text, "not a readable PNG, JPEG or WEBP image"),
-                       (cut(pictures[0]), "not a readable PNG"),
+    for path, says in ((text, "not a readable image, such as PNG, JPEG or WebP"),
+                       (cut(pictures[0]), "not a readable image"),
                        (bomb(tmp_path / "bomb.png", side), f"{side} x {side} pixels, the limit is {MAX_PIXELS}"),
                        (tmp_path / "nothing.png", "is not a file; give a PNG, JPEG or WebP image"),
                        (tmp_path, "is not a file; give a PNG")):

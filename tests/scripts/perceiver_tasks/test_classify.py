@@ -136,7 +136,7 @@ def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "junk.png").write_bytes(b"junk")
     np.savez(tmp_path / "nan.npz", images=np.full((2, 4, 4), np.nan))
     predict = ("classify-image", "predict", run)
-    assert "junk.png: not a readable PNG" in refused(capsys, *predict, *asked, str(tmp_path / "junk.png"))
+    assert "junk.png: not a readable image" in refused(capsys, *predict, *asked, str(tmp_path / "junk.png"))
     assert "nan.npz: 2 of 2 pictures hold NaN" in refused(capsys, *predict, str(tmp_path / "nan.npz"))
     assert "nothing.png: there is no such file" in refused(capsys, *predict, "nothing.png")
     assert "is a checkpoint of classify-image" in refused(capsys, "classify-audio", "predict", run, "x.wav")
