@@ -1,7 +1,7 @@
 """Optimizer state as named tensors, so that a resumed run continues bit for bit without a pickle.
 
-torch's own `optimizer.state_dict()` numbers the parameters and mixes tensors with Python values; here each tensor has
-the name of its parameter, and a model that does not fit is an error that says where.
+torch's own `optimizer.state_dict()` numbers the parameters and mixes tensors with Python values; here each tensor has the name
+of its parameter, and the error for a model that does not fit names the tensor.
 """
 
 from collections.abc import Iterator, Mapping
