@@ -1,4 +1,4 @@
-"""Agent: a network with everything that it needs to be used: vocabulary, text tokenizer and the specs of its tasks.
+"""Agent: a network with its vocabulary, its text tokenizer and the specs of its tasks.
 
 A checkpoint holds all of it, so a run folder alone rebuilds the agent; nothing is guessed from the installed packages.
 """
@@ -33,12 +33,10 @@ class Agent:
     """One network, one set of weights.
 
     Attributes:
-        model: the network.
-        vocabulary: its id map.
         text: its SentencePiece model.
-        tasks: task name -> what the checkpoint knows of it: "codec" (TaskCodec.to_json) and whatever the data said about
-            itself (package versions, wrappers, expert, scores).
-        about: what else the checkpoint says: step, tokens seen, package versions.
+        tasks: task name -> its entry in the checkpoint: "codec" (TaskCodec.to_json) and the description in its data (package
+            versions, wrappers, expert, scores).
+        about: other facts in the checkpoint: step, tokens read in training, package versions.
     """
 
     model: Model
@@ -50,7 +48,7 @@ class Agent:
     @staticmethod
     def build(config: ModelConfig, vocabulary: Vocabulary, text: TextTokenizer,
               tasks: Mapping[str, Mapping[str, Any]], *, seed: int = 0, device: str = "cpu") -> "Agent":
-        """A new agent with random weights, drawn from `seed`, and those of the encoders that it shall have (front_end.py).
+        """A new agent with random weights, drawn from `seed`, and the weights of its pre-trained encoders (front_end.py).
 
         Raises:
             ValueError: there is no such device, or an encoder that does not fit.
@@ -96,7 +94,7 @@ class Agent:
         return Agent(model.to(where).eval(), vocabulary, text, tasks, about)
 
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits over the weights: which network this is, wherever its checkpoint lies."""
+        """Sixteen hexadecimal digits over the weights, which identify the network independently of its checkpoint's path."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""Filters from the bins of a Fourier transform to bands that are equally wide on the mel scale (O'Shaughnessy, 1987)."""
+"""Filters from the bins of a Fourier transform to bands of equal width on the mel scale (O'Shaughnessy, 1987)."""
 
 from functools import lru_cache
 
@@ -14,7 +14,7 @@ def mel_filters(rate: int, window: int, bands: int, device: torch.device) -> Ten
 
     Args:
         rate: samples per second.
-        window: samples that one transform takes.
+        window: samples per transform.
     """
     with torch.inference_mode(False), torch.no_grad():     # it may be built in inference and then used in training
         highest = float(2595 * torch.log10(torch.tensor(1 + rate / 2 / 700)))

@@ -1,4 +1,4 @@
-"""Choosing a token from logits: greedy, temperature, top-k; one random generator per row, so batches do not matter."""
+"""Choosing a token from logits: greedy, temperature, top-k; one random generator per row, independent of the batch."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ def choose(logits: np.ndarray, config: SamplingConfig, generators: list[np.rando
     """One index per row.
 
     Args:
-        logits: float (rows, n), already cut to the legal tokens; -inf for tokens that are not.
+        logits: float (rows, n), of the legal tokens alone; -inf for tokens that cannot be chosen.
         generators: one per row, used only where the temperature is above 0.
     Returns:
         int64 (rows,), in [0, n).

@@ -148,7 +148,7 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        # a cast, because ModuleList does not tell type checkers what it holds
+        # a cast, here and elsewhere, because the type of ModuleList does not say what it holds
         self.blocks = cast(Sequence[Block], nn.ModuleList(Block(config) for _ in range(config.depth)))
         self.norm = nn.LayerNorm(config.width, bias=False)
         self.rotations = Rotations(config.width // config.heads)

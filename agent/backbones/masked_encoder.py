@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config_json import at_least
-from ..data2vec.encoders import Transformer, TransformerConfig, padding_bias
+from ..data2vec.encoders import Transformer, TransformerConfig
 from ..hardware import round_up_to_bucket
 from .cache import Cache, write_ring
 from .perceiver import every_position, sample_per_row
@@ -63,13 +63,10 @@ class TransformerMixer(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(config.width, eps=config.epsilon)
         self.transformer = Transformer(config)
-        self.dropout, self.depth = config.dropout, config.depth
 
     def forward(self, x: Tensor, real: Tensor | None) -> Tensor:
         """x: (B, S, width); real: bool (B, S), None: all. (B, S, width)."""
-        bias = None if real is None else padding_bias(real)
-        x = F.dropout(self.norm(x), self.dropout, self.training)
-        return self.transformer(x, [bias] * self.depth).hidden
+        return self.transformer.after_norm(self.norm, x, real).hidden
 
 
 class MaskedEncoder(nn.Module):

@@ -70,7 +70,6 @@ class Perceiver(nn.Module):
         self.config = config
         self.latents = nn.Parameter(torch.randn(config.latents, config.width) * 0.02)
         self.read = CausalCrossAttend(config.reading)
-        # a cast, because ModuleList does not tell type checkers what it holds
         self.layers = cast(Sequence[SelfAttend], nn.ModuleList(SelfAttend(config.latent) for _ in range(config.depth)))
         self.answer = CrossAttend(config.latent, config.width, config.width, widening=config.feedforward, residual=True)
         self.norm = nn.LayerNorm(config.width, bias=False)

@@ -113,7 +113,6 @@ class PerceiverAR(nn.Module):
         super().__init__()
         self.config = config
         self.cross_attend = CausalCrossAttend(config.layer)
-        # a cast, because ModuleList does not tell type checkers what it holds
         self.blocks = cast(Sequence[Block], nn.ModuleList(Block(config.layer) for _ in range(config.depth)))
         self.norm = nn.LayerNorm(config.width, bias=False)
         self.rotations = Rotations(config.width // config.heads)

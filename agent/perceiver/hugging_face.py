@@ -73,7 +73,7 @@ def load_hf(source: Path | str | Mapping[str, Tensor], config: Mapping[str, Any]
 
 
 def class_names(config: Mapping[str, Any]) -> list[str]:
-    """The classes that config.json names, in the order of the logits; transformers leaves out its own names of two classes."""
+    """The classes in config.json, in the order of the logits; transformers omits its default names of two classes."""
     names = config.get("id2label") or {i: f"LABEL_{i}" for i in range(config.get("num_labels", 2))}
     return [str(name) for _, name in sorted(names.items(), key=lambda pair: int(pair[0]))]
 
@@ -161,7 +161,7 @@ def picture_input(folder: Path, reader: ImageConfig) -> CroppedPictureInput:
     Where there is none: transformers' defaults, at the size of the model's learned positions if it has such.
 
     Raises:
-        ValueError: the file is damaged, or asks for what this program does not do.
+        ValueError: the file is damaged, or its settings are not supported.
     """
     path = folder / "preprocessor_config.json"
     learned = {"size": reader.size[0], "crop_size": reader.size[0] * 256 / 224} if reader.kind == "conv1x1" else {}
@@ -185,7 +185,7 @@ def picture_input(folder: Path, reader: ImageConfig) -> CroppedPictureInput:
 
 
 def _side(size: Any) -> float:
-    """Of a square: older files hold one number, newer ones height and width."""
+    """The side of a square: older files hold one number, newer ones height and width."""
     height, width = (size["height"], size["width"]) if isinstance(size, dict) else (size, size)
     if height != width:
         raise ValueError(f"{size} is not the size of a square")
@@ -195,7 +195,7 @@ def _side(size: Any) -> float:
 # ---- names -----------------------------------------------------------------------------------------------------------------
 
 def _renames(model: TaskModel) -> list[tuple[str, str]]:
-    """Patterns of our names and what Hugging Face writes; each name takes every pattern that fits, in this order."""
+    """Patterns of our names and Hugging Face's names; every pattern that matches a name is applied, in this order."""
     decoder = "perceiver.decoder." if isinstance(model, MaskedLanguage) else "perceiver.decoder.decoder."
     projection = "positions_projection." if isinstance(model, Classifier) and isinstance(model.reader, LearnedPixels) \
         else "conv_after_patches."

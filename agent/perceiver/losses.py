@@ -27,13 +27,13 @@ def end_point_error(flow: Tensor, truth: Tensor) -> Tensor:
 
 
 def flow_loss(model: Flow, batch: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """End-point error of frames (B, 2, 3, H, W) whose flow (B, H, W, 2) is known, and that of no flow at all."""
+    """End-point error of frames (B, 2, 3, H, W) whose flow (B, H, W, 2) is known, and that of a flow of zero."""
     error = end_point_error(FLOW_SCALE * model(batch["frames"]).float(), batch["flow"])
     return error, {"zero_flow": end_point_error(torch.zeros_like(batch["flow"]), batch["flow"])}
 
 
 def autoencoding_loss(model: Autoencoder, batch: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """L1 of the pixels and samples that are asked for and cross-entropy of the label, weighted as published.
+    """L1 of the requested pixels and samples and cross-entropy of the label, weighted as published.
 
     Args:
         batch: image (B, T, 3, H, W) in [0, 1], audio (B, samples) in [-1, 1], label int64 (B,); pixels int64 (n,) and patches
