@@ -49,10 +49,7 @@ class Agent:
     def build(config: ModelConfig, vocabulary: Vocabulary, text: TextTokenizer,
               tasks: Mapping[str, Mapping[str, Any]], *, seed: int = 0, device: str = "cpu") -> "Agent":
         """A new agent with random weights, drawn from `seed`, and the weights of its pre-trained encoders (front_end.py).
-
-        Raises:
-            ValueError: there is no such device, or an encoder that does not fit.
-        """
+        Raises ValueError where there is no such device, or an encoder does not fit."""
         where = usable_device(device)
         encoders = load_encoders(config.embedding.front_ends, text)
         torch.manual_seed(seed)
@@ -60,11 +57,8 @@ class Agent:
 
     @staticmethod
     def load(path: Path | str, device: str = "cpu") -> "Agent":
-        """Rebuild an agent from a run folder or one of its checkpoints.
-
-        Raises:
-            checkpoint.CheckpointError: nothing there, or a damaged file, which is named.
-        """
+        """Rebuild an agent from a run folder or one of its checkpoints. Raises CheckpointError where there is none, or where a
+        file, which is named, is damaged."""
         return Agent.from_checkpoint(checkpoint.load(Path(path)), device)
 
     @staticmethod
@@ -111,11 +105,7 @@ class Agent:
         return {TOKENIZER_FILE: self.text.to_bytes()}
 
     def codec(self, task: str) -> TaskCodec:
-        """How this agent turns the task's values into tokens.
-
-        Raises:
-            ValueError: the agent was not trained on the task.
-        """
+        """How this agent turns the task's values into tokens. Raises ValueError where it was not trained on the task."""
         if task not in self.tasks:
             hint = did_you_mean(task, self.tasks, otherwise=f"; it knows {', '.join(sorted(self.tasks)) or 'none'}")
             raise ValueError(f"this checkpoint has no spec for the task {task!r}{hint}")

@@ -261,11 +261,10 @@ def _latest(root: Path) -> Path:
     if not STEP_FOLDER.fullmatch(name):
         raise CheckpointError(f"{pointer} says {name!r}, which is not the name of a checkpoint. {_advice(pointer)}")
     folder = root / name
-    if not folder.is_dir() and _replaced(folder).is_dir():   # killed while this step was being saved again
-        return _replaced(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"{pointer} names {name}, but {folder} is missing. {_advice(folder)}")
-    return folder
+    for found in (folder, _replaced(folder)):   # the second: killed while this step was being saved again
+        if found.is_dir():
+            return found
+    raise CheckpointError(f"{pointer} names {name}, but {folder} is missing. {_advice(folder)}")
 
 
 def _verify(folder: Path) -> dict[str, Any]:

@@ -39,13 +39,8 @@ class FrontEndConfig:
 
 
 def load_encoders(wanted: Mapping[str, FrontEndConfig], text: TextTokenizer) -> dict[str, Encoder]:
-    """The encoders of a new run, by "vision", "audio" and "text".
-
-    Args:
-        text: the run's tokenizer, which a text encoder must share.
-    Raises:
-        ValueError: no such encoder, one of another modality, or one with another tokenizer.
-    """
+    """The encoders of a new run with the tokenizer `text`, by "vision", "audio" and "text". Raises ValueError where there is no
+    such encoder, or it has another modality or another tokenizer."""
     encoders = {}
     for name, config in wanted.items():
         found = load_pretrained(config.encoder, ENCODERS[name])
@@ -98,7 +93,8 @@ class VisionFrontEnd(FrontEnd):
     def forward(self, tokens: Tokens) -> Tensor:
         top, left = tokens.intervals[:, 0] == 0, tokens.intervals[:, 2] == 0
         begins = beginnings(tokens, Kind.PATCH, top & left)
-        columns = in_runs(begins, top).clamp(min=1)                                      # 0: the first row was cut away
+        image = begins.cumsum(0) - 1                                                     # number of each patch's image
+        columns = torch.bincount(image[top], minlength=int(image[-1]) + 1).clamp(min=1)  # 0: the first row was cut away
         return in_groups(begins, lambda index, columns: self.pictures(tokens, index, columns), columns)
 
     def pictures(self, tokens: Tokens, index: Tensor, columns: int) -> Tensor:
@@ -189,23 +185,13 @@ def beginnings(tokens: Tokens, kind: Kind, first: Tensor) -> Tensor:
     return first | F.pad(row.diff() != 0, (1, 0), value=True)
 
 
-def in_runs(begins: Tensor, counted: Tensor) -> Tensor:
-    """How many of `counted`, bool (n,), each run has; runs begin where `begins`, bool (n,), is True, and at 0."""
-    run = begins.clone()
-    run[0] = True
-    number = run.cumsum(0) - 1
-    return torch.bincount(number[counted], minlength=int(number[-1]) + 1)
-
-
 def in_groups(begins: Tensor, embed: Callable[[Tensor, int], Tensor], keys: Tensor | None = None) -> Tensor:
-    """Give runs of equal length and key to `embed` together, and put its outputs back into order.
+    """Give runs of equal length and key to `embed` together, and put its outputs back into order, (n, width).
 
     Args:
         begins: bool (n,), True where a run begins.
         embed: (indices int64 (B, length), key) -> (B, length, width).
         keys: integers (runs,); None: 0 for all.
-    Returns:
-        (n, width).
     """
     begins = begins.clone()
     begins[0] = True

@@ -11,11 +11,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 
 
 def usable_device(name: str) -> torch.device:
-    """The device called "cpu", "cuda", "cuda:1", ...
-
-    Raises:
-        ValueError: there is no such device, or this build of torch cannot use it.
-    """
+    """The device called "cpu", "cuda", "cuda:1", ... Raises ValueError where this machine has none or torch cannot use it."""
     try:
         device = torch.device(name)
         torch.empty(0, device=device)   # fails where the driver or the card is missing

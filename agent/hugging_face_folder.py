@@ -25,11 +25,8 @@ def is_hugging_face(folder: Path) -> bool:
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The contents of config.json, and all tensors by name, in the dtype of the file.
-
-    Raises:
-        ValueError: a file is missing, damaged or a pickle.
-    """
+    """The contents of config.json, and all tensors by name, in the dtype of the file. Raises ValueError where a file is
+    missing, damaged or a pickle."""
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} has no {CONFIG}; give the folder of a Hugging Face checkpoint")
     return read_object(folder / CONFIG), _read_tensors(folder)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from ..tokenizers.tokens import Tokens
 from .generate import begin, pieces, read
@@ -83,23 +82,17 @@ def score(model: Model, documents: Sequence[tuple[Tokens, Sequence[Tokens]]], pa
     device = reading.last.device
     unread = torch.tensor([len(contexts[owner]) == 0 for owner in owners], device=device)
     totals, counts = torch.zeros(2, len(owners), dtype=torch.float64, device=device)
-    last = reading.last
+    last, table = reading.last, model.embedding.table.weight.float()
     for ids, loss_mask, hidden, after in pieces(model, continuations, reading, pad, targets=True):
         targets = loss_mask.clone()                                                  # (rows, n); False at padding
         targets[:, 0] &= ~unread
         unread = torch.zeros_like(unread)
         before = torch.cat([last[:, None], hidden[:, :-1]], dim=1)                   # predicts the token at the same index
         row, _ = targets.nonzero(as_tuple=True)
-        totals.index_add_(0, row, log_probabilities(model, before[targets], ids[targets].long()).double())
+        nats = [F.cross_entropy(F.linear(states, table), chosen, reduction="none") for states, chosen in zip(
+            before[targets].split(TARGETS), ids[targets].long().split(TARGETS), strict=True)]
+        totals.index_add_(0, row, -torch.cat(nats).double())
         counts += targets.sum(dim=1)
         last = after.last
     scored = [Likelihood(total, int(count)) for total, count in zip(totals.tolist(), counts.tolist(), strict=True)]
     return [[scored[row] for row, owner in enumerate(owners) if owner == number] for number in range(len(documents))]
-
-
-def log_probabilities(model: Model, hidden: Tensor, ids: Tensor) -> Tensor:
-    """Of the tokens `ids` (n,) after the states `hidden` (n, width), float32 each -> (n,), in nats."""
-    table = model.embedding.table.weight.float()
-    parts = [-F.cross_entropy(F.linear(states, table), chosen, reduction="none")
-             for states, chosen in zip(hidden.split(TARGETS), ids.split(TARGETS), strict=True)]
-    return torch.cat(parts)

@@ -49,11 +49,8 @@ SIZES: dict[str, ModelConfig] = {
 
 
 def named_size(name: str, context: int | None = None, kind: str = "decoder") -> ModelConfig:
-    """One of SIZES, with another context length if given, or a backbone of another kind of the same width and depth.
-
-    Raises:
-        ValueError: the name or the kind is unknown.
-    """
+    """One of SIZES, with another context length if given, or a backbone of another kind of the same width and depth. Raises
+    ValueError where the name or the kind is unknown."""
     if name not in SIZES:
         raise ValueError(f"model size {name!r} is unknown; choose one of {', '.join(SIZES)}")
     if kind not in KINDS:

@@ -101,11 +101,7 @@ class TextGenerator:
                               for one, question in zip(shown, questions, strict=True)])
 
     def replies(self, dialogues: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
-        """The assistant's next turn in each dialogue; what does not fit is left out, see `fit`.
-
-        Args:
-            dialogues: messages as in `dialogue_parts`, images inside, the last one by the user.
-        """
+        """The assistant's next turn in each dialogue; messages as in `fit`, which leaves out what is too long."""
         return [self.decode(answer) for answer in self._generate([self.fit(messages)[0] for messages in dialogues])]
 
     def complete(self, documents: Sequence[Sequence[Part]]) -> list[str]:
@@ -124,10 +120,8 @@ class TextGenerator:
         """The prompt (seq,) of a dialogue's next reply, as much of the dialogue as fits beside the reply.
 
         Whole turns (a user's message and what follows) are left out, the oldest first, then what precedes the first turn, such
-        as a system message. A message that is too long by itself loses its beginning.
-
-        Raises:
-            ValueError: messages that `dialogue_parts` does not take.
+        as a system message. A message that is too long by itself loses its beginning. Messages are as in `dialogue_parts`,
+        which raises ValueError for others; images are inside, the last message is the user's.
         """
         turns: list[list[Part]] = [[]]                                           # first what precedes the first turn
         for part in dialogue_parts(messages):

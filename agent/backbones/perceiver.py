@@ -83,10 +83,10 @@ class Perceiver(nn.Module):
         """See Backbone; `where` row by row and rising."""
         positions = torch.arange(x.shape[1], device=x.device)
         k, v = self.read.project_inputs(x, self.rotations(positions))
-        return self.ask(x, positions.expand(x.shape[:2]), where, lambda q, asked: self.read_prefixes(q, k, v, asked))
+        return self.hidden_states(x, positions.expand(x.shape[:2]), where, lambda q, ends: self.read_prefixes(q, k, v, ends))
 
-    def ask(self, x: Tensor, positions: Tensor, where: tuple[Tensor, Tensor] | None,
-            attend_to: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def hidden_states(self, x: Tensor, positions: Tensor, where: tuple[Tensor, Tensor] | None,
+                      attend_to: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Hidden states (n, width), or (B, S, width).
 
         Args:
@@ -95,32 +95,33 @@ class Perceiver(nn.Module):
             attend_to: rotated latent queries (B, H, P, N, D) and their positions (B, P) -> what they read, (B, H, P, N, D).
         """
         if where is None:
-            return self.ask(x, positions, every_position(x), attend_to).unflatten(0, x.shape[:2])
+            return self.hidden_states(x, positions, every_position(x), attend_to).unflatten(0, x.shape[:2])
         rows, index = where
         if not len(rows):
             return self.norm(x[where])
         columns, table = grouped(rows, index, *x.shape[:2])                     # (n,), (B, P)
-        asked = positions.gather(1, table)
+        ends = positions.gather(1, table)
         q = self.read.query(self.read.norm_query(self.latents)).unflatten(-1, (self.read.heads, -1))     # (N, H, D)
-        cos, sin = (r[:, :, :, None] for r in self.rotations(asked))            # (B, 1, P, 1, D / 2)
-        mixed = attend_to(rotate(q.transpose(0, 1)[:, None], (cos, sin)), asked)
+        cos, sin = (r[:, :, :, None] for r in self.rotations(ends))            # (B, 1, P, 1, D / 2)
+        mixed = attend_to(rotate(q.transpose(0, 1)[:, None], (cos, sin)), ends)
         latents = self.read.finish(self.latents, mixed.transpose(1, 2)[rows, columns])                   # (n, N, width)
         for layer in self.layers:
             latents = layer(latents)
         return self.norm(self.answer(x[where][:, None], latents)[:, 0])
 
-    def read_prefixes(self, q: Tensor, k: Tensor, v: Tensor, asked: Tensor) -> Tensor:
-        """Attention of latent queries (B, H, P, N, D) to the `context` tokens up to their positions `asked` (B, P), rising.
+    def read_prefixes(self, q: Tensor, k: Tensor, v: Tensor, ends: Tensor) -> Tensor:
+        """Attention of latent queries (B, H, P, N, D) to the `context` tokens up to their positions `ends` (B, P), rising.
 
         In blocks of positions, each with only the keys (B, H, S, D) that one of them attends to.
         """
         mixed = []
-        for start in range(0, asked.shape[1], PREFIX_CHUNK):
-            block, at = q[:, :, start:start + PREFIX_CHUNK], asked[:, start:start + PREFIX_CHUNK]
-            low, high = max(0, int(at.min()) - self.config.context + 1), min(k.shape[2], round_up_to_bucket(int(at.max()) + 1))
-            reach = at[:, :, None] - torch.arange(low, high, device=q.device)                          # (B, p, keys)
-            bias = torch.zeros(reach.shape, dtype=q.dtype, device=q.device)
-            bias.masked_fill_((reach < 0) | (reach >= self.config.context), -torch.inf)
+        for start in range(0, ends.shape[1], PREFIX_CHUNK):
+            block, last = q[:, :, start:start + PREFIX_CHUNK], ends[:, start:start + PREFIX_CHUNK]
+            low = max(0, int(last.min()) - self.config.context + 1)
+            high = min(k.shape[2], round_up_to_bucket(int(last.max()) + 1))
+            distance = last[:, :, None] - torch.arange(low, high, device=q.device)                          # (B, p, keys)
+            bias = torch.zeros(distance.shape, dtype=q.dtype, device=q.device)
+            bias.masked_fill_((distance < 0) | (distance >= self.config.context), -torch.inf)
             bias = bias.repeat_interleave(block.shape[3], dim=1)[:, None]                               # (B, 1, p * N, keys)
             found = attend(block.flatten(2, 3), k[:, :, low:high], v[:, :, low:high], bias)
             mixed.append(found.unflatten(2, block.shape[2:4]))
@@ -143,14 +144,14 @@ class Perceiver(nn.Module):
         write_ring(keys, positions % cache.slots, k)
         write_ring(values, positions % cache.slots, v)
 
-        def attend_to(q: Tensor, asked: Tensor) -> Tensor:
-            bias, filled = ring_bias(asked, keys, self.config.context)            # (B, 1, P, filled)
-            if asked.shape[1] > 1:                                                # all latents of a position have the same bias
+        def attend_to(q: Tensor, ends: Tensor) -> Tensor:
+            bias, filled = ring_bias(ends, keys, self.config.context)            # (B, 1, P, filled)
+            if ends.shape[1] > 1:                                                # all latents of a position have the same bias
                 bias = bias.repeat_interleave(q.shape[3], dim=2)
             mixed = biased_attention(q.flatten(2, 3).to(keys.dtype), keys[:, :, :filled], values[:, :, :filled], bias)
             return mixed.unflatten(2, q.shape[2:4])
 
-        hidden = self.ask(x, positions, where, attend_to)
+        hidden = self.hidden_states(x, positions, where, attend_to)
         return hidden, Cache(cache.keys, cache.values, cache.lengths + (seq if counts is None else counts))
 
 

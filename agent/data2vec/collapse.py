@@ -44,11 +44,7 @@ class CollapseGuard:
         self.below = dict.fromkeys(self.limits, 0)
 
     def check(self, outcome: Outcome) -> None:
-        """Call once per step.
-
-        Raises:
-            CollapseError: which number, its value, its limit and what to do.
-        """
+        """Call once per step. Raises CollapseError, which names the number, its value, its limit and what to do."""
         self.steps += 1
         loss = float(outcome.loss.detach())
         found = {name: getattr(outcome, name) for name in self.limits}

@@ -58,8 +58,7 @@ def load_data2vec(folder: Path | str, modality: Modality | None = None) -> Encod
     Returns:
         VisionEncoder, SpeechEncoder or TextEncoder in eval mode, fp32.
     Raises:
-        ValueError: a file is missing or damaged, the checkpoint is of another modality, or its names, shapes or options do not
-            fit.
+        ValueError: a file is missing or damaged, or the modality, names, shapes or options do not fit.
     """
     folder = Path(folder)
     config, weights = read_folder(folder)

@@ -154,7 +154,7 @@ def draw_masks(mask: Mask, grid: tuple[int, ...], real: Tensor | None, samples: 
 
 
 def kept_positions(masked: Tensor, real: Tensor | None) -> Tensor:
-    """Indices of the unmasked positions, ascending, as Encoder.encode takes them.
+    """Indices of the unmasked positions for Encoder.encode, ascending.
 
         masked  0 1 0 1      kept  0 2
                 0 1 1 1             0 -1

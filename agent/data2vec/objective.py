@@ -267,13 +267,9 @@ def momentum(config: Data2VecConfig, step: int) -> float:
 
 
 def average_layers(encoded: Encoded, config: Data2VecConfig, real: Tensor | None, prefix: int = 0) -> Tensor:
-    """Mean of the top K layers, each normalised: float32 (B, T, width).
+    """Mean of the top K layers, each normalised: float32 (B, T, width). Raises ValueError where there are fewer than K.
 
-    Args:
-        real: bool (B, T), False at padding; None: there is none.
-        prefix: positions in front that are not input, such as a class token.
-    Raises:
-        ValueError: the encoder has fewer than K layers.
+    real: bool (B, T), False at padding; prefix: positions in front that are not input, such as a class token.
     """
     layers = encoded.states[1:] if config.targets == "block" else encoded.feedforwards
     if len(layers) < config.top_layers:

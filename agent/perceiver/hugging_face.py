@@ -79,11 +79,8 @@ def class_names(config: Mapping[str, Any]) -> list[str]:
 
 
 def copy_trunk(source: TaskModel, target: TaskModel) -> None:
-    """Copy the input module and the encoder of `source` into `target`, to fine-tune them under a new head.
-
-    Raises:
-        ValueError: they are of other sizes; nothing is copied then.
-    """
+    """Copy the input module and the encoder of `source` into `target`, to fine-tune them under a new head. Raises
+    ValueError, and copies nothing, where they are of different sizes."""
     trunk = {name: tensor for name, tensor in source.state_dict().items() if name.startswith(("reader.", "encoder."))}
     wanted = {name: tensor for name, tensor in target.state_dict().items() if name.startswith(("reader.", "encoder."))}
     for name in sorted(trunk.keys() | wanted.keys()):
@@ -131,19 +128,15 @@ def _translate_head(head: str, c: Mapping[str, Any], latent: LatentConfig, label
         case "OpticalFlow":
             return FlowConfig(latent=latent, size=tuple(c["train_size"]))
         case _:
-            return _translate_autoencoder(c, latent, labels)
+            frames, *size = c["output_shape"][1:]
+            if frames != c["num_frames"]:
+                raise ValueError(f"output_shape={tuple(c['output_shape'])} has {frames} frames and num_frames is "
+                                 f"{c['num_frames']}; they must be the same")
+            return AutoencoderConfig(
+                latent=latent, frames=frames, size=(size[0], size[1]), resolution=(c["image_size"], c["image_size"]),
+                samples_per_frame=c["audio_samples_per_frame"], patch=c["samples_per_patch"], labels=labels,
+                channels=c["output_num_channels"], label_channels=c["_label_trainable_num_channels"], label_mask_prob=1.0)
     return ClassifierConfig(latent=latent, reader=reader, labels=labels)
-
-
-def _translate_autoencoder(c: Mapping[str, Any], latent: LatentConfig, labels: int) -> AutoencoderConfig:
-    frames, *size = c["output_shape"][1:]
-    if frames != c["num_frames"]:
-        raise ValueError(f"output_shape={tuple(c['output_shape'])} has {frames} frames and num_frames is {c['num_frames']}; "
-                         "they must be the same")
-    return AutoencoderConfig(
-        latent=latent, frames=frames, size=(size[0], size[1]), resolution=(c["image_size"], c["image_size"]), labels=labels,
-        samples_per_frame=c["audio_samples_per_frame"], patch=c["samples_per_patch"], channels=c["output_num_channels"],
-        label_channels=c["_label_trainable_num_channels"], label_mask_prob=1.0)
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------------
@@ -254,10 +247,8 @@ def hf_parts(model: TaskModel) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
             layer = model.encoder.layers[0]
             parts[name] = [(_rename(model, name.replace(".qkv.", f".{part}.")), (rows, *shape[1:]))
                            for part, rows in zip(("query", "key", "value"), layer.split, strict=True)]  # type: ignore[arg-type]
-        elif name == "reader.mix.weight":
-            parts[name] = [(_rename(model, name), (*shape, 1, 1))]    # a 1x1 convolution there
-        else:
-            parts[name] = [(_rename(model, name), shape)]
+        else:                                                              # reader.mix: a 1x1 convolution there
+            parts[name] = [(_rename(model, name), (*shape, 1, 1) if name == "reader.mix.weight" else shape)]
     return parts
 
 

@@ -169,10 +169,7 @@ class CrossAttend(nn.Module):
     def attended(self, queries: Tensor, inputs: Tensor, mask: Tensor | None = None, query_mask: Tensor | None = None,
                  padding: Tensor | None = None, moved: FoldedInputs | None = None) -> Tensor:
         """The attention and its residual, without the feed-forward."""
-        # many queries, few inputs; in training the bias of `folded_queries` would rule out torch's fast kernel
-        folds = (self.heads == 1 and mask is None and query_mask is None and not torch.is_grad_enabled()
-                 and queries.shape[1] > inputs.shape[1]
-                 and queries.shape[2] <= min(self.query.out_features, self.value.out_features))
+        folds = self.folds_queries(queries, inputs, masked=mask is not None or query_mask is not None)
         if padding is not None and (self.residual or not folds):
             queries, padding = torch.cat([queries, padding.expand(*queries.shape[:2], -1)], dim=-1), None
         if folds:
@@ -212,6 +209,11 @@ class CrossAttend(nn.Module):
         moved = ((q @ self.key.weight) * norm.weight).to(bare.dtype).expand(len(inputs), -1, -1)[:, None]   # (B, 1, Q, C)
         mixed = attend(moved, bare, bare, bias, scale=q.shape[2] ** -0.5)[:, 0]
         return self.value(mixed * norm.weight + norm.bias)
+
+    def folds_queries(self, queries: Tensor, inputs: Tensor, masked: bool) -> bool:
+        """Whether `folded_queries` is less work; in training its bias would rule out torch's fast kernel."""
+        return (self.heads == 1 and not masked and not torch.is_grad_enabled() and queries.shape[1] > inputs.shape[1]
+                and queries.shape[2] <= min(self.query.out_features, self.value.out_features))
 
     def move(self, inputs: Tensor) -> FoldedInputs:
         """The inputs for `folded_queries`.

@@ -123,15 +123,10 @@ class CloudInput:
     jitter: float = 0.01         # training: std of the noise on each coordinate
 
     def __call__(self, samples: Sequence[np.ndarray], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
-        """A batch: {"inputs": (B, points, dims)}.
-
-        Raises:
-            ValueError: a cloud without normals where they are used.
-        """
+        """A batch: {"inputs": (B, points, dims)}. Raises ValueError where a cloud has no normals and they are used."""
         return {"inputs": torch.from_numpy(np.stack([self.prepare(cloud, rng) for cloud in samples]))}
 
     def prepare(self, cloud: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-        """float32 (points, dims)."""
         if cloud.shape[1] < self.dims:
             raise ValueError(f"a cloud has {cloud.shape[1]} numbers per point, this model reads {self.dims}: coordinates and "
                              "normals")

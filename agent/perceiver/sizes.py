@@ -34,11 +34,7 @@ SIZES: dict[str, TaskConfig] = {
 
 
 def named_size(name: str) -> TaskConfig:
-    """One of SIZES.
-
-    Raises:
-        ValueError: the name is unknown.
-    """
+    """One of SIZES. Raises ValueError where the name is unknown."""
     if name not in SIZES:
         raise ValueError(f"Perceiver size {name!r} is unknown; choose one of {', '.join(SIZES)}")
     return SIZES[name]

@@ -198,12 +198,8 @@ def neighbours(frames: Tensor) -> Tensor:
 def differences(frames: Tensor, reach: int) -> Tensor:
     """How much the surroundings of each pixel differ from those of the pixels around it in the other frame.
 
-    Args:
-        frames: (B, 2, 3, H, W).
-        reach: pixels up, down, left and right.
-    Returns:
-        (B, H * W, (2 * reach + 1) ** 2), row by row: mean absolute difference of 5x5 pixels, with mean 0 and std 1 for
-        each pixel, or less where all are alike.
+    Frames (B, 2, 3, H, W), `reach` pixels up, down, left and right -> (B, H * W, (2 * reach + 1) ** 2), row by row: mean
+    absolute difference of 5x5 pixels, with mean 0 and std 1 for each pixel, or less where all are alike.
     """
     height, width = frames.shape[3:]
     around = F.pad(frames[:, 1], (reach,) * 4, mode="replicate")
@@ -282,13 +278,7 @@ class Autoencoder(nn.Module):
         return self.decode(self.encode(inputs), points)
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """
-        Args:
-            inputs: image (B, T, 3, H, W), audio (B, samples), label (B, labels). At evaluation the label is masked and can be
-                zeros.
-        Returns:
-            latents (B, N, width).
-        """
+        """image (B, T, 3, H, W), audio (B, samples), label (B, labels), masked at evaluation -> latents (B, N, width)."""
         return self.encoder(self.reader(inputs))
 
     def decode(self, latents: Tensor, points: Mapping[str, Tensor | None],

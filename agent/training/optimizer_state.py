@@ -33,11 +33,8 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what flatten_optimizer gave, exactly: same values, same dtypes, on each parameter's device.
-
-    Raises:
-        ValueError: a name or a shape does not fit this model; the optimizer is left as it was.
-    """
+    """Inverse of flatten_optimizer: same values, same dtypes, on each parameter's device. Raises ValueError, and changes
+    nothing, where a name or a shape does not fit this model."""
     parameters = {name: (parameter, group) for name, parameter, group in _named_parameters(optimizer, model)}
     state: dict[Tensor, dict[str, Tensor]] = {}
     for key, value in tensors.items():

@@ -249,11 +249,7 @@ class Trainer(Generic[Net]):
         return checkpoint.save(run, self.step, tensors=tensors, documents={**documents, "state": state}, files=files)
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Continue where `saved` stopped.
-
-        Raises:
-            ValueError: it was saved by a run with another `ema` choice.
-        """
+        """Continue where `saved` stopped. Raises ValueError where one of the two has averaged weights and the other has not."""
         if ("training" in saved.tensors) != (self.mean is not None):
             raise ValueError(f"{saved.path} was trained {'with' if 'training' in saved.tensors else 'without'} averaged "
                              "weights; continue it in the same way or start a new run")
@@ -323,11 +319,8 @@ class _Interval:
 
 
 def compile_model(model: nn.Module) -> None:
-    """torch.compile in place, block by block, of an agent's decoder.
-
-    Raises:
-        ValueError: another model; its shapes change from batch to batch, so compiling would take longer than it saves.
-    """
+    """torch.compile in place, block by block, of an agent's decoder. Raises ValueError for other models: their shapes change
+    from batch to batch, so compiling would take longer than it saves."""
     backbone = getattr(model, "backbone", model)
     if not isinstance(backbone, Decoder):
         kind = getattr(getattr(backbone, "config", None), "kind", type(model).__name__)
