@@ -27,7 +27,7 @@ def beam_search(model: Model, prompts: Sequence[Tokens], *, legal: np.ndarray, s
     Args:
         model: in evaluation mode; see policy.for_acting.
         legal: int (n,), ids that may be chosen, `stop` among them.
-        beams: unfinished texts that are kept per prompt, and the most texts that are returned.
+        beams: at least 1, else ValueError; unfinished texts that are kept per prompt, and the most texts that are returned.
     Returns:
         per prompt (ids int64 (length,) without `stop`, log-likelihood per token with `stop`), the likeliest first. Where no
         text has ended within `max_tokens`, the unfinished ones.

@@ -59,8 +59,8 @@ class Checkpoint:
     """The contents of one folder, with every hash checked.
 
     Attributes:
-        tensors: file stem ("model", "optimizer") -> named tensors of a .safetensors file.
-        documents: file stem ("config", "state", "tasks") -> value of a .json file.
+        tensors: file stem ("model", "optimizer") -> named tensors of the .safetensors file.
+        documents: file stem ("config", "state", "tasks") -> value of the .json file.
         files: name ("tokenizer.model") -> bytes of every other file.
         versions: of the packages that wrote it.
     """
@@ -80,7 +80,8 @@ def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tenso
     Args:
         run: the run's folder; made if missing. One process at a time: hold `run_lock(run)`.
         step: training step, >= 0. Saving a step again replaces it; at every moment one of the two can be loaded.
-        tensors: on any device; two names may not share memory.
+        tensors: file stem -> names -> tensors, on any device; two names may not share memory.
+        keep: at least 1.
     Returns:
         The new folder.
     Raises:

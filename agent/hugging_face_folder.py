@@ -20,8 +20,7 @@ INDEX = "model.safetensors.index.json"
 
 def is_hugging_face(folder: Path) -> bool:
     """Whether this is a Hugging Face folder and not one of our runs or checkpoints."""
-    return (folder / CONFIG).is_file() and not (folder / "checkpoints").exists() and not (
-        folder / checkpoint.MANIFEST).exists()
+    return (folder / CONFIG).is_file() and not (folder / "checkpoints").exists() and not (folder / checkpoint.MANIFEST).exists()
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

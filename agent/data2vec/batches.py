@@ -36,8 +36,7 @@ def text_vocabulary(text: TextTokenizer) -> dict[str, int]:
 class Inputs:
     """Makes an encoder's batches."""
 
-    def __init__(self, encoder: Encoder, text: TextTokenizer | None = None, seconds: float = 10.0,
-                 hidden: float = 0.0) -> None:
+    def __init__(self, encoder: Encoder, text: TextTokenizer | None = None, seconds: float = 10.0, hidden: float = 0.0) -> None:
         """
         Args:
             text: for a text encoder.
@@ -118,8 +117,7 @@ def random_crop(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return picture[top:top + rows, left:left + columns]
 
 
-def sounds(items: Sequence[np.ndarray], shortest: int, longest: int,
-           rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
+def sounds(items: Sequence[np.ndarray], shortest: int, longest: int, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
     """Waveforms (B, samples), standardised, and lengths (B,); shortest: samples that a faster sound keeps."""
     played = items if rng is None else [resampled(item, min(rng.uniform(*SPEED), len(item) / shortest)) for item in items]
     rows = [random_span(item, longest, rng) for item in played]

@@ -138,7 +138,8 @@ class Outcome:
 
 
 class ConvDecoder(nn.Module):
-    """Predicts the masked positions: convolutions, each with a norm without parameters and GELU, then a head."""
+    """Predicts the masked positions: convolutions, each with a norm without parameters and GELU, then a head. Raises ValueError
+    where the axes or the groups do not fit the encoder."""
 
     def __init__(self, config: PredictorConfig, width: int) -> None:
         super().__init__()

@@ -76,8 +76,8 @@ class TextConfig:
     """Bytes: an embedding and a learned position, added.
 
     Not in the paper: with `grams`, embeddings of the hashed n-grams that end at each byte are added, as in the Byte Latent
-    Transformer (arXiv:2412.09871), and the mean of each `stride` bytes becomes one element. So a small model learns words from
-    little text.
+    Transformer (arXiv:2412.09871), and the mean of each `stride` bytes becomes one element; they let a small model learn words
+    from little text.
     """
 
     vocab_size: int = 262
@@ -93,7 +93,7 @@ class TextConfig:
 
 
 class Text(nn.Module):
-    """ids int64 (B, M) -> (B, M / stride, width)."""
+    """ids int64 (B, M) -> (B, M / stride, width). Raises ValueError where a text is longer than the positions."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -265,7 +265,7 @@ class AudioConfig:
 
 
 class Audio(nn.Module):
-    """Samples (B, n) or (B, n, 1) in [-1, 1] -> (B, n / patch, patch + Fourier)."""
+    """Samples (B, n) or (B, n, 1) in [-1, 1] -> (B, n / patch, patch + Fourier). Raises ValueError where n is no multiple."""
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
@@ -369,7 +369,7 @@ class MixtureConfig:
 
 
 class Mixture(nn.Module):
-    """{name: raw input} -> (B, sum of M, channels)."""
+    """{name: raw input} -> (B, sum of M, channels). Raises ValueError where the names are not the model's."""
 
     def __init__(self, config: MixtureConfig) -> None:
         super().__init__()

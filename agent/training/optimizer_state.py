@@ -57,8 +57,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensor
     optimizer.state.update(state)
 
 
-def _named_parameters(optimizer: torch.optim.Optimizer,
-                      model: nn.Module) -> Iterator[tuple[str, nn.Parameter, dict[str, Any]]]:
+def _named_parameters(optimizer: torch.optim.Optimizer, model: nn.Module) -> Iterator[tuple[str, nn.Parameter, dict[str, Any]]]:
     names = {parameter: name for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
