@@ -1,4 +1,4 @@
-"""Agent: a network with everything that it needs to be used: vocabulary, text tokenizer and the specs of its tasks.
+"""Agent: a network with its vocabulary, its text tokenizer and the specs of its tasks.
 
 A checkpoint holds all of it, so a run folder alone rebuilds the agent; nothing is guessed from the installed packages.
 """
@@ -33,12 +33,10 @@ class Agent:
     """One network, one set of weights.
 
     Attributes:
-        model: the network.
-        vocabulary: its id map.
         text: its SentencePiece model.
-        tasks: task name -> what the checkpoint knows of it: "codec" (TaskCodec.to_json) and whatever the data said about
-            itself (package versions, wrappers, expert, scores).
-        about: what else the checkpoint says: step, tokens seen, package versions.
+        tasks: task name -> its entry in the checkpoint: "codec" (TaskCodec.to_json) and the description in its data (package
+            versions, wrappers, expert, scores).
+        about: other facts in the checkpoint: step, tokens read in training, package versions.
     """
 
     model: Model
@@ -50,11 +48,8 @@ class Agent:
     @staticmethod
     def build(config: ModelConfig, vocabulary: Vocabulary, text: TextTokenizer,
               tasks: Mapping[str, Mapping[str, Any]], *, seed: int = 0, device: str = "cpu") -> "Agent":
-        """A new agent with random weights, drawn from `seed`, and those of the encoders that it shall have (front_end.py).
-
-        Raises:
-            ValueError: there is no such device, or an encoder that does not fit.
-        """
+        """A new agent with random weights, drawn from `seed`, and the weights of its pre-trained encoders (front_end.py).
+        Raises ValueError where there is no such device, or an encoder does not fit."""
         where = usable_device(device)
         encoders = load_encoders(config.embedding.front_ends, text)
         torch.manual_seed(seed)
@@ -62,11 +57,8 @@ class Agent:
 
     @staticmethod
     def load(path: Path | str, device: str = "cpu") -> "Agent":
-        """Rebuild an agent from a run folder or one of its checkpoints.
-
-        Raises:
-            checkpoint.CheckpointError: nothing there, or a damaged file, which is named.
-        """
+        """Rebuild an agent from a run folder or one of its checkpoints. Raises CheckpointError where there is none, or where a
+        file, which is named, is damaged."""
         return Agent.from_checkpoint(checkpoint.load(Path(path)), device)
 
     @staticmethod
@@ -96,7 +88,7 @@ class Agent:
         return Agent(model.to(where).eval(), vocabulary, text, tasks, about)
 
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits over the weights: which network this is, wherever its checkpoint lies."""
+        """Sixteen hexadecimal digits over the weights, which identify the network independently of its checkpoint's path."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
@@ -113,11 +105,7 @@ class Agent:
         return {TOKENIZER_FILE: self.text.to_bytes()}
 
     def codec(self, task: str) -> TaskCodec:
-        """How this agent turns the task's values into tokens.
-
-        Raises:
-            ValueError: the agent was not trained on the task.
-        """
+        """How this agent turns the task's values into tokens. Raises ValueError where it was not trained on the task."""
         if task not in self.tasks:
             hint = did_you_mean(task, self.tasks, otherwise=f"; it knows {', '.join(sorted(self.tasks)) or 'none'}")
             raise ValueError(f"this checkpoint has no spec for the task {task!r}{hint}")

@@ -1,7 +1,7 @@
-"""Beam search: the likeliest texts that keeping a few beginnings at a time finds; cached and batched as all generation.
+"""Beam search for the likeliest texts; cached and batched as all generation.
 
-Texts of different length are compared by their log-likelihood per token (Wu et al., arXiv:1609.08144, with alpha = 1), so that
-short ones do not win by being short.
+Texts of different length are compared by their log-likelihood per token (Wu et al., arXiv:1609.08144, with alpha = 1), which
+does not favour short ones.
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,15 @@ def beam_search(model: Model, prompts: Sequence[Tokens], *, legal: np.ndarray, s
                 beams: int) -> list[list[tuple[np.ndarray, float]]]:
     """The best continuations of each prompt (seq,).
 
-    A prompt is done when it has `beams` ended texts and none of its beginnings is likelier per token than the least of them.
+    A prompt is done when it has `beams` ended texts and no unfinished one is likelier per token than the least likely of them.
 
     Args:
         model: in evaluation mode; see policy.for_acting.
         legal: int (n,), ids that may be chosen, `stop` among them.
-        beams: beginnings that are kept per prompt, and the most texts that are returned.
+        beams: at least 1, else ValueError; unfinished texts that are kept per prompt, and the most texts that are returned.
     Returns:
-        per prompt (ids int64 (length,) without `stop`, log-likelihood per token with `stop`), the likeliest first. Where
-        nothing has ended within `max_tokens`, the beginnings.
-    Raises:
-        ValueError: `beams` is not positive.
+        per prompt (ids int64 (length,) without `stop`, log-likelihood per token with `stop`), the likeliest first. Where no
+        text has ended within `max_tokens`, the unfinished ones.
     """
     if beams < 1:
         raise ValueError(f"beams={beams} must be at least 1")
@@ -43,8 +41,8 @@ def beam_search(model: Model, prompts: Sequence[Tokens], *, legal: np.ndarray, s
     head = model.embedding.table.weight[torch.from_numpy(legal).to(device)].float()        # (n, width)
     ending = int(np.flatnonzero(legal == stop)[0])
     written, parents = np.zeros((len(prompts), beams, 0), np.int64), np.zeros((len(prompts), beams), np.int64)
-    scores = torch.full((len(prompts), beams), -torch.inf, device=device)                    # of the beginnings, summed
-    scores[:, 0] = 0                                                                         # at first they are all the same
+    scores = torch.full((len(prompts), beams), -torch.inf, device=device)                    # of unfinished texts, summed
+    scores[:, 0] = 0                                                           # at first all beams are the same, empty text
     ended: list[list[tuple[np.ndarray, float]]] = [[] for _ in prompts]
     done, length = np.zeros(len(prompts), bool), 0
     while length < max_tokens and not done.all():
@@ -58,17 +56,17 @@ def beam_search(model: Model, prompts: Sequence[Tokens], *, legal: np.ndarray, s
         ends = (sums[:, :, ending] / length).tolist()
         sums[:, :, ending] = -torch.inf
         scores, best = sums.flatten(1).topk(beams, dim=-1)                                  # (prompts, beams)
-        hopes = (scores[:, 0] / length).tolist()
+        best_unfinished = (scores[:, 0] / length).tolist()
         for number in np.flatnonzero(~done):
             texts = ended[number] + [(written[number, beam], end) for beam, end in enumerate(ends[number]) if end > -np.inf]
             ended[number] = likeliest(texts)[:beams]
-            done[number] = len(ended[number]) == beams and hopes[number] <= ended[number][-1][1]
+            done[number] = len(ended[number]) == beams and best_unfinished[number] <= ended[number][-1][1]
         parents, tokens = (best // len(legal)).cpu().numpy(), legal[(best % len(legal)).cpu().numpy()]
         written = np.concatenate([np.take_along_axis(written, parents[:, :, None], axis=1), tokens[:, :, None]], axis=2)
     means = (scores / max(1, length)).tolist()
-    beginnings = [[(written[number, beam], mean) for beam, mean in enumerate(of_prompt) if mean > -np.inf]
+    unfinished = [[(written[number, beam], mean) for beam, mean in enumerate(of_prompt) if mean > -np.inf]
                   for number, of_prompt in enumerate(means)]
-    return [texts or likeliest(unended) for texts, unended in zip(ended, beginnings, strict=True)]
+    return [texts or likeliest(others) for texts, others in zip(ended, unfinished, strict=True)]
 
 
 def likeliest(texts: list[tuple[np.ndarray, float]]) -> list[tuple[np.ndarray, float]]:
@@ -77,7 +75,7 @@ def likeliest(texts: list[tuple[np.ndarray, float]]) -> list[tuple[np.ndarray, f
 
 
 def reorder(cache: Cache, rows: Tensor) -> Cache:
-    """As many rows of a cache, which is used up, chosen anew; only slots in use are copied."""
+    """The cache, which is not to be used afterwards, with these rows in place of its own; only slots in use are copied."""
     longest = int(cache.lengths.max())
     for tensor in cache.keys + cache.values:
         used = tensor[:, :, :longest]                          # (rows, heads, slots in use, head dim)

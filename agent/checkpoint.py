@@ -1,4 +1,4 @@
-"""Checkpoints: a folder of safetensors, JSON and a manifest, that a crash cannot break and that runs no code when read.
+"""Checkpoints: folders of safetensors, JSON and a manifest, which a crash cannot break and which run no code when read.
 
     runs/demo/lock                              who is training here (run_lock.py)
     runs/demo/checkpoints/latest                "step_00000100", replaced atomically
@@ -8,9 +8,9 @@
         tokenizer.model  README.md  ...              other files
         manifest.json                                format, step, versions, size and SHA-256 of each file
 
-safetensors has no checksum of its own, a flipped bit loads as a weight: every hash is checked before anything is used.
-A save goes to a hidden folder first, every file is flushed to the disk, the folder takes its name in one rename,
-`latest` follows, and only then do older checkpoints go. No pickle is ever read: .pt, .bin, .pkl and such are refused.
+safetensors has no checksum, so a flipped bit would load as a weight: every hash is checked before anything is used. A save
+writes a hidden folder, flushes every file to the disk, renames the folder to its final name, then updates `latest`, and only
+then deletes older checkpoints. Pickles (.pt, .bin, .pkl, ...) are never read.
 """
 
 import errno
@@ -21,7 +21,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -51,20 +51,18 @@ MAX_MANIFEST_BYTES = 1 << 20   # ours have a few thousand
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be written, found or trusted; the message says which file and what to do."""
+    """A checkpoint cannot be written, found or verified; the message says which file and what to do."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What one folder holds, every byte of it checked.
+    """The contents of one folder, with every hash checked.
 
     Attributes:
-        path: the folder.
-        step: training step at which it was written.
-        tensors: one dict of named tensors per .safetensors file, keyed by the file's stem: "model", "optimizer".
-        documents: one JSON value per .json file, keyed by the file's stem: "config", "state", "tasks".
-        files: the bytes of every other file, keyed by its whole name: "tokenizer.model".
-        versions: package versions that wrote it.
+        tensors: file stem ("model", "optimizer") -> named tensors of the .safetensors file.
+        documents: file stem ("config", "state", "tasks") -> value of the .json file.
+        files: name ("tokenizer.model") -> bytes of every other file.
+        versions: of the packages that wrote it.
     """
 
     path: Path
@@ -82,14 +80,12 @@ def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tenso
     Args:
         run: the run's folder; made if missing. One process at a time: hold `run_lock(run)`.
         step: training step, >= 0. Saving a step again replaces it; at every moment one of the two can be loaded.
-        tensors: file stem -> named tensors, on any device; two names may not share memory.
-        documents: file stem -> JSON value.
-        files: file name -> bytes.
-        keep: how many checkpoints stay, >= 1.
+        tensors: file stem -> names -> tensors, on any device; two names may not share memory.
+        keep: at least 1.
     Returns:
         The new folder.
     Raises:
-        CheckpointError: the disk is full or not writable, or a file name is not plain. What was there stays as it was.
+        CheckpointError: the disk is full or not writable, or a file name is not plain. Existing checkpoints are unchanged.
     """
     if step < 0 or keep < 1:
         raise ValueError(f"step={step}, keep={keep}: a step is at least 0 and at least 1 checkpoint is kept")
@@ -98,7 +94,7 @@ def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tenso
     small = {f"{stem}.json": _to_json(stem, value) for stem, value in documents.items()}
     _check_names([*(f"{stem}.safetensors" for stem in tensors), *small], list(files or {}))
     small |= files or {}
-    needed = sum(map(len, small.values())) + sum(_size(group) for group in tensors.values())
+    needed = sum(map(len, small.values())) + sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
     temporary = root / f".saving_{final.name}_{os.getpid()}"
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -113,7 +109,8 @@ def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tenso
         _write_manifest(temporary, step)
         _publish(temporary, final)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot write {final}: {error}; it needs {needed:,} bytes and {_free(root)} are free. "
+        free = f"{shutil.disk_usage(root).free:,}" if os.path.isdir(root) else "an unknown number"
+        raise CheckpointError(f"cannot write {final}: {error}; it needs {needed:,} bytes and {free} are free. "
                               "Free some space or choose another folder; older checkpoints are untouched") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)   # already renamed away when all went well
@@ -122,11 +119,11 @@ def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tenso
 
 
 def _publish(temporary: Path, final: Path) -> None:
-    """Give the finished folder its name, then let `latest` name it; each step is one atomic rename."""
+    """Rename the finished folder, then update `latest`; each is one atomic rename."""
     root = final.parent
     flush(temporary)
     if final.exists():
-        os.rename(final, _replaced(final))   # find() looks here too, should we be killed before the next line
+        os.rename(final, _replaced(final))   # find() reads this one if the process is killed before the next line
     os.rename(temporary, final)
     flush(root)
     pointer = root / f".saving_latest_{os.getpid()}"
@@ -140,7 +137,7 @@ def _replaced(folder: Path) -> Path:
 
 
 def _delete_old(root: Path, latest: Path, keep: int) -> None:
-    """Delete all but the newest `keep` up to `latest`. Later steps, left by a run that went back, are left alone."""
+    """Delete all but the newest `keep` up to `latest`. Later steps, of a run that was resumed from an earlier one, stay."""
     steps = checkpoints(root.parent)
     for folder in steps[:steps.index(latest) + 1][:-keep]:
         os.rename(folder, root / f".deleting_{folder.name}")   # a half-deleted folder must not look like a checkpoint
@@ -148,14 +145,12 @@ def _delete_old(root: Path, latest: Path, keep: int) -> None:
 
 
 def _tidy(root: Path) -> None:
-    """Remove what killed processes left behind; a save in progress elsewhere is left alone."""
+    """Remove files that killed processes left; a save in progress in another process is not touched."""
     for folder in root.glob(".replaced_step_*"):
         final = root / folder.name.removeprefix(".replaced_")
         if not final.exists():
             os.rename(folder, final)
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-    for folder in root.glob(".deleting_step_*"):
+    for folder in [*root.glob(".replaced_step_*"), *root.glob(".deleting_step_*")]:
         shutil.rmtree(folder, ignore_errors=True)
     for unfinished in root.glob(".saving_*"):
         pid = unfinished.name.rpartition("_")[2]
@@ -165,23 +160,11 @@ def _tidy(root: Path) -> None:
 
 def _check_names(made: list[str], given: list[str]) -> None:
     for name in made + given:
-        if not FILE_NAME.fullmatch(name) or name == MANIFEST or Path(name).suffix in PICKLES:
-            raise CheckpointError(f"{name!r} cannot be a file of a checkpoint: give a plain name, no pickle, "
-                                  f"not {MANIFEST}")
+        if not _is_plain(name):
+            raise CheckpointError(f"{name!r} cannot be a file of a checkpoint: give a plain name, no pickle, not {MANIFEST}")
     for name in given:
         if name.endswith((".json", ".safetensors")):   # load() would give it back elsewhere
             raise CheckpointError(f"{name!r} is among files=: give JSON as documents= and safetensors as tensors=")
-
-
-def _size(group: Mapping[str, Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in group.values())
-
-
-def _free(root: Path) -> str:
-    try:
-        return f"{shutil.disk_usage(root).free:,}"
-    except OSError:
-        return "an unknown number"
 
 
 def _to_json(stem: str, value: JSON) -> bytes:
@@ -209,19 +192,18 @@ def _write_manifest(folder: Path, step: int) -> None:
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
-    """Hash of all else in the manifest, so that a flipped bit in the manifest itself is seen too."""
+    """Hash of the rest of the manifest, to detect a flipped bit in the manifest itself."""
     rest = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def load(path: Path | str, *, map_location: str | torch.device = "cpu",
-         only: Collection[str] | None = None) -> Checkpoint:
+def load(path: Path | str, *, map_location: str | torch.device = "cpu", only: Collection[str] | None = None) -> Checkpoint:
     """Read a checkpoint after checking every file against the manifest.
 
     Args:
         path: a run's folder (its latest checkpoint) or one checkpoint's folder.
-        map_location: device of the tensors, whatever device wrote them.
-        only: which tensor files to read, by stem: `only=("model",)` acts without the optimizer. All are checked.
+        map_location: device of the tensors.
+        only: stems of the tensor files to read, such as ("model",) for acting; None: all. All are checked.
     Raises:
         CheckpointError: nothing is there, a file is missing, cut short or changed, or it is a pickle. The message names
             the file, and the newest good checkpoint beside it if there is one; nothing is chosen silently.
@@ -229,25 +211,21 @@ def load(path: Path | str, *, map_location: str | torch.device = "cpu",
     folder = find(path)
     try:
         manifest = _verify(folder)
-        tensors: dict[str, dict[str, Tensor]] = {}
-        documents: dict[str, Any] = {}
-        files: dict[str, bytes] = {}
-        for name in manifest["files"]:
-            stem, suffix = Path(name).stem, Path(name).suffix
-            if suffix == ".safetensors":
-                if only is None or stem in only:
-                    tensors[stem] = _read_tensors(folder / name, torch.device(map_location))
-            elif suffix == ".json":
-                documents[stem] = _read_json(folder / name)
-            else:
-                files[name] = (folder / name).read_bytes()
+        saved = Checkpoint(folder, manifest["step"], {}, {}, {}, manifest["versions"])
+        for file in map(folder.joinpath, manifest["files"]):
+            if file.suffix == ".json":
+                saved.documents[file.stem] = _read_json(file)
+            elif file.suffix != ".safetensors":
+                saved.files[file.name] = file.read_bytes()
+            elif only is None or file.stem in only:
+                saved.tensors[file.stem] = _read_tensors(file, torch.device(map_location))
     except CheckpointError as error:
         raise CheckpointError(f"{error}. {_advice(folder)}") from None
-    return Checkpoint(folder, manifest["step"], tensors, documents, files, manifest["versions"])
+    return saved
 
 
 def find(path: Path | str) -> Path:
-    """The checkpoint folder that `path` means: itself, or the latest of a run. Says why when there is none."""
+    """The checkpoint folder of `path`: itself, or the latest of a run. Raises CheckpointError, with the reason, for none."""
     path = Path(path)
     if path.is_file():
         raise CheckpointError(_refusal(path))
@@ -272,7 +250,7 @@ def find(path: Path | str) -> Path:
 
 
 def checkpoints(run: Path | str) -> list[Path]:
-    """Finished checkpoint folders of a run, oldest step first; not yet verified. Empty if there are none."""
+    """Finished checkpoint folders of a run, oldest step first, not verified."""
     root = Path(run) / "checkpoints"
     steps = {folder: int(match[1]) for folder in root.glob("step_*") if (match := STEP_FOLDER.fullmatch(folder.name))}
     return sorted(steps, key=lambda folder: steps[folder])
@@ -284,15 +262,14 @@ def _latest(root: Path) -> Path:
     if not STEP_FOLDER.fullmatch(name):
         raise CheckpointError(f"{pointer} says {name!r}, which is not the name of a checkpoint. {_advice(pointer)}")
     folder = root / name
-    if not folder.is_dir() and _replaced(folder).is_dir():   # killed while this step was being saved again
-        return _replaced(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"{pointer} names {name}, but {folder} is missing. {_advice(folder)}")
-    return folder
+    for found in (folder, _replaced(folder)):   # the second: killed while this step was being saved again
+        if found.is_dir():
+            return found
+    raise CheckpointError(f"{pointer} names {name}, but {folder} is missing. {_advice(folder)}")
 
 
 def _verify(folder: Path) -> dict[str, Any]:
-    """The manifest, once every file it lists has the right size and hash."""
+    """The manifest, after checking the size and hash of every file in it."""
     path = folder / MANIFEST
     if not path.is_file():
         raise CheckpointError(f"{path} is missing")
@@ -319,19 +296,20 @@ def _verify(folder: Path) -> dict[str, Any]:
 
 
 def _is_well_formed(manifest: dict[str, Any]) -> bool:
-    """Exactly the fields that _write_manifest writes, with plain file names: anybody can compute a digest that fits."""
+    """Whether it has exactly the fields that _write_manifest writes, with plain file names: anybody can compute a digest."""
     if manifest.keys() != {"format", "step", "versions", "files", "sha256"}:
         return False
     step, versions, entries = manifest["step"], manifest["versions"], manifest["files"]
     return (isinstance(step, int) and step >= 0
             and isinstance(versions, dict) and all(isinstance(text, str) for text in versions.values())
-            and isinstance(entries, dict) and all(_is_entry(name, entry) for name, entry in entries.items()))
+            and isinstance(entries, dict) and all(map(_is_plain, entries)) and all(
+                isinstance(entry, dict) and entry.keys() == {"bytes", "sha256"}
+                and isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str) for entry in entries.values()))
 
 
-def _is_entry(name: str, entry: Any) -> bool:
-    return (FILE_NAME.fullmatch(name) is not None and name != MANIFEST and Path(name).suffix not in PICKLES
-            and isinstance(entry, dict) and entry.keys() == {"bytes", "sha256"}
-            and isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str))
+def _is_plain(name: str) -> bool:
+    """Whether it can be the name of a file in a checkpoint."""
+    return FILE_NAME.fullmatch(name) is not None and name != MANIFEST and Path(name).suffix not in PICKLES
 
 
 def _read_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
@@ -349,19 +327,12 @@ def _read_json(path: Path) -> Any:
 
 
 def _advice(folder: Path) -> str:
-    """Where to go from a bad checkpoint: the newest good one beside it."""
+    """What to do about a bad checkpoint: the newest good one beside it."""
     for other in reversed(checkpoints(folder.parent.parent) if folder.parent.name == "checkpoints" else []):
-        if other.name != folder.name and _is_good(other):
-            return f"The newest good checkpoint beside it is {other}: give that path"
+        with suppress(CheckpointError, OSError):
+            if other.name != folder.name and _verify(other):
+                return f"The newest good checkpoint beside it is {other}: give that path"
     return "There is no other good checkpoint beside it: copy it again from where it came, or start a new run"
-
-
-def _is_good(folder: Path) -> bool:
-    try:
-        _verify(folder)
-    except (CheckpointError, OSError):
-        return False
-    return True
 
 
 def _is_pickle(path: Path) -> bool:
@@ -377,7 +348,7 @@ def _refusal(path: Path) -> str:
 
 
 def export(path: Path | str, out: Path | str, *, optimizer: bool = False) -> Path:
-    """Copy a checkpoint into the new folder `out` with a manifest of its own, without the optimizer unless asked."""
+    """Copy a checkpoint into the new folder `out` with its own manifest; optimizer: with the optimizer's state."""
     checkpoint, out = load(path, only=()), Path(out)
     dropped = () if optimizer else ("optimizer.safetensors", "training.safetensors")   # what only a resumed run needs
     try:
@@ -392,7 +363,7 @@ def export(path: Path | str, out: Path | str, *, optimizer: bool = False) -> Pat
 
 
 def push_to_hub(path: Path | str, repo_id: str, *, private: bool = False, optimizer: bool = False) -> str:
-    """Verify a checkpoint and upload it to the Hugging Face Hub; returns its address. `hf auth login` comes first."""
+    """Verify a checkpoint and upload it to the Hugging Face Hub, after `hf auth login`; returns its address."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -406,14 +377,13 @@ def push_to_hub(path: Path | str, repo_id: str, *, private: bool = False, optimi
 
 def from_hub(repo_id: str, *, revision: str | None = None, map_location: str | torch.device = "cpu",
              only: Collection[str] | None = None) -> Checkpoint:
-    """Download a checkpoint and load it, every hash checked; a local folder is loaded too. Pickles are not fetched."""
+    """Download a checkpoint and load it, every hash checked; a local folder is loaded, too. Pickles are not downloaded."""
     if Path(repo_id).exists():
         return load(repo_id, map_location=map_location, only=only)
     from huggingface_hub import snapshot_download
 
     with _hub_errors(repo_id):
-        unwanted = [f"*{suffix}" for suffix in sorted(PICKLES)]
-        folder = snapshot_download(repo_id, revision=revision, ignore_patterns=unwanted)
+        folder = snapshot_download(repo_id, revision=revision, ignore_patterns=[f"*{suffix}" for suffix in sorted(PICKLES)])
     return load(folder, map_location=map_location, only=only)
 
 

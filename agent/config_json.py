@@ -1,11 +1,11 @@
 """Frozen dataclasses as plain JSON and back: the one codec of configs, checkpoints, encoders and Perceivers.
 
 A dataclass becomes an object of its fields, an enum its member's name, a path text, a tuple a list, and a number that JSON
-lacks the text "inf", "-inf" or "nan". Where a field may be one of several dataclasses, the object tells which one it is: by
+lacks the text "inf", "-inf" or "nan". Where a field may be one of several dataclasses, the object says which one it is: by
 "class", the name of the class, where `to_json` was asked to write it; by the dataclass's own field `kind`; else by its fields.
 
-`from_json` takes values at their word, for a document was written from an object that had been checked, and reading a
-checkpoint shall not wait for a validating library. What people write is checked by scripts/common/config.py.
+`from_json` does not check the types of values: the document was written from a checked object, and reading a checkpoint should
+not import a validating library. What people write is checked by scripts/common/config.py.
 """
 
 import enum
@@ -78,8 +78,8 @@ def _build(cls: Any, values: Mapping[str, Any]) -> Any:
 def dataclass_of(hint: Any, values: Any) -> Any:
     """The dataclass that a document was written from: the type itself, or one of a union.
 
-    Without `kind` it is the first one, since there was only that one when documents did not say it; of classes without kinds
-    it is the first that has all the fields, or else the first.
+    A document without `kind` is of the first class, the only one when documents did not have `kind` yet; of classes without
+    kinds it is of the first that has all its fields, or else of the first.
 
     Raises:
         ValueError: a class or a kind that is not known here.
@@ -94,6 +94,13 @@ def dataclass_of(hint: Any, values: Any) -> Any:
         if isinstance(asked, str) and asked in by_name:
             return by_name[asked]
     raise ValueError(f"{asked!r} is no configuration that is known here; was it written by a newer version?")
+
+
+def at_least(config: Any, path: str = "", **lowest: float) -> None:
+    """Raises ValueError, which names `path` and the field, where a field of a config is below its lowest value."""
+    for name, limit in lowest.items():
+        if getattr(config, name) < limit:
+            raise ValueError(f"{path}{name}={getattr(config, name)} must be at least {limit}")
 
 
 def is_config(hint: Any) -> bool:

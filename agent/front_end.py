@@ -1,14 +1,14 @@
-"""Pre-trained encoders as front ends of the stream: what they make of pictures, sounds and words is what the agent sees.
+"""Pre-trained encoders as front ends of the stream: their outputs for pictures, sounds and words are the agent's inputs.
 
     embedding:
       vision: {encoder: runs/pictures}                    # in place of the patch block
       audio: {encoder: runs/speech, freeze: false}        # in place of the sound block; trained along
-      text: {encoder: runs/reviews}                       # added to the words that are read, never to those that are written
+      text: {encoder: runs/reviews}                       # added to the embeddings of words that are read, not of targets
 
-The patches of one image look at each other before the stream does, so do the stretches of one sound and the words of one
-text. An encoder finer than the stream has several places per token: they are laid side by side and projected to its width.
-Pictures and sounds of one shape go through together and nothing is padded, so a token's vector never depends on what else is
-in the batch. Frozen encoders cost no gradient; their weights go into the agent's checkpoints all the same.
+An encoder attends among all patches of one image, segments of one sound or words of one text. Where it has several positions
+per token of the stream, their vectors are concatenated and projected to the stream's width. Pictures and sounds of equal shape
+are encoded together and nothing is padded, so a token's vector does not depend on the rest of the batch. Frozen encoders cost
+no gradient; their weights are saved in the agent's checkpoints, too.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,25 +27,20 @@ from .data2vec.hugging_face import Modality
 from .data2vec.pretrained import load_pretrained
 from .hardware import round_up_to_bucket
 
-ENCODERS: dict[str, Modality] = {"vision": "vision", "audio": "speech", "text": "text"}   # our field -> the encoder's word
+ENCODERS: dict[str, Modality] = {"vision": "vision", "audio": "speech", "text": "text"}   # field -> the encoder's modality
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrontEndConfig:
-    """An encoder of the stream."""
+    """A pre-trained encoder for one kind of input."""
 
     encoder: str          # a run of `calico pretrain` or a Hugging Face Data2Vec folder; read when a run begins
-    freeze: bool = True   # the encoder stays as it is, only the projection learns
+    freeze: bool = True   # only the projection is trained
 
 
 def load_encoders(wanted: Mapping[str, FrontEndConfig], text: TextTokenizer) -> dict[str, Encoder]:
-    """The encoders of a new run, by "vision", "audio" and "text".
-
-    Args:
-        text: the run's tokenizer, which a text encoder must share.
-    Raises:
-        ValueError: no such encoder, one of another modality, or one for other words.
-    """
+    """The encoders of a new run with the tokenizer `text`, by "vision", "audio" and "text". Raises ValueError where there is no
+    such encoder, or it has another modality or another tokenizer."""
     encoders = {}
     for name, config in wanted.items():
         found = load_pretrained(config.encoder, ENCODERS[name])
@@ -59,24 +54,24 @@ def load_encoders(wanted: Mapping[str, FrontEndConfig], text: TextTokenizer) -> 
 class FrontEnd(nn.Module):
     """An encoder and the projection of its output into the stream."""
 
-    def __init__(self, encoder: Encoder, config: FrontEndConfig, places: int, width: int) -> None:
-        """places: of the encoder per token of the stream."""
+    def __init__(self, encoder: Encoder, config: FrontEndConfig, positions: int, width: int) -> None:
+        """positions: of the encoder per token of the stream."""
         super().__init__()
-        self.frozen, self.places = config.freeze, places
+        self.frozen, self.positions = config.freeze, positions
         self.encoder = encoder.requires_grad_(not config.freeze)
-        self.project = nn.Linear(places * encoder.width, width)
+        self.project = nn.Linear(positions * encoder.width, width)
         nn.init.normal_(self.project.weight, std=self.project.in_features**-0.5)
         nn.init.zeros_(self.project.bias)
 
     def train(self, mode: bool = True) -> "FrontEnd":
-        """A frozen encoder drops nothing in training either."""
+        """A frozen encoder has no dropout in training either."""
         super().train(mode)
         if self.frozen:
             self.encoder.eval()
         return self
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """Hidden states (B, T, width of the encoder) of its own places."""
+        """Hidden states (B, T, width of the encoder) at its own positions."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self.encoder.encode(self.encoder.features(inputs)).hidden[:, self.encoder.prefix:]
 
@@ -84,7 +79,7 @@ class FrontEnd(nn.Module):
 class VisionFrontEnd(FrontEnd):
     """Image patches (n, MAX_CHANNELS, 16, 16) of a stream -> (n, width).
 
-    An encoder for fewer channels sees an image's last ones (of stacked frames the newest), one for more sees the last repeated.
+    An encoder of fewer channels gets an image's last ones (of stacked frames the newest), one of more the last one repeated.
     """
 
     def __init__(self, encoder: VisionEncoder, config: FrontEndConfig, width: int) -> None:
@@ -96,10 +91,10 @@ class VisionFrontEnd(FrontEnd):
         self.side, self.channels = side, encoder.config.channels
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """(n, width)."""
         top, left = tokens.intervals[:, 0] == 0, tokens.intervals[:, 2] == 0
         begins = beginnings(tokens, Kind.PATCH, top & left)
-        columns = in_runs(begins, top).clamp(min=1)                                      # 0: the first row was cut away
+        image = begins.cumsum(0) - 1                                                     # number of each patch's image
+        columns = torch.bincount(image[top], minlength=int(image[-1]) + 1).clamp(min=1)  # 0: the first row was cut away
         return in_groups(begins, lambda index, columns: self.pictures(tokens, index, columns), columns)
 
     def pictures(self, tokens: Tokens, index: Tensor, columns: int) -> Tensor:
@@ -117,7 +112,7 @@ class VisionFrontEnd(FrontEnd):
 
 
 class AudioFrontEnd(FrontEnd):
-    """Stretches of sound (n, SOUND_SAMPLES) of a stream -> (n, width)."""
+    """Sound segments (n, SOUND_SAMPLES) of a stream -> (n, width)."""
 
     def __init__(self, encoder: SpeechEncoder, config: FrontEndConfig, width: int) -> None:
         stride = encoder.config.samples(2) - encoder.config.samples(1)
@@ -130,26 +125,25 @@ class AudioFrontEnd(FrontEnd):
         self.samples, self.needed = samples, encoder.config.samples
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """(n, width)."""
         begins = beginnings(tokens, Kind.AUDIO, tokens.moments == 0)
         return in_groups(begins, lambda index, _: self.waveforms(tokens.sounds[index]))
 
-    def waveforms(self, stretches: Tensor) -> Tensor:
+    def waveforms(self, segments: Tensor) -> Tensor:
         """int16 (B, n, SOUND_SAMPLES) of B sounds -> (B, n, width)."""
-        count = stretches.shape[1]
-        x = stretches.flatten(1).float()
+        count = segments.shape[1]
+        x = segments.flatten(1).float()
         if self.samples != SOUND_SAMPLES:
             x = F.interpolate(x[:, None, None], (1, count * self.samples), mode="bicubic", antialias=True)[:, 0, 0]
         x = standardize(x)
-        x = F.pad(x, (0, self.needed(count * self.places) - x.shape[1]))                 # what the last vector still looks at
+        x = F.pad(x, (0, self.needed(count * self.positions) - x.shape[1]))              # the last vector's receptive field
         x = self.encode(x.to(self.project.weight.dtype))
-        return self.project(x.unflatten(1, (count, self.places)).flatten(2))
+        return self.project(x.unflatten(1, (count, self.positions)).flatten(2))
 
 
 class TextFrontEnd(FrontEnd):
     """Words that the agent reads -> what is added to their embeddings, (B, S, width).
 
-    The encoder looks in both directions, so words that are targets stay out: nothing may tell them their successors.
+    Targets are left out: the encoder attends in both directions, and their vectors would contain the tokens to predict.
     """
 
     def __init__(self, encoder: TextEncoder, config: FrontEndConfig, width: int) -> None:
@@ -164,25 +158,19 @@ class TextFrontEnd(FrontEnd):
                              "data.observation_text_loss=false")
         read = (is_text & ~tokens.loss_mask).flatten()
         added = torch.zeros(len(read), self.project.out_features, device=read.device, dtype=self.project.weight.dtype)
-        places = read.nonzero()[:, 0]
-        if not len(places):
+        index = read.nonzero()[:, 0]
+        if not len(index):
             return added.unflatten(0, tokens.ids.shape)
-        seq = tokens.ids.shape[-1]
-        begins = torch.ones_like(places, dtype=torch.bool)                              # of a run: after a gap, or in a new row
-        begins[1:] = (places.diff() > 1) | (places[1:] % seq == 0)
-        begins = self.cut(begins)
-        ids = tokens.ids.flatten()[places] - text_start + OFFSET
-        found = in_groups(begins, lambda index, _: self.words(ids[index].long()))
-        return added.index_put((places,), found.to(added.dtype)).unflatten(0, tokens.ids.shape)
-
-    def cut(self, begins: Tensor) -> Tensor:
-        """Texts longer than the encoder's places are read in pieces."""
-        at = torch.arange(len(begins), device=begins.device)
-        first = torch.where(begins, at, 0).cummax(0).values
-        return (at - first) % self.longest == 0
+        begins = torch.ones_like(index, dtype=torch.bool)                               # of a run: after a gap, or in a new row
+        begins[1:] = (index.diff() > 1) | (index[1:] % tokens.ids.shape[-1] == 0)
+        number = torch.arange(len(index), device=index.device)
+        begins = (number - torch.where(begins, number, 0).cummax(0).values) % self.longest == 0     # long texts are split
+        ids = tokens.ids.flatten()[index] - text_start + OFFSET
+        found = in_groups(begins, lambda some, _: self.words(ids[some].long()))
+        return added.index_put((index,), found.to(added.dtype)).unflatten(0, tokens.ids.shape)
 
     def words(self, ids: Tensor) -> Tensor:
-        """int64 (B, n) -> (B, n, width); a mission that stands in every observation is encoded once."""
+        """int64 (B, n) -> (B, n, width); a mission that is repeated in every observation is encoded once."""
         unique, which = ids.unique(dim=0, return_inverse=True)
         return self.project(self.encode(unique))[which]
 
@@ -191,41 +179,31 @@ FRONT_ENDS: dict[str, type[Any]] = {"vision": VisionFrontEnd, "audio": AudioFron
 
 
 def beginnings(tokens: Tokens, kind: Kind, first: Tensor) -> Tensor:
-    """Where a run of pieces (n,) of a kind begins: at the first piece of a picture or a sound, and in each row of the batch,
-    as a row may begin inside of one."""
+    """bool (n,): True where a run of patches or segments of a kind begins: at the first of a picture or a sound, and at the
+    first in each row of the batch, which may begin inside a picture or sound."""
     row = (tokens.kind == kind).nonzero()[:, 0]
     return first | F.pad(row.diff() != 0, (1, 0), value=True)
 
 
-def in_runs(begins: Tensor, counted: Tensor) -> Tensor:
-    """How many of `counted` (n,) each run has; True in `begins` (n,) begins one, and the first place always does."""
-    run = begins.clone()
-    run[0] = True
-    number = run.cumsum(0) - 1
-    return torch.bincount(number[counted], minlength=int(number[-1]) + 1)
-
-
 def in_groups(begins: Tensor, embed: Callable[[Tensor, int], Tensor], keys: Tensor | None = None) -> Tensor:
-    """Give runs of equal length and key to `embed` together, and bring what it returns back into order.
+    """Give runs of equal length and key to `embed` together, and put its outputs back into order, (n, width).
 
     Args:
         begins: bool (n,), True where a run begins.
-        embed: (places int64 (B, length), key) -> (B, length, width).
+        embed: (indices int64 (B, length), key) -> (B, length, width).
         keys: integers (runs,); None: 0 for all.
-    Returns:
-        (n, width).
     """
     begins = begins.clone()
     begins[0] = True
     starts = begins.nonzero()[:, 0]
     lengths = F.pad(starts, (0, 1), value=len(begins)).diff()
     keys = torch.zeros_like(lengths) if keys is None else keys
-    pieces, places = [], []
+    pieces, indices = [], []
     for length, key in torch.stack([lengths, keys], 1).unique(dim=0).tolist():
         first = starts[(lengths == length) & (keys == key)]
         index = first[:, None] + torch.arange(length, device=first.device)               # (B, length)
         spare = round_up_to_bucket(len(index)) - len(index)
         made = embed(torch.cat([index, index[:1].expand(spare, -1)]), key)[:len(index)]  # see round_up_to_bucket
         pieces.append(made.flatten(0, 1))
-        places.append(index.flatten())
-    return torch.cat(pieces)[torch.cat(places).argsort()]
+        indices.append(index.flatten())
+    return torch.cat(pieces)[torch.cat(indices).argsort()]

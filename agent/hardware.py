@@ -1,4 +1,4 @@
-"""What the machine is good at: number formats, and an allocator that does not return memory it needs again at once."""
+"""The machine: its devices, its fast number formats, and the settings of its memory allocator."""
 
 import ctypes
 import platform
@@ -11,11 +11,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 
 
 def usable_device(name: str) -> torch.device:
-    """The device called "cpu", "cuda", "cuda:1", ...
-
-    Raises:
-        ValueError: there is no such device, or this build of torch cannot use it.
-    """
+    """The device called "cpu", "cuda", "cuda:1", ... Raises ValueError where this machine has none or torch cannot use it."""
     try:
         device = torch.device(name)
         torch.empty(0, device=device)   # fails where the driver or the card is missing
@@ -38,44 +34,45 @@ def has_fast_bf16(device: torch.device) -> bool:
     return has_amx() or bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
 
+def uses_bf16(device: torch.device, precision: Precision) -> bool:
+    """Whether 'auto' or the choice itself means bf16."""
+    return precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
+
+
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Context in which matrix multiplications run in bf16; 'auto' decides by the hardware."""
-    enabled = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=uses_bf16(device, precision))
 
 
 def acting_dtype(device: torch.device, precision: Precision) -> torch.dtype:
     """Format of weights and cache when acting; the same rule as `autocast`."""
-    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and has_fast_bf16(device)) else torch.float32
+    return torch.bfloat16 if uses_bf16(device, precision) else torch.float32
 
 
 def keep_freed_memory() -> None:
     """Tell glibc to reuse large freed blocks instead of giving each back to the kernel.
 
-    A training step frees and takes the same hundred MB again and again; by default every round trip costs page faults,
-    8,000 to 83,000 a step. Measured: 1.3 to 1.5 times the tokens per second. No effect outside Linux with glibc.
+    Every training step frees and allocates the same hundred MB; by default that costs 8,000 to 83,000 page faults a step.
+    Measured: 1.3 to 1.5 times the tokens per second. No effect outside Linux with glibc.
     """
-    libc = glibc()
-    if libc is None:
-        return
-    m_trim_threshold, m_mmap_threshold = -1, -3   # malloc.h
-    libc.mallopt(m_mmap_threshold, 1 << 30)
-    libc.mallopt(m_trim_threshold, 2**31 - 1)
+    if libc := glibc():
+        m_trim_threshold, m_mmap_threshold = -1, -3   # malloc.h
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def return_freed_memory() -> None:
-    """Give freed blocks back after all, now and then, as at checkpoints: what is kept slowly falls to pieces."""
-    libc = glibc()
-    if libc is not None:
+    """Give freed blocks back to the kernel, as at checkpoints: freed heap memory fragments over time."""
+    if libc := glibc():
         libc.malloc_trim(0)
 
 
 def round_up_to_bucket(size: int) -> int:
-    """The next of few sizes, at most an eighth larger: eight per power of two.
+    """The next of eight sizes per power of two, at most an eighth larger.
 
-    CPU kernels are compiled per shape, and freed memory fits again only where shapes recur: a dimension that is another one
-    in each batch (its targets, its picture patches) slows a training down more and more. Measured on two cores: from 20,000
-    to 14,000 tokens/s over the first 1,400 steps of the demo, with padding to round_up_to_bucket sizes not at all.
+    CPU kernels are compiled per shape, and freed memory is reused only where shapes recur: a dimension that differs from batch
+    to batch (its targets, its picture patches) slows training down more and more. Measured on two cores: from 20,000 to 14,000
+    tokens/s over the first 1,400 steps of the demo, and no slowdown with padding to these sizes.
     """
     step = 1 << max(0, size.bit_length() - 4)
     return -(-size // step) * step

@@ -1,6 +1,6 @@
 """A Hugging Face checkpoint's folder: config.json beside model.safetensors, or beside shards and their index.
 
-Pickles (pytorch_model.bin) are never loaded. What is missing or damaged is named.
+Pickles (pytorch_model.bin) are never loaded. Errors name the missing or damaged file.
 """
 
 import json
@@ -19,17 +19,13 @@ INDEX = "model.safetensors.index.json"
 
 
 def is_hugging_face(folder: Path) -> bool:
-    """Whether this is a Hugging Face folder, and neither a run of ours nor one of its checkpoints."""
-    return (folder / CONFIG).is_file() and not (folder / "checkpoints").exists() and not (
-        folder / checkpoint.MANIFEST).exists()
+    """Whether this is a Hugging Face folder and not one of our runs or checkpoints."""
+    return (folder / CONFIG).is_file() and not (folder / "checkpoints").exists() and not (folder / checkpoint.MANIFEST).exists()
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The contents of config.json, and all tensors by name, in the dtype of the file.
-
-    Raises:
-        ValueError: a file is missing, damaged or a pickle.
-    """
+    """The contents of config.json, and all tensors by name, in the dtype of the file. Raises ValueError where a file is
+    missing, damaged or a pickle."""
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} has no {CONFIG}; give the folder of a Hugging Face checkpoint")
     return read_object(folder / CONFIG), _read_tensors(folder)
@@ -49,7 +45,12 @@ def read_object(path: Path) -> dict[str, Any]:
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():    # transformers looks in this order, too
         return _read_file(folder / WEIGHTS)
-    shard_of = _read_index(folder / INDEX)
+    shard_of = read_object(folder / INDEX).get("weight_map")    # the name of each tensor -> the name of its shard
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise ValueError(f"{folder / INDEX} has no weight_map from tensors to files; download it again")
+    for name in shard_of.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ValueError(f"{folder / INDEX} names {name!r}, a file beside it was expected; download it again")
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(shard_of.values())):
         tensors |= _read_file(folder / name)
@@ -57,17 +58,6 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         raise ValueError(f"{len(lost)} of the {len(shard_of)} tensors in {folder / INDEX} are in no shard: "
                          f"{', '.join(lost[:3])}; download the folder again")
     return tensors
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    """The name of each tensor -> the name of its shard, a file of the same folder."""
-    shard_of = read_object(path).get("weight_map")
-    if not isinstance(shard_of, dict) or not shard_of:
-        raise ValueError(f"{path} has no weight_map from tensors to files; download it again")
-    for name in shard_of.values():
-        if not isinstance(name, str) or Path(name).name != name:
-            raise ValueError(f"{path} names {name!r}, a file beside it was expected; download it again")
-    return shard_of
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Filters from the bins of a Fourier transform to bands that are equally wide on the mel scale (O'Shaughnessy, 1987)."""
+"""Filters from the bins of a Fourier transform to bands of equal width on the mel scale (O'Shaughnessy, 1987)."""
 
 from functools import lru_cache
 
@@ -10,11 +10,7 @@ from torch import Tensor
 def mel_filters(rate: int, window: int, bands: int, device: torch.device) -> Tensor:
     """Triangles between 0 Hz and rate / 2, float32 (window / 2 + 1, bands); mel(f) = 2595 log10(1 + f / 700).
 
-    The tensor is cached: do not write into it.
-
-    Args:
-        rate: samples per second.
-        window: samples that one transform takes.
+    rate: samples per second; window: samples per transform. The tensor is cached: do not write into it.
     """
     with torch.inference_mode(False), torch.no_grad():     # it may be built in inference and then used in training
         highest = float(2595 * torch.log10(torch.tensor(1 + rate / 2 / 700)))

@@ -1,7 +1,7 @@
 """The agent's network: embedding, backbone and tied output head, with the named sizes.
 
-Backbones share one way to be called, and no base class: see `Backbone` in backbones/__init__.py. The cache of a history that
-grows token by token is a value that the caller holds.
+Backbones share a protocol, `Backbone` in backbones/__init__.py. The cache of a history that grows token by token is a value
+that the caller holds.
 
 One table serves input and output (`F.linear(x, table.weight)`): a separate head module breaks sharding and saving.
 """
@@ -25,7 +25,7 @@ from .embedding import Embedding, EmbeddingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Everything that shapes the weights, next to the vocabulary."""
+    """Everything that determines the shapes of the weights, except the vocabulary."""
 
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     backbone: BackboneConfig = field(default_factory=DecoderConfig)
@@ -36,10 +36,10 @@ def _size(width: int, depth: int, heads: int, patch_channels: int, **more: float
                        backbone=DecoderConfig(width=width, depth=depth, heads=heads, **more))  # type: ignore[arg-type]
 
 
-# The paper's sizes (Table 5) see the whole context of 1,024 tokens in every layer. With rotary positions in place of
-# Transformer-XL's they have 6 to 9 % fewer parameters than the paper prints: one width x width matrix less per block.
+# In the paper's sizes (Table 5) every layer attends to the whole context of 1,024 tokens. With rotary positions instead of
+# Transformer-XL's they have 3 to 8 % fewer parameters than the paper says: one width x width matrix less per block.
 SIZES: dict[str, ModelConfig] = {
-    "tiny": _size(128, 4, 4, 16),      # one head is a third faster per token and learns so much slower that it loses
+    "tiny": _size(128, 4, 4, 16),      # one head: a third faster per token, but its loss falls more slowly even per second
     "small": _size(256, 6, 4, 16),
     "medium": _size(512, 8, 8, 32),
     "gato-79m": _size(768, 8, 24, 64, context=1024, window=1024, stochastic_depth=0.1),
@@ -49,11 +49,8 @@ SIZES: dict[str, ModelConfig] = {
 
 
 def named_size(name: str, context: int | None = None, kind: str = "decoder") -> ModelConfig:
-    """One of SIZES, with another context length if given, or with a backbone of another kind but the same width and depth.
-
-    Raises:
-        ValueError: the name or the kind is unknown.
-    """
+    """One of SIZES, with another context length if given, or a backbone of another kind of the same width and depth. Raises
+    ValueError where the name or the kind is unknown."""
     if name not in SIZES:
         raise ValueError(f"model size {name!r} is unknown; choose one of {', '.join(SIZES)}")
     if kind not in KINDS:
@@ -84,17 +81,17 @@ class Model(nn.Module):
         self.embedding.attach(encoders or {})
 
     def forward(self, tokens: Tokens, where: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Whole sequences (B, S) -> hidden states (B, S, width), or (n, width) of the places `where` alone."""
+        """Whole sequences (B, S) -> hidden states (B, S, width), or (n, width) of the positions `where` alone."""
         return self.backbone(self.embedding(tokens), where)
 
     def extend(self, tokens: Tokens, cache: Cache, counts: Tensor | None = None,
                where: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Cache]:
-        """Append tokens (B, S) to the rows of a cache; see Decoder.extend."""
+        """Append tokens (B, S) to the rows of a cache; see Backbone.extend."""
         return self.extend_embedded(self.embedding(tokens), cache, counts, where)
 
     def extend_embedded(self, x: Tensor, cache: Cache, counts: Tensor | None = None,
                         where: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Cache]:
-        """The same for what `embedding` made of tokens, (B, S, width)."""
+        """The same for tokens that `embedding` has embedded, (B, S, width)."""
         return self.backbone.extend(x.to(cache.keys[0].dtype), cache, counts, where)
 
     def logits(self, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
@@ -108,9 +105,9 @@ class Model(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Tables: normal with deviation 0.02. Matrices: 1 / sqrt(fan-in), projections into the residual stream scaled down by
-    the depth; GPT-2's 0.02 for all suits a width of 2,500 and starves one of 128 (Pendulum's loss after 450 steps: 2.66
-    nats, with fan-in 2.30)."""
+    """Tables: normal with std 0.02. Matrices: 1 / sqrt(fan-in), projections into the residual stream scaled down by the depth.
+    GPT-2's 0.02 for all suits a width of 2,500 and is too small for 128 (Pendulum's loss after 450 steps: 2.66 nats, with
+    fan-in 2.30)."""
     if isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
         if module.padding_idx is not None:
@@ -122,11 +119,10 @@ def _initialise(module: nn.Module) -> None:
 
 
 def smooth_rows(count: int, width: int) -> Tensor:
-    """First embeddings (count, width) of the bins of a real value: waves of many lengths over the bins.
+    """Initial embeddings (count, width) of the bins of a real value: waves of many lengths over the bins, std 0.02.
 
-    Neighbouring bins begin alike and stay within reach of each other's gradients, so what is learnt of one value holds
-    for the next; from independent rows a thousand words have to be learnt one by one. The table stays a learned lookup
-    as in the paper, same deviation 0.02 as all other rows.
+    Neighbouring bins begin with similar embeddings, so what is learned for one value generalises to the next; independent rows
+    would have to be learned one by one. The table stays a learned lookup as in the paper.
     """
     waves = torch.logspace(math.log10(0.5), math.log10(16), width // 2)   # cycles over all bins
     phases = 2 * math.pi * (torch.linspace(0, 1, count)[:, None] * waves + torch.rand(width // 2))
@@ -134,18 +130,18 @@ def smooth_rows(count: int, width: int) -> Tensor:
 
 
 def matmul_flops_per_token(config: ModelConfig, vocab_size: int, target_share: float = 1.0) -> float:
-    """Multiply-adds x 2 of a decoder's forward pass per token, those that are done: matrices, attention within the window;
-    the head and the last feed-forward at the targets only.
+    """Multiply-adds x 2 of a decoder's forward pass per token: matrices, attention within the window, and the head and the last
+    feed-forward at targets only, which are `target_share` of the tokens.
 
-    Used for the share of the machine's peak that training reaches (three forwards' worth per training step).
+    For the fraction of the machine's peak that training reaches, where a step counts as three forward passes.
     """
     b = config.backbone
     assert isinstance(b, DecoderConfig), b
     context, window = b.context, min(b.attention_window, b.context)
-    seen = (window * (window + 1) / 2 + (context - window) * window) / context      # keys per query, on average
+    keys = (window * (window + 1) / 2 + (context - window) * window) / context      # per query, on average
     feedforward = math.ceil(1.5 * b.feedforward) * b.width**2
     matrices = b.depth * 4 * b.width**2 + (b.depth - 1 + target_share) * feedforward
-    return 2 * (matrices + b.depth * 2 * seen * b.width + target_share * vocab_size * b.width)
+    return 2 * (matrices + b.depth * 2 * keys * b.width + target_share * vocab_size * b.width)
 
 
 def on_meta(config: ModelConfig, vocabulary: Vocabulary) -> Model:

@@ -1,4 +1,4 @@
-"""Choosing a token from logits: greedy, temperature, top-k; one random generator per row, so batches do not matter."""
+"""Choosing a token from logits: greedy, temperature, top-k; one random generator per row, independent of the batch."""
 
 from dataclasses import dataclass
 
@@ -24,13 +24,11 @@ class SamplingConfig:
 
 
 def choose(logits: np.ndarray, config: SamplingConfig, generators: list[np.random.Generator]) -> np.ndarray:
-    """One index per row.
+    """One index per row, int64 (rows,) in [0, n).
 
     Args:
-        logits: float (rows, n), already cut to the legal tokens; -inf for tokens that are not.
+        logits: float (rows, n), of the legal tokens alone; -inf for tokens that cannot be chosen.
         generators: one per row, used only where the temperature is above 0.
-    Returns:
-        int64 (rows,), in [0, n).
     """
     if config.temperature == 0:
         return logits.argmax(axis=-1)

@@ -1,4 +1,4 @@
-"""What the agent says: captions of pictures, answers about them, replies in a dialogue."""
+"""Text generation: captions of pictures, answers about pictures and sounds, replies in a dialogue."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ GREEDY = SamplingConfig(temperature=0)
 
 @dataclass(frozen=True)
 class Generated:
-    """A text, and its log-likelihood per token in nats; the end of the document counts as one."""
+    """A text, and its log-likelihood per token in nats; the end of the document counts as a token."""
 
     text: str
     log_likelihood: float
@@ -29,12 +29,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class Truncation:
-    """What did not fit the model's window.
-
-    Attributes:
-        turns: whole turns left out, the oldest.
-        tokens: tokens left out at the beginning of the message itself, where it alone is too long.
-    """
+    """How much did not fit the model's window: the oldest turns, and tokens at the beginning of a message that is too long."""
 
     turns: int = 0
     tokens: int = 0
@@ -49,8 +44,8 @@ class Reply:
 
     Attributes:
         tokens: how many were written.
-        read: how many were read for it; what the cache held from earlier turns is not counted.
-        cut: what the model did not see.
+        read: how many were read for it, without those in the cache from earlier turns.
+        cut: what was left out of the prompt.
     """
 
     text: str
@@ -64,7 +59,7 @@ class TextGenerator:
 
     Attributes:
         max_tokens: of an answer.
-        room: tokens that a prompt may have, so that prompt and answer stay within the model's context.
+        room: most tokens of a prompt, so that prompt and answer fit the model's context.
     """
 
     def __init__(self, agent: Agent, sampling: SamplingConfig = GREEDY, *, max_tokens: int = 64,
@@ -83,7 +78,7 @@ class TextGenerator:
         return self.complete([caption_parts(image, None) for image in images])
 
     def draw_captions(self, images: Sequence[np.ndarray], drawn: int) -> list[list[Generated]]:
-        """`drawn` captions of each image by sampling, the likeliest first; it is drawn independently of the other images."""
+        """`drawn` captions of each image by sampling, the likeliest first; independent of the other images."""
         prompts = [self.prompt(caption_parts(image, None)) for image in images]
         answers = self._generate(prompts, samples=drawn)
         groups = [answers[start : start + drawn] for start in range(0, len(answers), drawn)]
@@ -91,7 +86,7 @@ class TextGenerator:
                                           for prompt, group in zip(prompts, groups, strict=True)], self.agent.vocabulary.pad)
         found = [[Generated(self.decode(answer), one.mean) for answer, one in zip(group, ones, strict=True)]
                  for group, ones in zip(groups, scored, strict=True)]
-        return [sorted(group, key=lambda said: -said.log_likelihood) for group in found]
+        return [sorted(group, key=lambda caption: -caption.log_likelihood) for group in found]
 
     def search_captions(self, images: Sequence[np.ndarray], beams: int) -> list[list[Generated]]:
         """The likeliest captions of each image that a beam search finds, at most `beams`, the likeliest first."""
@@ -101,32 +96,20 @@ class TextGenerator:
         return [[Generated(self.decode(ids), score) for ids, score in group] for group in found]
 
     def answers(self, shown: Sequence[np.ndarray | None], questions: Sequence[str]) -> list[str]:
-        """One answer per picture or sound and question, see `user_message`; without either it is a question in words alone."""
+        """One answer per question, which may be about a picture or a sound, see `user_message`."""
         return self.complete([dialogue_parts([user_message(one, question)], generate=True)
                               for one, question in zip(shown, questions, strict=True)])
 
     def replies(self, dialogues: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
-        """The assistant's next turn in each dialogue; what does not fit is left out, see `fit`.
-
-        Args:
-            dialogues: messages as in `dialogue_parts`, the last one by the user; images stand in the messages.
-        """
+        """The assistant's next turn in each dialogue; messages as in `fit`, which leaves out what is too long."""
         return [self.decode(answer) for answer in self._generate([self.fit(messages)[0] for messages in dialogues])]
 
     def complete(self, documents: Sequence[Sequence[Part]]) -> list[str]:
-        """Continue documents until their end.
-
-        Raises:
-            ValueError: one does not fit the model's context.
-        """
+        """Continue documents until their end. Raises ValueError where one does not fit the model's context."""
         return [self.decode(answer) for answer in self._generate([self.prompt(parts) for parts in documents])]
 
     def prompt(self, parts: Sequence[Part]) -> Tokens:
-        """A document's tokens (seq,).
-
-        Raises:
-            ValueError: it does not fit the model's context.
-        """
+        """A document's tokens (seq,). Raises ValueError where they do not fit the model's context."""
         tokens = self._encode(parts)
         if len(tokens) > self.room:
             raise ValueError(f"what is shown and asked has {len(tokens)} tokens, the model reads {self.room} beside an answer "
@@ -136,13 +119,11 @@ class TextGenerator:
     def fit(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Tokens, Truncation]:
         """The prompt (seq,) of a dialogue's next reply, as much of the dialogue as fits beside the reply.
 
-        Whole turns (a user's message and what follows) are left out, the oldest first, then what stands before the first
-        turn, such as a system message. A message that alone is too long loses its beginning.
-
-        Raises:
-            ValueError: messages that `dialogue_parts` does not take.
+        Whole turns (a user's message and what follows) are left out, the oldest first, then what precedes the first turn, such
+        as a system message. A message that is too long by itself loses its beginning. Messages are as in `dialogue_parts`,
+        which raises ValueError for others; images are inside, the last message is the user's.
         """
-        turns: list[list[Part]] = [[]]                                           # before them, what stands before the first
+        turns: list[list[Part]] = [[]]                                           # first what precedes the first turn
         for part in dialogue_parts(messages):
             if part == Special("user"):
                 turns.append([])
@@ -168,7 +149,7 @@ class TextGenerator:
         return encode_document(parts, self.agent.vocabulary, self.agent.text)
 
     def _ended(self, answer: np.ndarray) -> Tokens:
-        """An answer with the end that it was given, unless it was cut off."""
+        """An answer with its end token, unless it was cut off."""
         return text_tokens(np.append(answer, self.agent.vocabulary.end)[: self.max_tokens])
 
     def _generate(self, prompts: Sequence[Tokens], samples: int = 1) -> list[np.ndarray]:
@@ -177,31 +158,31 @@ class TextGenerator:
 
 
 class Conversation:
-    """A dialogue that goes on. What was read stays in the cache, so a turn costs its own tokens.
+    """A dialogue whose earlier turns stay in the cache, so that a turn costs only its own tokens.
 
     Attributes:
-        messages: all that was said, as in `dialogue_parts`, images inside; append the user's next one.
+        messages: as in `dialogue_parts`, images inside; append the user's next one.
     """
 
     def __init__(self, speaker: TextGenerator, messages: Sequence[Mapping[str, Any]] = ()) -> None:
         self.speaker, self.messages = speaker, list(messages)
-        self._seen = Tokens.empty()                  # what the reading has read
+        self._read = Tokens.empty()                  # the tokens in the reading
         self._reading: Reading | None = None
 
     def reply(self, on_text: Callable[[str], None] | None = None) -> Reply:
         """The assistant's next turn, which is appended to `messages`; greedily, the same as `TextGenerator.replies` gives.
 
         Args:
-            on_text: called with the reply so far, as it grows. Whatever it raises ends the reply; the conversation can go on.
+            on_text: called with the reply so far, as it grows. An exception from it ends the reply, not the conversation.
         Raises:
             ValueError: the last message is none that `dialogue_parts` takes.
         """
         speaker, end, pad = self.speaker, self.speaker.agent.vocabulary.end, self.speaker.agent.vocabulary.pad
         prompt, cut = speaker.fit(self.messages)
-        known = self._reading is not None and begins_with(prompt, self._seen)
-        new = prompt[len(self._seen) :] if known else prompt
-        reading, self._reading = self._reading if known else begin(speaker.model, 1), None   # half read, it would be wrong
-        self._seen, self._reading = prompt, read(speaker.model, [new], pad, reading)
+        known = self._reading is not None and begins_with(prompt, self._read)
+        new = prompt[len(self._read) :] if known else prompt
+        reading, self._reading = self._reading if known else begin(speaker.model, 1), None   # not kept where reading fails
+        self._read, self._reading = prompt, read(speaker.model, [new], pad, reading)
         written: list[int] = []
 
         def stream(tokens: list[int]) -> None:
@@ -209,7 +190,7 @@ class Conversation:
                 written.append(tokens[0])
                 on_text(speaker.decode(np.array(written)))
 
-        # The reply itself is read with the next turn: its text may have a shorter spelling than the one that was written.
+        # The reply is read with the next turn: its text may be encoded in fewer tokens than were written.
         (answer,) = write(speaker.model, self._reading.select([0]), legal=speaker.legal, stop=end, sampling=speaker.sampling,
                           max_tokens=speaker.max_tokens, seeds=[len(self.messages)], on_tokens=stream)
         text = speaker.decode(answer)
@@ -218,7 +199,7 @@ class Conversation:
 
 
 def begins_with(tokens: Tokens, start: Tokens) -> bool:
-    """Whether a sequence begins with another one, pictures and sounds included."""
+    """Whether a sequence begins with another one, with the same pictures and sounds."""
     opening = tokens[: len(start)]
     return all(np.array_equal(getattr(opening, name), getattr(start, name)) for name in DTYPES)
 

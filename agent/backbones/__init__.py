@@ -1,8 +1,8 @@
 """Backbones: the networks between the embedding and the output head, and the one table of their kinds.
 
-What a network of another kind needs is a file with a configuration and an `nn.Module` that do what `BackboneConfig` and
-`Backbone` say, and an entry in KINDS; code outside this package adds its entry by `register_backbone`. docs/extending.md walks
-through it. Configurations, named sizes, checkpoints and the shared tests (tests/agent/test_backbones.py) read the table.
+A new kind needs a file with a configuration and an `nn.Module` that satisfy `BackboneConfig` and `Backbone`, and an entry in
+KINDS; code outside this package adds its entry by `register_backbone` (docs/extending.md). Configurations, named sizes,
+checkpoints and the shared tests (tests/agent/test_backbones.py) read the table.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,14 +42,14 @@ class BackboneConfig(Protocol):
         """Tokens per training sequence, at least 2."""
     @property
     def limit(self) -> int | None:
-        """Longest history that may be read, as training has shown no longer one; None: any, old tokens leave the window as
-        they do in training. Need not be a field."""
+        """Longest history that can be read, where training has no longer ones; None: any, because old tokens leave the window
+        in training, too. Need not be a field."""
 
 
 class Backbone(Protocol):
-    """An `nn.Module`. The state at position t sees tokens up to t, none that follows, and predicts token t + 1.
+    """An `nn.Module`. The state at position t depends on the tokens up to t alone and predicts token t + 1.
 
-    B batch, S seq, n places.
+    B batch, S seq, n requested positions.
     """
 
     def __call__(self, x: Tensor, where: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -57,14 +57,14 @@ class Backbone(Protocol):
 
         Args:
             x: embedded tokens (B, S, width).
-            where: (rows, positions), int64 (n,) each: only these states are wanted; they may repeat. None: all.
+            where: (rows, positions), int64 (n,) each: the states to return, duplicates allowed; None: all.
         Returns:
             (n, width), or (B, S, width).
         """
 
     def sample_targets(self, targets: Tensor) -> Tensor:
-        """Which of the targets, bool (B, S), a training step learns from, bool (B, S): all, or where each costs a pass of its
-        own a random choice, a function of torch's seed."""
+        """Which of the targets, bool (B, S), a training step learns from, bool (B, S): all, or a random choice by torch's
+        generator where each target costs a pass."""
 
     def new_cache(self, batch: int, chunk: int, dtype: torch.dtype = ...) -> Cache:
         """An empty cache for `batch` rows that are extended by at most `chunk` tokens at a time."""
@@ -74,10 +74,12 @@ class Backbone(Protocol):
         """Append tokens to each row's history; the same states as `forward` gives over the row's whole history.
 
         Args:
-            x: (B, S, width), padded on the right.
-            cache: used up.
+            x: (B, S, width), padded on the right where rows differ; S at most the `chunk` that the cache was made for.
+            cache: not to be used afterwards.
             counts: int64 (B,), how many tokens of each row are real; None: all.
-            where: as in `forward`, positions within x.
+            where: as in `forward`, indices into S, row by row and rising.
+        Returns:
+            hidden states (n, width), or (B, S, width), meaningless at padding; and the cache after these tokens.
         """
 
     def train(self, mode: bool = True) -> Self:

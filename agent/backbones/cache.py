@@ -14,10 +14,10 @@ from ..hardware import has_amx, round_up_to_bucket
 
 @dataclass(frozen=True)
 class Cache:
-    """Keys and values of the tokens seen so far, per row; the caller holds it, `Decoder.extend` consumes and returns it.
+    """Keys and values of the tokens read so far, per row; a value that the caller holds.
 
-    Row b has seen `lengths[b]` tokens; token t lies in slot t modulo the number of slots. Rows are independent: `reset`
-    one and the others do not notice. `extend` writes into the tensors in place, so a cache is used once.
+    Row b has read `lengths[b]` tokens; token t lies in slot t modulo the number of slots. Rows are independent of each other.
+    `Backbone.extend` writes into the tensors in place, so a cache is used once.
 
     Attributes:
         keys, values: one tensor (B, H, C, D) per layer.
@@ -34,13 +34,13 @@ class Cache:
         return self.keys[0].shape[2]
 
     def reset(self, rows: Tensor) -> "Cache":
-        """These rows have seen nothing. Their old keys stay in memory and are never read: slots past the length are masked."""
+        """Empties these rows. Their old keys stay in memory and are never read: slots beyond the length are masked."""
         lengths = self.lengths.clone()
         lengths[rows] = 0
         return Cache(self.keys, self.values, lengths)
 
     def select(self, rows: Tensor) -> "Cache":
-        """A cache of just these rows, in this order (a copy); rows may repeat."""
+        """A copy of these rows, in this order; rows may repeat."""
         return Cache(tuple(k[rows] for k in self.keys), tuple(v[rows] for v in self.values), self.lengths[rows])
 
     def assign(self, rows: Tensor, other: "Cache") -> "Cache":
@@ -59,19 +59,25 @@ def write_ring(ring: Tensor, slots: Tensor, new: Tensor) -> None:
 
 
 def ring_bias(positions: Tensor, keys: Tensor, window: int) -> tuple[Tensor, int]:
-    """Who sees what once tokens at `positions` (B, S) are written into a ring of keys (B, H, C, D).
+    """Attention bias after tokens at `positions` (B, S) were written into a ring of keys (B, H, C, D).
 
     Returns:
-        bias (B, 1, S, filled), 0 for the last `window` tokens up to each and -inf elsewhere; and how many slots to look at:
-        all that are in use, and a few more, so that attention's shapes recur while the ring fills.
+        bias (B, 1, S, filled), 0 for the last `window` tokens up to each and -inf elsewhere; and `filled`, how many slots to
+        read: those in use, rounded up, so that attention's shapes recur while the ring fills.
     """
     slots = keys.shape[2]
     newest = positions[:, -1:]                                                             # (B, 1), padding included
     filled = min(slots, round_up_to_bucket(int(newest.max()) + 1))
     held = newest - (newest - torch.arange(filled, device=positions.device)) % slots       # (B, filled): position in each slot
-    reach = positions[:, :, None] - held[:, None, :]                                       # (B, S, filled)
-    seen = (reach >= 0) & (reach < window) & (held >= 0)[:, None, :]
-    return torch.zeros(seen.shape, dtype=keys.dtype, device=keys.device).masked_fill_(~seen, -torch.inf)[:, None], filled
+    distance = positions[:, :, None] - held[:, None, :]                                    # (B, S, filled)
+    masked = (distance < 0) | (distance >= window) | (held < 0)[:, None, :]
+    return torch.zeros(masked.shape, dtype=keys.dtype, device=keys.device).masked_fill_(masked, -torch.inf)[:, None], filled
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Raises ValueError where the width does not split into heads of an even size, which rotary positions need."""
+    if width % heads or (width // heads) % 2:
+        raise ValueError(f"backbone.width={width} does not split into {heads} heads of an even size")
 
 
 class Rotations(nn.Module):
@@ -107,8 +113,8 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """A few queries (B, H, S, D) against a cache (B, H, C, D); bias (B, 1, S, C) is added to the scores.
 
-    CPUs with AMX run `scaled_dot_product_attention` 1.7 to 4.6 times faster than the spelled-out form; other CPUs run
-    the spelled-out form 2.5 to 8 times faster (measured on an AVX-512 bf16 machine).
+    CPUs with AMX run `scaled_dot_product_attention` 1.7 to 4.6 times faster than plain matrix products; other CPUs run the
+    products 2.5 to 8 times faster (measured on an AVX-512 bf16 machine).
     """
     if q.is_cuda or has_amx():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)

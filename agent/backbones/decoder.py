@@ -4,8 +4,8 @@ Pre-norm blocks, GEGLU feed-forward whose stated width is the one before the spl
 sizes come out right), no biases. What differs from the paper:
 - rotary positions (2104.09864) instead of Transformer-XL's relative ones, so each block has one width x width matrix less;
 - each layer attends to the last `window` tokens only, half the context by default. The key cache is then a ring of fixed
-  size, and cached acting equals an uncached pass over the whole history for ever, by construction: after the window has
-  slid, layer l still sees l * (window - 1) + 1 tokens back, through the layers below it.
+  size, and cached acting always equals an uncached pass over the whole history: layer l depends on the last
+  l * (window - 1) + 1 tokens, through the layers below it.
 
 Legend: B batch, S seq, H heads, D head dim, C cache slots (cache.py), W window.
 """
@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cache import Cache, Rotations, biased_attention, ring_bias, rotate, write_ring
+from ..config_json import at_least
+from .cache import Cache, Rotations, biased_attention, check_heads, ring_bias, rotate, write_ring
 
 QUERY_CHUNK = 128   # queries per block of training attention; 128 and 256 are equally fast, 512 slower (2-core CPU, bf16)
 
@@ -38,22 +39,19 @@ class DecoderConfig:
     stochastic_depth: float = 0.0   # chance that a sublayer is skipped for a sequence, in training (Gato: 0.1)
 
     def __post_init__(self) -> None:
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(f"backbone.width={self.width} does not split into {self.heads} heads of an even size")
-        if self.context < 2 or self.window < 0:
-            raise ValueError(f"backbone.context={self.context} must be at least 2 and window={self.window} at least 0")
+        check_heads(self.width, self.heads)
+        at_least(self, "backbone.", context=2, window=0)
         if not 0 <= self.stochastic_depth < 1:
             raise ValueError(f"backbone.stochastic_depth={self.stochastic_depth} is outside [0, 1)")
 
     @property
     def attention_window(self) -> int:
-        """Tokens that one layer sees, the current one included."""
+        """Tokens that one layer attends to, the current one included."""
         return self.window or max(1, self.context // 2)
 
     @property
     def limit(self) -> int | None:
-        """Longest history that may be read, as training has shown no longer one; None: any, old tokens leave the window as
-        they do in training."""
+        """See BackboneConfig."""
         return self.context if self.attention_window >= self.context else None
 
 
@@ -95,7 +93,7 @@ class Attention(nn.Module):
         Args:
             x: (B, S, width).
             keys, values: (B, H, C, D), written at `slots` (B, S).
-            bias: (B, 1, S, filled), 0 where the query may see the slot, -inf where not.
+            bias: (B, 1, S, filled), 0 where the query attends to the slot, -inf where not.
             filled: slots in use; the rest of the ring is left out.
         """
         q, k, v = self.project(x, rotation)
@@ -150,7 +148,7 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        # a cast, because ModuleList does not tell type checkers what it holds
+        # a cast, here and elsewhere, because the type of ModuleList does not say what it holds
         self.blocks = cast(Sequence[Block], nn.ModuleList(Block(config) for _ in range(config.depth)))
         self.norm = nn.LayerNorm(config.width, bias=False)
         self.rotations = Rotations(config.width // config.heads)
@@ -160,18 +158,12 @@ class Decoder(nn.Module):
                 projection.residual_scale = 1 / math.sqrt(2 * config.depth)
 
     def sample_targets(self, targets: Tensor) -> Tensor:
-        """Which of the targets, bool (B, S), a training step learns from: all, one pass gives them all."""
+        """All: one pass predicts every target."""
         return targets
 
     def forward(self, x: Tensor, where: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """One pass over whole sequences, as in training; position 0 is the first token of each row.
-
-        Args:
-            where: (rows, places), int64 (n,) each: only these hidden states are wanted. The last feed-forward is then
-                done for them alone: with one target in ten tokens that saves a sixth of a small model's step.
-        Returns:
-            (B, S, width), or (n, width).
-        """
+        """See Backbone. With `where` the last feed-forward is computed for those states alone: with one target in ten tokens
+        that saves a sixth of a small model's step."""
         rotation = self.rotations(torch.arange(x.shape[1], device=x.device))
         keeps = self.draw_keeps(x) if self.training and self.config.stochastic_depth else [None] * len(self.blocks)
         for block, keep in zip(self.blocks[:-1], keeps, strict=False):
@@ -197,11 +189,8 @@ class Decoder(nn.Module):
         return list((drawn / chance).to(x.dtype))
 
     def new_cache(self, batch: int, chunk: int, dtype: torch.dtype = torch.float32) -> Cache:
-        """An empty cache for `batch` rows that are extended by at most `chunk` tokens at a time.
-
-        The ring has window + chunk - 1 slots: the first query of a chunk still finds its oldest key after the last token
-        of the chunk has been written.
-        """
+        """See Backbone. A ring of window + chunk - 1 slots still has the oldest key of a chunk's first query after the chunk's
+        last token was written."""
         config = self.config
         shape = (batch, config.heads, config.attention_window + chunk - 1, config.width // config.heads)
         device = self.norm.weight.device
@@ -210,16 +199,7 @@ class Decoder(nn.Module):
 
     def extend(self, x: Tensor, cache: Cache, counts: Tensor | None = None,
                where: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Cache]:
-        """Append tokens to each row's history; the same hidden states as `forward` over the row's whole history.
-
-        Args:
-            x: (B, S, width), padded on the right where rows differ.
-            cache: consumed; S must fit the `chunk` that it was made for.
-            counts: int64 (B,), how many of the S tokens are real per row; None: all.
-            where: (rows, places), int64 (n,) each, of the new tokens, row by row and rising: these hidden states are wanted.
-        Returns:
-            hidden (n, width), or (B, S, width), meaningless at padding; and the cache with lengths + counts.
-        """
+        """See Backbone."""
         seq = x.shape[1]
         slots, window = cache.slots, self.config.attention_window
         assert seq <= slots - window + 1, (seq, slots, window)
@@ -237,7 +217,7 @@ class Decoder(nn.Module):
 def banded_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """Causal attention of each query to itself and the window - 1 tokens before it; (B, H, S, D) each.
 
-    Queries go in blocks against just the keys that they can see. On CPUs this trains 1.5 to 2 times faster than
+    In blocks of queries, each with only the keys that it attends to. On CPUs this trains 1.5 to 2 times faster than
     `scaled_dot_product_attention` with a mask, and needs no (S, S) matrix.
     """
     seq = q.shape[2]
@@ -245,7 +225,7 @@ def banded_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         distance = torch.arange(seq, device=q.device)[:, None] - torch.arange(seq, device=q.device)
         mask = None if window >= seq else (distance >= 0) & (distance < window)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-    # Outside autocast, whose own choices cost more copies; the softmax stays in fp32, which its gradient needs.
+    # Without autocast, which would copy more; the softmax stays in fp32, which its gradient needs.
     # A bias costs less than masked_fill, whose backward pass fills again.
     with torch.autocast(q.device.type, enabled=False):
         rows = q.shape[:2]
@@ -254,9 +234,9 @@ def banded_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         for start in range(0, seq, QUERY_CHUNK):
             stop = min(start + QUERY_CHUNK, seq)
             first = max(0, start - window + 1)
-            reach = torch.arange(start, stop, device=q.device)[:, None] - torch.arange(first, stop, device=q.device)
-            bias = torch.zeros(reach.shape, dtype=q.dtype, device=q.device)
-            bias.masked_fill_((reach < 0) | (reach >= window), -torch.inf)
+            distance = torch.arange(start, stop, device=q.device)[:, None] - torch.arange(first, stop, device=q.device)
+            bias = torch.zeros(distance.shape, dtype=q.dtype, device=q.device)
+            bias.masked_fill_((distance < 0) | (distance >= window), -torch.inf)
             scores = q[:, start:stop] @ k[:, first:stop].transpose(1, 2) + bias
             mixed.append(scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v[:, first:stop])
         return torch.cat(mixed, dim=1).unflatten(0, rows)

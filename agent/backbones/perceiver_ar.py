@@ -3,11 +3,11 @@
 The last tokens are the latents: each reads the whole context up to itself by one causal cross-attention, and only they go
 through the layers, which attend among latents. Training one window of N latents behind a prefix of any length costs N tokens
 in every layer but the first. What differs from the paper:
-- a layer sees the last `window` latents, not those of one fixed window, so that acting token by token with ring caches equals
-  an uncached pass over the whole history for ever; in training the first latents of a window see fewer than N;
+- a layer attends to the last `window` latents, not to those of one fixed window, so acting token by token with ring caches
+  always equals an uncached pass over the whole history; in training the first latents of a window attend to fewer than N;
 - the layers are the decoder's: GEGLU, no biases, rotary positions on whole heads (the paper: on a fraction of each).
 
-Only the latents of a window get a gradient, so each training step draws where its window lies (`sample_targets`).
+Only the latents of a window get a gradient, so each training step draws the position of its window (`sample_targets`).
 
 Legend: B batch, S seq, L latents, H heads, D head dim, C cache slots.
 """
@@ -15,13 +15,14 @@ Legend: B batch, S seq, L latents, H heads, D head dim, C cache slots.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cache import Cache, Rotations, biased_attention, ring_bias, rotate, write_ring
+from ..config_json import at_least
+from .cache import Cache, Rotations, biased_attention, check_heads, ring_bias, rotate, write_ring
 from .decoder import QUERY_CHUNK, Block, DecoderConfig, FeedForward, ResidualLinear
 
 
@@ -34,28 +35,22 @@ class PerceiverARConfig:
     depth: int = 4            # layers over latents
     heads: int = 4
     feedforward: int = 4      # GEGLU width before the split, in multiples of width
-    context: int = 4096       # tokens per training sequence, and those that the cross-attention sees
-    window: int = 512         # latents: tokens that a layer sees, and how many are trained on at a time
+    context: int = 4096       # tokens per training sequence, and those that the cross-attention reads
+    window: int = 512         # latents: tokens that a layer reads, and how many are trained on at a time
+    limit: ClassVar[None] = None   # any history can be read: old tokens leave the window
 
     def __post_init__(self) -> None:
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(f"backbone.width={self.width} does not split into {self.heads} heads of an even size")
-        if self.window < 1 or self.context < 2:
-            raise ValueError(f"backbone.window={self.window} must be at least 1 and context={self.context} at least 2")
-
-    @property
-    def limit(self) -> None:
-        """Longest history: any, see DecoderConfig.limit."""
-        return None
+        check_heads(self.width, self.heads)
+        at_least(self, "backbone.", window=1, context=2)
 
     @property
     def attention_window(self) -> int:
-        """Tokens that a layer sees, never more than there are in training."""
+        """Tokens that a layer reads, at most as many as in training."""
         return min(self.window, self.context)
 
     @property
     def grain(self) -> int:
-        """Tokens by which training windows move."""
+        """Step of the positions of training windows, in tokens."""
         return max(1, self.attention_window // 8)
 
     @property
@@ -66,7 +61,7 @@ class PerceiverARConfig:
 
 
 class CausalCrossAttend(nn.Module):
-    """The last tokens, or whatever queries there are, read the tokens up to themselves; then a feed-forward."""
+    """Cross-attention of the last tokens, or of other queries, to the tokens up to them; then a feed-forward."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -88,9 +83,10 @@ class CausalCrossAttend(nn.Module):
         return rotate(k, rotation), v
 
     def forward(self, x: Tensor, count: int, rotations: Rotations, context: int) -> Tensor:
-        """Tokens (B, S, width) -> their last `count` as latents (B, count, width) that see `context` tokens each."""
+        """Tokens (B, S, width) -> their last `count` as latents (B, count, width), each attending to `context` tokens."""
         positions = torch.arange(x.shape[1], device=x.device)
-        latents, first = x[:, x.shape[1] - count:], x.shape[1] - count
+        first = x.shape[1] - count
+        latents = x[:, first:]
         cos, sin = rotations(positions)
         q = self.project_query(latents, (cos[first:], sin[first:]))
         return self.finish(latents, suffix_attention(q, *self.project_inputs(x, (cos, sin)), context))
@@ -117,7 +113,6 @@ class PerceiverAR(nn.Module):
         super().__init__()
         self.config = config
         self.cross_attend = CausalCrossAttend(config.layer)
-        # a cast, because ModuleList does not tell type checkers what it holds
         self.blocks = cast(Sequence[Block], nn.ModuleList(Block(config.layer) for _ in range(config.depth)))
         self.norm = nn.LayerNorm(config.width, bias=False)
         self.rotations = Rotations(config.width // config.heads)
@@ -126,42 +121,34 @@ class PerceiverAR(nn.Module):
                 module.residual_scale = 1 / math.sqrt(2 * (config.depth + 1))
 
     def sample_targets(self, targets: Tensor) -> Tensor:
-        """Which of the targets, bool (B, S), a training step learns from: those in one window.
+        """Those in one window.
 
-        Ends up to half a window beyond the sequence, or short of a window, count as the last or first one that is possible:
-        so the outermost places are latents half as often as those in the middle, not almost never.
+        The end of the window is drawn from half a window too early to half a window beyond the sequence, and then moved to the
+        nearest possible one: so the outermost positions are latents half as often as those in the middle, not almost never.
         """
         seq, window, grain = targets.shape[1], self.config.attention_window, self.config.grain
         stop = window // 2 + grain * int(torch.randint(seq // grain + 1, ()))
         stop = min(max(stop, window), seq)
-        places = torch.arange(seq, device=targets.device)
-        return targets & (places >= stop - window) & (places < stop)
+        index = torch.arange(seq, device=targets.device)
+        return targets & (index >= stop - window) & (index < stop)
 
     def forward(self, x: Tensor, where: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Whole sequences; position 0 is the first token of each row.
-
-        Args:
-            x: (B, S, width).
-            where: (rows, places), int64 (n,) each: these hidden states are wanted. In training only the tokens from the first
-                to the last of these places are latents, or a window of them. None: all.
-        Returns:
-            (n, width), or (B, S, width).
-        """
+        """See Backbone; in training only the tokens from the first to the last requested position are latents, or a window of
+        them."""
         if where is None:
             return self.last(x, x.shape[1])
-        rows, places = where
+        rows, index = where
         if not len(rows):
             return self.norm(x[where])
         if not self.training:
             return self.last(x, x.shape[1])[where]
         grain = self.config.grain                                       # few different shapes: see hardware.round_up_to_bucket
-        stop = min(x.shape[1], (int(places.max()) // grain + 1) * grain)
-        start = max(0, min(int(places.min()), stop - self.config.attention_window) // grain * grain)
-        return self.last(x[:, :stop], stop - start)[rows, places - start]
+        stop = min(x.shape[1], (int(index.max()) // grain + 1) * grain)
+        start = max(0, min(int(index.min()), stop - self.config.attention_window) // grain * grain)
+        return self.last(x[:, :stop], stop - start)[rows, index - start]
 
     def last(self, x: Tensor, count: int) -> Tensor:
-        """(B, S, width) -> hidden states of the last `count` tokens, which are the latents: (B, count, width). All of them give
-        what `extend` gives token by token."""
+        """(B, S, width) -> hidden states of the last `count` tokens, which are the latents: (B, count, width)."""
         latents = self.cross_attend(x, count, self.rotations, self.config.context)
         cos, sin = self.rotations(torch.arange(x.shape[1], device=x.device))
         rotation = cos[-count:], sin[-count:]
@@ -170,8 +157,7 @@ class PerceiverAR(nn.Module):
         return self.norm(latents)
 
     def new_cache(self, batch: int, chunk: int, dtype: torch.dtype = torch.float32) -> Cache:
-        """An empty cache for `batch` rows that are extended by at most `chunk` tokens at a time: a ring of context + chunk - 1
-        slots for the cross-attention and one of window + chunk - 1 for each layer."""
+        """See Backbone: a ring of context + chunk - 1 slots for the cross-attention, of window + chunk - 1 for each layer."""
         config, device = self.config, self.norm.weight.device
         slots = [config.context + chunk - 1] + [config.attention_window + chunk - 1] * config.depth
         shapes = [(batch, config.heads, size, config.width // config.heads) for size in slots]
@@ -180,10 +166,7 @@ class PerceiverAR(nn.Module):
 
     def extend(self, x: Tensor, cache: Cache, counts: Tensor | None = None,
                where: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Cache]:
-        """Append tokens to each row's history; the same hidden states as `forward` over the row's whole history.
-
-        Args, returns: as Decoder.extend.
-        """
+        """See Backbone."""
         seq, config = x.shape[1], self.config
         assert seq <= cache.slots - config.context + 1, (seq, cache.slots, config.context)
         positions = cache.lengths[:, None] + torch.arange(seq, device=x.device)   # (B, S)
@@ -203,15 +186,14 @@ class PerceiverAR(nn.Module):
 def suffix_attention(q: Tensor, k: Tensor, v: Tensor, context: int) -> Tensor:
     """The queries (B, H, L, D) of the last L of S tokens, each to itself and the context - 1 tokens before it.
 
-    In blocks of queries against just the keys (B, H, S, D) that they can see: no (L, S) mask.
+    In blocks of queries, each with only the keys (B, H, S, D) that it attends to: no (L, S) mask.
     """
     count, first = q.shape[2], k.shape[2] - q.shape[2]
     mixed = []
     for start in range(0, count, QUERY_CHUNK):
-        at = torch.arange(first + start, first + min(start + QUERY_CHUNK, count), device=q.device)
-        low, high = max(0, first + start - context + 1), int(first + start + len(at))
-        reach = at[:, None] - torch.arange(low, high, device=q.device)
-        mask = (reach >= 0) & (reach < context)
-        mixed.append(F.scaled_dot_product_attention(q[:, :, start:start + len(at)], k[:, :, low:high], v[:, :, low:high],
-                                                    attn_mask=mask))
+        stop = min(start + QUERY_CHUNK, count)
+        low, high = max(0, first + start - context + 1), first + stop
+        distance = torch.arange(first + start, high, device=q.device)[:, None] - torch.arange(low, high, device=q.device)
+        mask = (distance >= 0) & (distance < context)
+        mixed.append(F.scaled_dot_product_attention(q[:, :, start:stop], k[:, :, low:high], v[:, :, low:high], attn_mask=mask))
     return torch.cat(mixed, dim=2)

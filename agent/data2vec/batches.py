@@ -4,9 +4,9 @@
     sounds     float32 (samples,) at the encoder's sample rate -> (B, longest), zero mean, unit variance; lengths (B,)
     texts      str, or ids int (n,) -> ids (B, longest): SentencePiece's + 1, then padding, which is 0
 
-In training the samples are augmented: a random crop of the picture, flipped or not; a random span of the text, in which tokens
-may be masked; a random span of the sound at a random speed. The generator that is given draws them, so a batch is a pure
-function of the step. Without one: the centre square of a picture, the beginning of a sound or text that is too long.
+In training the samples are augmented: a random crop of the picture, perhaps flipped; a random span of the text, in which tokens
+may be masked; a random span of the sound at a random speed. All randomness is from the given generator, so a batch is a pure
+function of the step. Without a generator: the centre square of a picture, the beginning of a sound or text that is too long.
 """
 
 import math
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ...tokenizers.text import TextTokenizer
 from .encoders import Encoder, SpeechEncoder, TextEncoder, TextEncoderConfig, VisionEncoder, standardize
@@ -35,8 +36,7 @@ def text_vocabulary(text: TextTokenizer) -> dict[str, int]:
 class Inputs:
     """Makes an encoder's batches."""
 
-    def __init__(self, encoder: Encoder, text: TextTokenizer | None = None, seconds: float = 10.0,
-                 hidden: float = 0.0) -> None:
+    def __init__(self, encoder: Encoder, text: TextTokenizer | None = None, seconds: float = 10.0, hidden: float = 0.0) -> None:
         """
         Args:
             text: for a text encoder.
@@ -74,10 +74,8 @@ class Inputs:
         assert self.text is not None
         encoded = (self.text.encode(item) if isinstance(item, str) else item for item in items)
         rows = [random_span(row + OFFSET, longest, rng) for row in encoded]
-        ids = torch.full((len(rows), max(1, *map(len, rows))), PAD)
-        for row, given in zip(ids, rows, strict=True):
-            row[:len(given)] = torch.from_numpy(given)
-        return ids
+        ids = pad_sequence([torch.from_numpy(row.astype(np.int64)) for row in rows], batch_first=True, padding_value=PAD)
+        return F.pad(ids, (0, 0 if ids.shape[1] else 1), value=PAD)      # also where all texts are empty, one column
 
     def problem(self, item: Any, positions: int = 2) -> str | None:
         """Why a sample gives fewer positions; None where it does not. Pre-training needs one to keep and one to predict."""
@@ -119,20 +117,17 @@ def random_crop(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return picture[top:top + rows, left:left + columns]
 
 
-def sounds(items: Sequence[np.ndarray], shortest: int, longest: int,
-           rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
+def sounds(items: Sequence[np.ndarray], shortest: int, longest: int, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
     """Waveforms (B, samples), standardised, and lengths (B,); shortest: samples that a faster sound keeps."""
     played = items if rng is None else [resampled(item, min(rng.uniform(*SPEED), len(item) / shortest)) for item in items]
     rows = [random_span(item, longest, rng) for item in played]
     lengths = torch.tensor([len(row) for row in rows])
-    waveforms = torch.zeros(len(rows), int(lengths.max()))
-    for row, given in zip(waveforms, rows, strict=True):
-        row[:len(given)] = torch.from_numpy(np.array(given, np.float32))
+    waveforms = pad_sequence([torch.from_numpy(np.array(row, np.float32)) for row in rows], batch_first=True)
     return standardize(waveforms, lengths), lengths
 
 
 def resampled(samples: np.ndarray, speed: float) -> np.ndarray:
-    """A sound at another speed, and so at another pitch; above 1: faster and higher."""
+    """A sound at another speed and pitch; speed above 1: faster and higher."""
     times = np.linspace(0, len(samples) - 1, max(1, round(len(samples) / speed)))
     return np.interp(times, np.arange(len(samples)), samples).astype(np.float32)
 

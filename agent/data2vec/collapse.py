@@ -1,4 +1,4 @@
-"""Stops a run of data2vec that has collapsed or diverged, with the number that shows it."""
+"""Stops a run of data2vec that has collapsed or diverged, with an error that gives the number which shows it."""
 
 import math
 
@@ -18,10 +18,10 @@ class CollapseError(FloatingPointError):
 
 
 class CollapseGuard:
-    """Stops a run whose network maps all inputs to one point, which a falling loss hides.
+    """Stops a run whose network maps all inputs to one point: its loss still falls.
 
     The limits are fairseq's (0.1 and 0.01). A convolutional front end can collapse while targets and predictions still vary,
-    so the local features are checked as well; and targets can vary between positions but no longer between samples.
+    so the local features are checked as well; and so are targets that vary between positions but no longer between samples.
     """
 
     def __init__(self, *, targets: float = 0.1, predictions: float = 0.01, features: float = 0.01, content: float = 0.02,
@@ -30,12 +30,12 @@ class CollapseGuard:
         Args:
             targets, predictions, features: smallest stds.
             content: smallest fraction of the targets' variance that is between samples.
-            grace: first steps, in which only numbers that are not finite end the run.
+            grace: number of first steps in which only numbers that are not finite end the run.
             prediction_grace: the same for predictions, which are small at first and grow with the warm-up; it ends earlier
-                once they have been twice their limit.
-            patience: steps in a row below a limit that end the run.
+                once they have reached twice their limit.
+            patience: so many steps in a row below a limit end the run.
 
-        `steps` counts what was checked; a run that is resumed sets it.
+        `steps` counts the checks; a resumed run sets it.
         """
         self.limits = {"target_deviation": targets, "prediction_deviation": predictions, "feature_deviation": features,
                        "content_share": content}
@@ -44,11 +44,7 @@ class CollapseGuard:
         self.below = dict.fromkeys(self.limits, 0)
 
     def check(self, outcome: Outcome) -> None:
-        """Call once per step.
-
-        Raises:
-            CollapseError: which number, its value, its limit and what to do.
-        """
+        """Call once per step. Raises CollapseError, which names the number, its value, its limit and what to do."""
         self.steps += 1
         loss = float(outcome.loss.detach())
         found = {name: getattr(outcome, name) for name in self.limits}

@@ -6,15 +6,15 @@
 
 All three work in two steps, because the objective masks between them: `features` maps inputs to one local vector per position
 (patch, speech frame or token), `encode` runs the transformer over them. What differs from the published code: query, key and
-value are one matrix, and BEiT's missing key bias is there and zero (a bias of the keys adds one constant to all scores of a
-query, which the softmax cancels).
+value are one matrix, and the key bias that BEiT lacks is zero (a bias of the keys adds one constant to all scores of a query,
+which the softmax cancels).
 
 Legend: B batch, T positions, S positions with the class token, K unmasked positions, H heads.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -27,7 +27,7 @@ SHORT = 512   # positions up to which attention on a CPU in bf16 is two plain pr
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """What the three have in common; base size by default."""
+    """The fields that the three have in common; base size by default."""
 
     width: int = 768            # divisible by heads
     depth: int = 12             # blocks
@@ -82,13 +82,8 @@ class SpeechEncoderConfig(TransformerConfig):
             raise ValueError("conv_channels, conv_kernels and conv_strides must be equally long, not "
                              f"{len(self.conv_channels)}, {len(self.conv_kernels)} and {len(self.conv_strides)}")
 
-    @property
-    def field(self) -> int:
-        """Receptive field of one vector in samples, which is also the shortest input: 400 = 25 ms at 16 kHz."""
-        return self.samples(1)
-
     def samples(self, vectors: int) -> int:
-        """Samples of the shortest input that gives so many vectors."""
+        """Samples of the shortest input that gives so many vectors; of 1, its receptive field, 400 = 25 ms at 16 kHz."""
         for kernel, stride in zip(reversed(self.conv_kernels), reversed(self.conv_strides), strict=True):
             vectors = (vectors - 1) * stride + kernel
         return vectors
@@ -127,7 +122,7 @@ class Features:
     def repeat(self, copies: int) -> "Features":
         """Each sample `copies` times in a row."""
         real = None if self.real is None else self.real.repeat_interleave(copies, 0)
-        return replace(self, x=self.x.repeat_interleave(copies, 0), real=real)
+        return Features(self.x.repeat_interleave(copies, 0), real, self.grid)
 
 
 @dataclass(frozen=True)
@@ -195,33 +190,42 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig, layer_scale: float | None = None, final_norm: bool = False) -> None:
         super().__init__()
+        self.dropout = config.dropout
         rates = [config.drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
-        # a cast, because ModuleList does not tell type checkers what it holds
         self.blocks = cast(Sequence[Block], nn.ModuleList(Block(config, rate, layer_scale) for rate in rates))
         self.norm = nn.LayerNorm(config.width, eps=config.epsilon) if final_norm else nn.Identity()
 
     def forward(self, x: Tensor, biases: Sequence[Tensor | None]) -> Encoded:
-        """biases: one per block."""
+        """biases: one per block, or one for all."""
         states, feedforwards = [x], []
-        for block, bias in zip(self.blocks, biases, strict=True):
+        for block, bias in zip(self.blocks, biases if len(biases) > 1 else [*biases] * len(self.blocks), strict=True):
             x, fed = block(x, bias)
             states.append(x)
             feedforwards.append(fed)
         return Encoded(self.norm(x), tuple(states), tuple(feedforwards))
 
+    def after_norm(self, norm: nn.Module, x: Tensor, real: Tensor | None) -> Encoded:
+        """The blocks after a norm and dropout; real: bool (B, S), False at padding; None: there is none."""
+        x = F.dropout(norm(x), self.dropout, self.training)
+        return self(x, [None if real is None else padding_bias(real)])
+
 
 class Encoder(nn.Module):
-    """What the objective needs. Any network whose layers have one vector per input position can be one.
+    """What the objective needs: a network whose layers have one vector per input position.
 
     Attributes:
         width: of features and of hidden states.
         prefix: extra positions that `encode` puts before the first one (the class token).
-        features: inputs (B, ...) to local vectors.
+        features: inputs (B, ...) to local vectors; raises ValueError where the encoder cannot read them.
     """
 
     width: int
     prefix = 0
     features: Callable[..., Features]
+
+    def forward(self, *inputs: Tensor) -> Encoded:
+        """Inputs of `features` -> output, nothing masked."""
+        return self.encode(self.features(*inputs))
 
     def encode(self, features: Features, masked: Tensor | None = None, kept: Tensor | None = None) -> Encoded:
         """Run the transformer.
@@ -253,12 +257,8 @@ class VisionEncoder(Encoder):
         self.transformer = Transformer(config, config.layer_scale, config.final_norm)
         initialize(self)
 
-    def forward(self, images: Tensor) -> Encoded:
-        """Nothing masked."""
-        return self.encode(self.features(images))
-
     def features(self, images: Tensor) -> Features:
-        """Raises ValueError where the picture does not split into patches."""
+        """See Encoder."""
         config = self.config
         if images.ndim != 4 or images.shape[1] != config.channels or any(s % config.patch_size for s in images.shape[2:]):
             raise ValueError(f"pictures of shape {tuple(images.shape)} do not fit: expected (batch, {config.channels}, height, "
@@ -278,9 +278,7 @@ class VisionEncoder(Encoder):
         x = torch.cat([first.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
         padding = None if real is None else padding_bias(F.pad(real, (1, 0), value=True))
         biases = [self.relative_bias(table, rows, columns, kept) for table in self.tables]
-        summed: list[Tensor | None] = [bias if padding is None else bias + padding for bias in biases]
-        summed = summed or [padding]
-        return self.transformer(x, summed if len(summed) == self.config.depth else summed * self.config.depth)
+        return self.transformer(x, [bias if padding is None else bias + padding for bias in biases] or [padding])
 
     def patch_positions(self, rows: int, columns: int) -> Tensor:
         """(T, width); bicubic for other sizes."""
@@ -309,8 +307,8 @@ class VisionEncoder(Encoder):
 class SpeechEncoder(Encoder):
     """Waveforms (B, samples), zero mean and unit variance (see standardize) -> (B, about 50 a second, width).
 
-    As in the published models, the last vectors of a sound depend on the length of its padding, which is no longer zero after
-    the first position convolution: a row differs a little from the same sound encoded alone.
+    As in the published models, padding is no longer zero after the first position convolution. The last vectors of a sound
+    therefore depend on the length of its padding: a row differs a little from the same sound encoded alone.
     """
 
     def __init__(self, config: SpeechEncoderConfig) -> None:
@@ -330,16 +328,12 @@ class SpeechEncoder(Encoder):
         self.transformer = Transformer(config)
         initialize(self)
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Encoded:
-        """Nothing masked."""
-        return self.encode(self.features(waveforms, lengths))
-
     def features(self, waveforms: Tensor, lengths: Tensor | None = None) -> Features:
-        """lengths: int64 (B,) real samples per row; None: all. Raises ValueError where a sound is too short."""
-        shortest = waveforms.shape[-1] if lengths is None else int(lengths.min())
-        if waveforms.ndim != 2 or shortest < self.config.field:
+        """lengths: int64 (B,) real samples per row; None: all."""
+        shortest, needed = waveforms.shape[-1] if lengths is None else int(lengths.min()), self.config.samples(1)
+        if waveforms.ndim != 2 or shortest < needed:
             raise ValueError(f"sounds of shape {tuple(waveforms.shape)}, the shortest of {shortest} samples, do not fit: "
-                             f"expected (batch, samples), at least {self.config.field} each; drop or pad shorter ones")
+                             f"expected (batch, samples), at least {needed} each; drop or pad shorter ones")
         x = waveforms[:, None]
         for conv, norm in zip(self.convs, self.conv_norms, strict=True):
             x = F.gelu(norm(conv(x).transpose(1, 2)).transpose(1, 2))             # (B, channels, shorter)
@@ -357,9 +351,7 @@ class SpeechEncoder(Encoder):
             x = x * real[..., None]
         if kept is not None:
             x = x * ~not_kept(kept, x.shape[1])[..., None]
-        x, real = select(x + self.convolve_positions(x), real, kept)
-        bias = None if real is None else padding_bias(real)
-        return self.transformer(F.dropout(self.norm(x), self.config.dropout, self.training), [bias] * self.config.depth)
+        return self.transformer.after_norm(self.norm, *select(x + self.convolve_positions(x), real, kept))
 
     def convolve_positions(self, x: Tensor) -> Tensor:
         """(B, T, width) -> (B, T, width)."""
@@ -381,17 +373,13 @@ class TextEncoder(Encoder):
         self.norm = nn.LayerNorm(config.width, eps=config.epsilon)
         self.transformer = Transformer(config)
         initialize(self)
-        # 0.02 is for a width of 768: the attention scores of a narrow encoder would be all but zero
+        # 0.02 suits a width of 768; the attention scores of a narrow encoder would be nearly zero
         for module in self.transformer.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features ** -0.5)
 
-    def forward(self, ids: Tensor) -> Encoded:
-        """Nothing masked."""
-        return self.encode(self.features(ids))
-
     def features(self, ids: Tensor) -> Features:
-        """Raises ValueError where a text is too long or an id unknown."""
+        """See Encoder."""
         config = self.config
         low, high = (int(n) for n in ids.aminmax())
         if ids.ndim != 2 or ids.shape[1] > config.max_length or low < 0 or high >= config.vocab_size:
@@ -408,20 +396,16 @@ class TextEncoder(Encoder):
         index = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
         if real is not None:
             index = torch.where(real, real.cumsum(1) - 1, -1)                             # padding has a position of its own
-        x, real = select(x + self.positions(index + pad + 1), real, kept)
-        bias = None if real is None else padding_bias(real)
-        return self.transformer(F.dropout(self.norm(x), self.config.dropout, self.training), [bias] * self.config.depth)
+        return self.transformer.after_norm(self.norm, *select(x + self.positions(index + pad + 1), real, kept))
 
 
 def initialize(encoder: nn.Module) -> None:
     """BERT's: matrices N(0, 0.02), biases 0; 1D convolutions as He et al. (1502.01852), so that activations do not vanish."""
     for module in encoder.modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
             nn.init.normal_(module.weight, std=0.02)
         elif isinstance(module, nn.Conv1d):
             nn.init.kaiming_normal_(module.weight)
-        elif isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -451,12 +435,12 @@ def relative_index(rows: int, columns: int, device: torch.device) -> Tensor:
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """F.scaled_dot_product_attention as two products of matrices: on CPUs its backward is several times slower in bf16.
+    """F.scaled_dot_product_attention as two matrix products: on CPUs its own backward pass in bf16 is several times slower.
 
     Measured forward and backward, one thread of an AVX-512 bf16 CPU: 15 instead of 107 ms for 512 rows of 13 positions and 3
     heads (a 2.0 student's), 12 instead of 51 for 64 of 65, 4 instead of 10 for 2 of 197 with 6 heads.
     """
-    with torch.autocast(q.device.type, enabled=False):    # it would compute the softmax in fp32
+    with torch.autocast(q.device.type, enabled=False):    # autocast would compute the softmax in fp32
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         return (scores if bias is None else scores + bias).softmax(-1) @ v
 

@@ -3,8 +3,8 @@
     encoder = load_data2vec("data2vec-vision-base")     # VisionEncoder, SpeechEncoder or TextEncoder, in eval mode
 
 Names are translated, query, key and value are stacked, and the embedding of RoBERTa's one token type is added to the
-positions. Heads on top of the encoder (pooler, classifiers, the masked-token head) are left out; any other name that is
-missing or left over is an error.
+positions. Heads on top of the encoder (pooler, classifiers, the masked-token head) are left out; any other missing or unknown
+name is an error.
 """
 
 import re
@@ -27,7 +27,8 @@ PREFIX = re.compile(r"^data2vec_(vision|audio|text)\.")
 LEFT_OUT = re.compile(r"^(pooler|classifier|lm_head|qa_outputs|projector|tdnn|objective|layer_weights|decode_head"
                       r"|auxiliary_head|fpn\d)\b|relative_position_index$|position_ids$|token_type_ids$")
 
-# Our name inside a block -> theirs. Where theirs are several, they are stacked.
+# Our name inside a block -> theirs; several are stacked.
+BLOCKS: dict[Modality, str] = {"vision": "encoder.layer", "speech": "encoder.layers", "text": "encoder.layer"}
 BLOCK: dict[Modality, dict[str, tuple[str, ...]]] = {
     "vision": {
         "qkv": ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
@@ -53,12 +54,11 @@ def load_data2vec(folder: Path | str, modality: Modality | None = None) -> Encod
 
     Args:
         folder: as `save_pretrained` writes it, in one file or in shards.
-        modality: what the caller needs; None: whatever it is.
+        modality: the one that the caller needs; None: any.
     Returns:
         VisionEncoder, SpeechEncoder or TextEncoder in eval mode, fp32.
     Raises:
-        ValueError: a file is missing or damaged, the checkpoint is of another modality, or its names, shapes or options do not
-            fit.
+        ValueError: a file is missing or damaged, or the modality, names, shapes or options do not fit.
     """
     folder = Path(folder)
     config, weights = read_folder(folder)
@@ -79,6 +79,9 @@ def build_encoder(modality: Modality, config: Mapping[str, Any], weights: Mappin
     build = {"vision": _vision, "speech": _speech, "text": _text}[modality]
     try:
         encoder, state = build(config, left)
+        for i in range(config.get("num_hidden_layers", 12)):
+            for ours, names in BLOCK[modality].items():
+                _move(left, state, f"transformer.blocks.{i}.{ours}", *(f"{BLOCKS[modality]}.{i}.{name}" for name in names))
     except KeyError as error:
         raise ValueError(f"the {modality} checkpoint has no {error.args[0]!r}; was it written by another program?") from None
     if left:
@@ -106,7 +109,7 @@ def _vision(config: Mapping[str, Any], left: dict[str, Tensor]) -> tuple[Encoder
     state = {"class_token": left.pop("embeddings.cls_token").flatten()}
     # a model that was never trained with masks has none; ours starts from zeros, as Hugging Face's does
     state["mask_token"] = left.pop("embeddings.mask_token", torch.zeros(1, 1, encoder.width)).flatten()
-    _move(left, state, "embeddings.patch_embeddings.projection", "patches")
+    _move(left, state, "patches", "embeddings.patch_embeddings.projection")
     if encoder.config.absolute_positions:
         state["positions"] = left.pop("embeddings.position_embeddings")[0]
     table = "relative_position_bias.relative_position_bias_table"
@@ -118,9 +121,8 @@ def _vision(config: Mapping[str, Any], left: dict[str, Tensor]) -> tuple[Encoder
         if encoder.config.layer_scale:
             scales = [left.pop(f"encoder.layer.{i}.lambda_{n}") for n in (1, 2)]
             state[f"transformer.blocks.{i}.scales"] = torch.stack(scales)
-        _move_block(left, state, "vision", f"encoder.layer.{i}", i)
     if encoder.config.final_norm:
-        _move(left, state, "layernorm", "transformer.norm")
+        _move(left, state, "transformer.norm", "layernorm")
     return encoder, state
 
 
@@ -137,18 +139,16 @@ def _speech(config: Mapping[str, Any], left: dict[str, Tensor]) -> tuple[Encoder
         position_layers=config.get("num_conv_pos_embeddings", default.position_layers),
         position_kernel=config.get("conv_pos_kernel_size", default.position_kernel),
         position_groups=config.get("num_conv_pos_embedding_groups", default.position_groups)))
-    # absent where masking in time is switched off; then any vector will do
+    # absent where masking in time is switched off; the vector is then unused
     state = {"mask_token": left.pop("masked_spec_embed", encoder.mask_token.detach())}
     for i in range(len(encoder.convs)):
-        _move(left, state, f"feature_extractor.conv_layers.{i}.conv", f"convs.{i}", bias=encoder.config.conv_bias)
-        _move(left, state, f"feature_extractor.conv_layers.{i}.layer_norm", f"conv_norms.{i}")
-    _move(left, state, "feature_projection.layer_norm", "projection_norm")
-    _move(left, state, "feature_projection.projection", "projection")
+        _move(left, state, f"convs.{i}", f"feature_extractor.conv_layers.{i}.conv", bias=encoder.config.conv_bias)
+        _move(left, state, f"conv_norms.{i}", f"feature_extractor.conv_layers.{i}.layer_norm")
+    _move(left, state, "projection_norm", "feature_projection.layer_norm")
+    _move(left, state, "projection", "feature_projection.projection")
     for i in range(len(encoder.position_convs)):
-        _move(left, state, f"encoder.pos_conv_embed.layers.{i}.conv", f"position_convs.{i}")
-    _move(left, state, "encoder.layer_norm", "norm")
-    for i in range(encoder.config.depth):
-        _move_block(left, state, "speech", f"encoder.layers.{i}", i)
+        _move(left, state, f"position_convs.{i}", f"encoder.pos_conv_embed.layers.{i}.conv")
+    _move(left, state, "norm", "encoder.layer_norm")
     return encoder, state
 
 
@@ -161,9 +161,7 @@ def _text(config: Mapping[str, Any], left: dict[str, Tensor]) -> tuple[Encoder, 
     types = left.pop("embeddings.token_type_embeddings.weight")
     state = {"table.weight": left.pop("embeddings.word_embeddings.weight"),
              "positions.weight": left.pop("embeddings.position_embeddings.weight") + types[0]}
-    _move(left, state, "embeddings.LayerNorm", "norm")
-    for i in range(encoder.config.depth):
-        _move_block(left, state, "text", f"encoder.layer.{i}", i)
+    _move(left, state, "norm", "embeddings.LayerNorm")
     return encoder, state
 
 
@@ -179,15 +177,7 @@ def _common(config: Mapping[str, Any], dropout: str) -> dict[str, Any]:
     }
 
 
-def _move(left: dict[str, Tensor], state: dict[str, Tensor], theirs: str, ours: str, bias: bool = True) -> None:
+def _move(left: dict[str, Tensor], state: dict[str, Tensor], ours: str, *theirs: str, bias: bool = True) -> None:
     """One layer's weight and bias."""
     for kind in ("weight", "bias") if bias else ("weight",):
-        state[f"{ours}.{kind}"] = left.pop(f"{theirs}.{kind}")
-
-
-def _move_block(left: dict[str, Tensor], state: dict[str, Tensor], modality: Modality, theirs: str, i: int) -> None:
-    """Block i."""
-    for ours, names in BLOCK[modality].items():
-        for kind in ("weight", "bias"):
-            parts = [left.pop(f"{theirs}.{name}.{kind}") for name in names]
-            state[f"transformer.blocks.{i}.{ours}.{kind}"] = torch.cat(parts)
+        state[f"{ours}.{kind}"] = torch.cat([left.pop(f"{name}.{kind}") for name in theirs])

@@ -22,15 +22,24 @@ TRIES = 10   # BEiT's, per block
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockMask:
-    """Rectangles of random size and shape until the fraction is reached or no more fit; two-dimensional grids."""
+class PartialMask:
+    """What all masks have: `share`, the fraction of the positions that are masked."""
 
-    share: float = 0.6125    # fraction of the positions: 120 of 196
-    smallest: float = 0.08   # area of a rectangle as a fraction of the grid: 16 of 196
-    aspect: float = 0.3      # height / width is drawn between this and its inverse
+    share: float = 0.5
 
     def __post_init__(self) -> None:
-        check_share(self.share)
+        if not 0 < self.share < 1:
+            lacking = "see" if self.share >= 1 else "predict"
+            raise ValueError(f"mask share={self.share} leaves nothing to {lacking}; choose one between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockMask(PartialMask):
+    """Rectangles of random size and shape until the fraction is reached or no more fit; two-dimensional grids."""
+
+    share: float = 0.6125    # 120 of 196
+    smallest: float = 0.08   # area of a rectangle as a fraction of the grid: 16 of 196
+    aspect: float = 0.3      # height / width is drawn between this and its inverse
 
     def draw(self, rng: np.random.Generator, grid: tuple[int, ...]) -> np.ndarray:
         """bool (rows, columns)."""
@@ -55,14 +64,11 @@ class BlockMask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpanMask:
+class SpanMask(PartialMask):
     """Spans that may overlap, so that less than `share` is masked: 0.65 in spans of 10 masks 49 % of a long sound."""
 
     share: float = 0.65
     span: int = 10
-
-    def __post_init__(self) -> None:
-        check_share(self.share)
 
     def draw(self, rng: np.random.Generator, grid: tuple[int, ...]) -> np.ndarray:
         """bool (T,)."""
@@ -76,16 +82,13 @@ class SpanMask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExactBlockMask:
+class ExactBlockMask(PartialMask):
     """Blocks of `block` positions a side, centred anywhere, then single positions until the fraction is exact (2212.07525)."""
 
-    share: float = 0.8       # fraction of the positions that are masked
+    share: float = 0.8
     block: int = 3
     adjust: float = 0.07     # fraction that is drawn in addition, because blocks overlap
     inverse: bool = True     # the blocks are the unmasked positions
-
-    def __post_init__(self) -> None:
-        check_share(self.share)
 
     def draw(self, rng: np.random.Generator, grid: tuple[int, ...]) -> np.ndarray:
         """bool, of the grid's shape."""
@@ -102,13 +105,10 @@ class ExactBlockMask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomMask:
+class RandomMask(PartialMask):
     """Single positions; the fraction is exact."""
 
     share: float = 0.48
-
-    def __post_init__(self) -> None:
-        check_share(self.share)
 
     def draw(self, rng: np.random.Generator, grid: tuple[int, ...]) -> np.ndarray:
         """bool, of the grid's shape."""
@@ -118,7 +118,7 @@ class RandomMask:
         return masked.reshape(grid)
 
 
-# told apart in configs by their fields: the first one that has all that are given
+# configs name no class: the first one here that has all given fields
 Mask = RandomMask | SpanMask | ExactBlockMask | BlockMask
 
 
@@ -154,25 +154,14 @@ def draw_masks(mask: Mask, grid: tuple[int, ...], real: Tensor | None, samples: 
 
 
 def kept_positions(masked: Tensor, real: Tensor | None) -> Tensor:
-    """Indices of the unmasked positions, ascending, as Encoder.encode takes them.
+    """Indices of the unmasked positions for Encoder.encode, ascending.
 
         masked  0 1 0 1      kept  0 2
                 0 1 1 1             0 -1
 
-    Args:
-        masked: bool (B, T).
-        real: bool (B, T) or None.
-    Returns:
-        int64 (B, K), K that of the row with most; shorter rows are padded with -1.
+    masked, real: bool (B, T). Returns int64 (B, K), K of the row with most; shorter rows are padded with -1.
     """
     unmasked = ~masked if real is None else ~masked & real
     counts = unmasked.sum(1)
     order = (~unmasked).int().argsort(dim=1, stable=True)[:, : int(counts.max())]
     return torch.where(torch.arange(order.shape[1], device=order.device) < counts[:, None], order, -1)
-
-
-def check_share(share: float) -> None:
-    """Raises ValueError where all or none of the positions would be masked."""
-    if not 0 < share < 1:
-        lacking = "see" if share >= 1 else "predict"
-        raise ValueError(f"mask share={share} leaves nothing to {lacking}; choose one between 0 and 1")

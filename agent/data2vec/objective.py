@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config_json import at_least
 from .encoders import Encoded, Encoder, Features
 from .masks import BlockMask, ExactBlockMask, Mask, RandomMask, SpanMask, draw_masks, kept_positions
 
@@ -57,7 +58,7 @@ class PredictorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Data2VecConfig:
-    """What the modalities do differently."""
+    """The settings in which the modalities differ."""
 
     mask: Mask
     top_layers: int                                 # the teacher's layers that are averaged, from the top
@@ -65,7 +66,7 @@ class Data2VecConfig:
     layer_norm: Norm                                # of each layer
     mean_norm: Norm = "none"                        # of their mean
     beta: float = 0.0                               # smooth L1 loss: squared below, linear above; 0: squared error
-    loss_scale: Literal["mean", "root", "sum"]      # the sum over the width is divided by the width, by its root, or not
+    loss_scale: Literal["mean", "root", "sum"]      # the sum over the width is divided by the width, by its root, or by 1
     tau_start: float                                # decay of the teacher's EMA at the start,
     tau_end: float                                  # from tau_steps on;
     tau_steps: int                                  # linear in between
@@ -82,13 +83,10 @@ class Data2VecConfig:
                              f"in {self.tau_steps}")
         if self.decoder is None and (self.copies != 1 or self.summary_weight):
             raise ValueError(f"copies={self.copies} and summary_weight={self.summary_weight} need a decoder (version 2.0)")
-        if self.copies < 1:
-            raise ValueError(f"copies={self.copies} must be at least 1")
-        if self.top_layers < 1 or self.beta < 0:
-            raise ValueError(f"top_layers={self.top_layers} must be at least 1 and beta={self.beta} at least 0")
+        at_least(self, copies=1, top_layers=1, beta=0)
 
 
-# The published settings of the base models. Short runs want fewer tau_steps. For pictures under version 2.0 absolute
+# The published settings of the base models. Short runs need fewer tau_steps. For pictures under version 2.0 absolute
 # positions are the fast ones: relative ones need a table per mask.
 OBJECTIVES: dict[str, Data2VecConfig] = {
     "vision-v1": Data2VecConfig(
@@ -126,7 +124,7 @@ class Outcome:
         targets: how many positions were predicted.
         target_deviation, prediction_deviation: std over positions, mean over the width.
         feature_deviation: the same of the local features, divided by their root mean square.
-        content_share: fraction of the targets' variance that is between samples; see between_fraction().
+        content_share: fraction of the targets' variance that is between samples, see between_fraction.
         tau: decay of the teacher's EMA at its next update.
     """
 
@@ -140,7 +138,8 @@ class Outcome:
 
 
 class ConvDecoder(nn.Module):
-    """Predicts the masked positions: convolutions, each with a norm without parameters and GELU, then a head."""
+    """Predicts the masked positions: convolutions, each with a norm without parameters and GELU, then a head. Raises ValueError
+    where the axes or the groups do not fit the encoder."""
 
     def __init__(self, config: PredictorConfig, width: int) -> None:
         super().__init__()
@@ -154,11 +153,7 @@ class ConvDecoder(nn.Module):
         self.head = make_head(config.channels, width, config.head_layers)
 
     def forward(self, hidden: Tensor, kept: Tensor, grid: tuple[int, ...]) -> Tensor:
-        """Student's hidden states (n, K, width) at kept int64 (n, K) -> predictions (n, T, width) for the whole grid.
-
-        Raises:
-            ValueError: the grid has another number of axes.
-        """
+        """Student's hidden states (n, K, width) at kept int64 (n, K) -> predictions (n, T, width) for the whole grid."""
         if len(grid) != self.config.axes:
             raise ValueError(f"decoder.axes={self.config.axes}, but the encoder's positions form a grid of {len(grid)}; "
                              "set them alike")
@@ -206,7 +201,7 @@ class Data2Vec(nn.Module):
 
         Args:
             inputs: what the encoder's `features` takes, (B, ...).
-            samples: index of each sample in the data set, which its masks are drawn from; None: 0, 1, ...
+            samples: index of each sample in the data set, a part of the seed of its masks; None: 0, 1, ...
         """
         features = self.encoder.features(*inputs)
         targets = self.make_targets(features, *inputs)                                # (B, T, width)
@@ -234,8 +229,7 @@ class Data2Vec(nn.Module):
 
     def draw_masks(self, features: Features, samples: Sequence[int] | None) -> Tensor:
         """bool (B * copies, T) of this step."""
-        samples = range(len(features.x)) if samples is None else samples
-        key = (self.config.seed, int(self.updates))
+        samples, key = range(len(features.x)) if samples is None else samples, (self.config.seed, int(self.updates))
         drawn = draw_masks(self.config.mask, features.grid, features.real, samples, key, self.config.copies)
         return drawn.to(features.x.device)
 
@@ -274,13 +268,9 @@ def momentum(config: Data2VecConfig, step: int) -> float:
 
 
 def average_layers(encoded: Encoded, config: Data2VecConfig, real: Tensor | None, prefix: int = 0) -> Tensor:
-    """Mean of the top K layers, each normalised: float32 (B, T, width).
+    """Mean of the top K layers, each normalised: float32 (B, T, width). Raises ValueError where there are fewer than K.
 
-    Args:
-        real: bool (B, T), False at padding; None: there is none.
-        prefix: positions in front that are not input, such as a class token.
-    Raises:
-        ValueError: the encoder has fewer than K layers.
+    real: bool (B, T), False at padding; prefix: positions in front that are not input, such as a class token.
     """
     layers = encoded.states[1:] if config.targets == "block" else encoded.feedforwards
     if len(layers) < config.top_layers:
@@ -292,8 +282,8 @@ def average_layers(encoded: Encoded, config: Data2VecConfig, real: Tensor | None
 def normalize(x: Tensor, norm: Norm, real: Tensor | None) -> Tensor:
     """(B, T, width) to zero mean and unit variance.
 
-    Over the width ("layer"), over a sample's positions ("instance"), or over the batch's samples at each position ("place"; not
-    in the papers: it removes what depends on the position alone).
+    Over the width ("layer"), over a sample's positions ("instance"), or over the batch's samples at each position ("place";
+    not in the papers: it removes what depends on the position alone).
     """
     if norm == "none":
         return x
@@ -308,13 +298,9 @@ def normalize(x: Tensor, norm: Norm, real: Tensor | None) -> Tensor:
 
 def regression_loss(predictions: Tensor, targets: Tensor, config: Data2VecConfig) -> Tensor:
     """Mean over n of the loss of predictions (n, width), summed over the width and scaled; scalar."""
-    width = predictions.shape[-1]
-    predictions = predictions.float()
-    if config.beta:
-        total = F.smooth_l1_loss(predictions, targets, beta=config.beta) * width
-    else:
-        total = F.mse_loss(predictions, targets) * width
-    return total / {"mean": width, "root": math.sqrt(width), "sum": 1}[config.loss_scale]
+    width, predictions = predictions.shape[-1], predictions.float()
+    mean = F.smooth_l1_loss(predictions, targets, beta=config.beta) if config.beta else F.mse_loss(predictions, targets)
+    return mean * width / {"mean": width, "root": math.sqrt(width), "sum": 1}[config.loss_scale]
 
 
 @torch.no_grad()
@@ -329,10 +315,9 @@ def between_fraction(targets: Tensor, real: Tensor | None) -> float:
     """Fraction of the variance of targets (B, T, width) that is between samples at the same position.
 
     Near 1 where targets depend on the sample's content, 0 where they depend on the position alone: then the student predicts
-    them without the input, the loss falls and the variance stays. Small encoders with a fast teacher end there.
+    them without the input, the loss falls and the variance stays. This happens to small encoders with a fast teacher.
 
-    Args:
-        real: bool (B, T), False at padding; None: there is none.
+    real: bool (B, T), False at padding; None: there is none.
     """
     weight = targets.new_ones(targets.shape[:2]) if real is None else real.to(targets.dtype)
     count = weight.sum(0)

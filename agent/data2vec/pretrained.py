@@ -1,10 +1,10 @@
-"""A pre-trained encoder, wherever it lies: a run of `calico pretrain` or `calico finetune`, or a Hugging Face Data2Vec folder.
+"""Loading a pre-trained encoder from a run of `calico pretrain` or `calico finetune`, or from a Hugging Face Data2Vec folder.
 
     encoder = load_encoder("runs/pictures", "vision")           # VisionEncoder in eval mode: the student
     encoder.encode(encoder.features(pixels)).hidden             # pixels: float (B, 3, height, width) in [-1, 1]
 
-What each modality wants as input is in batches.py. Everything that builds the encoder again stands in the checkpoint's
-document "encoder"; its weights are those of the tensors "model" under `encoder.`.
+batches.py prepares the inputs of each modality. The checkpoint's document "encoder" has the configuration; the weights are the
+tensors of "model" whose names begin with `encoder.`.
 """
 
 from collections.abc import Mapping
@@ -33,8 +33,7 @@ class Pretrained:
 
     Attributes:
         encoder: in eval mode, fp32, on the CPU.
-        modality: what it reads.
-        text: the tokenizer of a text encoder that was pre-trained here; None elsewhere.
+        text: the tokenizer of a text encoder that was pre-trained here, else None.
         source: the checkpoint's folder.
     """
 
@@ -54,10 +53,10 @@ def load_pretrained(folder: Path | str, modality: Modality | None = None) -> Pre
 
     Args:
         folder: a run's folder (its latest checkpoint), one checkpoint's, or one that `save_pretrained` wrote.
-        modality: what the caller needs; None: whatever it is.
+        modality: the one that the caller needs; None: any.
     Raises:
         checkpoint.CheckpointError: nothing there, a damaged file, or a checkpoint of something else.
-        ValueError: an encoder of another modality; what load_data2vec says of Hugging Face's.
+        ValueError: an encoder of another modality, or as load_data2vec.
     """
     folder = Path(folder)
     if is_hugging_face(folder):

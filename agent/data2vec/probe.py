@@ -1,8 +1,8 @@
 """Probes of frozen vectors: nearest neighbours, and one linear layer.
 
-    knn_accuracy      the labels of the nearest training vectors by cosine, weighted as Wu et al. (1805.01978)
-    linear_accuracy   multinomial logistic regression on standardised vectors; the weight decay is chosen on a fifth of the
-                      training split
+    knn_accuracy      votes of the nearest training vectors by cosine, weighted as Wu et al. (1805.01978)
+    linear_accuracy   multinomial logistic regression on standardised vectors; a fifth of the training split is held out to
+                      choose the weight decay
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def linear_accuracy(train: np.ndarray, labels: np.ndarray, test: np.ndarray, tru
     chosen, kept = order[len(order) // 5:], order[:len(order) // 5]
     best, score = decays[0], -1.0
     weights = np.zeros((train.shape[1] + 1, classes))
-    for decay in sorted(decays, reverse=True) if len(kept) else ():                  # strong to weak: a warm start each time
+    for decay in sorted(decays, reverse=True) if len(kept) else ():                  # each starts from the weights of the last
         weights = fit(train[chosen], labels[chosen], classes, decay, weights)
         if (found := accuracy(train[kept], labels[kept], weights)) > score:
             best, score = decay, found

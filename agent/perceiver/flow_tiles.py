@@ -1,9 +1,9 @@
 """Optical flow of pictures of any size: overlapping tiles of the size that a model was trained on, coarse to fine.
 
-As in Perceiver IO's notebook: tiles overlap by 20 pixels at least, the last one ends at the border, and where tiles overlap
+As in Perceiver IO's notebook: tiles overlap by at least 20 pixels, the last one ends at the border, and where tiles overlap
 each is weighted by the pixel's distance to its edge. What differs: a picture smaller than a tile is padded, and the flow can be
 estimated in several passes at different scales, each with the second picture warped by the flow so far (as SPyNet,
-arXiv:1611.00850): a model trained on short motions in small pictures then finds long ones in large pictures.
+arXiv:1611.00850): so a model trained on short motions in small pictures finds long ones in large pictures.
 """
 
 from collections.abc import Sequence

@@ -73,17 +73,14 @@ def load_hf(source: Path | str | Mapping[str, Tensor], config: Mapping[str, Any]
 
 
 def class_names(config: Mapping[str, Any]) -> list[str]:
-    """The classes that config.json names, in the order of the logits; transformers leaves out its own names of two classes."""
+    """The classes in config.json, in the order of the logits; transformers omits its default names of two classes."""
     names = config.get("id2label") or {i: f"LABEL_{i}" for i in range(config.get("num_labels", 2))}
     return [str(name) for _, name in sorted(names.items(), key=lambda pair: int(pair[0]))]
 
 
 def copy_trunk(source: TaskModel, target: TaskModel) -> None:
-    """Copy the input module and the encoder of `source` into `target`, to fine-tune them under a new head.
-
-    Raises:
-        ValueError: they are of other sizes; nothing is copied then.
-    """
+    """Copy the input module and the encoder of `source` into `target`, to fine-tune them under a new head. Raises
+    ValueError, and copies nothing, where they are of different sizes."""
     trunk = {name: tensor for name, tensor in source.state_dict().items() if name.startswith(("reader.", "encoder."))}
     wanted = {name: tensor for name, tensor in target.state_dict().items() if name.startswith(("reader.", "encoder."))}
     for name in sorted(trunk.keys() | wanted.keys()):
@@ -131,19 +128,15 @@ def _translate_head(head: str, c: Mapping[str, Any], latent: LatentConfig, label
         case "OpticalFlow":
             return FlowConfig(latent=latent, size=tuple(c["train_size"]))
         case _:
-            return _translate_autoencoder(c, latent, labels)
+            frames, *size = c["output_shape"][1:]
+            if frames != c["num_frames"]:
+                raise ValueError(f"output_shape={tuple(c['output_shape'])} has {frames} frames and num_frames is "
+                                 f"{c['num_frames']}; they must be the same")
+            return AutoencoderConfig(
+                latent=latent, frames=frames, size=(size[0], size[1]), resolution=(c["image_size"], c["image_size"]),
+                samples_per_frame=c["audio_samples_per_frame"], patch=c["samples_per_patch"], labels=labels,
+                channels=c["output_num_channels"], label_channels=c["_label_trainable_num_channels"], label_mask_prob=1.0)
     return ClassifierConfig(latent=latent, reader=reader, labels=labels)
-
-
-def _translate_autoencoder(c: Mapping[str, Any], latent: LatentConfig, labels: int) -> AutoencoderConfig:
-    frames, *size = c["output_shape"][1:]
-    if frames != c["num_frames"]:
-        raise ValueError(f"output_shape={tuple(c['output_shape'])} has {frames} frames and num_frames is {c['num_frames']}; "
-                         "they must be the same")
-    return AutoencoderConfig(
-        latent=latent, frames=frames, size=(size[0], size[1]), resolution=(c["image_size"], c["image_size"]), labels=labels,
-        samples_per_frame=c["audio_samples_per_frame"], patch=c["samples_per_patch"], channels=c["output_num_channels"],
-        label_channels=c["_label_trainable_num_channels"], label_mask_prob=1.0)
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------------
@@ -161,7 +154,7 @@ def picture_input(folder: Path, reader: ImageConfig) -> CroppedPictureInput:
     Where there is none: transformers' defaults, at the size of the model's learned positions if it has such.
 
     Raises:
-        ValueError: the file is damaged, or asks for what this program does not do.
+        ValueError: the file is damaged, or its settings are not supported.
     """
     path = folder / "preprocessor_config.json"
     learned = {"size": reader.size[0], "crop_size": reader.size[0] * 256 / 224} if reader.kind == "conv1x1" else {}
@@ -185,7 +178,7 @@ def picture_input(folder: Path, reader: ImageConfig) -> CroppedPictureInput:
 
 
 def _side(size: Any) -> float:
-    """Of a square: older files hold one number, newer ones height and width."""
+    """The side of a square: older files hold one number, newer ones height and width."""
     height, width = (size["height"], size["width"]) if isinstance(size, dict) else (size, size)
     if height != width:
         raise ValueError(f"{size} is not the size of a square")
@@ -195,7 +188,7 @@ def _side(size: Any) -> float:
 # ---- names -----------------------------------------------------------------------------------------------------------------
 
 def _renames(model: TaskModel) -> list[tuple[str, str]]:
-    """Patterns of our names and what Hugging Face writes; each name takes every pattern that fits, in this order."""
+    """Patterns of our names and Hugging Face's names; every pattern that matches a name is applied, in this order."""
     decoder = "perceiver.decoder." if isinstance(model, MaskedLanguage) else "perceiver.decoder.decoder."
     projection = "positions_projection." if isinstance(model, Classifier) and isinstance(model.reader, LearnedPixels) \
         else "conv_after_patches."
@@ -254,10 +247,8 @@ def hf_parts(model: TaskModel) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
             layer = model.encoder.layers[0]
             parts[name] = [(_rename(model, name.replace(".qkv.", f".{part}.")), (rows, *shape[1:]))
                            for part, rows in zip(("query", "key", "value"), layer.split, strict=True)]  # type: ignore[arg-type]
-        elif name == "reader.mix.weight":
-            parts[name] = [(_rename(model, name), (*shape, 1, 1))]    # a 1x1 convolution there
-        else:
-            parts[name] = [(_rename(model, name), shape)]
+        else:                                                              # reader.mix: a 1x1 convolution there
+            parts[name] = [(_rename(model, name), (*shape, 1, 1) if name == "reader.mix.weight" else shape)]
     return parts
 
 

@@ -1,8 +1,8 @@
 """Input modules of a Perceiver: bytes, pixels, patches, sound, points, labels and mixtures of them as (B, M, channels).
 
 Perceiver IO (arXiv:2107.14795), appendices; the channel orders are those of DeepMind's release, so that published weights fit.
-What differs: Fourier features are computed once per shape and cached, learned positions are projected once and not once per
-sample, and pictures may be of any size.
+What differs: Fourier features are cached per shape, learned positions are projected once and not once per sample, and pictures
+may be of any size.
 
 Legend: B batch, M input elements, T frames, H height, W width, P samples per patch of sound.
 """
@@ -15,6 +15,7 @@ from typing import Any, Literal, Union, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from ..mel import mel_filters
 from .fourier import fourier, fourier_channels, fourier_grid
@@ -37,18 +38,14 @@ def decode_bytes(ids: Sequence[int]) -> str:
 
 
 def pad_bytes(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Rows of ids -> ids (B, longest) padded on the right, and a mask of the same shape, True at bytes that are there."""
-    lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.full((len(rows), int(lengths.max())), PAD)
-    for row, given in zip(ids, rows, strict=True):
-        row[:len(given)] = torch.tensor(given)
-    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
+    """Rows of ids -> ids (B, longest) padded on the right, and a mask of the same shape, False at padding."""
+    ids = pad_sequence([torch.tensor(row, dtype=torch.int64) for row in rows], batch_first=True, padding_value=PAD)
+    return ids, torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
 
 
 def hashes(ids: Tensor, sizes: Sequence[int], buckets: int) -> list[Tensor]:
     """Hashes of the last `size` ids up to each position, PAD before a text: int64 (B, M) per size, indices into one table."""
-    rows: list[Tensor] = []
-    rolling = ids
+    rows, rolling = list[Tensor](), ids
     for behind in range(1, max(sizes)):
         rolling = (rolling * 1_000_003 + F.pad(ids, (behind, 0), value=PAD)[:, :ids.shape[1]]) % (2**31 - 1)
         if behind + 1 in sizes:
@@ -79,8 +76,8 @@ class TextConfig:
     """Bytes: an embedding and a learned position, added.
 
     Not in the paper: with `grams`, embeddings of the hashed n-grams that end at each byte are added, as in the Byte Latent
-    Transformer (arXiv:2412.09871); and the mean of each `stride` bytes becomes one element. With them a small model with little
-    text learns words.
+    Transformer (arXiv:2412.09871), and the mean of each `stride` bytes becomes one element; they let a small model learn words
+    from little text.
     """
 
     vocab_size: int = 262
@@ -96,7 +93,7 @@ class TextConfig:
 
 
 class Text(nn.Module):
-    """ids int64 (B, M) -> (B, M / stride, width)."""
+    """ids int64 (B, M) -> (B, M / stride, width). Raises ValueError where a text is longer than the positions."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -106,7 +103,6 @@ class Text(nn.Module):
         self.grams = nn.Embedding(len(config.grams) * config.buckets, config.width) if config.grams else None
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Raises ValueError where the text is longer than the positions."""
         if ids.shape[1] > self.config.positions:
             raise ValueError(f"a text of {ids.shape[1]} bytes does not fit the model's {self.config.positions} positions; "
                              "cut it")
@@ -117,11 +113,11 @@ class Text(nn.Module):
         if stride > 1:
             x = F.avg_pool1d(x.mT, stride, ceil_mode=True).mT
         if self.grams is not None:
-            x = F.layer_norm(x, x.shape[2:])      # so that at first positions weigh less than words
+            x = F.layer_norm(x, x.shape[2:])      # or positions would weigh more than words at first
         return x + self.positions.weight[:ids.shape[1]:stride]
 
     def elements(self, mask: Tensor | None) -> Tensor | None:
-        """bool (B, M), True at bytes that are not padding -> (B, M / stride), True at elements with such a byte."""
+        """bool (B, M), False at padding -> (B, M / stride), False at elements of padding alone."""
         if mask is None or self.config.stride == 1:
             return mask
         return F.max_pool1d(mask[:, None].float(), self.config.stride, ceil_mode=True)[:, 0] > 0
@@ -148,13 +144,18 @@ class ImageConfig:
 class Pixels(nn.Module):
     """(B, C, H, W) of any size -> (B, H * W, C + Fourier)."""
 
-    def __init__(self, config: ImageConfig) -> None:
+    def __init__(self, config: ImageConfig, values: int | None = None) -> None:
+        """values: channels of `features`; None: the picture's."""
         super().__init__()
-        self.config, self.channels = config, config.channels + fourier_channels(2, config.bands)
+        self.config, self.channels = config, (values or config.channels) + fourier_channels(2, config.bands)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, values, rows, columns)."""
+        return images
 
     def forward(self, images: Tensor) -> Tensor:
-        grid = fourier_grid(tuple(images.shape[2:]), self.config.bands, self.config.size, images.device)
-        return join(images.flatten(2).mT, grid)
+        x = self.features(images)
+        return join(x.flatten(2).mT, fourier_grid(tuple(x.shape[2:]), self.config.bands, self.config.size, x.device))
 
 
 class LearnedPixels(nn.Module):
@@ -180,50 +181,41 @@ class LearnedPixels(nn.Module):
         return F.interpolate(grid, size=size, mode="bicubic", align_corners=False)[0].flatten(1).mT
 
 
-class Conv(nn.Module):
+class Conv(Pixels):
     """(B, C, H, W) of any size -> (B, about H/4 * W/4, 64 + Fourier)."""
 
     def __init__(self, config: ImageConfig) -> None:
-        super().__init__()
-        self.config, self.channels = config, 64 + fourier_channels(2, config.bands)
+        super().__init__(config, 64)
         self.conv = nn.Conv2d(config.channels, 64, 7, stride=2, bias=False)
         self.norm = nn.BatchNorm2d(64)
 
-    def forward(self, images: Tensor) -> Tensor:
-        if self.config.padding == "same":
-            x = F.relu(self.norm(self.conv(pad_same(images, 7, 2))))
-            x = F.max_pool2d(pad_same(x, 3, 2), 3, 2)      # zeros do for padding: nothing is below them after the ReLU
-        else:
-            x = F.relu(self.norm(self.conv(F.pad(images, (3, 3, 3, 3)))))
-            x = F.max_pool2d(x, 3, 2)
-        grid = fourier_grid(tuple(x.shape[2:]), self.config.bands, self.config.size, x.device)
-        return join(x.flatten(2).mT, grid)
+    def features(self, images: Tensor) -> Tensor:
+        same = self.config.padding == "same"
+        x = F.relu(self.norm(self.conv(pad_same(images, 7, 2) if same else F.pad(images, (3, 3, 3, 3)))))
+        return F.max_pool2d(pad_same(x, 3, 2) if same else x, 3, 2)      # zeros as padding: nothing is below 0 after the ReLU
 
 
-class Stem(nn.Module):
+class Stem(Pixels):
     """(B, C, H, W) of any size -> (B, H/4 * W/4, 128 + Fourier)."""
 
     WIDTHS = (48, 96, 128)
 
     def __init__(self, config: ImageConfig) -> None:
-        super().__init__()
-        self.config, self.channels = config, self.WIDTHS[-1] + fourier_channels(2, config.bands)
+        super().__init__(config, self.WIDTHS[-1])
         inputs = (config.channels, *self.WIDTHS)
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1, bias=False) for i, o in zip(inputs, inputs[1:], strict=False))
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in self.WIDTHS)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         x = images
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             x = F.relu(norm(conv(x)))
-            if number < 2:
-                x = F.max_pool2d(x, 2)
-        grid = fourier_grid(tuple(x.shape[2:]), self.config.bands, self.config.size, x.device)
-        return join(x.flatten(2).mT, grid)
+            x = F.max_pool2d(x, 2) if number < 2 else x
+        return x
 
 
 def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Zero padding of (..., H, W) as TensorFlow's SAME: ceil(size / stride) outputs; an odd zero goes to the end."""
+    """Zero padding of (B, C, H, W) as TensorFlow's SAME: ceil(size / stride) outputs; an odd zero goes to the end."""
     pads: list[int] = []
     for size in reversed(x.shape[2:]):
         total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
@@ -273,14 +265,13 @@ class AudioConfig:
 
 
 class Audio(nn.Module):
-    """Samples (B, n) or (B, n, 1) in [-1, 1] -> (B, n / patch, patch + Fourier)."""
+    """Samples (B, n) or (B, n, 1) in [-1, 1] -> (B, n / patch, patch + Fourier). Raises ValueError where n is no multiple."""
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
         self.config, self.channels = config, config.patch + fourier_channels(1, config.bands)
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Raises ValueError where the samples do not fill their patches."""
         samples = samples.flatten(1)
         if samples.shape[1] % self.config.patch:
             raise ValueError(f"{samples.shape[1]} samples of sound do not split into patches of {self.config.patch}; "
@@ -327,9 +318,9 @@ class PointsConfig:
     """A cloud of points: Fourier features of each point's own coordinates, as the original Perceiver on ModelNet40."""
 
     dims: int = 3
-    extra: int = 0                # values after the coordinates that are passed on as they are, such as a normal's three
+    extra: int = 0                # values after the coordinates that are passed on unchanged, such as the 3 of a normal
     bands: int = 64
-    resolution: int = 1120        # cells per dimension that the highest frequency can tell apart
+    resolution: int = 1120        # cells per dimension, for the highest frequency
 
 
 class Points(nn.Module):
@@ -378,7 +369,7 @@ class MixtureConfig:
 
 
 class Mixture(nn.Module):
-    """{name: raw input} -> (B, sum of M, channels)."""
+    """{name: raw input} -> (B, sum of M, channels). Raises ValueError where the names are not the model's."""
 
     def __init__(self, config: MixtureConfig) -> None:
         super().__init__()
@@ -392,20 +383,15 @@ class Mixture(nn.Module):
             nn.init.trunc_normal_(vector, std=0.02)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Raises ValueError where the modalities are not the model's."""
         if set(inputs) != set(self.readers):
             raise ValueError(f"the model reads {', '.join(self.readers)}; {', '.join(sorted(inputs)) or 'nothing'} came")
-        parts = {name: self.widen(name, reader(inputs[name])) for name, reader in self.readers.items()}
+        parts = {name: reader(inputs[name]) for name, reader in self.readers.items()}
+        parts = {name: join(part, self.padding[name].expand(part.shape[1], -1)) for name, part in parts.items()}
         return torch.cat([self.mask(name, part) for name, part in parts.items()], dim=1)
-
-    def widen(self, name: str, x: Tensor) -> Tensor:
-        """(B, M, own channels) -> (B, M, channels)."""
-        return torch.cat([x, self.padding[name].to(x.dtype).expand(*x.shape[:2], -1)], dim=-1)
 
     def mask(self, name: str, x: Tensor) -> Tensor:
         """Replaces some elements (in training) or all of them by the modality's mask token, see MixtureConfig."""
-        probability = self.config.mask_probs.get(name, 0.0)
-        if not probability:
+        if not (probability := self.config.mask_probs.get(name, 0.0)):
             return x
         masked = torch.rand(x.shape[:2], device=x.device) < (probability if self.training else 1.0)
         return torch.where(masked[..., None], self.masks[name].to(x.dtype), x)

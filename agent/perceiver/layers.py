@@ -9,11 +9,10 @@ What differs from the releases of DeepMind and Hugging Face without changing the
 - attention goes through `scaled_dot_product_attention`, which stores no matrix of scores.
 Where the outputs of the two releases differ, a field of the configuration chooses.
 
-tasks.py adds the input modules and the heads.
-
 Legend: B batch, M input elements, N latents, Q queries, C channels.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -57,9 +56,9 @@ class LatentConfig:
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
     """Softmax attention: (B, heads, Q, c), (B, heads, M, c) twice -> (B, heads, Q, c).
 
-    torch's kernel stores no matrix of scores. In training on a CPU plain matrix products are used instead where that matrix is
-    small and in bf16 (forward and backward of 64 x 64 scores take a quarter of the time), or where keys and values are raw
-    inputs: the kernel would compute their gradient too (256 latents that attend to 50,176 pixels take 0.4 of the time without).
+    torch's kernel stores no matrix of scores. In training on a CPU plain matrix products replace it where that matrix is small
+    and in bf16 (forward and backward of 64 x 64 scores take a quarter of the time), or where keys and values are raw inputs,
+    whose gradient the kernel would compute, too (256 latents that attend to 50,176 pixels: 0.4 of the time).
     """
     bf16 = q.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
     small = bf16 and q.shape[:3].numel() * k.shape[2] <= SMALL_SCORES
@@ -71,7 +70,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: f
 
 
 class FeedForward(nn.Module):
-    """norm, up, GELU, down; the residual is the caller's."""
+    """norm, up, GELU, down; the caller adds the residual."""
 
     def __init__(self, width: int, widening: int, gelu: Gelu) -> None:
         super().__init__()
@@ -119,7 +118,7 @@ class SelfAttend(nn.Module):
 
 
 class FoldedInputs(NamedTuple):
-    """What `CrossAttend.folded_queries` needs of the inputs: the same for all queries, so computed once for many chunks."""
+    """The inputs as `CrossAttend.folded_queries` needs them: the same for all queries, so computed once for many chunks."""
 
     keys: Tensor      # (B, M, query_channels)
     values: Tensor    # (B, M, query_channels), zero-padded to a multiple of ALIGNED
@@ -147,8 +146,8 @@ class CrossAttend(nn.Module):
     def forward(self, queries: Tensor, inputs: Tensor, mask: Tensor | None = None, query_mask: Tensor | None = None) -> Tensor:
         """
         Args:
-            mask: bool (B, M), True at inputs that are attended to. A row without any attends to all alike, as Hugging
-                Face's does, unless `wipe_masked`.
+            mask: bool (B, M), True at inputs that are attended to. Without any in a row, all are attended to equally, as in
+                Hugging Face's model, unless `wipe_masked`.
             query_mask: bool (B, Q), False where the output is zeroed; only with `wipe_masked`.
         """
         x = self.attended(queries, inputs, mask, query_mask)
@@ -156,12 +155,10 @@ class CrossAttend(nn.Module):
 
     def read_out(self, queries: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor, padding: Tensor | None = None,
                  moved: FoldedInputs | None = None) -> Tensor:
-        """F.linear(self(queries, inputs), weight, bias), with one matrix product less.
-
-        The last matrix of the feed-forward is multiplied into `weight`.
+        """F.linear(self(queries, inputs), weight, bias), with the last matrix of the feed-forward multiplied into `weight`.
 
         Args:
-            padding: (1, n) channels that follow those of each query; None: the queries have all of theirs.
+            padding: (1, n) channels that are appended to each query; None: none.
             moved: the result of `move(inputs)`, where there are several calls with the same inputs.
         """
         x, down = self.attended(queries, inputs, padding=padding, moved=moved), self.feedforward.down
@@ -181,7 +178,7 @@ class CrossAttend(nn.Module):
         q = self.query(self.norm_query(queries))
         bias = None
         if mask is not None:
-            # finite also when autocast rounds it to bf16: a row without inputs must not become NaN
+            # still finite when autocast rounds it to bf16, or a row without inputs would become NaN
             lowest = torch.finfo(inputs.dtype).min / 2
             bias = torch.zeros(mask.shape, dtype=inputs.dtype, device=inputs.device).masked_fill(~mask, lowest)[:, None, None]
         folds = self.heads == 1 and q.shape[1] < inputs.shape[1] and inputs.shape[2] <= min(q.shape[2], self.value.out_features)
@@ -201,11 +198,11 @@ class CrossAttend(nn.Module):
         return attend(q, k, v, bias).transpose(1, 2).flatten(2)
 
     def folded(self, q: Tensor, inputs: Tensor, bias: Tensor | None) -> Tensor:
-        """The same for one head without the projections of each input: 50,176 x 261 x 261 products twice for a picture.
+        """`projected` for one head, without projecting the inputs (for a picture 50,176 x 261 x 261 products, twice).
 
-        With x normed but not yet scaled by g and shifted by b, the keys' matrix can be applied to the queries instead:
+        With x normed but not yet scaled by g and shifted by b, the key matrix is applied to the queries instead:
         q . ((x g + b) Wk + bk) = x . (g (Wk^T q)) + a number that is the same for all inputs, which the softmax cancels.
-        And as the weights sum to 1, the values' matrix, scale and shift can be applied after the weighted sum.
+        As the attention weights sum to 1, the value matrix, scale and shift are applied after the weighted sum.
         """
         norm = self.norm_input
         bare = F.layer_norm(inputs, norm.normalized_shape, eps=norm.eps)[:, None]                     # (B, 1, M, C)
@@ -222,17 +219,17 @@ class CrossAttend(nn.Module):
         """The inputs for `folded_queries`.
 
         With queries x normed but not yet scaled by g and shifted by b, (Wq (x g + b) + bq) . k is x . (g (Wq^T k)) plus
-        (Wq b + bq) . k: the queries' matrix is applied to the keys, the shift becomes a bias of each key, and the outputs'
-        matrix is applied to the values.
+        (Wq b + bq) . k: the query matrix is applied to the keys, the shift becomes a bias of each key, and the output matrix is
+        applied to the values.
         """
         norm, normed = self.norm_query, self.norm_input(inputs)
         k = self.key(normed)
         values = self.value(normed) @ self.out.weight.mT
         return FoldedInputs(keys=(k @ self.query.weight) * norm.weight, values=F.pad(values, (0, -values.shape[2] % ALIGNED)),
-                     bias=k.shape[2] ** -0.5 * (k @ self.query(norm.bias)))
+                            bias=k.shape[2] ** -0.5 * (k @ self.query(norm.bias)))
 
     def folded_queries(self, queries: Tensor, moved: FoldedInputs, padding: Tensor | None = None) -> Tensor:
-        """`folded` with roles exchanged, for many queries and few inputs: the flow of 182,528 pixels from 2,048 latents."""
+        """`folded` with queries and inputs exchanged, for many queries and few inputs, as 182,528 pixels and 2,048 latents."""
         norm, (keys, values, bias) = self.norm_query, moved
         if padding is None:
             bare = F.layer_norm(queries, norm.normalized_shape, eps=norm.eps)
@@ -245,7 +242,7 @@ class CrossAttend(nn.Module):
         return mixed[..., :self.out.out_features] + self.out.bias
 
     def narrowed(self, queries: Tensor, keys: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
-        """Normed queries and keys of few channels with the same products, for queries that all end in the same padding.
+        """Normed queries and keys with fewer channels and the same products, where all queries end in the same padding.
 
         A normed query [x p] is ([x p] - mean) / std, and its product with a key [k l] is
         (x . k + 1 (p . l) - mean sum([k l])) / std: that of [x 1 mean] / std and [k, p . l, -sum([k l])].
@@ -267,16 +264,13 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.latents = nn.Parameter(torch.empty(config.latents, config.width))
-        self.cross_attend = self.make_cross_attend(channels)
-        self.cross_attend_again = self.make_cross_attend(channels) if config.cross_attends > 1 else None
+        cross_attend = functools.partial(CrossAttend, config, config.width, channels, heads=config.cross_heads,
+                                         widening=config.cross_widening, qk_channels=config.qk_channels,
+                                         v_channels=config.v_channels, residual=config.query_residual)
+        self.cross_attend = cross_attend()
+        self.cross_attend_again = cross_attend() if config.cross_attends > 1 else None
         self.layers = nn.ModuleList(SelfAttend(config) for _ in range(config.layers))
         nn.init.trunc_normal_(self.latents, std=0.02)
-
-    def make_cross_attend(self, channels: int) -> CrossAttend:
-        """A cross-attention of the latents to the input."""
-        config = self.config
-        return CrossAttend(config, config.width, channels, heads=config.cross_heads, widening=config.cross_widening,
-                           qk_channels=config.qk_channels, v_channels=config.v_channels, residual=config.query_residual)
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """mask: bool (B, M), True at inputs that are attended to; None: all."""

@@ -16,30 +16,24 @@ WEIGHTS = {"image": 0.03, "audio": 1.0, "label": 1e-4}        # as published, of
 
 
 def end_point_error(flow: Tensor, truth: Tensor) -> Tensor:
-    """Mean length of the difference, in pixels, over the pixels whose true flow is known.
-
-    Args:
-        flow, truth: (..., 2); truth is NaN where it is unknown.
-    """
+    """Mean length of the difference of (..., 2), in pixels, over the pixels whose true flow is known, that is not NaN."""
     known = truth.isfinite().all(dim=-1)
     # the square root's derivative is infinite at zero
     return ((flow - truth)[known].square().sum(dim=-1) + 1e-8).sqrt().mean()
 
 
 def flow_loss(model: Flow, batch: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """End-point error of frames (B, 2, 3, H, W) whose flow (B, H, W, 2) is known, and that of no flow at all."""
+    """End-point error of frames (B, 2, 3, H, W) whose flow (B, H, W, 2) is known, and that of a flow of zero."""
     error = end_point_error(FLOW_SCALE * model(batch["frames"]).float(), batch["flow"])
     return error, {"zero_flow": end_point_error(torch.zeros_like(batch["flow"]), batch["flow"])}
 
 
 def autoencoding_loss(model: Autoencoder, batch: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """L1 of the pixels and samples that are asked for and cross-entropy of the label, weighted as published.
+    """L1 of the requested pixels and samples and cross-entropy of the label, weighted as published; and the unweighted parts.
 
     Args:
         batch: image (B, T, 3, H, W) in [0, 1], audio (B, samples) in [-1, 1], label int64 (B,); pixels int64 (n,) and patches
             int64 (m,): indices of what is decoded; the paper decodes 512 of each.
-    Returns:
-        The loss, and its unweighted parts.
     """
     label = F.one_hot(batch["label"], model.config.labels).to(batch["image"].dtype)
     made = model({"image": batch["image"], "audio": batch["audio"], "label": label},

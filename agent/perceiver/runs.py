@@ -1,12 +1,13 @@
 """A trained Perceiver on the disk: a run of `calico perceive`, or the folder of a Hugging Face checkpoint.
 
-What a run keeps beside its weights is one document, "perceive": the task, the model's configuration, how samples are prepared,
-the names of the classes, and whatever else the task needs. Configurations are written with the names of their classes, so
-that any mixture of readers is rebuilt.
+Beside its weights a run has one document, "perceive": the task, the model's configuration, how samples are prepared, the names
+of the classes, and other fields of the task. Configurations are written with the names of their classes, so that any mixture of
+readers can be rebuilt.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Union
 
@@ -28,23 +29,13 @@ CONFIGS: Any = Union[tuple(   # noqa: UP007 - a tuple of members has no other sp
     cls for module in (layers, tasks, inputs, samples) for cls in vars(module).values() if is_config(cls))]
 
 
-def config_to_json(value: Any) -> Any:
-    """A configuration as plain JSON values, with the names of its classes; `config_from_json` reads it back."""
-    return to_json(value, class_names=True)
-
-
-def config_from_json(value: Any) -> Any:
-    """Inverse of `config_to_json`; fields that are newer than the file take their defaults.
-
-    Raises:
-        ValueError: a class or a field that this version does not know, or a value that the class refuses.
-    """
-    return from_json(CONFIGS, value)
+config_to_json = partial(to_json, class_names=True)
+config_from_json = partial(from_json, CONFIGS)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model in evaluation mode, its task, and the run's document (of a foreign checkpoint: what its files tell)."""
+    """A model in evaluation mode, its task, and the run's document (for Hugging Face: made from the folder's files)."""
 
     model: TaskModel
     task: str
@@ -52,15 +43,10 @@ class Trained:
 
 
 def load_trained(folder: Path | str, tasks: Collection[str], device: str = "cpu") -> Trained:
-    """The model of a run, or of a Hugging Face folder.
-
-    Args:
-        tasks: those that are wanted.
-    Raises:
-        ValueError: nothing is there, it was trained for another task, its files are damaged or do not fit.
-    """
+    """The model of a run, or of a Hugging Face folder. Raises ValueError where there is none, it is not for one of the
+    `tasks`, or its files are damaged or do not fit."""
     folder, target = Path(folder), usable_device(device)
-    trained = load_foreign(folder) if is_hugging_face(folder) else load_run(folder, target)
+    trained = load_hugging_face(folder) if is_hugging_face(folder) else load_run(folder, target)
     if trained.task not in tasks:
         raise ValueError(f"{folder} is a checkpoint of {trained.task}, one of {' or '.join(tasks)} was expected")
     trained.model.to(target).eval()
@@ -78,8 +64,8 @@ def load_run(folder: Path, device: torch.device) -> Trained:
     return Trained(model, document["task"], document)
 
 
-def load_foreign(folder: Path) -> Trained:
-    """From a Hugging Face folder: the task follows from the head, the classes and the preparation from its files."""
+def load_hugging_face(folder: Path) -> Trained:
+    """From a Hugging Face folder: the task follows from the head, the classes and the preparation of samples from its files."""
     model = load_hf(folder)
     prepared: SampleInput | None = None
     match model:

@@ -1,12 +1,12 @@
-"""From decoded samples to a Perceiver's inputs: the same in training and in use, but for the augmentation.
+"""From decoded samples to a Perceiver's inputs: the same in training and in use, except for the augmentation.
 
     pictures   uint8 (height, width, 3), any size -> (B, 3, side, side), channels normalised
     sounds     float32 (samples,) at `rate` -> (B, samples) of one length
     clouds     float32 (M, 3 or 6) -> (B, points, 3 or 6), centred, the farthest point at distance 1
     texts      str -> ids int64 (B, longest) of bytes, and a mask, False at padding
 
-In training the generator that is given draws the augmentation: a picture is shifted and flipped, a sound shifted in time, a
-cloud rotated. Without a generator there is none.
+In training the given generator draws the augmentation: a picture is shifted and flipped, a sound shifted in time, a cloud
+rotated. Without a generator there is none.
 """
 
 from collections.abc import Iterable, Sequence
@@ -68,14 +68,14 @@ class PictureInput:
 
 @dataclass(frozen=True, kw_only=True)
 class CroppedPictureInput(PictureInput):
-    """Of a picture of any size a part of its centre square, to the pixel as transformers' image processor prepares it."""
+    """A part of the centre square of a picture, with the same pixels as transformers' image processor."""
 
     crop: float | None = 0.875   # side of the part, as a fraction of the shorter side; None: all of the picture, made square
     resample: int = 3            # Pillow's number of the filter; 3: bicubic
 
     @property
     def decode_side(self) -> int | None:
-        """None: a file that was shrunk before would give other pixels."""
+        """None: a file that was shrunk first would give other pixels."""
         return None
 
     def fit(self, picture: np.ndarray) -> np.ndarray:
@@ -123,15 +123,10 @@ class CloudInput:
     jitter: float = 0.01         # training: std of the noise on each coordinate
 
     def __call__(self, samples: Sequence[np.ndarray], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
-        """A batch: {"inputs": (B, points, dims)}.
-
-        Raises:
-            ValueError: a cloud without normals where they are used.
-        """
+        """A batch: {"inputs": (B, points, dims)}. Raises ValueError where a cloud has no normals and they are used."""
         return {"inputs": torch.from_numpy(np.stack([self.prepare(cloud, rng) for cloud in samples]))}
 
     def prepare(self, cloud: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-        """float32 (points, dims)."""
         if cloud.shape[1] < self.dims:
             raise ValueError(f"a cloud has {cloud.shape[1]} numbers per point, this model reads {self.dims}: coordinates and "
                              "normals")

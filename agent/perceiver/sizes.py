@@ -27,24 +27,20 @@ SIZES: dict[str, TaskConfig] = {
     "vision-perceiver-conv": _image(ImageConfig(kind="conv", size=(56, 56))),
     "optical-flow-perceiver": FlowConfig(latent=LatentConfig(latents=2048, width=512, layers=24, heads=16)),
     "multimodal-perceiver": AutoencoderConfig(latent=LatentConfig(latents=784, width=512, layers=8, heads=8)),
-    # cross-attends to the picture before each of its eight blocks, the last seven times with the same weights
+    # cross-attends to the picture before each of its eight blocks, with the same weights from the second one on
     "perceiver-imagenet": ClassifierConfig(latent=replace(_IMAGE, cross_attends=8), reader=ImageConfig(kind="pixels"),
                                            labels=1000, decoder="mean"),
 }
 
 
 def named_size(name: str) -> TaskConfig:
-    """One of SIZES.
-
-    Raises:
-        ValueError: the name is unknown.
-    """
+    """One of SIZES. Raises ValueError where the name is unknown."""
     if name not in SIZES:
         raise ValueError(f"Perceiver size {name!r} is unknown; choose one of {', '.join(SIZES)}")
     return SIZES[name]
 
 
-# Small sizes: trained from scratch on some thousand samples in minutes on a CPU; docs/results/perceiver.md has what they reach.
+# Small sizes, trained from scratch on some thousand samples in minutes on a CPU; docs/results/perceiver.md has their scores.
 _SMALL = LatentConfig(latents=64, width=128, layers=4, heads=4, widening=2)
 _BYTES = TextConfig(width=128, grams=(3, 4, 5, 6), stride=4)
 _READS_TEXT = replace(_SMALL, cross_heads=8)     # as the published language model

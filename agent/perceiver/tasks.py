@@ -35,8 +35,8 @@ from .layers import CrossAttend, Encoder, FoldedInputs, LatentConfig
 class LanguageConfig:
     """Bytes in, bytes out.
 
-    near: bytes at each side of a position that are part of its query. 0, as published: the query holds the position alone,
-        with which a small model does not get beyond the most frequent letters.
+    near: bytes at each side of a position that are part of its query. 0, as published: the query is the position alone, from
+        which a small model learns no more than the most frequent letters.
     """
 
     latent: LatentConfig = field(default_factory=LatentConfig)
@@ -88,9 +88,8 @@ class MaskedLanguage(nn.Module):
         Returns:
             (B, Q, vocab_size). The output head is the transposed embedding table.
         """
-        query_mask = None
-        if positions is None:
-            positions, query_mask = torch.arange(ids.shape[1], device=ids.device), mask
+        query_mask = mask if positions is None else None
+        positions = torch.arange(ids.shape[1], device=ids.device) if positions is None else positions
         latents = self.encoder(self.reader(ids), self.reader.elements(mask))
         positions = positions if positions.ndim == 2 else positions[None]
         queries = self.queries[positions]
@@ -150,8 +149,8 @@ class FlowConfig:
     size: tuple[int, int] = (368, 496)    # rows, columns in training, for the Fourier frequencies; other sizes work too
     bands: int = 64
     project: int = 64
-    # Not in the paper, whose model learns to compare pixels in 480 epochs: helps one that is trained on few pairs.
-    search: int = 0               # above 0: each pixel is also compared with those within this distance in the second frame
+    # Not in the paper, whose model learns to compare pixels in 480 epochs; it helps a model that is trained on few pairs.
+    search: int = 0               # above 0: each pixel is compared with those within this distance in the second frame, too
     query_residual: bool = False  # of the queries
 
 
@@ -199,12 +198,8 @@ def neighbours(frames: Tensor) -> Tensor:
 def differences(frames: Tensor, reach: int) -> Tensor:
     """How much the surroundings of each pixel differ from those of the pixels around it in the other frame.
 
-    Args:
-        frames: (B, 2, 3, H, W).
-        reach: pixels up, down, left and right.
-    Returns:
-        (B, H * W, (2 * reach + 1) ** 2), row by row: mean absolute difference of 5x5 pixels, with mean 0 and std 1 for
-        each pixel, or less where all are alike.
+    Frames (B, 2, 3, H, W), `reach` pixels up, down, left and right -> (B, H * W, (2 * reach + 1) ** 2), row by row: mean
+    absolute difference of 5x5 pixels, with mean 0 and std 1 for each pixel, or less where all are alike.
     """
     height, width = frames.shape[3:]
     around = F.pad(frames[:, 1], (reach,) * 4, mode="replicate")
@@ -231,7 +226,7 @@ class AutoencoderConfig:
     labels: int = 700
     label_channels: int = 1024                 # of the label's query
     channels: int = 512                        # decoded, before each modality's own last layer
-    label_mask_prob: float = 0.5               # probability in training that the label is masked, so that it must be predicted
+    label_mask_prob: float = 0.5               # probability in training that the label is masked and must be predicted
 
     @property
     def samples(self) -> int:
@@ -283,13 +278,7 @@ class Autoencoder(nn.Module):
         return self.decode(self.encode(inputs), points)
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """
-        Args:
-            inputs: image (B, T, 3, H, W), audio (B, samples), label (B, labels). At evaluation the label is masked; zeros
-                will do.
-        Returns:
-            latents (B, N, width): encode once, decode as often as needed.
-        """
+        """image (B, T, 3, H, W), audio (B, samples), label (B, labels), masked at evaluation -> latents (B, N, width)."""
         return self.encoder(self.reader(inputs))
 
     def decode(self, latents: Tensor, points: Mapping[str, Tensor | None],
@@ -298,17 +287,17 @@ class Autoencoder(nn.Module):
         Args:
             latents: (B, N, width).
             points: what is decoded: image: int64 (n,), flat indices into (frames, rows, columns); audio: int64 (n,), indices
-                of patches; label: None. Outputs do not depend on what else is decoded.
+                of patches; label: None. Each output is independent of the others.
             moved: `decoder.move(latents)`, where they are decoded several times.
         Returns:
-            What was asked for: image (B, n, 3), audio (B, n * patch), label (B, labels), logits.
+            image (B, n, 3), audio (B, n * patch), label (B, labels), logits: those of `points`.
         """
         made = {name: self.read_out(name, self.queries(name, points[name], latents)[None], latents, moved)
                 for name in sorted(points)}
         return {name: part if name == "image" else part.flatten(1) for name, part in made.items()}
 
     def read_out(self, name: str, queries: Tensor, latents: Tensor, moved: FoldedInputs | None) -> Tensor:
-        """One modality's outputs (B, n, its channels); for many queries the two last matrices become one."""
+        """One modality's outputs (B, n, its channels); for many queries the last two matrices become one."""
         shared, head = self.shared_head, cast(nn.Linear, self.heads[name])
         if name == "label":
             made: Tensor = head(shared(self.decoder(queries, latents)))

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..config_json import at_least
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW and its schedule. A small model wants a larger rate than the paper's 1e-4."""
+    """AdamW and its schedule. A small model needs a larger rate than the paper's 1e-4."""
 
     learning_rate: float = 2e-3     # at the end of the warm-up
-    final_share: float = 0.1        # of the learning rate after the cosine decay: Gato decays tenfold
+    final_share: float = 0.1        # fraction of the learning rate after the cosine decay: Gato decays tenfold
     warmup_steps: int = 100
     beta1: float = 0.9
     beta2: float = 0.95
@@ -20,9 +22,9 @@ class OptimizerConfig:
     clip: float = 1.0               # largest gradient norm; 0: no clipping, as the paper
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.warmup_steps < 0 or self.clip < 0:
-            raise ValueError(f"optimizer.learning_rate={self.learning_rate} must be positive, warmup_steps="
-                             f"{self.warmup_steps} and clip={self.clip} not negative")
+        at_least(self, "optimizer.", warmup_steps=0, clip=0)
+        if self.learning_rate <= 0:
+            raise ValueError(f"optimizer.learning_rate={self.learning_rate} must be positive")
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
@@ -41,5 +43,5 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = min(1.0, (step - config.warmup_steps) / max(1, steps - config.warmup_steps))
-    share = config.final_share + (1 - config.final_share) * (1 + math.cos(math.pi * progress)) / 2
-    return config.learning_rate * share
+    fraction = config.final_share + (1 - config.final_share) * (1 + math.cos(math.pi * progress)) / 2
+    return config.learning_rate * fraction

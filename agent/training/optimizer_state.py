@@ -1,7 +1,7 @@
 """Optimizer state as named tensors, so that a resumed run continues bit for bit without a pickle.
 
-torch's own `optimizer.state_dict()` numbers the parameters and mixes tensors with Python values; here each tensor has
-the name of its parameter, and a model that does not fit is an error that says where.
+torch's own `optimizer.state_dict()` numbers the parameters and mixes tensors with Python values; here each tensor has the name
+of its parameter, and the error for a model that does not fit names the tensor.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,11 +33,8 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what flatten_optimizer gave, exactly: same values, same dtypes, on each parameter's device.
-
-    Raises:
-        ValueError: a name or a shape does not fit this model; the optimizer is left as it was.
-    """
+    """Inverse of flatten_optimizer: same values, same dtypes, on each parameter's device. Raises ValueError, and changes
+    nothing, where a name or a shape does not fit this model."""
     parameters = {name: (parameter, group) for name, parameter, group in _named_parameters(optimizer, model)}
     state: dict[Tensor, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -60,8 +57,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensor
     optimizer.state.update(state)
 
 
-def _named_parameters(optimizer: torch.optim.Optimizer,
-                      model: nn.Module) -> Iterator[tuple[str, nn.Parameter, dict[str, Any]]]:
+def _named_parameters(optimizer: torch.optim.Optimizer, model: nn.Module) -> Iterator[tuple[str, nn.Parameter, dict[str, Any]]]:
     names = {parameter: name for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
         for parameter in group["params"]:

@@ -1,6 +1,6 @@
-"""The training loop, for any model that has a loss: the agent, the Perceiver's tasks, data2vec and what is fine-tuned from it.
+"""The training loop, for any model that has a loss: the agent, the Perceiver's tasks, data2vec and its fine-tuned encoders.
 
-    def loss(model, batch):                               # a scalar with gradient, and what else the log should show
+    def loss(model, batch):                               # a scalar with gradient, and numbers for the log
         logits = model(batch["images"])
         return F.cross_entropy(logits.float(), batch["labels"]), {"accuracy": ...}
 
@@ -13,11 +13,11 @@
         if checkpoint.checkpoints(run):
             trainer.restore(checkpoint.load(run))
         trainer.run(batch_of, run, {"config": ...}, {}, evaluate=lambda model: {"accuracy": ...}, on_report=bar)
-    trainer.final                                         # the model to use: averaged weights where there is an average
+    trainer.final                                         # the model to use, with averaged weights if `ema` is set
 
 Everything random in a step (dropout, stochastic depth, patch positions) is drawn from a seed made of (seed, step), and the
-batch is a pure function of its number: a run that is stopped and resumed gives the same losses, bit for bit, as one that was
-not. With a limit in minutes the learning rate follows the clock, and no two runs are the same.
+batch is a pure function of its number: a stopped and resumed run gives the same losses, bit for bit, as an uninterrupted one.
+With a limit in minutes the learning rate depends on the clock, and no two runs are the same.
 """
 
 import copy
@@ -37,21 +37,22 @@ from torch.utils.tensorboard import SummaryWriter
 
 from .. import checkpoint
 from ..backbones.decoder import Decoder
+from ..config_json import at_least
 from ..hardware import Precision, autocast, keep_freed_memory, return_freed_memory
 from .optimizer import OptimizerConfig, build_optimizer, learning_rate
 from .optimizer_state import flatten_optimizer, restore_optimizer
 
 Net = TypeVar("Net", bound=nn.Module)
 Batch = Mapping[str, Tensor]     # what most losses take; the loop itself passes on whatever `batch_of` gives
-PER_SOURCE, SHARE = "loss/", "share/"    # numbers named "loss/<source>": that source's loss; "share/<source>": its share
+PER_SOURCE, SHARE = "loss/", "share/"    # numbers named "loss/<source>": that source's loss; "share/<source>": its fraction
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Length, format and rhythm of a run."""
+    """Length and number format of a run, and how often it reports, evaluates and saves."""
 
     steps: int = 1000            # optimiser steps
-    minutes: float = 0.0         # above 0: the run ends after so many at the latest, the learning rate annealed by then
+    minutes: float = 0.0         # above 0: the run ends after so many minutes at the latest, with the learning rate decayed
     accumulate: int = 1          # batches per step; on a CPU a larger batch is faster than accumulating
     precision: Precision = "auto"
     compile: bool = False        # torch.compile of an agent's decoder: 1.2 to 1.4 times faster after 20 to 45 seconds
@@ -62,15 +63,13 @@ class TrainingConfig:
     save_every: int = 500        # steps per checkpoint
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "log_every", "evaluate_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name}={getattr(self, name)} must be at least 1")
-        if self.minutes < 0 or not 0 <= self.ema < 1:
-            raise ValueError(f"training.minutes={self.minutes} must not be negative, and ema={self.ema} must be in [0, 1)")
+        at_least(self, "training.", steps=1, accumulate=1, log_every=1, evaluate_every=1, save_every=1, minutes=0)
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"training.ema={self.ema} must be in [0, 1)")
 
 
 class Mean(NamedTuple):
-    """A mean of which both parts are known, so that the means of several batches join into one."""
+    """A mean as total and count, so that the means of several batches can be joined."""
 
     total: Any     # float or 0-d tensor
     count: Any
@@ -87,14 +86,15 @@ LossFunction = Callable[[Net, Any], tuple[Tensor | Mean, Mapping[str, Any]]]
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """The log of the steps since the last report.
+    """The log of the steps since the last report, the interval.
 
     Attributes:
-        step, steps: done, and to be expected in all (fewer than asked for where the clock ends the run).
-        loss, numbers: means over the stretch; numbers without a single count are left out.
+        step, steps: done, and expected in all (fewer than configured where the clock ends the run).
+        loss, numbers: means over the interval; numbers without a single count are left out.
         evaluation: the latest held-out figures; empty before the first.
-        tokens: tokens seen since the first step; 0 where the loss counts none.
-        steps_per_second, tokens_per_second, learning_rate, gradient_norm: of the stretch, or its last step.
+        tokens: read since the first step; 0 where the loss counts none.
+        steps_per_second, tokens_per_second: of the interval.
+        learning_rate, gradient_norm: of its last step.
     """
 
     step: int
@@ -123,7 +123,7 @@ class Sums:
             self.numbers[name] = joined(self.numbers.get(name, Mean(0.0, 0.0)), as_mean(number))
 
     def sources(self, prefix: str, holds: Callable[[Mean], bool]) -> str:
-        """The sources whose number under `prefix` is such, in words for an error; empty where the loss names none."""
+        """Words for an error: the sources whose number under `prefix` fulfils `holds`; empty where the loss names none."""
         found = [name.removeprefix(prefix) for name, mean in self.numbers.items() if name.startswith(prefix) and holds(mean)]
         return f" (sources: {', '.join(found)})" if found else ""
 
@@ -150,7 +150,7 @@ class Trainer(Generic[Net]):
         self.optimizer = build_optimizer(model, optimizer)
         self.mean = copy.deepcopy(model).requires_grad_(False) if config.ema else None
         self.step, self.tokens = 0, 0
-        self.seconds, self.core_seconds = 0.0, 0.0           # core_seconds: of work; the clock also counts waiting
+        self.seconds, self.core_seconds = 0.0, 0.0           # core_seconds: CPU time, which does not count waiting
         self.evaluation: Mapping[str, float] = {}
         if config.compile:
             compile_model(model)
@@ -162,7 +162,7 @@ class Trainer(Generic[Net]):
 
     @property
     def steps(self) -> int:
-        """Steps that the run will have: as asked for, or what its speed so far lets the clock allow."""
+        """Steps that the run will have: as configured, or fewer where the time limit comes first at the speed so far."""
         passed = self.seconds / (60 * self.config.minutes) if self.config.minutes else 0.0
         return min(self.config.steps, math.ceil(self.step / passed)) if passed else self.config.steps
 
@@ -204,7 +204,7 @@ class Trainer(Generic[Net]):
         return sums, norm
 
     def backward(self, batch: Any, alone: bool) -> tuple[Mean, Mapping[str, Any]]:
-        """Loss and numbers of one batch, whose gradient is added: that of the mean, or of the sum if there are others."""
+        """Loss and numbers of one batch; adds the gradient of its mean if it is the only one of the step, else of its sum."""
         if isinstance(batch, Mapping):
             batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
         with autocast(self.device, self.config.precision):
@@ -217,7 +217,7 @@ class Trainer(Generic[Net]):
         """Stop before a step that would ruin the weights, or that learns nothing."""
         if not sums.loss.count:
             self.optimizer.zero_grad(set_to_none=True)
-            where = sums.sources(SHARE, lambda share: share.total > 0)
+            where = sums.sources(SHARE, lambda rows: rows.total > 0)
             raise ValueError(f"step {self.step} has no target in any row{where} and would learn nothing; lengthen the context, "
                              "or look at the data")
         if not math.isfinite(sums.loss.total):
@@ -231,7 +231,7 @@ class Trainer(Generic[Net]):
 
     @torch.no_grad()
     def average(self) -> None:
-        """Move the mean towards the weights, quickly at first: the first weights are random."""
+        """Update the mean of the weights, quickly at first, because the first weights are random."""
         if self.mean is None:
             return
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
@@ -240,7 +240,7 @@ class Trainer(Generic[Net]):
             mean.copy_(now)
 
     def save(self, run: Path, documents: Mapping[str, Any], files: Mapping[str, bytes]) -> Path:
-        """Checkpoint of everything that the next step depends on; "model" has the weights to use."""
+        """A checkpoint of everything that the next step depends on; "model" has the weights of `final`."""
         state = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "core_seconds": self.core_seconds,
                  "evaluation": dict(self.evaluation)}
         tensors = {"model": self.final.state_dict(), "optimizer": flatten_optimizer(self.optimizer, self.model)}
@@ -249,11 +249,7 @@ class Trainer(Generic[Net]):
         return checkpoint.save(run, self.step, tensors=tensors, documents={**documents, "state": state}, files=files)
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Continue where `saved` stopped.
-
-        Raises:
-            ValueError: it was saved by a run with another `ema` choice.
-        """
+        """Continue where `saved` stopped. Raises ValueError where one of the two has averaged weights and the other has not."""
         if ("training" in saved.tensors) != (self.mean is not None):
             raise ValueError(f"{saved.path} was trained {'with' if 'training' in saved.tensors else 'without'} averaged "
                              "weights; continue it in the same way or start a new run")
@@ -271,50 +267,50 @@ class Trainer(Generic[Net]):
         """Train to the end; TensorBoard in `run`/tensorboard, checkpoints in `run`/checkpoints.
 
         Args:
-            batch_of: the batch of a number; step s takes those from s * accumulate on.
-            documents, files: go into the checkpoints as they are.
+            batch_of: batch number -> batch; step s takes numbers s * accumulate, s * accumulate + 1, ...
+            documents, files: saved in every checkpoint.
             evaluate: held-out figures of `final`, every `evaluate_every` steps and at the end; runs without gradient.
             on_report: called every `log_every` steps, after evaluations and at the end.
         Raises:
             KeyboardInterrupt: on Ctrl-C or SIGTERM, after the step under way has been finished and saved.
         """
         config = self.config
-        stretch = _Stretch(self.step, self.tokens)
+        interval = _Interval(self.step, self.tokens)
         clock, work = time.perf_counter() - self.seconds, time.process_time() - self.core_seconds
         with interruptible() as interrupted, SummaryWriter(str(run / "tensorboard"), purge_step=self.step + 1) as writer:
             while not self.ended:
                 first = self.step * config.accumulate
                 sums, norm = self.train_step([batch_of(number) for number in range(first, first + config.accumulate)])
-                stretch.sums.add(sums.loss, sums.numbers)
+                interval.sums.add(sums.loss, sums.numbers)
                 self.seconds, self.core_seconds = time.perf_counter() - clock, time.process_time() - work
                 last = self.ended
                 if measured := evaluate is not None and (self.step % config.evaluate_every == 0 or last):
                     with torch.inference_mode(), autocast(self.device, config.precision):
                         self.evaluation = evaluate(self.final)
                 if self.step % config.log_every == 0 or measured or last:
-                    report = self.report(stretch, norm)
+                    report = self.report(interval, norm)
                     log(writer, report)
                     on_report(report)
-                    stretch = _Stretch(self.step, self.tokens)
-                stopped = interrupted.is_set()      # read once: what comes later is for the next step
+                    interval = _Interval(self.step, self.tokens)
+                stopped = interrupted.is_set()      # read once: a later signal is handled in the next step
                 if self.step % config.save_every == 0 or last or stopped:
                     self.save(run, documents, files)
                     return_freed_memory()
                 if stopped and not last:
                     raise KeyboardInterrupt
 
-    def report(self, stretch: "_Stretch", norm: float) -> TrainingReport:
-        """Means of a stretch of steps."""
-        seconds, sums = time.perf_counter() - stretch.began, stretch.sums
+    def report(self, interval: "_Interval", norm: float) -> TrainingReport:
+        """The report of the steps since the last one."""
+        seconds, sums = time.perf_counter() - interval.began, interval.sums
         return TrainingReport(
             self.step, self.steps, sums.loss.value, {name: mean.value for name, mean in sums.numbers.items() if mean.count},
-            self.evaluation, self.tokens, (self.step - stretch.step) / seconds, (self.tokens - stretch.tokens) / seconds,
+            self.evaluation, self.tokens, (self.step - interval.step) / seconds, (self.tokens - interval.tokens) / seconds,
             self.optimizer.param_groups[0]["lr"], norm)
 
 
 @dataclass
-class _Stretch:
-    """What has been added up since the last report, at `step` and `tokens`."""
+class _Interval:
+    """Sums since the last report, which was at `step` and `tokens`."""
 
     step: int
     tokens: int
@@ -323,11 +319,8 @@ class _Stretch:
 
 
 def compile_model(model: nn.Module) -> None:
-    """torch.compile in place, block by block, of an agent's decoder.
-
-    Raises:
-        ValueError: another model, whose shapes change from batch to batch: compiling would take longer than it saves.
-    """
+    """torch.compile in place, block by block, of an agent's decoder. Raises ValueError for other models: their shapes change
+    from batch to batch, so compiling would take longer than it saves."""
     backbone = getattr(model, "backbone", model)
     if not isinstance(backbone, Decoder):
         kind = getattr(getattr(backbone, "config", None), "kind", type(model).__name__)
