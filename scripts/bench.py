@@ -27,7 +27,6 @@ SCORES = "perceiver-scores"     # has a parser of its own
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, measure, print."""
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] == SCORES:
         return int(import_module("calico.scripts.benchmarks.perceiver_scores").main(words[1:]))

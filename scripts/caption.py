@@ -20,7 +20,6 @@ SAMPLED = 0.9              # temperature where several are drawn: Gato, appendix
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, describe, print."""
     parser = console.make_parser("caption", __doc__)
     parser.add_argument("run")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")

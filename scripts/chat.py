@@ -16,7 +16,6 @@ from calico.scripts.common import console
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, talk."""
     parser = console.make_parser("chat", __doc__)
     parser.add_argument("run")
     parser.add_argument("--message", help="say this, print the reply and end")

@@ -18,7 +18,6 @@ SPELLINGS = {"--out": "out", "--steps": "training.steps", "--minutes": "training
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Collect, train, judge, report."""
     parser = console.make_parser("demo", __doc__)
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings that win over the config's")
     parser.add_argument("--episodes", type=int, default=EPISODES, help=f"judged per task (default {EPISODES})")

@@ -24,7 +24,6 @@ SUITES = ("control", "captions", "vqa", "chat", "text")   # all but the first: s
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, evaluate, report."""
     parser = console.make_parser("evaluate", __doc__)
     parser.add_argument("run")
     parser.add_argument("--suite", choices=SUITES, action="append",

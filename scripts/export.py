@@ -16,7 +16,6 @@ FORMATS = ("minari", "lerobot")   # datasets/formats/FORMAT.py has `write_FORMAT
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, read, write."""
     parser = console.make_parser("export", __doc__)
     parser.add_argument("format", choices=FORMATS)
     parser.add_argument("data", type=Path, help="a folder of episodes, or one of its files")

@@ -23,7 +23,6 @@ SPELLINGS = {"--label": "label", "--labels-per-class": "labels_per_class", "--fr
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, train or predict, report."""
     parser = console.make_parser("finetune", __doc__)
     parser.add_argument("encoder", help="a run of calico pretrain; with --predict one of calico finetune")
     parser.add_argument("data", nargs="+", metavar="DATA [key=value ...]",

@@ -24,7 +24,6 @@ NAMED = 5      # episodes that were left out; the others are counted
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, open, write."""
     parser = console.make_parser("import", __doc__)
     parser.add_argument("format", choices=FORMATS)
     parser.add_argument("path", type=Path, help="a data set's folder or file")

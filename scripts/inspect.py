@@ -22,7 +22,6 @@ from calico.scripts.common.console import make_parser, print_json, run_command
 
 @run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, read, print."""
     parser = make_parser("inspect", __doc__)
     parser.add_argument("target", metavar="TASK|FILE", help="a task's name, or a file or folder of data")
     parser.add_argument("--index", type=int, default=0, help="which episode or document of the file (default 0)")

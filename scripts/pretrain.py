@@ -17,7 +17,6 @@ from calico.scripts.common import console
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, train, report."""
     parser = console.make_parser("pretrain", __doc__)
     parser.add_argument("config", help="a YAML file, or pretrain_images, pretrain_speech, pretrain_text")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings that win over the file's")

@@ -13,7 +13,6 @@ from calico.scripts.common import console
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, measure, print."""
     parser = console.make_parser("probe", __doc__)
     parser.add_argument("encoder", help="a run of calico pretrain or finetune, or a Data2Vec folder of Hugging Face's")
     parser.add_argument("data", help="labelled data")

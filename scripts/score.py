@@ -19,7 +19,6 @@ POLICIES = ("random", "expert")
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, play, sum up."""
     parser = console.make_parser("score", __doc__)
     parser.add_argument("tasks", nargs="*", metavar="TASK", help="names from `calico tasks`")
     parser.add_argument("--family", metavar="F", help=f"all tasks of this family: {', '.join(FAMILIES)}")

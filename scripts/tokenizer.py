@@ -14,7 +14,6 @@ from calico.scripts.common import console
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, read, learn, write."""
     parser = console.make_parser("tokenizer", __doc__)
     parser.add_argument("action", choices=["train"])
     parser.add_argument("files", nargs="+", metavar="FILES", help="files or folders of text, captions, dialogues or episodes")

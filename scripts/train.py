@@ -14,7 +14,6 @@ from calico.scripts.common import console
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, train, report."""
     parser = console.make_parser("train", __doc__)
     parser.add_argument("config", help="a YAML file, or the name of one that comes with Calico: tiny, small, medium, ...")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings that win over the file's")

@@ -14,7 +14,6 @@ from calico.scripts.common import console
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, answer, print."""
     parser = console.make_parser("vqa", __doc__)
     parser.add_argument("run")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a picture or a sound")

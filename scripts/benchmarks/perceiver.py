@@ -78,7 +78,6 @@ def bench_image(turns: int) -> dict[str, Any]:
 
 
 def without_gradient(answer: Callable[[], Tensor]) -> Run:
-    """A forward pass alone."""
     def run() -> None:
         with torch.inference_mode():
             answer()
@@ -86,7 +85,6 @@ def without_gradient(answer: Callable[[], Tensor]) -> Run:
 
 
 def with_gradient(model: nn.Module, answer: Callable[[], Tensor], label: Tensor) -> Run:
-    """Forward and backward of a cross-entropy."""
     def run() -> None:
         model.zero_grad()
         F.cross_entropy(answer(), label).backward()

@@ -33,7 +33,6 @@ Config = ClassifierConfig | LanguageConfig
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parse, train each in turn, print."""
     parser = console.make_parser("bench perceiver-scores", __doc__)
     parser.add_argument("task", choices=[*KINDS, FILL_MASK])
     parser.add_argument("more", nargs="*", metavar="DATA ...", help="as in `calico perceive TASK train`")
@@ -70,7 +69,6 @@ def networks(task: str) -> dict[str, Callable[[Any], nn.Module]]:
 
 
 def installed(package: str) -> bool:
-    """Whether it can be imported."""
     try:
         __import__(package)
     except ImportError:

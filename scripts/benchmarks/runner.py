@@ -59,7 +59,6 @@ class Clocked(RandomPolicy):
         self.stop, self.steps, self.began, self.seconds = stop, 0, 0.0, 0.0
 
     def act(self, observations: Sequence[Any], rows: Sequence[int]) -> list[Any]:
-        """See Policy."""
         if not self.steps:
             self.began = time.perf_counter()
         elif self.steps >= self.stop:

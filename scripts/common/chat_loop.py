@@ -23,8 +23,6 @@ Ctrl-C stops a reply and keeps what there is of it."""
 
 
 class Chat:
-    """The loop at the terminal."""
-
     def __init__(self, conversation: Conversation, shown: np.ndarray | None, side: int) -> None:
         """shown: a picture or sound that goes with the first message; side: pixels to which pictures are reduced."""
         self.conversation, self.shown, self.side = conversation, shown, side
@@ -116,12 +114,10 @@ class Stream:
         self.shown, self.silent = "", silent
 
     def show(self, text: str) -> None:
-        """The reply so far."""
         if not text.endswith("\ufffd"):                  # the bytes of a character that is not complete yet
             self._write(text)
 
     def end(self, text: str) -> None:
-        """The whole of it."""
         self._write(text)
         if not self.silent:
             print()
@@ -134,7 +130,6 @@ class Stream:
 
 
 def describe_truncation(cut: Truncation) -> str:
-    """What was left out, in words."""
     parts = []
     if cut.turns:
         parts.append(f"the {cut.turns} oldest turns" if cut.turns > 1 else "the oldest turn")

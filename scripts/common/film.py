@@ -59,11 +59,9 @@ class SpeedMeter:
         self.latest: deque[tuple[int, float]] = deque(maxlen=50)
 
     def reset(self, row: int, seed: int, env: gym.Env | None = None) -> None:
-        """See experts.Policy."""
         self.policy.reset(row, seed, env)
 
     def act(self, observations: Sequence[Any], rows: Sequence[int]) -> list[Any]:
-        """See experts.Policy."""
         before, began = self.policy.tokens_read, time.perf_counter()
         actions = self.policy.act(observations, rows)
         self.latest.append((self.policy.tokens_read - before, time.perf_counter() - began))
@@ -86,7 +84,6 @@ class Camera(runner.Film):
         self.rates: dict[int, float | None] = {}
 
     def __call__(self, row: int, seed: int, steps: int, env: gym.Env) -> None:
-        """See OnStep."""
         super().__call__(row, seed, steps, env)
         self.frames[seed][-1] = fit(self.frames[seed][-1], self.side)
         self.fps = min(MOST_FPS, env.metadata.get("render_fps") or FILM_FPS)

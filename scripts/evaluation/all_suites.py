@@ -109,7 +109,6 @@ def check_held_out(settings: RunSettings, other: RunSettings, name: str) -> None
 
 def material(settings: RunSettings, suites: Sequence[str], data: Sequence[str], limit: int | None, worlds: Sequence[str] | None,
              pictures: int) -> dict[str, list[EvaluationSet]]:
-    """What each suite judges."""
     opened = open_here(settings, suites)
     sets = list(named_sets(data, opened, limit) if data else held_out_sets(opened, limit))
     found = {suite: [part for one in sets if (part := one.part(suite)).documents] for suite in suites}
@@ -126,7 +125,6 @@ def results_folder(run: Path) -> Path:
 
 
 def summary(results: Sequence[TaskScore], judged: Mapping[str, Sequence[SuiteResult[Any]]]) -> dict[str, Any]:
-    """Everything as plain values."""
     found: dict[str, Any] = {}
     if results:
         found["share_at_50"] = scores.share_at([r.normalised for r in results], 50)
@@ -141,7 +139,6 @@ def summary(results: Sequence[TaskScore], judged: Mapping[str, Sequence[SuiteRes
 
 
 def print_summary(results: list[TaskScore], judged: Mapping[str, Sequence[SuiteResult[Any]]], found: Mapping[str, Any]) -> None:
-    """Tables for people."""
     if results:
         report_scores(results, as_json=False)
         console.print_table(("normalised", "tasks", "mean", "interquartile mean", "share at 50 %"), [
@@ -185,7 +182,6 @@ def format_figures(figures: Mapping[str, float]) -> str:
 
 
 def examples_of(judged: Mapping[str, Sequence[SuiteResult[Any]]], suite: str) -> list[Any]:
-    """The pictures of all data sets."""
     return [example for one in judged.get(suite, ()) for example in one.examples]
 
 

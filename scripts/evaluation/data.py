@@ -25,7 +25,6 @@ KNOWN = 5000                 # documents of the training split that baselines us
 
 
 def replies(dialogue: Dialogue) -> bool:
-    """Whether the assistant says anything."""
     return any(message["role"] == "assistant" for message in dialogue.messages)
 
 
@@ -60,7 +59,6 @@ class EvaluationSet:
     fingerprint: str
 
     def part(self, suite: str) -> "EvaluationSet":
-        """The documents for one suite."""
         chosen, known = ([d for d in documents if SUITES[suite](d)] for documents in (self.documents, self.known))
         return replace(self, documents=chosen, known=known)
 
@@ -110,12 +108,10 @@ def named_sets(paths: Sequence[str], opened: Sequence[OpenedSource], limit: int 
 
 
 def known(side: Split) -> list[Document]:
-    """The documents that baselines use."""
     return list(side.documents(KNOWN))
 
 
 def fingerprint(side: Split, limit: int | None) -> str:
-    """Identifies the documents of an evaluation."""
     return f"{side.data.fingerprint[:16]}-{zlib.crc32(side.numbers[:limit].tobytes()):08x}"
 
 

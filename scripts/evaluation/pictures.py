@@ -189,13 +189,11 @@ def answer_each(judge: Evaluator, data: EvaluationSet, ablate: bool) -> list[dic
 
 
 def before_reply(dialogue: Dialogue) -> list[dict[str, Any]]:
-    """The messages before the assistant's first one."""
     roles = [message["role"] for message in dialogue.messages]
     return dialogue.messages[: roles.index("assistant") if "assistant" in roles else None]
 
 
 def question_of(dialogue: Dialogue) -> str:
-    """The text of the question."""
     return " ".join(words_of(message) for message in before_reply(dialogue))
 
 
@@ -206,7 +204,6 @@ def answers_of(dialogue: Dialogue) -> list[str]:
 
 
 def score(text: str, dialogue: Dialogue) -> float:
-    """Accuracy of one answer, 0 to 1."""
     facts, question = dialogue.extra.get("facts"), question_of(dialogue)
     if facts and any(question in asked for asked in questions(facts).values()):
         return float(answer_is_right(text, question, facts))

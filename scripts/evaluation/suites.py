@@ -83,7 +83,6 @@ class Evaluator:
         return found
 
     def encode(self, parts: Sequence[Part]) -> Tokens:
-        """A document's tokens."""
         return encode_document(parts, self.agent.vocabulary, self.agent.text)
 
     def nats(self, documents: Sequence[Tokens]) -> list[tuple[float, int]]:
@@ -115,23 +114,19 @@ def perplexities(found: Mapping[str, Likelihood]) -> Figures:
 
 
 def compared(measure: Callable[[Sequence[str]], float], said: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """One metric of each system's texts."""
     return {who: measure(texts) for who, texts in said.items()}
 
 
 def mean(values: Iterable[Any]) -> float:
-    """As a plain float."""
     return float(np.mean(list(values)))
 
 
 def entries(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A message's content as a list."""
     content = message["content"]
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
 
 
 def words_of(message: Mapping[str, Any]) -> str:
-    """The text of a message."""
     return "".join(entry["text"] for entry in entries(message) if entry["type"] == "text")
 
 

@@ -84,7 +84,6 @@ def chat_each(judge: Evaluator, data: EvaluationSet) -> list[dict[str, Any]]:
 
 
 def before_last_reply(dialogue: Dialogue) -> list[dict[str, Any]]:
-    """The messages before the assistant's last one."""
     roles = [message["role"] for message in dialogue.messages]
     return filled(dialogue.messages[: len(roles) - 1 - roles[::-1].index("assistant")], dialogue)
 

@@ -50,8 +50,6 @@ clip is encoded once and decoded in chunks; more of them take less memory and ch
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencodeSettings(TaskSettings):
-    """A run."""
-
     batch_size: int = 8
     side: int = 48               # pixels of the square that videos are cut to
 
@@ -65,7 +63,6 @@ DEFAULTS = AutoencodeSettings().lasting(2000)
 
 
 def train(task: str, argv: Sequence[str]) -> int:
-    """Parse, read, train, report."""
     arguments = runs.training_parser(task, TRAIN, DEFAULTS).parse_args(argv)
     settings = load_task_settings(DEFAULTS, arguments.overrides)
     device, seed = usable_device(arguments.device), settings.training.seed
@@ -104,7 +101,6 @@ def form(config: AutoencoderConfig) -> Format:
 
 
 def tensors(batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """Clips as the model takes them."""
     return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
@@ -136,7 +132,6 @@ def inputs_of(batch: Mapping[str, Tensor], config: AutoencoderConfig) -> dict[st
 
 
 def show(report: Mapping[str, Any], as_json: bool) -> None:
-    """The report."""
     if as_json:
         console.print_json(report)
     else:
@@ -146,7 +141,6 @@ def show(report: Mapping[str, Any], as_json: bool) -> None:
 # ---- predict ---------------------------------------------------------------------------------------------------------------
 
 def predict(task: str, argv: Sequence[str]) -> int:
-    """Parse, read, reconstruct, write."""
     parser = console.make_parser(f"perceive {task} predict", PREDICT)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")

@@ -164,7 +164,6 @@ def open_picture(name: str, fit: PictureInput) -> list[tuple[str, np.ndarray]]:
 
 
 def read_sounds(path: Path, settings: SoundSettings, known: SoundInput | None) -> tuple[Labelled, SoundInput]:
-    """Sounds at one rate."""
     data, rate = labelled.read_sounds(path, known.rate if known else settings.rate, settings.label,
                                       console.with_progress("read", "sounds"))
     length = float(np.quantile([len(sound) for sound in data.samples], 0.95)) / rate
@@ -210,7 +209,6 @@ def open_cloud(name: str, fit: CloudInput) -> list[tuple[str, np.ndarray]]:
 
 
 def read_texts(path: Path, settings: TextSettings, known: TextInput | None) -> tuple[Labelled, TextInput]:
-    """Texts, with how many are cut."""
     return labelled.read_texts(path, settings.label), replace(known or TextInput(positions=settings.length), hidden=HIDDEN)
 
 
@@ -221,7 +219,6 @@ def fit_text(config: ClassifierConfig, fit: TextInput) -> ClassifierConfig:
 
 
 def numbered(name: str, samples: Iterable[Any]) -> list[tuple[str, Any]]:
-    """The samples of one file."""
     return [(f"{name}[{i}]", sample) for i, sample in enumerate(samples)]
 
 
@@ -248,7 +245,6 @@ KINDS = {
 # ---- train -----------------------------------------------------------------------------------------------------------------
 
 def train(task: str, argv: Sequence[str]) -> int:
-    """Parse, read, train, report."""
     kind = KINDS[task]
     parser = runs.training_parser(task, TRAIN.format(task=task, evaluations=EVALUATIONS, **words(kind)), kind.settings)
     arguments = parser.parse_args(argv)
@@ -259,7 +255,6 @@ def train(task: str, argv: Sequence[str]) -> int:
 
 
 def words(kind: Kind) -> dict[str, str]:
-    """For the help."""
     return {"what": kind.what, "example": kind.example, "file": kind.file, "data": kind.data}
 
 
@@ -314,7 +309,6 @@ def build(config: ClassifierConfig, kind: Kind, fit_in: SampleInput, labels: int
 # ---- predict ---------------------------------------------------------------------------------------------------------------
 
 def predict(task: str, argv: Sequence[str]) -> int:
-    """Parse, read, classify, print."""
     kind = KINDS[task]
     parser = console.make_parser(f"perceive {task} predict", PREDICT.format(task=task, **words(kind)))
     parser.add_argument("run", type=Path, metavar="RUN")

@@ -58,8 +58,6 @@ first. RUN is what `calico perceive fill-mask train` made, or the folder of a Hu
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageSettings(TaskSettings):
-    """A run."""
-
     length: int = 1024           # bytes that are read of a text
 
     def __post_init__(self) -> None:
@@ -69,7 +67,6 @@ class LanguageSettings(TaskSettings):
 
 
 def train(task: str, argv: Sequence[str]) -> int:
-    """Parse, read, train, report."""
     arguments = runs.training_parser(task, TRAIN, LanguageSettings()).parse_args(argv)
     settings = load_task_settings(LanguageSettings(), arguments.overrides)
     report = fit(task, arguments.data, settings, arguments.out, arguments.device)
@@ -166,7 +163,6 @@ def measure(model: MaskedLanguage, examples: Sequence[Batch]) -> dict[str, float
 # ---- predict ---------------------------------------------------------------------------------------------------------------
 
 def predict(task: str, argv: Sequence[str]) -> int:
-    """Parse, fill in, print."""
     parser = console.make_parser(f"perceive {task} predict", PREDICT)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("texts", nargs="+", metavar="TEXT", help=f"with {BLANK} where something is missing")

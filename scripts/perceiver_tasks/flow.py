@@ -57,8 +57,6 @@ larger ones: --scales 16,8 are pictures of a sixteenth and then an eighth of the
 
 @dataclass(frozen=True, kw_only=True)
 class FlowSettings(TaskSettings):
-    """A run."""
-
     pairs: str = ""              # a manifest of real pairs, measured and never trained on
     reach: float = 5.0           # pixels of the longest made motion
     scales: list[float] = field(default_factory=lambda: [16.0, 8.0, 4.0])     # of `predict`
@@ -72,7 +70,6 @@ DEFAULTS = FlowSettings(optimizer=replace(FlowSettings().optimizer, learning_rat
 
 
 def train(task: str, argv: Sequence[str]) -> int:
-    """Parse, read, train, report."""
     arguments = runs.training_parser(task, TRAIN, DEFAULTS).parse_args(argv)
     settings = load_task_settings(DEFAULTS, arguments.overrides)
     seed, device = settings.training.seed, usable_device(arguments.device)
@@ -142,7 +139,6 @@ def measure(model: Flow, pairs: Sequence[FlowPair], scales: Sequence[float]) -> 
 
 
 def mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Means of the figures over pairs."""
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name != "pair"}
 
 
@@ -167,7 +163,6 @@ def show(report: Mapping[str, Any], as_json: bool) -> None:
 # ---- predict ---------------------------------------------------------------------------------------------------------------
 
 def predict(task: str, argv: Sequence[str]) -> int:
-    """Parse, look, write or measure."""
     parser = console.make_parser(f"perceive {task} predict", PREDICT)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("frames", nargs="*", type=Path, metavar="FRAME", help="two pictures of one size")

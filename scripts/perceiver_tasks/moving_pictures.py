@@ -138,7 +138,6 @@ class _Layer:
         return _turned(self.motion, p - _each(self.centre)) + _each(self.centre + self.shift)
 
     def back(self, p: Tensor) -> Tensor:
-        """The way back."""
         return _turned(torch.linalg.inv(self.motion), p - _each(self.centre + self.shift)) + _each(self.centre)
 
     def cover(self, p: Tensor) -> Tensor:

@@ -57,7 +57,6 @@ class Task:
 
     @cached_property
     def kept(self) -> list[Any]:
-        """The held-out samples."""
         return [self.data.samples[row] for row in self.held_out]
 
     def accuracy(self, model: nn.Module) -> dict[str, float]:
@@ -192,7 +191,6 @@ def open_text(name: str) -> list[tuple[str, str]]:
 
 
 def has_text(record: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a record has a text."""
     require_text(record.get("text"), "text")
 
 

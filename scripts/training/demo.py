@@ -75,7 +75,6 @@ def demo(settings: RunSettings, episodes: int) -> tuple[Path, ...]:
 
 
 def judge(run: Path, episodes: int) -> Report:
-    """Let the checkpoint play, caption and answer."""
     agent, seeds = Agent.load(run), range(UNSEEN, UNSEEN + episodes)
     tasks = play_side_by_side(run, list(TASKS), seeds, SAMPLING, processes=os.cpu_count() or 1, num_envs=episodes,
                               max_steps=LONGEST)
@@ -106,6 +105,5 @@ def make_data(folder: Path) -> list[SourceSettings]:
 
 
 def with_sources(settings: RunSettings, sources: list[SourceSettings]) -> RunSettings:
-    """The settings with these sources."""
     data: DataSettings = replace(settings.data, sources=sources)
     return replace(settings, data=data)

@@ -45,14 +45,12 @@ def open_unlabelled(paths: list[str], inputs: Inputs, most_skipped: int) -> Unla
 
 
 def open_pieces(readers: Any, text: TextTokenizer, longest: int) -> Unlabelled:
-    """Texts to learn from."""
     found = read_pieces(readers, text.encode, longest, console.with_progress("read"))
     tell(found, [])
     return found
 
 
 def tell(found: Unlabelled, sounds: list[SoundStore]) -> None:
-    """Notes about what was read."""
     for reason in found.skipped[:3]:
         console.note(f"left out: {reason}")
     if len(found.skipped) > 3:

@@ -46,8 +46,6 @@ SHOWN = ("target_variance", "prediction_variance", "content_share")     # beside
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainData:
-    """What is learnt from."""
-
     paths: list[str] = field(default_factory=list)   # folders, zips, manifests, arrays; see datasets/samples/unlabelled.py
     batch_size: int = 64                             # samples per step
     seconds: float = 10.0                            # longest stretch of a sound
@@ -62,8 +60,6 @@ class PretrainData:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
-    """A pre-training run."""
-
     out: str = "runs/pretrain"
     modality: Modality = "vision"
     version: Literal[1, 2] = 2                       # of data2vec; where the objective's numbers start from
@@ -143,7 +139,6 @@ def pretrainer(objective: Data2Vec, settings: PretrainSettings, guard: CollapseG
 
 
 def build_encoder(settings: PretrainSettings, text: TextTokenizer | None) -> Encoder:
-    """A fresh one of the modality."""
     match settings.modality:
         case "vision":
             return VisionEncoder(settings.vision)
