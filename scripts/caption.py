@@ -27,14 +27,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--best-of", type=int, metavar="N", help="draw so many and keep the likeliest different ones")
     parser.add_argument("--beams", type=int, metavar="N", help="beam search in place of drawing")
     parser.add_argument("--temperature", type=float, help=f"0 is greedy (default 0; {SAMPLED} where several are drawn)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-side", type=int, metavar="PIXELS", help="default: what the run was trained with")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", action="store_true")
+    console.add_common(parser, "--seed", "--max-side", "--device", "--json")
     arguments = parser.parse_args(argv)
     drawn, temperature = check_options(arguments)
 
-    from calico.agent.sampling import SamplingConfig  # torch takes seconds: not before the words are known to be right
+    from calico.agent.sampling import SamplingConfig
     from calico.agent.talk import Generated, TextGenerator
     from calico.scripts.common.media_inputs import in_batches, load
 
@@ -66,9 +63,7 @@ def check_options(arguments: Any) -> tuple[int, float]:
     Raises:
         ValueError: options that contradict each other.
     """
-    for name in ("samples", "best_of", "beams"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(arguments, name)} must be at least 1")
+    console.check_positive(arguments, "samples", "best_of", "beams")
     if arguments.beams is not None and (arguments.best_of is not None or arguments.temperature is not None):
         raise ValueError("--beams searches and draws nothing; leave --best-of and --temperature away")
     drawn = arguments.beams or arguments.best_of or arguments.samples

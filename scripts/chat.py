@@ -22,9 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--image", type=Path, help="a picture or a sound to go with the first message")
     parser.add_argument("--history", type=Path, metavar="FILE", help="what was said before: a file with one dialogue")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-side", type=int, metavar="PIXELS", help="of pictures; default: what the run was trained with")
-    parser.add_argument("--device", default="cpu")
+    console.add_common(parser, "--seed", "--max-side", "--device")
     parser.add_argument("--json", action="store_true", help="with --message: also tokens, seconds and what was left out")
     arguments = parser.parse_args(argv)
     if arguments.json and arguments.message is None:
@@ -32,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.message is not None and not arguments.message.strip():
         raise ValueError('--message is empty; say something, such as "who are you?"')
 
-    from calico.agent.sampling import SamplingConfig  # torch takes seconds: not before the words are known to be right
+    from calico.agent.sampling import SamplingConfig
     from calico.agent.talk import Conversation, TextGenerator, user_message
     from calico.scripts.common.chat_loop import Chat, Stream, describe_truncation, load_history
     from calico.scripts.common.media_inputs import load_agent, read_shown

@@ -38,14 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=1.0, help="of actions (default 1); text is greedy")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html and report.json, with films and a chat")
     parser.add_argument("--isolate", action="store_true", help="each environment in a process of its own")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", action="store_true")
+    console.add_common(parser, "--device", "--json")
     arguments = parser.parse_args(argv)
-    for name in ("episodes", "num_envs", "pictures", "limit"):
-        if (number := getattr(arguments, name)) is not None and number < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {number} must be at least 1")
+    console.check_positive(arguments, "episodes", "num_envs", "pictures", "limit")
 
-    from calico.scripts.evaluation.all_suites import evaluate  # torch takes seconds: not before the words are right
+    from calico.scripts.evaluation.all_suites import evaluate
 
     return evaluate(arguments)
 

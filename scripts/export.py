@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of data sets; this one gets a folder of its own in it")
     arguments = parser.parse_args(argv)
 
-    from calico.datasets.episodes import EpisodeReader  # late: what it loads takes a while
+    from calico.datasets.episodes import EpisodeReader
     from calico.tokenizers.episode import Episode
 
     write = getattr(import_module(f"calico.datasets.formats.{arguments.format}"), f"write_{arguments.format}")

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the fields as JSON")
     args = parser.parse_args(argv)
 
-    from calico.scripts.common.inspecting import inspect_target  # late: what it loads takes a second
+    from calico.scripts.common.inspecting import inspect_target
     from calico.scripts.common.token_view import render, token_rows
 
     shown = inspect_target(args.target, layout=args.layout, index=args.index, start=args.start, steps=args.steps,

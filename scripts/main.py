@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"; did you mean `calico {close[0]}`?" if close else ""
         print(f"calico: unknown verb {verb!r}{hint} There are: {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    from calico.scripts.common.console import run_command  # late: it loads rich
+    from calico.scripts.common.console import run_command  # here and not above: it loads rich
 
     return run_command(importlib.import_module(f"calico.scripts.{verb}").main)(rest)
 

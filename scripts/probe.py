@@ -18,17 +18,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("data", help="labelled data")
     parser.add_argument("--label", default="label", metavar="FIELD", help="field of a .jsonl record that has the class")
     parser.add_argument("--labels-per-class", type=int, metavar="N", help="learn from so many samples of each class only")
-    parser.add_argument("--json", action="store_true")
+    console.add_common(parser, "--json")
     arguments = parser.parse_args(argv)
 
-    from calico.scripts.training.probing import probe  # torch takes seconds: not before the words are known to be right
+    from calico.scripts.training.probing import probe
 
     found = probe(arguments.encoder, arguments.data, arguments.label, arguments.labels_per_class)
-    if arguments.json:
-        console.print_json(found)
-    else:
-        rows = [(name, row["knn"], row["linear"]) for name, row in found.items()]
-        console.print_table(("vectors", "neighbours", "linear"), rows)
+    console.print_result(found, arguments.json, ("vectors", "neighbours", "linear"),
+                         [(name, row["knn"], row["linear"]) for name, row in found.items()])
     return 0
 
 if __name__ == "__main__":

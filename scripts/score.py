@@ -28,12 +28,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--time-limit", type=float, default=120.0, help="seconds a step or a reset may take (default 120)")
     parser.add_argument("--out", type=Path, default=Path("runs/score"), help="results of the episodes (default runs/score)")
     parser.add_argument("--write", action="store_true", help="put the results into the package's table")
-    parser.add_argument("--json", action="store_true")
+    console.add_common(parser, "--json")
     arguments = parser.parse_args(argv)
-    if arguments.episodes < 1:
-        raise ValueError(f"--episodes {arguments.episodes} must be at least 1")
+    console.check_positive(arguments, "episodes")
 
-    from calico.scripts.evaluation.references import score  # late: what it loads takes a second
+    from calico.scripts.evaluation.references import score
 
     return score(arguments)
 

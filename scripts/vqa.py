@@ -18,14 +18,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a picture or a sound")
     parser.add_argument("question")
-    parser.add_argument("--max-side", type=int, metavar="PIXELS", help="default: what the run was trained with")
-    parser.add_argument("--device", default="cpu")
+    console.add_common(parser, "--max-side", "--device")
     parser.add_argument("--json", action="store_true", help="one object for one picture, a list for several")
     arguments = parser.parse_args(argv)
     if not arguments.question.strip():
         raise ValueError('the question is empty; ask something, such as "what colour is the ball?"')
 
-    from calico.agent.talk import TextGenerator  # torch takes seconds: not before the words are known to be right
+    from calico.agent.talk import TextGenerator
     from calico.scripts.common.media_inputs import in_batches, is_sound, load, read_shown
 
     agent, shown = load(arguments.run, arguments.files, arguments.max_side, arguments.device, read_shown)

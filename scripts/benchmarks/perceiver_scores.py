@@ -48,11 +48,8 @@ def main(argv: Sequence[str]) -> int:
             name: fit(task, arguments.data, settings, Path(folder) / name, arguments.device, network)
             for name, network in networks(task).items()}
     figures = [figure for figure in FIGURES if figure in reports["calico"]]
-    if arguments.json:
-        console.print_json({name: {figure: report[figure] for figure in figures} for name, report in reports.items()})
-    else:
-        console.print_table(("library", *figures), [[name, *(report[figure] for figure in figures)]
-                                                    for name, report in reports.items()])
+    found = {name: {figure: report[figure] for figure in figures} for name, report in reports.items()}
+    console.print_result(found, arguments.json, ("library", *figures), [[name, *row.values()] for name, row in found.items()])
     return 0
 
 

@@ -295,16 +295,12 @@ def encode_gif(frames: np.ndarray, fps: float = FILM_FPS, hold: float = 1.0) -> 
 
 def _palette(frames: np.ndarray) -> Image.Image:
     """A palette image: the film's own colours if they are few, else median cut over frames spread over the film."""
-    seen = np.zeros(1 << 24, bool)   # marking is many times faster than sorting all pixels
-    for frame in frames:
-        seen[frame.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)] = True
-    colours = np.flatnonzero(seen)
-    if len(colours) > 256:
+    colours = Image.fromarray(frames.reshape(-1, frames.shape[2], 3)).getcolors(256)   # None: more than 256
+    if colours is None:
         sample = frames[np.linspace(0, len(frames) - 1, min(len(frames), 16)).astype(int)]   # (<=16, height, width, 3)
         return Image.fromarray(sample.reshape(-1, frames.shape[2], 3)).quantize(256, Image.Quantize.MEDIANCUT)
-    colours = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1)   # (n_colours, 3)
     palette = Image.new("P", (1, 1))
-    palette.putpalette(np.resize(colours, (256, 3)).astype(np.uint8).tobytes())
+    palette.putpalette(np.resize(sorted(colour for _, colour in colours), (256, 3)).astype(np.uint8).tobytes())
     return palette
 
 

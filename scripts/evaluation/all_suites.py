@@ -25,32 +25,22 @@ from calico.scripts.common import console
 from calico.scripts.common.config import config_from_json
 from calico.scripts.common.settings import RunSettings
 from calico.scripts.common.sharding import Results, rank_and_size
+from calico.scripts.evaluation import data
 from calico.scripts.evaluation.control import UNSEEN, aggregates, film_of, play, report_scores
-from calico.scripts.evaluation.data import (
-    SUITES,
-    UNSEEN_SCENES,
-    EvaluationSet,
-    drawn_captions,
-    drawn_questions,
-    held_out_sets,
-    named_sets,
-    open_here,
-    trained_worlds,
-)
 from calico.scripts.evaluation.pictures import evaluate_captions, evaluate_questions
 from calico.scripts.evaluation.report import Report, TaskScore, format_number, write_report
 from calico.scripts.evaluation.suites import Evaluator, Example, SuiteResult
 from calico.scripts.evaluation.words import evaluate_chat, evaluate_text
 
-JUDGES: dict[str, Callable[[Evaluator, EvaluationSet, Evaluator | None], SuiteResult[Any]]] = {
+JUDGES: dict[str, Callable[[Evaluator, data.EvaluationSet, Evaluator | None], SuiteResult[Any]]] = {
     "captions": evaluate_captions, "vqa": evaluate_questions, "chat": evaluate_chat, "text": evaluate_text}
-DRAWN = {"captions": drawn_captions, "vqa": drawn_questions}
+DRAWN = {"captions": data.drawn_captions, "vqa": data.drawn_questions}
 CHAT = ("hello", "who are you?", "what is lunar lander?", "thank you")
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """What `calico evaluate` does once its options are known; returns its exit code."""
-    run, suites = Path(arguments.run), arguments.suite or ("control", *SUITES)
+    run, suites = Path(arguments.run), arguments.suite or ("control", *data.SUITES)
     sampling = SamplingConfig(temperature=arguments.temperature)
     agent, settings = open_run(run, arguments.device)
     against = open_run(Path(arguments.against), arguments.device) if arguments.against else None
@@ -107,15 +97,15 @@ def check_held_out(settings: RunSettings, other: RunSettings, name: str) -> None
                              f"max_side={source.max_side}; train it with the same")
 
 
-def material(settings: RunSettings, suites: Sequence[str], data: Sequence[str], limit: int | None, worlds: Sequence[str] | None,
-             pictures: int) -> dict[str, list[EvaluationSet]]:
-    opened = open_here(settings, suites)
-    sets = list(named_sets(data, opened, limit) if data else held_out_sets(opened, limit))
+def material(settings: RunSettings, suites: Sequence[str], paths: Sequence[str], limit: int | None,
+             worlds: Sequence[str] | None, pictures: int) -> dict[str, list[data.EvaluationSet]]:
+    opened = data.open_here(settings, suites)
+    sets = list(data.named_sets(paths, opened, limit) if paths else data.held_out_sets(opened, limit))
     found = {suite: [part for one in sets if (part := one.part(suite)).documents] for suite in suites}
     for suite in DRAWN.keys() & found.keys():
         # what is named with --data is judged alone, unless worlds are named, too
         found[suite] += [DRAWN[suite](world, pictures, opened)
-                         for world in worlds or ([] if data else trained_worlds(opened))]
+                         for world in worlds or ([] if paths else data.trained_worlds(opened))]
     return found
 
 
@@ -206,7 +196,7 @@ def sample(examples: Sequence[Example], count: int = 8) -> list[Example]:
 def chat(speaker: TextGenerator) -> list[dict[str, str]]:
     """A short conversation, the last turn about a picture."""
     messages: list[dict[str, Any]] = []
-    (scene,) = scenes("minigrid", [UNSEEN_SCENES])
+    (scene,) = scenes("minigrid", [data.UNSEEN_SCENES])
     turns = [*(user_message(None, line) for line in CHAT), user_message(scene.image, "what do you see?")]
     for turn in turns:
         messages.append(turn)

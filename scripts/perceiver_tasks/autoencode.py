@@ -90,7 +90,7 @@ def train(task: str, argv: Sequence[str]) -> int:
                          evaluate, document, settings, arguments.out, arguments.device)
     report = {"task": task, "videos": len(videos), **costs(trainer), **trainer.evaluation, **constant(kept)}
     write_report(report, arguments.out)
-    show(report, arguments.json)
+    console.print_result(report, arguments.json, ("figure", "value"), report.items())
     console.wrote(arguments.out)
     return 0
 
@@ -131,13 +131,6 @@ def inputs_of(batch: Mapping[str, Tensor], config: AutoencoderConfig) -> dict[st
     return {"image": image, "audio": batch["audio"], "label": image.new_zeros(len(image), config.labels)}
 
 
-def show(report: Mapping[str, Any], as_json: bool) -> None:
-    if as_json:
-        console.print_json(report)
-    else:
-        console.print_table(("figure", "value"), list(report.items()))
-
-
 # ---- predict ---------------------------------------------------------------------------------------------------------------
 
 def predict(task: str, argv: Sequence[str]) -> int:
@@ -150,8 +143,7 @@ def predict(task: str, argv: Sequence[str]) -> int:
     parser.add_argument("--clips", type=int, default=1, help="so many clips, one after the other (default 1)")
     parser.add_argument("--chunks", type=int, default=CHUNKS, help="that a clip is decoded in (default 128)")
     parser.add_argument("--top", type=int, default=5, help="labels that are told (default 5)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--json", action="store_true")
+    console.add_common(parser, "--device", "--json")
     options = parser.parse_args(argv)
     if min(options.clips, options.chunks, options.top) < 1 or options.start < 0:
         raise ValueError("--clips, --chunks and --top must be at least 1, and --start not negative")
@@ -174,12 +166,9 @@ def predict(task: str, argv: Sequence[str]) -> int:
         encode_mp4(image, film, FPS, hold=0)
         wav.write_bytes(encode_wav(sound, form(model.config).rate))
         written += [film, wav]
-    if options.json:
-        console.print_json(reports)
-    else:
-        console.print_table(("video", "frames", "video dB", "sound dB", "label", "probability"), [
-            [report["video"], report["frames"], report["video_psnr"], report["sound_psnr"], label, chance]
-            for report in reports for label, chance in report["labels"].items()])
+    console.print_result(reports, options.json, ("video", "frames", "video dB", "sound dB", "label", "probability"), [
+        [report["video"], report["frames"], report["video_psnr"], report["sound_psnr"], label, chance]
+        for report in reports for label, chance in report["labels"].items()])
     console.wrote(*written)
     return 0
 

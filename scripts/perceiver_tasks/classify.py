@@ -314,11 +314,9 @@ def predict(task: str, argv: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("files", nargs="+", metavar="TEXT" if task == "classify-text" else "FILE")
     parser.add_argument("--top", type=int, default=1, help="classes per sample (default 1)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--json", action="store_true")
+    console.add_common(parser, "--device", "--json")
     options = parser.parse_args(argv)
-    if options.top < 1:
-        raise ValueError(f"--top {options.top} must be at least 1")
+    console.check_positive(options, "top")
     trained = load_trained(options.run, (task,), options.device)
     fit_in, classes = preparation(trained), trained.document["classes"]
     names, samples = classification.open_named(options.files, lambda name: kind.open(name, fit_in))

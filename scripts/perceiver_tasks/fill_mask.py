@@ -168,11 +168,9 @@ def predict(task: str, argv: Sequence[str]) -> int:
     parser.add_argument("texts", nargs="+", metavar="TEXT", help=f"with {BLANK} where something is missing")
     parser.add_argument("--length", type=int, help="bytes of a blank")
     parser.add_argument("--top", type=int, default=3, help="lengths that are shown (default 3)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--json", action="store_true")
+    console.add_common(parser, "--device", "--json")
     options = parser.parse_args(argv)
-    if (options.length or 1) < 1 or options.top < 1:
-        raise ValueError(f"--length {options.length} and --top {options.top} must be at least 1")
+    console.check_positive(options, "length", "top")
     if missing := [text for text in options.texts if BLANK not in text]:
         raise ValueError(f"there is no {BLANK} in {missing[0]!r}; write it where something is missing")
     trained = load_trained(options.run, (task,), options.device)
@@ -183,11 +181,8 @@ def predict(task: str, argv: Sequence[str]) -> int:
         lengths = [options.length] if options.length else LENGTHS
         filled = [fill(trained.model, text, length, fit_in.positions) for length in lengths]
         found += sorted(filled, key=lambda entry: -entry["probability"])[:options.top]
-    if options.json:
-        console.print_json(found)
-    else:
-        console.print_table(("text", "bytes", "probability of a byte"),
-                            [[entry["filled"], entry["length"], entry["probability"]] for entry in found])
+    console.print_result(found, options.json, ("text", "bytes", "probability of a byte"),
+                         [[entry["filled"], entry["length"], entry["probability"]] for entry in found])
     return 0
 
 

@@ -171,8 +171,7 @@ def predict(task: str, argv: Sequence[str]) -> int:
     parser.add_argument("--pairs", type=Path, help="in place of two frames: a manifest of pairs with their truth")
     parser.add_argument("--scales", type=scales, metavar="16,8,4", help="default: those of the run; 1 for Hugging Face's")
     parser.add_argument("--largest", type=float, help="pixels of full colour in the picture (default: the longest motion)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--json", action="store_true")
+    console.add_common(parser, "--device", "--json")
     options = parser.parse_args(argv)
     if (len(options.frames) != 2 or options.out is None) if options.pairs is None else options.frames:
         raise ValueError(f"{len(options.frames)} frames came; give two frames and --out FOLDER, or --pairs MANIFEST alone")

@@ -25,20 +25,14 @@ from calico.agent.training.trainer import LossFunction, Trainer, TrainingConfig
 from calico.datasets.streams import ORDER
 from calico.scripts.common import console
 from calico.scripts.common.config import config_from_json, config_to_json, given, load_config
-from calico.scripts.training.runs import (
-    LENGTH,
-    begin_or_continue,
-    check_same_run,
-    check_written_by,
-    run_with_progress_bar,
-)
+from calico.scripts.training import runs
 
 HELD_OUT = 0.2       # share of the samples, chosen by a hash of their content
 EVALUATIONS = 10     # of the held-out samples, in a run
 EMA = 0.995          # decay of the averaged weights: they see the last 200 steps, and spare a choice among checkpoints
 WARM_UP, SHORT_WARM_UP = 100, 20    # steps, at most a tenth of all
 # what a continued run may change; the warm-up follows from the steps
-FREE = ("init", "pairs", "optimizer.warmup_steps", *LENGTH)
+FREE = ("init", "pairs", "optimizer.warmup_steps", *runs.LENGTH)
 
 # options that were, for the line that names their new spelling
 SPELLINGS = {"--steps": "training.steps", "--minutes": "training.minutes", "--seed": "training.seed", "--batch": "batch_size",
@@ -102,10 +96,8 @@ def training_parser(task: str, doc: str, defaults: TaskSettings) -> console.Pars
     parser = console.make_parser(f"perceive {task} train", f"{doc}\nsettings and their defaults (optimizer.warmup_steps, "
                                  f"evaluate_every and save_every: a tenth of the steps, unless given):\n{listed}")
     parser.add_argument("data", type=Path, metavar="DATA")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings, such as training.steps=500")
+    console.add_common(parser, "overrides", "--device", "--json")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--json", action="store_true")
     console.add_old_spellings(parser, SPELLINGS)
     return parser
 
@@ -135,19 +127,19 @@ def train(model: Net, loss: LossFunction[Net], batch_of: Callable[[int], Any],
         ValueError: the run in the folder began with other settings or data, or is another process's.
     """
     config = config_to_json(settings)
-    with begin_or_continue(run, config, FREE, device=device, before=lambda saved: settings_of(saved, settings)) as saved:
+    with runs.begin_or_continue(run, config, FREE, device=device, before=lambda saved: settings_of(saved, settings)) as saved:
         trainer = Trainer(model, loss, settings.optimizer, settings.training)
         if saved is not None:
-            check_same_run(run, document, document_of(saved))
+            runs.check_same_run(run, document, document_of(saved))
             trainer.restore(saved)
         documents = {DOCUMENT: document, "config": config, "order": ORDER}
-        run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, {}, evaluate=evaluate)
+        runs.run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, {}, evaluate=evaluate)
     return trainer
 
 
 def settings_of(saved: checkpoint.Checkpoint, settings: TaskSettings) -> dict[str, Any]:
     """The settings of a run of this command, as JSON; those that are newer than the run have their defaults."""
-    check_written_by("perceive", saved, (DOCUMENT,))
+    runs.check_written_by("perceive", saved, (DOCUMENT,))
     return config_to_json(config_from_json(type(settings), saved.documents.get("config", {})))
 
 

@@ -13,7 +13,7 @@ from calico.scripts.common import console
 from calico.scripts.common.collecting import collect, collect_scenes, collect_small_talk
 from calico.scripts.common.film import FILM_FPS, encode_gif, side_by_side
 from calico.scripts.common.memory import watched_memory
-from calico.scripts.common.settings import DataSettings, RunSettings, SourceSettings
+from calico.scripts.common.settings import RunSettings, SourceSettings
 from calico.scripts.evaluation.all_suites import report_of, results_folder
 from calico.scripts.evaluation.control import UNSEEN, play_side_by_side
 from calico.scripts.evaluation.data import drawn_captions, drawn_questions
@@ -56,7 +56,7 @@ def demo(settings: RunSettings, episodes: int) -> tuple[Path, ...]:
     """Collect, train, judge; returns the files of the report."""
     out, started = Path(settings.out), time.perf_counter()
     with watched_memory() as peak:
-        settings = with_sources(settings, make_data(out / "data"))
+        settings = replace(settings, data=replace(settings.data, sources=make_data(out / "data")))
         collected = time.perf_counter()
         train(settings)
         trained = time.perf_counter()
@@ -102,8 +102,3 @@ def make_data(folder: Path) -> list[SourceSettings]:
     if not any(talk.glob("*.jsonl")):
         collect_small_talk(folder)
     return [*sources, SourceSettings(path=str(talk), weight=SMALL_TALK_WEIGHT)]
-
-
-def with_sources(settings: RunSettings, sources: list[SourceSettings]) -> RunSettings:
-    data: DataSettings = replace(settings.data, sources=sources)
-    return replace(settings, data=data)

@@ -21,15 +21,9 @@ from calico.datasets.images import decode_file
 from calico.datasets.sounds import decode_sound
 from calico.datasets.streams import ORDER
 from calico.scripts.common.config import config_from_json, config_to_json, save_resolved
-from calico.scripts.training import classification
+from calico.scripts.training import classification, runs
 from calico.scripts.training.classification import file_bytes, open_text
 from calico.scripts.training.encoder_data import HELD_OUT, open_labelled, some_per_class
-from calico.scripts.training.runs import (
-    begin_or_continue,
-    check_same_run,
-    check_written_by,
-    run_with_progress_bar,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,20 +65,20 @@ def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, dev
     config, files = config_to_json(settings), {} if pretrained.text is None else {TOKENIZER_FILE: pretrained.text.to_bytes()}
     documents = {"encoder": encoder_document(classifier.encoder), "classes": labelled.classes, "seconds": settings.seconds,
                  "config": config, "finetuning": {"data": labelled.fingerprint}, "order": ORDER}
-    with begin_or_continue(run, config, before=config_of, device=device) as saved:
+    with runs.begin_or_continue(run, config, before=config_of, device=device) as saved:
         trainer = Trainer(classifier, classification_loss(settings.smoothing), settings.optimizer, settings.training)
         if saved is not None:
-            check_same_run(run, {"data": labelled.fingerprint}, {"data": saved.documents["finetuning"]["data"]})
+            runs.check_same_run(run, {"data": labelled.fingerprint}, {"data": saved.documents["finetuning"]["data"]})
             trainer.restore(saved)
         save_resolved(settings, run / "config.json")
-        run_with_progress_bar(trainer, f"finetune {run.name}", work.batches(settings.batch_size, seed), run, documents, files,
-                              evaluate=work.accuracy)
+        runs.run_with_progress_bar(trainer, f"finetune {run.name}", work.batches(settings.batch_size, seed), run, documents,
+                                   files, evaluate=work.accuracy)
         return work.report(trainer, run, "finetune")
 
 
 def config_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
     """The config of a run of this command; settings that are newer than the run have their defaults."""
-    check_written_by("finetune", saved, ("finetuning", "classes"))
+    runs.check_written_by("finetune", saved, ("finetuning", "classes"))
     return config_to_json(config_from_json(FinetuneSettings, saved.documents.get("config", {})))
 
 

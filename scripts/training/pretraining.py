@@ -10,17 +10,9 @@ import torch
 from torch import Tensor
 
 from calico.agent import checkpoint
+from calico.agent.data2vec import encoders
 from calico.agent.data2vec.batches import Inputs, text_vocabulary
 from calico.agent.data2vec.collapse import CollapseGuard
-from calico.agent.data2vec.encoders import (
-    Encoder,
-    SpeechEncoder,
-    SpeechEncoderConfig,
-    TextEncoder,
-    TextEncoderConfig,
-    VisionEncoder,
-    VisionEncoderConfig,
-)
 from calico.agent.data2vec.objective import OBJECTIVES, Data2Vec, Data2VecConfig
 from calico.agent.data2vec.pretrained import TOKENIZER_FILE, Modality, encoder_document
 from calico.agent.hardware import usable_device
@@ -31,17 +23,11 @@ from calico.datasets.splits import is_held_out
 from calico.datasets.streams import ORDER, shuffled, stream
 from calico.datasets.texts import TextReader
 from calico.scripts.common.config import config_from_json, config_to_json, given, load_config, save_resolved
+from calico.scripts.training import runs
 from calico.scripts.training.encoder_data import HELD_OUT, Probe, embed, open_labelled, open_pieces, open_unlabelled
-from calico.scripts.training.runs import (
-    LENGTH,
-    begin_or_continue,
-    check_same_run,
-    check_written_by,
-    run_with_progress_bar,
-)
 from calico.tokenizers.text import TextTokenizer
 
-FREE = ("out", "data.most_skipped", *LENGTH)      # what a continued run may change
+FREE = ("out", "data.most_skipped", *runs.LENGTH)      # what a continued run may change
 SHOWN = ("target_variance", "prediction_variance", "content_share")     # beside the loss, while it runs
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +50,10 @@ class PretrainSettings:
     modality: Modality = "vision"
     version: Literal[1, 2] = 2                       # of data2vec; where the objective's numbers start from
     data: PretrainData = field(default_factory=PretrainData)
-    vision: VisionEncoderConfig = field(default_factory=VisionEncoderConfig)   # the encoder; only the modality's counts
-    speech: SpeechEncoderConfig = field(default_factory=SpeechEncoderConfig)
-    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)   # vocab_size, pad, mask: the tokenizer's
+    # the encoder; only the modality's counts. vocab_size, pad and mask of `text` are the tokenizer's
+    vision: encoders.VisionEncoderConfig = field(default_factory=encoders.VisionEncoderConfig)
+    speech: encoders.SpeechEncoderConfig = field(default_factory=encoders.SpeechEncoderConfig)
+    text: encoders.TextEncoderConfig = field(default_factory=encoders.TextEncoderConfig)
     objective: Data2VecConfig = field(default_factory=lambda: OBJECTIVES["vision-v2"])
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(log_every=20, save_every=200))
@@ -95,7 +82,7 @@ def pretrain(settings: PretrainSettings, probe: str | None = None, label: str = 
     if not settings.data.paths:
         raise ValueError("data.paths is empty; name what to learn from: 'data.paths=[pictures.zip]'")
     torch.manual_seed(settings.training.seed)
-    with begin_or_continue(run, config_to_json(settings), FREE, before=config_of) as saved:
+    with runs.begin_or_continue(run, config_to_json(settings), FREE, before=config_of) as saved:
         text = text_tokenizer(settings, saved) if settings.modality == "text" else None
         encoder = build_encoder(settings, text)
         inputs = Inputs(encoder, text, settings.data.seconds)
@@ -107,20 +94,20 @@ def pretrain(settings: PretrainSettings, probe: str | None = None, label: str = 
         documents = {"encoder": encoder_document(encoder), "config": config_to_json(settings), "data": data.fingerprint,
                      "order": ORDER}
         if saved is not None:
-            check_same_run(run, {"data": data.fingerprint}, {"data": saved.documents["data"]})
+            runs.check_same_run(run, {"data": data.fingerprint}, {"data": saved.documents["data"]})
             trainer.restore(saved)
             guard.steps = trainer.step
         save_resolved(settings, run / "config.json")
         files = {} if text is None else {TOKENIZER_FILE: text.to_bytes()}
         evaluate = (lambda model: measure(lambda samples: embed(inputs, samples))) if measure else None
-        run_with_progress_bar(trainer, f"pretrain {run.name}", batches(data, inputs, settings), run, documents, files,
+        runs.run_with_progress_bar(trainer, f"pretrain {run.name}", batches(data, inputs, settings), run, documents, files,
                               evaluate=evaluate, shown=SHOWN)
     return run
 
 
 def config_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
     """The config of a run of this command; settings that are newer than the run have their defaults."""
-    check_written_by("pretrain", saved, ("config", "encoder", "data"))
+    runs.check_written_by("pretrain", saved, ("config", "encoder", "data"))
     return config_to_json(config_from_json(PretrainSettings, saved.documents["config"]))
 
 
@@ -138,15 +125,15 @@ def pretrainer(objective: Data2Vec, settings: PretrainSettings, guard: CollapseG
     return Trainer(objective, loss, settings.optimizer, settings.training, objective.update_teacher)
 
 
-def build_encoder(settings: PretrainSettings, text: TextTokenizer | None) -> Encoder:
+def build_encoder(settings: PretrainSettings, text: TextTokenizer | None) -> encoders.Encoder:
     match settings.modality:
         case "vision":
-            return VisionEncoder(settings.vision)
+            return encoders.VisionEncoder(settings.vision)
         case "speech":
-            return SpeechEncoder(settings.speech)
+            return encoders.SpeechEncoder(settings.speech)
         case "text":
             assert text is not None
-            return TextEncoder(replace(settings.text, **text_vocabulary(text)))
+            return encoders.TextEncoder(replace(settings.text, **text_vocabulary(text)))
 
 
 def text_tokenizer(settings: PretrainSettings, saved: checkpoint.Checkpoint | None) -> TextTokenizer:
