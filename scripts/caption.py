@@ -43,17 +43,16 @@ def main(argv: list[str] | None = None) -> int:
 
     captions = in_batches(describe, pictures, drawn)
     if arguments.best_of:                                      # the best of many draws are often one and the same
-        captions = [list({said.text: said for said in group}.values()) for group in captions]
+        captions = [list({caption.text: caption for caption in group}.values()) for group in captions]
     captions = [group[: arguments.samples] for group in captions]
     described = list(zip(arguments.images, captions, strict=True))
     if arguments.json:
-        console.print_json([{"image": path, "caption": group[0].text,
-                             "captions": [{"caption": said.text, "log_likelihood": said.log_likelihood} for said in group]}
-                            for path, group in described])
+        console.print_json([{"image": path, "caption": group[0].text, "captions": [
+            {"caption": one.text, "log_likelihood": one.log_likelihood} for one in group]} for path, group in described])
         return 0
     for path, group in described:
-        for said in group:
-            print(console.printable(f"{path}: {said.text}"))
+        for caption in group:
+            print(console.printable(f"{path}: {caption.text}"))
     return 0
 
 

@@ -4,7 +4,7 @@
     calico chat runs/demo --message "who are you?" --json  # one turn, for programs
     calico chat runs/demo --history talk.jsonl             # go on with what /save talk.jsonl has kept
 
-What was said stays in the model's window; once that is full, the oldest turns are left out, and you are told.
+What was said stays in the model's window; once that is full, the oldest turns are left out, and a note says so.
 """
 
 import time

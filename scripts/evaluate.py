@@ -4,9 +4,9 @@
     calico evaluate runs/demo --suite captions --suite vqa --json
     calico evaluate runs/joint --suite chat --against runs/words  # another run beside it
     calico evaluate runs/joint --suite text --data book.txt       # data of your own
-    torchrun --nproc-per-node 4 -m calico.scripts.evaluate runs/demo     # each rank its share of the control episodes
+    torchrun --nproc-per-node 4 -m calico.scripts.evaluate runs/demo     # each rank a part of the control episodes
 
-Suites: `control` plays the run's tasks; `captions`, `vqa`, `chat` and `text` judge what its config held out
+Suites: `control` plays the run's tasks; `captions`, `vqa`, `chat` and `text` evaluate what its config held out
 (`data.sources[].held_out: 0.2`), or --data, and pictures of the worlds that it was trained on, drawn with seeds that no data
 set holds. Beside the run's own figure (`model`) stand the same with pictures `blanked` to grey or left out (`question_only`),
 baselines from the training data (`nearest` by pixels, `most_frequent`, `unigram`), and --against.
@@ -32,8 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--num-envs", type=int, default=16, help="environments side by side (default 16)")
     parser.add_argument("--pictures", type=int, default=100, help="per drawn world (default 100)")
     parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), help="(default: those that the run was trained on)")
-    parser.add_argument("--data", nargs="+", default=[], metavar="PATH", help="judge these in place of what the run held out")
-    parser.add_argument("--limit", type=int, metavar="N", help="judge the first N documents of each data set (default: all)")
+    parser.add_argument("--data", nargs="+", default=[], metavar="PATH", help="evaluate these, not what the run held out")
+    parser.add_argument("--limit", type=int, metavar="N", help="evaluate the first N documents of each data set (default: all)")
     parser.add_argument("--against", metavar="RUN", help="another run, such as one of the same size without pictures")
     parser.add_argument("--temperature", type=float, default=1.0, help="of actions (default 1); text is greedy")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html and report.json, with films and a chat")

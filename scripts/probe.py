@@ -3,7 +3,7 @@
     calico probe runs/pictures pictures.zip                                             # also on the pictures' raw pixels
     calico probe runs/sounds digits.jsonl --label digit --labels-per-class 10 --json    # mean of five draws of the labels
 
-The encoder stays as it is; one vector per sample, the mean over its places. Two probes learn from four fifths of the data and
+The encoder stays as it is; a sample's vector is the mean over its positions. Two probes learn from four fifths of the data and
 are measured on the fifth that `calico pretrain` has not seen: the labels of the 20 nearest neighbours, and a linear layer
 whose weight decay is chosen within the training part. DATA as in `calico finetune`.
 """

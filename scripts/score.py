@@ -2,7 +2,7 @@
 
     calico score CartPole-v1 Acrobot-v1                      # 20 episodes of each, a table
     calico score --family classic --episodes 100 --json
-    torchrun --nproc-per-node 4 -m calico.scripts.score --family atari     # each rank its share; see common/sharding.py
+    torchrun --nproc-per-node 4 -m calico.scripts.score --family atari     # each rank a part; see common/sharding.py
 
 Every episode leaves a small file under --out, so that a stopped measurement goes on where it was; one made with other
 packages, another view or an expert that was changed since is played again. `--write` puts finished tasks into the table that

@@ -35,12 +35,12 @@ def main(argv: list[str] | None = None) -> int:
 
     answered = list(zip(arguments.files, in_batches(answer, shown), strict=True))
     if arguments.json:
-        found = [{"sound" if is_sound(path) else "image": path, "question": arguments.question, "answer": said}
-                 for path, said in answered]
+        found = [{"sound" if is_sound(path) else "image": path, "question": arguments.question, "answer": reply}
+                 for path, reply in answered]
         console.print_json(found if len(found) > 1 else found[0])
         return 0
-    for path, said in answered:
-        print(console.printable(f"{path}: {said}" if len(answered) > 1 else said))
+    for path, reply in answered:
+        print(console.printable(f"{path}: {reply}" if len(answered) > 1 else reply))
     return 0
 
 

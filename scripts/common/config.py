@@ -59,11 +59,11 @@ def given(path: Path | str | None, overrides: Sequence[str], key: str) -> Any:
         ValueError: as load_config, for what stands on the way.
     """
     found, names = None, key.split(".")
-    for place, value in _layers(path, overrides):
-        if place != names[: len(place)]:
+    for keys, value in _layers(path, overrides):
+        if keys != names[: len(keys)]:
             continue
-        value = _parsed(value, ".".join(place))
-        for name in names[len(place):]:
+        value = _parsed(value, ".".join(keys))
+        for name in names[len(keys):]:
             short = isinstance(value, str) and name == "kind"
             value = value if short else value.get(name) if isinstance(value, Mapping) else None
         found = found if value is None else value
@@ -233,7 +233,7 @@ def _inner(hint: Any, value: Any, name: Any) -> Any:
 
 
 def _member(hint: Any, value: Any) -> Any:
-    """As _dataclass_at; of dataclasses that are told apart by their fields the first one that has all that are given."""
+    """As _dataclass_at; of dataclasses without kinds the first one that has all that are given."""
     members = [] if kinds(hint) or not isinstance(value, Mapping) else filter(is_config, options(hint))
     return _dataclass_at(hint, value) or next((cls for cls in members if value.keys() <= field_types(cls).keys()), None)
 
@@ -270,8 +270,8 @@ def _described(root: type, tree: Any, error: Any) -> tuple[str, str] | None:
         key = f"{key}[{part}]" if isinstance(value, list) else _join(key, part)
         hint, value = _inner(hint, value, part), value[part]
     if error["type"] == "value_error":
-        said = str(error["ctx"]["error"])
-        return error["type"], f"{key}: {said}" if key and key not in said else said
+        message = str(error["ctx"]["error"])
+        return error["type"], f"{key}: {message}" if key and key not in message else message
     hint = options(hint)[0] if len(options(hint)) == 1 else hint
     text = json.dumps(value, default=str)   # as it would stand in a file
     text = text if len(text) <= 60 else text[:57] + "..."

@@ -4,7 +4,7 @@
     encode_mp4(reel.sheets(), Path("films/CartPole-v1.mp4"), reel.fps)
 
 All episodes of a reel start together and share one clock; one that has ended keeps its last frame, its score in colour. The
-strip below tells the task, the step and how many tokens the policy reads per second.
+strip below shows the task, the step and how many tokens the policy reads per second.
 """
 
 import io
@@ -145,7 +145,7 @@ def film_episodes(task: Task | str, policy: AgentPolicy, seeds: Sequence[int], *
     Args:
         seeds: at most REEL_ROWS of them.
     Raises:
-        EnvironmentFault: no episode could be played; one that fails beside others is told and left out.
+        EnvironmentFault: no episode could be played; one that fails beside others is reported and left out.
     """
     name = task if isinstance(task, str) else task.name
     meter = SpeedMeter(policy)
@@ -189,10 +189,10 @@ def fit(frame: np.ndarray, side: int) -> np.ndarray:
 
 def label(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, font: Any, colour: tuple[int, int, int]) -> None:
     """Text on a dark ground in the upper left corner of a tile."""
-    place = corner[0] + 4, corner[1] + 3
-    left, top, right, bottom = draw.textbbox(place, text, font)
+    position = corner[0] + 4, corner[1] + 3
+    left, top, right, bottom = draw.textbbox(position, text, font)
     draw.rectangle((left - 3, top - 2, right + 2, bottom + 2), BLACK)
-    draw.text(place, text, colour, font)
+    draw.text(position, text, colour, font)
 
 
 def shortened(text: str, width: float, draw: ImageDraw.ImageDraw, font: Any) -> str:

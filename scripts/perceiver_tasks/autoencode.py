@@ -105,7 +105,7 @@ def tensors(batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
 
 
 def measure(model: Autoencoder, batch: Mapping[str, Tensor]) -> dict[str, float]:
-    """Decibels of video and sound at fixed places, and how often the label, which the model is not shown, is right."""
+    """Decibels of video and sound at fixed positions, and how often the label, which the model does not read, is right."""
     config = model.config
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(int(np.prod(config.video_grid)), (MEASURED,), generator=generator)
@@ -142,7 +142,7 @@ def predict(task: str, argv: Sequence[str]) -> int:
     parser.add_argument("--start", type=float, default=0.0, help="seconds into the video (default 0)")
     parser.add_argument("--clips", type=int, default=1, help="so many clips, one after the other (default 1)")
     parser.add_argument("--chunks", type=int, default=CHUNKS, help="that a clip is decoded in (default 128)")
-    parser.add_argument("--top", type=int, default=5, help="labels that are told (default 5)")
+    parser.add_argument("--top", type=int, default=5, help="labels that are printed (default 5)")
     console.add_common(parser, "--device", "--json")
     options = parser.parse_args(argv)
     if min(options.clips, options.chunks, options.top) < 1 or options.start < 0:

@@ -66,11 +66,7 @@ class PictureSettings(ClassifierSettings):
     size: Literal["stem", "patches"] = "stem"
     side: int = 32               # pixels that pictures are scaled to
     mirror: bool = True          # show pictures mirrored, too; false for digits and letters
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.side < 8:
-            raise ValueError(f"side={self.side} must be at least 8 pixels")
+    LEAST = {"side": "8 pixels"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +91,7 @@ class CloudSettings(ClassifierSettings):
     size: Literal["points"] = "points"
     points: int = 512            # of each cloud that are read
     turn: Literal["none", "vertical", "any", "axes"] = "axes"    # see CloudInput
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.points < 8:
-            raise ValueError(f"points={self.points} must be at least 8")
+    LEAST = {"points": "8"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +101,7 @@ class TextSettings(ClassifierSettings):
     size: Literal["bytes"] = "bytes"
     length: int = 2048           # bytes that are read of a text
     label: str = "label"         # field with the class
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.length < 16:
-            raise ValueError(f"length={self.length} must be at least 16 bytes")
+    LEAST = {"length": "16 bytes"}
 
 
 @dataclass(frozen=True)
@@ -181,7 +169,7 @@ def fit_sound(config: ClassifierConfig, fit: SoundInput) -> ClassifierConfig:
 
 
 def open_sound(name: str, fit: SoundInput) -> list[tuple[str, np.ndarray]]:
-    """A sound; another sample rate is resampled, and said."""
+    """A sound; another sample rate is resampled, with a note."""
     sound, own = decode_sound(file_bytes(name), fit.rate)
     if own != fit.rate:
         console.note(f"{console.printable(name)}: resampled from {own} to {fit.rate} Hz, which the model was trained with")
@@ -288,7 +276,7 @@ def cut_texts(samples: Sequence[Any] | np.ndarray, fit_in: SampleInput) -> list[
     """A remark where texts are longer than what is read of them."""
     number = fit_in.too_long(samples) if isinstance(fit_in, TextInput) else 0
     return [f"{number} of {len(samples)} texts are longer than {fit_in.positions} bytes and are cut: training reads any "  # type: ignore[union-attr]
-            "stretch of them, else the beginning is read"] if number else []
+            "part of them, else the beginning is read"] if number else []
 
 
 def build(config: ClassifierConfig, kind: Kind, fit_in: SampleInput, labels: int, start: Trained | None,

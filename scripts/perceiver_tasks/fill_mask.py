@@ -29,8 +29,8 @@ from calico.scripts.perceiver_tasks.training import EVALUATIONS, HELD_OUT, TaskS
 from calico.scripts.training.classification import costs, write_report
 
 BLANK = "[MASK]"
-SHARE = 0.15             # of the words
-PLACES = 32              # masked bytes per text are padded to a multiple of so many: CPU kernels are compiled per shape
+FRACTION = 0.15             # of the words
+MULTIPLE = 32              # masked bytes per text are padded to a multiple of so many: CPU kernels are compiled per shape
 IGNORED = -100
 MEASURED = 256           # held-out texts, at most
 LENGTHS = range(1, 11)   # bytes of a blank that are tried
@@ -49,7 +49,7 @@ PREDICT = f"""Fill in the blanks of a text.
     calico perceive fill-mask predict runs/language "This is a {BLANK}."
     calico perceive fill-mask predict runs/language "This is a {BLANK}." --length 5 --json
 
-A byte model must be told how long a blank is: without --length {LENGTHS[0]} to {LENGTHS[-1]} bytes are tried, the likeliest
+A byte model must know how long a blank is: without --length {LENGTHS[0]} to {LENGTHS[-1]} bytes are tried, the likeliest
 first. RUN is what `calico perceive fill-mask train` made, or the folder of a Hugging Face PerceiverForMaskedLM.
 """
 
@@ -59,11 +59,7 @@ first. RUN is what `calico perceive fill-mask train` made, or the folder of a Hu
 @dataclass(frozen=True, kw_only=True)
 class LanguageSettings(TaskSettings):
     length: int = 1024           # bytes that are read of a text
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.length < 16:
-            raise ValueError(f"length={self.length} must be at least 16 bytes")
+    LEAST = {"length": "16 bytes"}
 
 
 def train(task: str, argv: Sequence[str]) -> int:
@@ -121,15 +117,15 @@ def fit(task: str, path: Path, settings: LanguageSettings, run: Path, device: st
 
 
 def mask_words(batch: Batch, rng: np.random.Generator) -> Batch:
-    """Mask SHARE of the words, each with all its bytes; at least one per text.
+    """Mask FRACTION of the words, each with all its bytes; at least one per text.
 
     Returns:
         inputs and mask as they came, with MASK in place of the words' bytes; places int64 (B, Q) of those bytes, and targets
         int64 (B, Q), IGNORED where a text has fewer than Q.
     """
     ids = batch["inputs"].numpy()
-    places = [words_of(row, SHARE, rng) for row in ids]
-    longest = min(-(-max(map(len, places)) // PLACES) * PLACES, ids.shape[1])
+    places = [words_of(row, FRACTION, rng) for row in ids]
+    longest = min(-(-max(map(len, places)) // MULTIPLE) * MULTIPLE, ids.shape[1])
     at = np.zeros((len(ids), longest), np.int64)
     targets = np.full_like(at, IGNORED)
     for row, chosen in enumerate(places):
@@ -187,7 +183,7 @@ def predict(task: str, argv: Sequence[str]) -> int:
 
 
 def fill(model: MaskedLanguage, text: str, length: int, positions: int) -> dict[str, Any]:
-    """The likeliest byte at each place of blanks of `length` bytes, all at once.
+    """The likeliest byte at each position of blanks of `length` bytes, all at once.
 
     Returns:
         text, filled, length, and probability: the geometric mean over the bytes.

@@ -48,7 +48,7 @@ PREDICT = """Where each pixel of a picture is in the next one: a .flo file and a
     calico perceive flow predict runs/flow --pairs pairs.jsonl --json                  # end-point errors, in pixels
 
 RUN is what `calico perceive flow train` made, or the folder of a Hugging Face PerceiverForOpticalFlow. Pictures of any size
-are cut into tiles that overlap. A run of ours looks several times, first at small pictures, then at the rest of the motion in
+are cut into tiles that overlap. A run of ours estimates several times, first in small pictures, then the rest of the motion in
 larger ones: --scales 16,8 are pictures of a sixteenth and then an eighth of the height and width.
 """
 
@@ -78,7 +78,7 @@ def train(task: str, argv: Sequence[str]) -> int:
     model = start.model if start else Flow(SMALL_FLOW)
     assert isinstance(model, Flow)
     model = model.to(device)
-    bank, shown = open_bank(arguments.data)
+    bank, pictures = open_bank(arguments.data)
     motion = MotionConfig(size=model.config.size, reach=settings.reach)
     made, kept = MovingPictures(bank, motion, seed), MovingPictures(bank, motion, seed + (1 << 32))
     held_out = [kept.batch(step, HELD_OUT[1] // 2) for step in range(HELD_OUT[0])]
@@ -90,7 +90,7 @@ def train(task: str, argv: Sequence[str]) -> int:
         found = {"end_point_error": float(torch.stack(errors).mean())}
         return found | ({"pairs": mean_of(measure(model, pairs, settings.scales))["end_point_error"]} if pairs else {})
 
-    document = {"task": task, "model": config_to_json(model.config), "motion": asdict(motion), "shown": shown,
+    document = {"task": task, "model": config_to_json(model.config), "motion": asdict(motion), "shown": pictures,
                 "scales": settings.scales}
     trainer = runs.train(model, flow_loss, lambda number: made.batch(number, settings.batch_size // 2), evaluate, document,
                          settings, arguments.out, arguments.device)
@@ -105,7 +105,7 @@ def train(task: str, argv: Sequence[str]) -> int:
     return 0
 
 
-def scales(words: str) -> tuple[float, ...]:
+def numbers(words: str) -> tuple[float, ...]:
     """ "16,8" -> (16.0, 8.0); argparse reports the ValueError."""
     return tuple(float(word) for word in words.split(","))
 
@@ -169,20 +169,20 @@ def predict(task: str, argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, help="folder for flow.flo and flow.png")
     parser.add_argument("--truth", type=Path, help="the true flow of the two: .flo, .npz or KITTI's .png")
     parser.add_argument("--pairs", type=Path, help="in place of two frames: a manifest of pairs with their truth")
-    parser.add_argument("--scales", type=scales, metavar="16,8,4", help="default: those of the run; 1 for Hugging Face's")
+    parser.add_argument("--scales", type=numbers, metavar="16,8,4", help="default: those of the run; 1 for Hugging Face's")
     parser.add_argument("--largest", type=float, help="pixels of full colour in the picture (default: the longest motion)")
     console.add_common(parser, "--device", "--json")
     options = parser.parse_args(argv)
     if (len(options.frames) != 2 or options.out is None) if options.pairs is None else options.frames:
         raise ValueError(f"{len(options.frames)} frames came; give two frames and --out FOLDER, or --pairs MANIFEST alone")
     trained = load_trained(options.run, (task,), options.device)
-    model, looks = trained.model, options.scales or trained.document.get("scales", [1.0])
+    model, scales = trained.model, options.scales or trained.document.get("scales", [1.0])
     assert isinstance(model, Flow)
     if options.pairs is not None:
-        show({"pairs": measure(model, list(FlowPairs(options.pairs)), looks)}, options.json)
+        show({"pairs": measure(model, list(FlowPairs(options.pairs)), scales)}, options.json)
         return 0
     first, second = (read_picture(path, MAX_SIDE) for path in options.frames)
-    found = picture_flow(model, as_input(first, model), as_input(second, model), looks).cpu().numpy()
+    found = picture_flow(model, as_input(first, model), as_input(second, model), scales).cpu().numpy()
     right, down = (float(mean) for mean in found.mean(axis=(0, 1)))
     report = {"longest": float(np.hypot(found[..., 0], found[..., 1]).max()), "mean_right": right, "mean_down": down}
     if options.truth is not None:

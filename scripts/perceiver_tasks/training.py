@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
@@ -27,7 +27,7 @@ from calico.scripts.common import console
 from calico.scripts.common.config import config_from_json, config_to_json, given, load_config
 from calico.scripts.training import runs
 
-HELD_OUT = 0.2       # share of the samples, chosen by a hash of their content
+HELD_OUT = 0.2       # fraction of the samples, chosen by a hash of their content
 EVALUATIONS = 10     # of the held-out samples, in a run
 EMA = 0.995          # decay of the averaged weights: they see the last 200 steps, and spare a choice among checkpoints
 WARM_UP, SHORT_WARM_UP = 100, 20    # steps, at most a tenth of all
@@ -55,9 +55,12 @@ class TaskSettings:
     # unless they are given, a tenth of the steps lies between evaluations and between checkpoints
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=3000, ema=EMA, log_every=20))
 
+    LEAST: ClassVar[Mapping[str, str]] = {}     # of the task's own fields: name -> least value and its unit, "8 pixels"
+
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} must be at least 1")
+        for name, least in {"batch_size": "1", **self.LEAST}.items():
+            if getattr(self, name) < int(least.split()[0]):
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
 
     def lasting(self: "Settings", steps: int) -> "Settings":
         """The same with so many steps, for a task's defaults."""

@@ -34,16 +34,16 @@ class FinetuneSettings:
     labels_per_class: int | None = None    # learn from so many samples of each class only
     from_scratch: bool = False     # the same encoder with random weights, to compare
     batch_size: int = 32
-    seconds: float = 10.0          # longest stretch of a sound
-    smoothing: float = 0.1         # share of a target that goes to all classes
-    augment: bool = True           # crops, mirrored pictures, stretches of long sounds and texts
-    hidden: float = 0.2            # share of a text's pieces that training does not show, so that no single one decides
+    seconds: float = 10.0          # longest clip of a sound
+    smoothing: float = 0.1         # fraction of a target that goes to all classes
+    augment: bool = True           # crops, mirrored pictures, clips of long sounds and texts
+    hidden: float = 0.2            # fraction of a text's tokens that training hides, so that no single one decides
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=5e-4, final_share=0.01))
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1000, log_every=20, save_every=200))
 
     def __post_init__(self) -> None:
         if not 0 <= self.hidden < 1:
-            raise ValueError(f"hidden={self.hidden} must be a share: at least 0, less than 1")
+            raise ValueError(f"hidden={self.hidden} must be a fraction: at least 0, less than 1")
 
 
 def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, device: str = "cpu") -> dict[str, Any]:

@@ -34,7 +34,7 @@ SHOWN = ("target_variance", "prediction_variance", "content_share")     # beside
 class PretrainData:
     paths: list[str] = field(default_factory=list)   # folders, zips, manifests, arrays; see datasets/samples/unlabelled.py
     batch_size: int = 64                             # samples per step
-    seconds: float = 10.0                            # longest stretch of a sound
+    seconds: float = 10.0                            # longest clip of a sound
     pieces: int = 4000                               # of the text tokenizer that is learnt from the texts
     most_skipped: int = 20                           # samples that cannot be read or used, and are left out
 
