@@ -11,6 +11,7 @@ Settings are those of `calico perceive TASK train`. Run it with one thread on a 
 
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +61,11 @@ def networks(task: str) -> dict[str, Callable[[Any], nn.Module]]:
             ("transformers", "transformers", TransformersPerceiver, ("classify-image", "classify-text", FILL_MASK)),
             ("perceiver-pytorch", "perceiver_pytorch", PerceiverPytorch, tuple(KINDS)),
             ("perceiver-io", "perceiver", PerceiverIO, ("classify-image",))):
-        if task in tasks and installed(package):
+        if task in tasks and find_spec(package):
             found[name] = peer
+        elif task in tasks:
+            console.note(f"{package} is not installed and is left out")
     return found
-
-
-def installed(package: str) -> bool:
-    try:
-        __import__(package)
-    except ImportError:
-        console.note(f"{package} is not installed and is left out")
-        return False
-    return True
 
 
 class TransformersPerceiver(nn.Module):

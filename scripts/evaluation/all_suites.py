@@ -57,7 +57,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     kept = results_folder(run)
     names = sorted(agent.tasks) if "control" in suites else []
     if not names and not any(sets.values()):
-        raise ValueError(f"{run} has nothing to be evaluated on: no tasks, and no data held out. Name some with --data PATH")
+        raise ValueError(f"{run} has nothing to be judged on: no tasks, and no data held out. Name some with --data PATH")
     seeds = range(UNSEEN, UNSEEN + arguments.episodes)
     # Other weights, sampling or packages do not match what was kept.
     about = {"network": agent.fingerprint(), "sampling": asdict(sampling)}

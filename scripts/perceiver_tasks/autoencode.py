@@ -79,15 +79,11 @@ def train(task: str, argv: Sequence[str]) -> int:
         raise ValueError(f"{arguments.data} has {len(clips.labels)} labels and {settings.init} {config.labels}; leave init out")
     torch.manual_seed(seed)
     model = (start or Autoencoder(replace(config, labels=len(clips.labels)))).to(device)
-    kept = tensors(clips.held_out())
-
-    def evaluate(model: Autoencoder) -> dict[str, float]:
-        return measure(model, {name: tensor.to(device) for name, tensor in kept.items()})
-
+    kept = {name: tensor.to(device) for name, tensor in tensors(clips.held_out()).items()}
     document = {"task": task, "model": config_to_json(model.config), "classes": clips.labels,
                 "data": [[video.name, len(video.frames), float(video.sound.std())] for video in videos]}
     trainer = runs.train(model, autoencoding_loss, lambda number: tensors(clips.batch(number, settings.batch_size)),
-                         evaluate, document, settings, arguments.out, arguments.device)
+                         lambda model: measure(model, kept), document, settings, arguments.out, arguments.device)
     report = {"task": task, "videos": len(videos), **costs(trainer), **trainer.evaluation, **constant(kept)}
     write_report(report, arguments.out)
     console.print_result(report, arguments.json, ("figure", "value"), report.items())

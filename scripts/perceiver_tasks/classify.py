@@ -14,7 +14,7 @@ import torch
 from calico.agent.data2vec.classifier import classification_loss
 from calico.agent.hardware import usable_device
 from calico.agent.perceiver.hugging_face import copy_trunk
-from calico.agent.perceiver.inputs import AudioConfig, ImageConfig, MelConfig, PatchesConfig, PointsConfig, TextConfig
+from calico.agent.perceiver.inputs import AudioConfig, ImageConfig, MelConfig
 from calico.agent.perceiver.runs import Trained, config_to_json, load_trained, preparation
 from calico.agent.perceiver.samples import CloudInput, PictureInput, SampleInput, SoundInput, TextInput
 from calico.agent.perceiver.sizes import SMALL
@@ -133,15 +133,20 @@ def read_pictures(path: Path, settings: PictureSettings, known: PictureInput | N
     return data, replace(fit, mirror=settings.mirror)
 
 
+def with_reader(config: ClassifierConfig, **fields: Any) -> ClassifierConfig:
+    """The configuration with other fields of its reader."""
+    reader: Any = config.reader
+    return replace(config, reader=replace(reader, **fields))
+
+
 def fit_picture(config: ClassifierConfig, fit: PictureInput) -> ClassifierConfig:
     """Fourier frequencies up to what a grid of elements 4 pixels wide can show."""
     grid = (fit.side // 4, fit.side // 4)
     if isinstance(config.reader, ImageConfig):
-        return replace(config, reader=replace(config.reader, size=grid))
+        return with_reader(config, size=grid)
     if fit.side % 4:
         raise ValueError(f"side={fit.side} does not split into patches of 4 pixels; choose a multiple of 4, or size=stem")
-    assert isinstance(config.reader, PatchesConfig)
-    return replace(config, reader=replace(config.reader, resolution=grid))
+    return with_reader(config, resolution=grid)
 
 
 def open_picture(name: str, fit: PictureInput) -> list[tuple[str, np.ndarray]]:
@@ -161,11 +166,11 @@ def read_sounds(path: Path, settings: SoundSettings, known: SoundInput | None) -
 def fit_sound(config: ClassifierConfig, fit: SoundInput) -> ClassifierConfig:
     """Frames of 32 ms every 10 ms; Fourier frequencies up to what the elements of a clip can show."""
     if isinstance(config.reader, AudioConfig):
-        return replace(config, reader=replace(config.reader, resolution=fit.samples // config.reader.patch))
+        return with_reader(config, resolution=fit.samples // config.reader.patch)
     assert isinstance(config.reader, MelConfig)
     hop = fit.rate // 100
-    return replace(config, reader=replace(config.reader, rate=fit.rate, window=2 ** round(np.log2(0.032 * fit.rate)), hop=hop,
-                                          resolution=max(2, fit.samples // hop // config.reader.stack)))
+    return with_reader(config, rate=fit.rate, window=2 ** round(np.log2(0.032 * fit.rate)), hop=hop,
+                       resolution=max(2, fit.samples // hop // config.reader.stack))
 
 
 def open_sound(name: str, fit: SoundInput) -> list[tuple[str, np.ndarray]]:
@@ -183,12 +188,6 @@ def read_clouds(path: Path, settings: CloudSettings, known: CloudInput | None) -
     return data, replace(known or CloudInput(points=settings.points, dims=dims), turn=settings.turn)
 
 
-def fit_cloud(config: ClassifierConfig, fit: CloudInput) -> ClassifierConfig:
-    """Normals are read as they are."""
-    assert isinstance(config.reader, PointsConfig)
-    return replace(config, reader=replace(config.reader, extra=fit.dims - 3))
-
-
 def open_cloud(name: str, fit: CloudInput) -> list[tuple[str, np.ndarray]]:
     """A cloud or a mesh, or all of a .npz."""
     if name.endswith(".npz"):
@@ -200,12 +199,6 @@ def read_texts(path: Path, settings: TextSettings, known: TextInput | None) -> t
     return labelled.read_texts(path, settings.label), replace(known or TextInput(positions=settings.length), hidden=HIDDEN)
 
 
-def fit_text(config: ClassifierConfig, fit: TextInput) -> ClassifierConfig:
-    """As many positions as bytes are read."""
-    assert isinstance(config.reader, TextConfig)
-    return replace(config, reader=replace(config.reader, positions=fit.positions))
-
-
 def numbered(name: str, samples: Iterable[Any]) -> list[tuple[str, Any]]:
     return [(f"{name}[{i}]", sample) for i, sample in enumerate(samples)]
 
@@ -214,7 +207,8 @@ KINDS = {
     "classify-text": Kind(
         "texts", "reviews.jsonl", '"A waste of an evening."',
         '\nDATA is a .jsonl file of {"text": ..., "label": ...}; texts are read as UTF-8 bytes, without a tokenizer.\n',
-        TextSettings().lasting(1500), read_texts, fit_text, lambda name, fit: open_text(name)),
+        TextSettings().lasting(1500), read_texts,
+        lambda config, fit: with_reader(config, positions=fit.positions), lambda name, fit: open_text(name)),
     "classify-image": Kind(
         "pictures", "pictures.zip", "cat.jpg dog.png",
         "\nDATA is a folder or zip of <class>/<file> (PNG, JPEG, WebP), or a .npz with images and labels.\n",
@@ -226,7 +220,8 @@ KINDS = {
     "classify-points": Kind(
         "point clouds", "clouds.npz", "part.npy",
         "\nDATA is a .npz with points (n, M, 3 or 6) and labels, or a folder or zip of <class>/<file> (.npy, meshes).\n",
-        CloudSettings().lasting(2000), read_clouds, fit_cloud, open_cloud),
+        CloudSettings().lasting(2000), read_clouds,
+        lambda config, fit: with_reader(config, extra=fit.dims - 3), open_cloud),
 }
 
 
@@ -234,16 +229,12 @@ KINDS = {
 
 def train(task: str, argv: Sequence[str]) -> int:
     kind = KINDS[task]
-    parser = runs.training_parser(task, TRAIN.format(task=task, evaluations=EVALUATIONS, **words(kind)), kind.settings)
+    parser = runs.training_parser(task, TRAIN.format(task=task, evaluations=EVALUATIONS, **vars(kind)), kind.settings)
     arguments = parser.parse_args(argv)
     settings = load_task_settings(kind.settings, arguments.overrides)
     classification.show_report(fit(task, arguments.data, settings, arguments.out, arguments.device), arguments.json)
     console.wrote(arguments.out)
     return 0
-
-
-def words(kind: Kind) -> dict[str, str]:
-    return {"what": kind.what, "example": kind.example, "file": kind.file, "data": kind.data}
 
 
 def fit(task: str, path: Path, settings: Any, run: Path, device: str = "cpu",
@@ -298,7 +289,7 @@ def build(config: ClassifierConfig, kind: Kind, fit_in: SampleInput, labels: int
 
 def predict(task: str, argv: Sequence[str]) -> int:
     kind = KINDS[task]
-    parser = console.make_parser(f"perceive {task} predict", PREDICT.format(task=task, **words(kind)))
+    parser = console.make_parser(f"perceive {task} predict", PREDICT.format(task=task, **vars(kind)))
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("files", nargs="+", metavar="TEXT" if task == "classify-text" else "FILE")
     parser.add_argument("--top", type=int, default=1, help="classes per sample (default 1)")

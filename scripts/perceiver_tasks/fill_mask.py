@@ -104,12 +104,9 @@ def fit(task: str, path: Path, settings: LanguageSettings, run: Path, device: st
     examples = [mask_words(fit_in([held_out[row] for row in rows]), rng) for rows in np.array_split(
         np.arange(min(len(held_out), MEASURED)), max(1, min(len(held_out), MEASURED) // 32))]
 
-    def evaluate(model: MaskedLanguage) -> dict[str, float]:
-        return measure(model, examples)
-
     document = {"task": task, "model": config_to_json(model.config), "input": config_to_json(fit_in),
                 "data": reader.fingerprint}
-    trainer = runs.train(model, loss_of, batch_of, evaluate, document, settings, run, device)
+    trainer = runs.train(model, loss_of, batch_of, lambda model: measure(model, examples), document, settings, run, device)
     report = {**trainer.evaluation, "held_out": min(len(held_out), MEASURED), "task": task, "train": len(training),
               **costs(trainer)}
     write_report(report, run)

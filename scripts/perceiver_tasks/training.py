@@ -24,7 +24,7 @@ from calico.agent.training.optimizer import OptimizerConfig
 from calico.agent.training.trainer import LossFunction, Trainer, TrainingConfig
 from calico.datasets.streams import ORDER
 from calico.scripts.common import console
-from calico.scripts.common.config import config_from_json, config_to_json, given, load_config
+from calico.scripts.common.config import config_to_json, given, load_config
 from calico.scripts.training import runs
 
 HELD_OUT = 0.2       # fraction of the samples, chosen by a hash of their content
@@ -130,7 +130,8 @@ def train(model: Net, loss: LossFunction[Net], batch_of: Callable[[int], Any],
         ValueError: the run in the folder began with other settings or data, or is another process's.
     """
     config = config_to_json(settings)
-    with runs.begin_or_continue(run, config, FREE, device=device, before=lambda saved: settings_of(saved, settings)) as saved:
+    before = runs.saved_config("perceive", (DOCUMENT,), type(settings))
+    with runs.begin_or_continue(run, config, FREE, device=device, before=before) as saved:
         trainer = Trainer(model, loss, settings.optimizer, settings.training)
         if saved is not None:
             runs.check_same_run(run, document, document_of(saved))
@@ -138,12 +139,6 @@ def train(model: Net, loss: LossFunction[Net], batch_of: Callable[[int], Any],
         documents = {DOCUMENT: document, "config": config, "order": ORDER}
         runs.run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, {}, evaluate=evaluate)
     return trainer
-
-
-def settings_of(saved: checkpoint.Checkpoint, settings: TaskSettings) -> dict[str, Any]:
-    """The settings of a run of this command, as JSON; those that are newer than the run have their defaults."""
-    runs.check_written_by("perceive", saved, (DOCUMENT,))
-    return config_to_json(config_from_json(type(settings), saved.documents.get("config", {})))
 
 
 def document_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:

@@ -2,11 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from calico.agent import checkpoint
 from calico.agent.agent import Agent
 from calico.agent.hardware import usable_device
 from calico.agent.model import Model
@@ -14,9 +12,9 @@ from calico.agent.training.agent_loss import agent_loss
 from calico.agent.training.trainer import PER_SOURCE, Sums, Trainer
 from calico.datasets.mixture import Mixture, prefetched
 from calico.scripts.common import console, sources
-from calico.scripts.common.config import config_from_json, config_to_json, save_resolved
+from calico.scripts.common.config import config_to_json, save_resolved
 from calico.scripts.common.settings import RunSettings
-from calico.scripts.training.runs import LENGTH, begin_or_continue, check_written_by, run_with_progress_bar
+from calico.scripts.training.runs import LENGTH, begin_or_continue, run_with_progress_bar, saved_config
 from calico.tokenizers.vocabulary import Vocabulary
 
 FREE = ("out", "data.workers", *LENGTH)      # what a continued run may change
@@ -35,7 +33,8 @@ def train(settings: RunSettings, device: str = "cpu") -> Path:
     opened = sources.open_sources(settings)
     for line in sources.resampled(opened):
         console.note(line)
-    with begin_or_continue(run, config_to_json(settings), FREE, device=device, before=config_of, any_order=True) as saved:
+    before = saved_config("train", ("config", "mixture"), RunSettings)
+    with begin_or_continue(run, config_to_json(settings), FREE, device=device, before=before, any_order=True) as saved:
         if saved is None:
             text = sources.text_tokenizer(settings, opened)
             vocabulary = Vocabulary(settings.vocabulary)
@@ -56,12 +55,6 @@ def train(settings: RunSettings, device: str = "cpu") -> Path:
         run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, agent.files(),
                               evaluate=held_out_loss(opened, settings, agent))
     return run
-
-
-def config_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
-    """The config of a run of this command; settings that are newer than the run have their defaults."""
-    check_written_by("train", saved, ("config", "mixture"))
-    return config_to_json(config_from_json(RunSettings, saved.documents["config"]))
 
 
 def held_out_loss(opened: list[sources.OpenedSource], settings: RunSettings,

@@ -20,7 +20,7 @@ from calico.agent.training.trainer import Trainer, TrainingConfig
 from calico.datasets.images import decode_file
 from calico.datasets.sounds import decode_sound
 from calico.datasets.streams import ORDER
-from calico.scripts.common.config import config_from_json, config_to_json, save_resolved
+from calico.scripts.common.config import config_to_json, save_resolved
 from calico.scripts.training import classification, runs
 from calico.scripts.training.classification import file_bytes, open_text
 from calico.scripts.training.encoder_data import HELD_OUT, open_labelled, some_per_class
@@ -65,7 +65,8 @@ def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, dev
     config, files = config_to_json(settings), {} if pretrained.text is None else {TOKENIZER_FILE: pretrained.text.to_bytes()}
     documents = {"encoder": encoder_document(classifier.encoder), "classes": labelled.classes, "seconds": settings.seconds,
                  "config": config, "finetuning": {"data": labelled.fingerprint}, "order": ORDER}
-    with runs.begin_or_continue(run, config, before=config_of, device=device) as saved:
+    before = runs.saved_config("finetune", ("finetuning", "classes"), FinetuneSettings)
+    with runs.begin_or_continue(run, config, before=before, device=device) as saved:
         trainer = Trainer(classifier, classification_loss(settings.smoothing), settings.optimizer, settings.training)
         if saved is not None:
             runs.check_same_run(run, {"data": labelled.fingerprint}, {"data": saved.documents["finetuning"]["data"]})
@@ -74,12 +75,6 @@ def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, dev
         runs.run_with_progress_bar(trainer, f"finetune {run.name}", work.batches(settings.batch_size, seed), run, documents,
                                    files, evaluate=work.accuracy)
         return work.report(trainer, run, "finetune")
-
-
-def config_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
-    """The config of a run of this command; settings that are newer than the run have their defaults."""
-    runs.check_written_by("finetune", saved, ("finetuning", "classes"))
-    return config_to_json(config_from_json(FinetuneSettings, saved.documents.get("config", {})))
 
 
 def named(inputs: Inputs) -> classification.Prepare:

@@ -22,7 +22,7 @@ from calico.datasets.samples.unlabelled import Unlabelled
 from calico.datasets.splits import is_held_out
 from calico.datasets.streams import ORDER, shuffled, stream
 from calico.datasets.texts import TextReader
-from calico.scripts.common.config import config_from_json, config_to_json, given, load_config, save_resolved
+from calico.scripts.common.config import config_to_json, given, load_config, save_resolved
 from calico.scripts.training import runs
 from calico.scripts.training.encoder_data import HELD_OUT, Probe, embed, open_labelled, open_pieces, open_unlabelled
 from calico.tokenizers.text import TextTokenizer
@@ -82,7 +82,8 @@ def pretrain(settings: PretrainSettings, probe: str | None = None, label: str = 
     if not settings.data.paths:
         raise ValueError("data.paths is empty; name what to learn from: 'data.paths=[pictures.zip]'")
     torch.manual_seed(settings.training.seed)
-    with runs.begin_or_continue(run, config_to_json(settings), FREE, before=config_of) as saved:
+    before = runs.saved_config("pretrain", ("config", "encoder", "data"), PretrainSettings)
+    with runs.begin_or_continue(run, config_to_json(settings), FREE, before=before) as saved:
         text = text_tokenizer(settings, saved) if settings.modality == "text" else None
         encoder = build_encoder(settings, text)
         inputs = Inputs(encoder, text, settings.data.seconds)
@@ -103,12 +104,6 @@ def pretrain(settings: PretrainSettings, probe: str | None = None, label: str = 
         runs.run_with_progress_bar(trainer, f"pretrain {run.name}", batches(data, inputs, settings), run, documents, files,
                               evaluate=evaluate, shown=SHOWN)
     return run
-
-
-def config_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
-    """The config of a run of this command; settings that are newer than the run have their defaults."""
-    runs.check_written_by("pretrain", saved, ("config", "encoder", "data"))
-    return config_to_json(config_from_json(PretrainSettings, saved.documents["config"]))
 
 
 def pretrainer(objective: Data2Vec, settings: PretrainSettings, guard: CollapseGuard) -> Trainer[Data2Vec]:
