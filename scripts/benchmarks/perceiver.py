@@ -44,9 +44,9 @@ def bench_perceiver(turns: int) -> dict[str, Any]:
     return {**bench_image(turns), **bench_text(turns), **bench_flow_memory(), **bench_chunks(turns)}
 
 
-def medians(turns: int, sides: dict[str, Run]) -> dict[str, float]:
+def medians(turns: int, candidates: dict[str, Run]) -> dict[str, float]:
     """Median seconds of each side, run in turns after one that does not count."""
-    return dict(zip(sides, seconds(turns, *sides.values()), strict=True))
+    return dict(zip(candidates, seconds(turns, *candidates.values()), strict=True))
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------------
@@ -149,11 +149,11 @@ def bench_text(turns: int) -> dict[str, Any]:
     ours = load_hf(theirs.state_dict(), theirs.config.to_dict())
     mask = (torch.arange(2048) < TEXT_BYTES).long()[None]
     ids = torch.randint(6, 262, (1, 2048)) * mask
-    sides: dict[str, Callable[[], Tensor]] = {"calico": lambda: ours(ids[:, :TEXT_BYTES]),
+    candidates: dict[str, Callable[[], Tensor]] = {"calico": lambda: ours(ids[:, :TEXT_BYTES]),
                                               "transformers": lambda: theirs(inputs=ids, attention_mask=mask).logits}
     with torch.inference_mode():
-        same(sides["calico"](), sides["transformers"]()[:, :TEXT_BYTES])
-    runs = {name: torch.inference_mode()(answer) for name, answer in sides.items()}
+        same(candidates["calico"](), candidates["transformers"]()[:, :TEXT_BYTES])
+    runs = {name: torch.inference_mode()(answer) for name, answer in candidates.items()}
     found = {"float32": medians(turns, runs)}
     chosen = acting_dtype(torch.device("cpu"), "auto")
     if chosen == torch.bfloat16:

@@ -92,10 +92,10 @@ class TransformersPerceiver(nn.Module):
                 transformers.PerceiverForImageClassificationConvProcessing)
         self.model = made(transformers.PerceiverConfig(**sizes))
 
-    def forward(self, inputs: Tensor, mask: Tensor | None = None, places: Tensor | None = None) -> Tensor:
-        """Scores (B, labels), or of bytes at places (B, Q): (B, Q, BYTES). It decodes every position."""
+    def forward(self, inputs: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Scores (B, labels), or of bytes at positions (B, Q): (B, Q, BYTES). It decodes every position."""
         scores = self.model(inputs=inputs, attention_mask=None if mask is None else mask.long()).logits
-        return scores if places is None else scores.gather(1, places[..., None].expand(-1, -1, scores.shape[2]))
+        return scores if positions is None else scores.gather(1, positions[..., None].expand(-1, -1, scores.shape[2]))
 
 
 class PerceiverPytorch(nn.Module):
@@ -114,7 +114,7 @@ class PerceiverPytorch(nn.Module):
                  "latent_dim_head": latent.width // latent.heads}
         match reader:
             case TextConfig():
-                self.table, self.places = nn.Embedding(BYTES, reader.width), nn.Embedding(reader.positions, reader.width)
+                self.table, self.positions = nn.Embedding(BYTES, reader.width), nn.Embedding(reader.positions, reader.width)
                 self.query = nn.Parameter(0.02 * torch.randn(1, latent.width))
                 self.model = perceiver_pytorch.PerceiverIO(depth=latent.layers, dim=reader.width, queries_dim=latent.width,
                                                            logits_dim=config.labels, **sizes)
@@ -131,8 +131,8 @@ class PerceiverPytorch(nn.Module):
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Scores (B, labels)."""
         if isinstance(self.config.reader, TextConfig):
-            places = torch.arange(inputs.shape[1], device=inputs.device)
-            return self.model(self.table(inputs) + self.places(places), mask=mask, queries=self.query)[:, 0]
+            positions = torch.arange(inputs.shape[1], device=inputs.device)
+            return self.model(self.table(inputs) + self.positions(positions), mask=mask, queries=self.query)[:, 0]
         return self.model(inputs.permute(0, 2, 3, 1) if self.reader is None else self.reader(inputs))
 
 

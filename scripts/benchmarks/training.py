@@ -76,7 +76,7 @@ def demo_batches(count: int = 8) -> tuple[list[Batch], Vocabulary]:
 
 
 def state_batch(context: int, rows: int) -> Batch:
-    """A batch with one token in ten a target, no patches: what the share of the peak is measured on."""
+    """A batch with one token in ten a target, no patches: what the fraction of the peak is measured on."""
     vocabulary = Vocabulary()
     space = gym.spaces.Box(-1, 1, (8,))
     steps = context // 10 + 1

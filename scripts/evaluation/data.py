@@ -102,17 +102,17 @@ def named_sets(paths: Sequence[str], opened: Sequence[OpenedSource], limit: int 
         like.sort(key=lambda source: source.name != name)
         if like:
             data = open_source(SourceSettings(path=path, max_side=like[0].settings.max_side), set()).data
-        side = whole(data)
-        yield EvaluationSet(name, list(side.documents(limit)), known(like[0].splits[0]) if like else [],
-                            fingerprint(side, limit))
+        split = whole(data)
+        yield EvaluationSet(name, list(split.documents(limit)), known(like[0].splits[0]) if like else [],
+                            fingerprint(split, limit))
 
 
-def known(side: Split) -> list[Document]:
-    return list(side.documents(KNOWN))
+def known(split: Split) -> list[Document]:
+    return list(split.documents(KNOWN))
 
 
-def fingerprint(side: Split, limit: int | None) -> str:
-    return f"{side.data.fingerprint[:16]}-{zlib.crc32(side.numbers[:limit].tobytes()):08x}"
+def fingerprint(split: Split, limit: int | None) -> str:
+    return f"{split.data.fingerprint[:16]}-{zlib.crc32(split.numbers[:limit].tobytes()):08x}"
 
 
 def trained_worlds(opened: Sequence[OpenedSource]) -> list[str]:

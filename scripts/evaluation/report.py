@@ -143,7 +143,7 @@ class Report:
         """Fraction of the tasks that reach `threshold` per cent of the expert; None without any reference."""
         return scores.share_at([t.normalised for t in self.tasks], threshold)
 
-    def place(self, film: Film) -> float | None:
+    def percent_of_expert(self, film: Film) -> float | None:
         """A film's return in per cent between the task's random policy and expert; None without a reference, and where the
         film shows no whole episode."""
         if film.cut:
@@ -191,7 +191,7 @@ def render_html(report: Report) -> str:
         families=[(name, [t for t in report.tasks if t.family == name]) for name in families],
         bar_end=max([120, *(min(t.normalised, 200) for t in report.tasks if t.normalised is not None)]),
         known=[t for t in report.tasks if t.normalised is not None],
-        films=[(film, report.place(film)) for film in report.films],
+        films=[(film, report.percent_of_expert(film)) for film in report.films],
         share_chart=share_chart(report) if report.share_at(0) is not None else "",
         curve_charts={source: curve_chart(points, f"curve{i}")
                       for i, (source, points) in enumerate(report.curves.items()) if len(points)},

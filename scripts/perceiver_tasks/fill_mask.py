@@ -117,26 +117,25 @@ def mask_words(batch: Batch, rng: np.random.Generator) -> Batch:
     """Mask FRACTION of the words, each with all its bytes; at least one per text.
 
     Returns:
-        inputs and mask as they came, with MASK in place of the words' bytes; places int64 (B, Q) of those bytes, and targets
+        inputs and mask as they came, with MASK in place of the words' bytes; positions int64 (B, Q) of those bytes, and targets
         int64 (B, Q), IGNORED where a text has fewer than Q.
     """
     ids = batch["inputs"].numpy()
-    places = [words_of(row, FRACTION, rng) for row in ids]
-    longest = min(-(-max(map(len, places)) // MULTIPLE) * MULTIPLE, ids.shape[1])
-    at = np.zeros((len(ids), longest), np.int64)
-    targets = np.full_like(at, IGNORED)
-    for row, chosen in enumerate(places):
-        at[row, :len(chosen)] = chosen
+    positions = [words_of(row, FRACTION, rng) for row in ids]
+    longest = min(-(-max(map(len, positions)) // MULTIPLE) * MULTIPLE, ids.shape[1])
+    padded = np.zeros((len(ids), longest), np.int64)
+    inputs, targets = ids.copy(), np.full_like(padded, IGNORED)
+    for row, chosen in enumerate(positions):
+        padded[row, :len(chosen)] = chosen
         targets[row, :len(chosen)] = ids[row, chosen]
-    inputs = ids.copy()
-    for row, chosen in enumerate(places):
         inputs[row, chosen] = MASK
-    return {**batch, "inputs": torch.from_numpy(inputs), "places": torch.from_numpy(at), "targets": torch.from_numpy(targets)}
+    made = {"inputs": inputs, "positions": padded, "targets": targets}
+    return {**batch, **{name: torch.from_numpy(array) for name, array in made.items()}}
 
 
 def loss_of(model: MaskedLanguage, batch: Batch) -> tuple[Mean, Mapping[str, Any]]:
     """Cross-entropy of the masked bytes, in nats per byte, and how many of them are right."""
-    logits = model(batch["inputs"], batch["mask"], batch["places"]).flatten(0, 1).float()
+    logits = model(batch["inputs"], batch["mask"], batch["positions"]).flatten(0, 1).float()
     targets = batch["targets"].flatten()
     kept = targets != IGNORED
     count = int(kept.sum())
@@ -192,11 +191,11 @@ def fill(model: MaskedLanguage, text: str, length: int, positions: int) -> dict[
     ids = torch.tensor([[CLS, *joined, SEP]], device=next(model.parameters()).device)
     if ids.shape[1] > positions:
         raise ValueError(f"the text has {ids.shape[1]} bytes, the model reads {positions}; shorten it")
-    places = (ids[0] == MASK).nonzero()[:, 0]
+    blanks = (ids[0] == MASK).nonzero()[:, 0]
     with torch.no_grad():
-        logits = model(ids, positions=places).float()[0]
+        logits = model(ids, positions=blanks).float()[0]
     logits[:, :BYTE_OFFSET] = -torch.inf                                # a blank is filled with bytes only
     chances, best = logits.softmax(dim=1).max(dim=1)
-    ids[0, places] = best
+    ids[0, blanks] = best
     return {"text": text, "filled": decode_bytes(ids[0].tolist()), "length": length,
             "probability": float(chances.log().mean().exp())}

@@ -44,7 +44,7 @@ def open_unlabelled(paths: list[str], inputs: Inputs, most_skipped: int) -> Unla
     return found
 
 
-def open_pieces(readers: Any, text: TextTokenizer, longest: int) -> Unlabelled:
+def open_tokens(readers: Any, text: TextTokenizer, longest: int) -> Unlabelled:
     found = read_pieces(readers, text.encode, longest, console.with_progress("read"))
     note_skipped(found, [])
     return found
@@ -103,7 +103,7 @@ class Probe:
     def __init__(self, data: Labelled, most: int = PROBED) -> None:
         """most: samples of the training part, and of the held-out part, that are looked at."""
         rng = stream(0, "probe")
-        self.train, self.held_out = (np.sort(rng.permutation(side)[:most]) for side in data.split(HELD_OUT))
+        self.train, self.held_out = (np.sort(rng.permutation(split)[:most]) for split in data.split(HELD_OUT))
         self.data = data
 
     def __call__(self, vectors: Callable[[list[Any]], np.ndarray], per_class: int | None = None,
@@ -115,7 +115,7 @@ class Probe:
             per_class: learn from so many samples of each class, chosen anew in each of `draws` whose mean counts.
         """
         data, truth = self.data, self.data.labels[self.held_out]
-        train, test = (vectors([data.samples[i] for i in side]) for side in (self.train, self.held_out))
+        train, test = (vectors([data.samples[i] for i in split]) for split in (self.train, self.held_out))
         found: dict[str, list[float]] = {"knn": [], "linear": []}
         for draw in range(draws):
             chosen = np.arange(len(self.train))

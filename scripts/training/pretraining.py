@@ -24,7 +24,7 @@ from calico.datasets.streams import ORDER, shuffled, stream
 from calico.datasets.texts import TextReader
 from calico.scripts.common.config import config_to_json, given, load_config, save_resolved
 from calico.scripts.training import runs
-from calico.scripts.training.encoder_data import HELD_OUT, Probe, embed, open_labelled, open_pieces, open_unlabelled
+from calico.scripts.training.encoder_data import HELD_OUT, Probe, embed, open_labelled, open_tokens, open_unlabelled
 from calico.tokenizers.text import TextTokenizer
 
 FREE = ("out", "data.most_skipped", *runs.LENGTH)      # what a continued run may change
@@ -142,7 +142,7 @@ def text_tokenizer(settings: PretrainSettings, saved: checkpoint.Checkpoint | No
 def open_data(settings: PretrainSettings, inputs: Inputs) -> Unlabelled:
     """What may be learnt from: without the samples that are held out."""
     if inputs.text is not None:
-        found = open_pieces(TextReader(*settings.data.paths), inputs.text, settings.text.max_length)
+        found = open_tokens(TextReader(*settings.data.paths), inputs.text, settings.text.max_length)
     else:
         found = open_unlabelled(settings.data.paths, inputs, settings.data.most_skipped)
     learnt = np.flatnonzero(~is_held_out(found.keys, HELD_OUT))
