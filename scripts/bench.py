@@ -27,7 +27,6 @@ SCORES = "perceiver-scores"     # has a parser of its own
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, measure, print."""
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] == SCORES:
         return int(import_module("calico.scripts.benchmarks.perceiver_scores").main(words[1:]))
@@ -35,10 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("what", choices=(*BENCHES, SCORES))
     parser.add_argument("--compile", action="store_true", help="training: with torch.compile")
     parser.add_argument("--turns", type=int, default=5, help="how often each side runs (default 5)")
-    parser.add_argument("--json", action="store_true")
+    console.add_common(parser, "--json")
     arguments = parser.parse_args(words)
-    if arguments.turns < 1:
-        raise ValueError(f"--turns {arguments.turns} must be at least 1")
+    console.check_positive(arguments, "turns")
 
     import torch  # late: it takes seconds
 
@@ -49,10 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     options = {"compiled": arguments.compile} if arguments.what == "training" else {}
     found = {**bench(arguments.turns, **options), "threads": torch.get_num_threads(), "cores": os.cpu_count(),
              "load_average": round(os.getloadavg()[0], 2)}
-    if arguments.json:
-        console.print_json(found)
-    else:
-        console.print_table(("figure", "value"), list(found.items()))
+    console.print_result(found, arguments.json, ("figure", "value"), found.items())
     return 0
 
 

@@ -20,7 +20,6 @@ SAMPLED = 0.9              # temperature where several are drawn: Gato, appendix
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, describe, print."""
     parser = console.make_parser("caption", __doc__)
     parser.add_argument("run")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
@@ -28,14 +27,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--best-of", type=int, metavar="N", help="draw so many and keep the likeliest different ones")
     parser.add_argument("--beams", type=int, metavar="N", help="beam search in place of drawing")
     parser.add_argument("--temperature", type=float, help=f"0 is greedy (default 0; {SAMPLED} where several are drawn)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-side", type=int, metavar="PIXELS", help="default: what the run was trained with")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", action="store_true")
+    console.add_common(parser, "--seed", "--max-side", "--device", "--json")
     arguments = parser.parse_args(argv)
     drawn, temperature = check_options(arguments)
 
-    from calico.agent.sampling import SamplingConfig  # torch takes seconds: not before the words are known to be right
+    from calico.agent.sampling import SamplingConfig
     from calico.agent.talk import Generated, TextGenerator
     from calico.scripts.common.media_inputs import in_batches, load
 
@@ -47,17 +43,16 @@ def main(argv: list[str] | None = None) -> int:
 
     captions = in_batches(describe, pictures, drawn)
     if arguments.best_of:                                      # the best of many draws are often one and the same
-        captions = [list({said.text: said for said in group}.values()) for group in captions]
+        captions = [list({caption.text: caption for caption in group}.values()) for group in captions]
     captions = [group[: arguments.samples] for group in captions]
     described = list(zip(arguments.images, captions, strict=True))
     if arguments.json:
-        console.print_json([{"image": path, "caption": group[0].text,
-                             "captions": [{"caption": said.text, "log_likelihood": said.log_likelihood} for said in group]}
-                            for path, group in described])
+        console.print_json([{"image": path, "caption": group[0].text, "captions": [
+            {"caption": one.text, "log_likelihood": one.log_likelihood} for one in group]} for path, group in described])
         return 0
     for path, group in described:
-        for said in group:
-            print(console.printable(f"{path}: {said.text}"))
+        for caption in group:
+            print(console.printable(f"{path}: {caption.text}"))
     return 0
 
 
@@ -67,9 +62,7 @@ def check_options(arguments: Any) -> tuple[int, float]:
     Raises:
         ValueError: options that contradict each other.
     """
-    for name in ("samples", "best_of", "beams"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(arguments, name)} must be at least 1")
+    console.check_positive(arguments, "samples", "best_of", "beams")
     if arguments.beams is not None and (arguments.best_of is not None or arguments.temperature is not None):
         raise ValueError("--beams searches and draws nothing; leave --best-of and --temperature away")
     drawn = arguments.beams or arguments.best_of or arguments.samples

@@ -4,7 +4,7 @@
     calico chat runs/demo --message "who are you?" --json  # one turn, for programs
     calico chat runs/demo --history talk.jsonl             # go on with what /save talk.jsonl has kept
 
-What was said stays in the model's window; once that is full, the oldest turns are left out, and you are told.
+What was said stays in the model's window; once that is full, the oldest turns are left out, and a note says so.
 """
 
 import time
@@ -16,16 +16,13 @@ from calico.scripts.common import console
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, talk."""
     parser = console.make_parser("chat", __doc__)
     parser.add_argument("run")
     parser.add_argument("--message", help="say this, print the reply and end")
     parser.add_argument("--image", type=Path, help="a picture or a sound to go with the first message")
     parser.add_argument("--history", type=Path, metavar="FILE", help="what was said before: a file with one dialogue")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-side", type=int, metavar="PIXELS", help="of pictures; default: what the run was trained with")
-    parser.add_argument("--device", default="cpu")
+    console.add_common(parser, "--seed", "--max-side", "--device")
     parser.add_argument("--json", action="store_true", help="with --message: also tokens, seconds and what was left out")
     arguments = parser.parse_args(argv)
     if arguments.json and arguments.message is None:
@@ -33,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.message is not None and not arguments.message.strip():
         raise ValueError('--message is empty; say something, such as "who are you?"')
 
-    from calico.agent.sampling import SamplingConfig  # torch takes seconds: not before the words are known to be right
+    from calico.agent.sampling import SamplingConfig
     from calico.agent.talk import Conversation, TextGenerator, user_message
     from calico.scripts.common.chat_loop import Chat, Stream, describe_truncation, load_history
     from calico.scripts.common.media_inputs import load_agent, read_shown

@@ -18,16 +18,14 @@ SPELLINGS = {"--out": "out", "--steps": "training.steps", "--minutes": "training
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Collect, train, judge, report."""
     parser = console.make_parser("demo", __doc__)
-    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings that win over the config's")
+    console.add_common(parser, "overrides")
     parser.add_argument("--episodes", type=int, default=EPISODES, help=f"judged per task (default {EPISODES})")
     console.add_old_spellings(parser, SPELLINGS)
     arguments = parser.parse_args(argv)
-    if arguments.episodes < 1:
-        raise ValueError(f"--episodes {arguments.episodes} must be at least 1")
+    console.check_positive(arguments, "episodes")
 
-    from calico.scripts.common.settings import load_settings  # torch takes seconds: not before the words are known to be right
+    from calico.scripts.common.settings import load_settings
     from calico.scripts.training.demo import demo
 
     console.wrote(*demo(load_settings("demo", arguments.overrides), arguments.episodes))

@@ -4,9 +4,9 @@
     calico evaluate runs/demo --suite captions --suite vqa --json
     calico evaluate runs/joint --suite chat --against runs/words  # another run beside it
     calico evaluate runs/joint --suite text --data book.txt       # data of your own
-    torchrun --nproc-per-node 4 -m calico.scripts.evaluate runs/demo     # each rank its share of the control episodes
+    torchrun --nproc-per-node 4 -m calico.scripts.evaluate runs/demo     # each rank a part of the control episodes
 
-Suites: `control` plays the run's tasks; `captions`, `vqa`, `chat` and `text` judge what its config held out
+Suites: `control` plays the run's tasks; `captions`, `vqa`, `chat` and `text` evaluate what its config held out
 (`data.sources[].held_out: 0.2`), or --data, and pictures of the worlds that it was trained on, drawn with seeds that no data
 set holds. Beside the run's own figure (`model`) stand the same with pictures `blanked` to grey or left out (`question_only`),
 baselines from the training data (`nearest` by pixels, `most_frequent`, `unigram`), and --against.
@@ -24,7 +24,6 @@ SUITES = ("control", "captions", "vqa", "chat", "text")   # all but the first: s
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, evaluate, report."""
     parser = console.make_parser("evaluate", __doc__)
     parser.add_argument("run")
     parser.add_argument("--suite", choices=SUITES, action="append",
@@ -33,20 +32,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--num-envs", type=int, default=16, help="environments side by side (default 16)")
     parser.add_argument("--pictures", type=int, default=100, help="per drawn world (default 100)")
     parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), help="(default: those that the run was trained on)")
-    parser.add_argument("--data", nargs="+", default=[], metavar="PATH", help="judge these in place of what the run held out")
-    parser.add_argument("--limit", type=int, metavar="N", help="judge the first N documents of each data set (default: all)")
+    parser.add_argument("--data", nargs="+", default=[], metavar="PATH", help="evaluate these, not what the run held out")
+    parser.add_argument("--limit", type=int, metavar="N", help="evaluate the first N documents of each data set (default: all)")
     parser.add_argument("--against", metavar="RUN", help="another run, such as one of the same size without pictures")
     parser.add_argument("--temperature", type=float, default=1.0, help="of actions (default 1); text is greedy")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html and report.json, with films and a chat")
     parser.add_argument("--isolate", action="store_true", help="each environment in a process of its own")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", action="store_true")
+    console.add_common(parser, "--device", "--json")
     arguments = parser.parse_args(argv)
-    for name in ("episodes", "num_envs", "pictures", "limit"):
-        if (number := getattr(arguments, name)) is not None and number < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {number} must be at least 1")
+    console.check_positive(arguments, "episodes", "num_envs", "pictures", "limit")
 
-    from calico.scripts.evaluation.all_suites import evaluate  # torch takes seconds: not before the words are right
+    from calico.scripts.evaluation.all_suites import evaluate
 
     return evaluate(arguments)
 

@@ -16,14 +16,13 @@ FORMATS = ("minari", "lerobot")   # datasets/formats/FORMAT.py has `write_FORMAT
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, read, write."""
     parser = console.make_parser("export", __doc__)
     parser.add_argument("format", choices=FORMATS)
     parser.add_argument("data", type=Path, help="a folder of episodes, or one of its files")
     parser.add_argument("--out", type=Path, required=True, help="folder of data sets; this one gets a folder of its own in it")
     arguments = parser.parse_args(argv)
 
-    from calico.datasets.episodes import EpisodeReader  # late: what it loads takes a while
+    from calico.datasets.episodes import EpisodeReader
     from calico.tokenizers.episode import Episode
 
     write = getattr(import_module(f"calico.datasets.formats.{arguments.format}"), f"write_{arguments.format}")

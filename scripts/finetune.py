@@ -23,21 +23,19 @@ SPELLINGS = {"--label": "label", "--labels-per-class": "labels_per_class", "--fr
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, train or predict, report."""
     parser = console.make_parser("finetune", __doc__)
     parser.add_argument("encoder", help="a run of calico pretrain; with --predict one of calico finetune")
     parser.add_argument("data", nargs="+", metavar="DATA [key=value ...]",
                         help="labelled data, then settings such as training.steps=500; with --predict files or texts")
     parser.add_argument("--out", metavar="RUN", help="folder of the new run")
     parser.add_argument("--predict", action="store_true", help="name the classes of files or texts")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--json", action="store_true")
+    console.add_common(parser, "--device", "--json")
     console.add_old_spellings(parser, SPELLINGS)
     arguments = parser.parse_args(argv)
     if not arguments.predict and arguments.out is None:
         raise ValueError("--out is missing; name the folder of the new run")
 
-    from calico.scripts.common.config import load_config  # torch takes seconds: not before the words are known to be right
+    from calico.scripts.common.config import load_config
     from calico.scripts.training import classification
     from calico.scripts.training.finetuning import FinetuneSettings, finetune, predict
 

@@ -24,7 +24,6 @@ NAMED = 5      # episodes that were left out; the others are counted
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, open, write."""
     parser = console.make_parser("import", __doc__)
     parser.add_argument("format", choices=FORMATS)
     parser.add_argument("path", type=Path, help="a data set's folder or file")
@@ -32,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder; the task gets one of its own in it")
     arguments = parser.parse_args(argv)
 
-    from calico.datasets.episodes import EpisodeWriter  # late: what it loads takes a while
+    from calico.datasets.episodes import EpisodeWriter
 
     read = getattr(import_module(f"calico.datasets.formats.{arguments.format}"), f"read_{arguments.format}")
     foreign = read(arguments.path.expanduser(), arguments.task, spaces_of(arguments.task))

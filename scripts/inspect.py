@@ -22,7 +22,6 @@ from calico.scripts.common.console import make_parser, print_json, run_command
 
 @run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, read, print."""
     parser = make_parser("inspect", __doc__)
     parser.add_argument("target", metavar="TASK|FILE", help="a task's name, or a file or folder of data")
     parser.add_argument("--index", type=int, default=0, help="which episode or document of the file (default 0)")
@@ -36,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the fields as JSON")
     args = parser.parse_args(argv)
 
-    from calico.scripts.common.inspecting import inspect_target  # late: what it loads takes a second
+    from calico.scripts.common.inspecting import inspect_target
     from calico.scripts.common.token_view import render, token_rows
 
     shown = inspect_target(args.target, layout=args.layout, index=args.index, start=args.start, steps=args.steps,

@@ -44,16 +44,11 @@ VERBS = {
 def usage() -> str:
     """The text of `calico --help`."""
     width = max(map(len, VERBS))
-    lines = [f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items()]
-    return "\n".join([
-        "usage: calico VERB [options]",
-        "",
-        "Calico, a Gato-style generalist agent: one network, one set of weights, one token stream.",
-        "",
-        *lines,
-        "",
-        "calico VERB --help shows a verb's options and an example. First command to try: calico demo",
-    ])
+    verbs = "\n".join(f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items())
+    return ("usage: calico VERB [options]\n\n"
+            "Calico, a Gato-style generalist agent: one network, one set of weights, one token stream.\n\n"
+            f"{verbs}\n\n"
+            "calico VERB --help shows a verb's options and an example. First command to try: calico demo")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"; did you mean `calico {close[0]}`?" if close else ""
         print(f"calico: unknown verb {verb!r}{hint} There are: {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    from calico.scripts.common.console import run_command  # late: it loads rich
+    from calico.scripts.common.console import run_command  # here and not above: it loads rich
 
     return run_command(importlib.import_module(f"calico.scripts.{verb}").main)(rest)
 

@@ -17,20 +17,15 @@ from calico.scripts.common import console
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, train, report."""
     parser = console.make_parser("pretrain", __doc__)
     parser.add_argument("config", help="a YAML file, or pretrain_images, pretrain_speech, pretrain_text")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings that win over the file's")
+    console.add_common(parser, "overrides", "--device")
     parser.add_argument("--probe", metavar="DATA", help="labelled data of the same kind, to measure the encoder on every "
                                                          "training.evaluate_every steps")
     parser.add_argument("--label", default="label", metavar="FIELD", help="field of a .jsonl record that has the class")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     arguments = parser.parse_args(argv)
 
-    from calico.scripts.training.pretraining import (  # torch takes seconds: not before the words are known to be right
-        load_settings,
-        pretrain,
-    )
+    from calico.scripts.training.pretraining import load_settings, pretrain
 
     settings = load_settings(arguments.config, arguments.overrides)
     console.wrote(pretrain(settings, arguments.probe, arguments.label, arguments.device))

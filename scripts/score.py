@@ -2,7 +2,7 @@
 
     calico score CartPole-v1 Acrobot-v1                      # 20 episodes of each, a table
     calico score --family classic --episodes 100 --json
-    torchrun --nproc-per-node 4 -m calico.scripts.score --family atari     # each rank its share; see common/sharding.py
+    torchrun --nproc-per-node 4 -m calico.scripts.score --family atari     # each rank a part; see common/sharding.py
 
 Every episode leaves a small file under --out, so that a stopped measurement goes on where it was; one made with other
 packages, another view or an expert that was changed since is played again. `--write` puts finished tasks into the table that
@@ -19,7 +19,6 @@ POLICIES = ("random", "expert")
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, play, sum up."""
     parser = console.make_parser("score", __doc__)
     parser.add_argument("tasks", nargs="*", metavar="TASK", help="names from `calico tasks`")
     parser.add_argument("--family", metavar="F", help=f"all tasks of this family: {', '.join(FAMILIES)}")
@@ -29,12 +28,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--time-limit", type=float, default=120.0, help="seconds a step or a reset may take (default 120)")
     parser.add_argument("--out", type=Path, default=Path("runs/score"), help="results of the episodes (default runs/score)")
     parser.add_argument("--write", action="store_true", help="put the results into the package's table")
-    parser.add_argument("--json", action="store_true")
+    console.add_common(parser, "--json")
     arguments = parser.parse_args(argv)
-    if arguments.episodes < 1:
-        raise ValueError(f"--episodes {arguments.episodes} must be at least 1")
+    console.check_positive(arguments, "episodes")
 
-    from calico.scripts.evaluation.references import score  # late: what it loads takes a second
+    from calico.scripts.evaluation.references import score
 
     return score(arguments)
 

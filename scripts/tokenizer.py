@@ -14,7 +14,6 @@ from calico.scripts.common import console
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, read, learn, write."""
     parser = console.make_parser("tokenizer", __doc__)
     parser.add_argument("action", choices=["train"])
     parser.add_argument("files", nargs="+", metavar="FILES", help="files or folders of text, captions, dialogues or episodes")
@@ -22,11 +21,10 @@ def main(argv: list[str] | None = None) -> int:
                         "(default 4096); a small text gives fewer")
     parser.add_argument("--out", type=Path, default=Path("tokenizer.model"), metavar="FILE",
                         help="the SentencePiece model to write (default tokenizer.model)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
+    console.add_common(parser, "--seed", "--json")
     arguments = parser.parse_args(argv)
 
-    from calico.datasets.open_data import open_data  # torch takes seconds: not before the words are known to be right
+    from calico.datasets.open_data import open_data
     from calico.datasets.publish import publish, temporary_name
     from calico.scripts.common.settings import SourceSettings
     from calico.scripts.common.sources import OpenedSource, limited, strings

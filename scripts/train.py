@@ -14,14 +14,12 @@ from calico.scripts.common import console
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, train, report."""
     parser = console.make_parser("train", __doc__)
     parser.add_argument("config", help="a YAML file, or the name of one that comes with Calico: tiny, small, medium, ...")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings that win over the file's")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    console.add_common(parser, "overrides", "--device")
     arguments = parser.parse_args(argv)
 
-    from calico.scripts.common.settings import load_settings  # torch takes seconds: not before the words are known to be right
+    from calico.scripts.common.settings import load_settings
     from calico.scripts.training.agent import train
 
     console.wrote(train(load_settings(arguments.config, arguments.overrides), arguments.device))

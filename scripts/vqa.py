@@ -14,19 +14,17 @@ from calico.scripts.common import console
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
-    """Parse, answer, print."""
     parser = console.make_parser("vqa", __doc__)
     parser.add_argument("run")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a picture or a sound")
     parser.add_argument("question")
-    parser.add_argument("--max-side", type=int, metavar="PIXELS", help="default: what the run was trained with")
-    parser.add_argument("--device", default="cpu")
+    console.add_common(parser, "--max-side", "--device")
     parser.add_argument("--json", action="store_true", help="one object for one picture, a list for several")
     arguments = parser.parse_args(argv)
     if not arguments.question.strip():
         raise ValueError('the question is empty; ask something, such as "what colour is the ball?"')
 
-    from calico.agent.talk import TextGenerator  # torch takes seconds: not before the words are known to be right
+    from calico.agent.talk import TextGenerator
     from calico.scripts.common.media_inputs import in_batches, is_sound, load, read_shown
 
     agent, shown = load(arguments.run, arguments.files, arguments.max_side, arguments.device, read_shown)
@@ -37,12 +35,12 @@ def main(argv: list[str] | None = None) -> int:
 
     answered = list(zip(arguments.files, in_batches(answer, shown), strict=True))
     if arguments.json:
-        found = [{"sound" if is_sound(path) else "image": path, "question": arguments.question, "answer": said}
-                 for path, said in answered]
+        found = [{"sound" if is_sound(path) else "image": path, "question": arguments.question, "answer": reply}
+                 for path, reply in answered]
         console.print_json(found if len(found) > 1 else found[0])
         return 0
-    for path, said in answered:
-        print(console.printable(f"{path}: {said}" if len(answered) > 1 else said))
+    for path, reply in answered:
+        print(console.printable(f"{path}: {reply}" if len(answered) > 1 else reply))
     return 0
 
 

@@ -28,7 +28,7 @@ from calico.agent.perceiver.hugging_face import load_hf
 from calico.agent.perceiver.layers import LatentConfig
 from calico.agent.perceiver.sizes import named_size
 from calico.agent.perceiver.tasks import Autoencoder, build
-from calico.scripts.benchmarks.interleaved import seconds
+from calico.scripts.benchmarks.interleaved import peer, seconds
 from calico.scripts.common.memory import PROCESSES, own_peak
 
 BANDS, SIDE, LATENTS, WIDTH, LAYERS, BLOCKS, HEADS, CLASSES = 64, 224, 256, 512, 6, 4, 8, 1000    # the image task
@@ -44,9 +44,9 @@ def bench_perceiver(turns: int) -> dict[str, Any]:
     return {**bench_image(turns), **bench_text(turns), **bench_flow_memory(), **bench_chunks(turns)}
 
 
-def medians(turns: int, sides: dict[str, Run]) -> dict[str, float]:
+def medians(turns: int, candidates: dict[str, Run]) -> dict[str, float]:
     """Median seconds of each side, run in turns after one that does not count."""
-    return dict(zip(sides, seconds(turns, *sides.values()), strict=True))
+    return dict(zip(candidates, seconds(turns, *candidates.values()), strict=True))
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def bench_image(turns: int) -> dict[str, Any]:
             answers[name] = build_peer(picture)
         except ImportError:
             continue
-    forward = medians(turns, {name: without_gradient(answer) for name, (_, answer) in answers.items()})
+    forward = medians(turns, {name: torch.inference_mode()(answer) for name, (_, answer) in answers.items()})
     step = medians(turns, {name: with_gradient(model, answer, label) for name, (model, answer) in answers.items()})
     found: dict[str, Any] = {}
     for what, taken in (("forward", forward), ("step", step)):
@@ -77,16 +77,7 @@ def bench_image(turns: int) -> dict[str, Any]:
     return found
 
 
-def without_gradient(answer: Callable[[], Tensor]) -> Run:
-    """A forward pass alone."""
-    def run() -> None:
-        with torch.inference_mode():
-            answer()
-    return run
-
-
 def with_gradient(model: nn.Module, answer: Callable[[], Tensor], label: Tensor) -> Run:
-    """Forward and backward of a cross-entropy."""
     def run() -> None:
         model.zero_grad()
         F.cross_entropy(answer(), label).backward()
@@ -95,20 +86,11 @@ def with_gradient(model: nn.Module, answer: Callable[[], Tensor], label: Tensor)
 
 def transformers_classifier() -> Any:
     """Hugging Face's, random weights, no dropout."""
-    transformers = import_transformers()
+    transformers = peer("transformers")
     return transformers.PerceiverForImageClassificationFourier(transformers.PerceiverConfig(
         num_latents=LATENTS, d_latents=WIDTH, d_model=261, num_blocks=BLOCKS, num_self_attends_per_block=LAYERS,
         num_self_attention_heads=HEADS, num_cross_attention_heads=1, attention_probs_dropout_prob=0.0, image_size=SIDE,
         num_labels=CLASSES)).eval()
-
-
-def import_transformers() -> Any:
-    """transformers, or an ImportError that says how to get it."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError('the peer is Hugging Face\'s transformers; run: pip install "calico-agent[dev]"') from error
-    return transformers
 
 
 def lucidrains_answer(picture: Tensor) -> tuple[nn.Module, Callable[[], Tensor]]:
@@ -137,14 +119,14 @@ def krasserm_answer(picture: Tensor) -> tuple[nn.Module, Callable[[], Tensor]]:
 
 def krasserm_classifier(side: int, bands: int, latent: LatentConfig, labels: int) -> nn.Module:
     """perceiver-io's classifier of pictures (B, side, side, 3)."""
-    from perceiver.model.vision import image_classifier as peer
+    from perceiver.model.vision import image_classifier as theirs
 
-    return peer.ImageClassifier(peer.ImageClassifierConfig(
-        encoder=peer.ImageEncoderConfig(
+    return theirs.ImageClassifier(theirs.ImageClassifierConfig(
+        encoder=theirs.ImageEncoderConfig(
             image_shape=(side, side, 3), num_frequency_bands=bands, num_cross_attention_heads=1,
             num_self_attention_heads=latent.heads, num_self_attention_layers_per_block=latent.layers,
             num_self_attention_blocks=latent.blocks),
-        decoder=peer.ClassificationDecoderConfig(num_classes=labels, num_output_query_channels=latent.width,
+        decoder=theirs.ClassificationDecoderConfig(num_classes=labels, num_output_query_channels=latent.width,
                                                  num_cross_attention_heads=1),
         num_latents=latent.latents, num_latent_channels=latent.width))
 
@@ -161,17 +143,17 @@ def same(ours: Tensor, theirs: Tensor) -> None:
 def bench_text(turns: int) -> dict[str, Any]:
     """The language model on a short text, which transformers reads padded to 2,048 bytes, as its documentation shows, and
     decodes at all 2,048 positions. Nine tenths of the work are the 26 layers on the latents, the same for both."""
-    transformers = import_transformers()
+    transformers = peer("transformers")
     torch.manual_seed(0)
     theirs = transformers.PerceiverForMaskedLM(transformers.PerceiverConfig(qk_channels=256, v_channels=1280)).eval()
     ours = load_hf(theirs.state_dict(), theirs.config.to_dict())
     mask = (torch.arange(2048) < TEXT_BYTES).long()[None]
     ids = torch.randint(6, 262, (1, 2048)) * mask
-    sides: dict[str, Callable[[], Tensor]] = {"calico": lambda: ours(ids[:, :TEXT_BYTES]),
+    candidates: dict[str, Callable[[], Tensor]] = {"calico": lambda: ours(ids[:, :TEXT_BYTES]),
                                               "transformers": lambda: theirs(inputs=ids, attention_mask=mask).logits}
     with torch.inference_mode():
-        same(sides["calico"](), sides["transformers"]()[:, :TEXT_BYTES])
-    runs = {name: without_gradient(answer) for name, answer in sides.items()}
+        same(candidates["calico"](), candidates["transformers"]()[:, :TEXT_BYTES])
+    runs = {name: torch.inference_mode()(answer) for name, answer in candidates.items()}
     found = {"float32": medians(turns, runs)}
     chosen = acting_dtype(torch.device("cpu"), "auto")
     if chosen == torch.bfloat16:
@@ -207,7 +189,7 @@ def our_flow(threads: int) -> float:
 def transformers_flow(threads: int) -> float:
     """Megabytes."""
     torch.set_num_threads(threads)
-    transformers = import_transformers()
+    transformers = peer("transformers")
     model = transformers.PerceiverForOpticalFlow(transformers.PerceiverConfig(
         num_latents=2048, d_latents=512, d_model=322, num_self_attends_per_block=24, num_self_attention_heads=16,
         num_cross_attention_heads=1, train_size=list(FLOW_SIZE))).eval()
@@ -227,7 +209,7 @@ def peak_megabytes() -> float:
 @torch.inference_mode()
 def bench_chunks(turns: int) -> dict[str, Any]:
     """A whole clip in 128 chunks."""
-    transformers = import_transformers()
+    transformers = peer("transformers")
     torch.manual_seed(0)
     theirs = transformers.PerceiverForMultimodalAutoencoding(transformers.PerceiverConfig(
         num_latents=784, d_latents=512, d_model=704, num_self_attends_per_block=8, num_self_attention_heads=8,

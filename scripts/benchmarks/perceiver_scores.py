@@ -11,6 +11,7 @@ Settings are those of `calico perceive TASK train`. Run it with one thread on a 
 
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ Config = ClassifierConfig | LanguageConfig
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parse, train each in turn, print."""
     parser = console.make_parser("bench perceiver-scores", __doc__)
     parser.add_argument("task", choices=[*KINDS, FILL_MASK])
     parser.add_argument("more", nargs="*", metavar="DATA ...", help="as in `calico perceive TASK train`")
@@ -49,11 +49,8 @@ def main(argv: Sequence[str]) -> int:
             name: fit(task, arguments.data, settings, Path(folder) / name, arguments.device, network)
             for name, network in networks(task).items()}
     figures = [figure for figure in FIGURES if figure in reports["calico"]]
-    if arguments.json:
-        console.print_json({name: {figure: report[figure] for figure in figures} for name, report in reports.items()})
-    else:
-        console.print_table(("library", *figures), [[name, *(report[figure] for figure in figures)]
-                                                    for name, report in reports.items()])
+    found = {name: {figure: report[figure] for figure in figures} for name, report in reports.items()}
+    console.print_result(found, arguments.json, ("library", *figures), [[name, *row.values()] for name, row in found.items()])
     return 0
 
 
@@ -64,19 +61,11 @@ def networks(task: str) -> dict[str, Callable[[Any], nn.Module]]:
             ("transformers", "transformers", TransformersPerceiver, ("classify-image", "classify-text", FILL_MASK)),
             ("perceiver-pytorch", "perceiver_pytorch", PerceiverPytorch, tuple(KINDS)),
             ("perceiver-io", "perceiver", PerceiverIO, ("classify-image",))):
-        if task in tasks and installed(package):
+        if task in tasks and find_spec(package):
             found[name] = peer
+        elif task in tasks:
+            console.note(f"{package} is not installed and is left out")
     return found
-
-
-def installed(package: str) -> bool:
-    """Whether it can be imported."""
-    try:
-        __import__(package)
-    except ImportError:
-        console.note(f"{package} is not installed and is left out")
-        return False
-    return True
 
 
 class TransformersPerceiver(nn.Module):
@@ -103,10 +92,10 @@ class TransformersPerceiver(nn.Module):
                 transformers.PerceiverForImageClassificationConvProcessing)
         self.model = made(transformers.PerceiverConfig(**sizes))
 
-    def forward(self, inputs: Tensor, mask: Tensor | None = None, places: Tensor | None = None) -> Tensor:
-        """Scores (B, labels), or of bytes at places (B, Q): (B, Q, BYTES). It decodes every position."""
+    def forward(self, inputs: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Scores (B, labels), or of bytes at positions (B, Q): (B, Q, BYTES). It decodes every position."""
         scores = self.model(inputs=inputs, attention_mask=None if mask is None else mask.long()).logits
-        return scores if places is None else scores.gather(1, places[..., None].expand(-1, -1, scores.shape[2]))
+        return scores if positions is None else scores.gather(1, positions[..., None].expand(-1, -1, scores.shape[2]))
 
 
 class PerceiverPytorch(nn.Module):
@@ -125,7 +114,7 @@ class PerceiverPytorch(nn.Module):
                  "latent_dim_head": latent.width // latent.heads}
         match reader:
             case TextConfig():
-                self.table, self.places = nn.Embedding(BYTES, reader.width), nn.Embedding(reader.positions, reader.width)
+                self.table, self.positions = nn.Embedding(BYTES, reader.width), nn.Embedding(reader.positions, reader.width)
                 self.query = nn.Parameter(0.02 * torch.randn(1, latent.width))
                 self.model = perceiver_pytorch.PerceiverIO(depth=latent.layers, dim=reader.width, queries_dim=latent.width,
                                                            logits_dim=config.labels, **sizes)
@@ -142,8 +131,8 @@ class PerceiverPytorch(nn.Module):
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Scores (B, labels)."""
         if isinstance(self.config.reader, TextConfig):
-            places = torch.arange(inputs.shape[1], device=inputs.device)
-            return self.model(self.table(inputs) + self.places(places), mask=mask, queries=self.query)[:, 0]
+            positions = torch.arange(inputs.shape[1], device=inputs.device)
+            return self.model(self.table(inputs) + self.positions(positions), mask=mask, queries=self.query)[:, 0]
         return self.model(inputs.permute(0, 2, 3, 1) if self.reader is None else self.reader(inputs))
 
 

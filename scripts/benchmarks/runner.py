@@ -18,7 +18,7 @@ from calico.envs.experts import RandomPolicy
 from calico.envs.isolated import isolated
 from calico.envs.registry import Task, get_task, make
 from calico.envs.runner import rollout
-from calico.scripts.benchmarks.interleaved import interleaved
+from calico.scripts.benchmarks.interleaved import interleaved, peer
 
 ROWS = 16
 CORES = os.cpu_count() or 1
@@ -44,8 +44,8 @@ def bench_runner(turns: int) -> dict[str, Any]:
               "atari_one_process_vs_sync": sync / alone}
     # Each in a process of its own: once an off-screen camera exists, Gymnasium's viewer draws into its small buffer.
     with ProcessPoolExecutor(1, mp.get_context("spawn"), max_tasks_per_child=1) as apart:
-        ours, default = interleaved(turns, lambda: apart.submit(pixel_seconds, 400).result(),
-                                 lambda: apart.submit(default_pixel_seconds, 10).result())
+        ours, default = interleaved(turns, lambda: apart.submit(pixel_seconds, 400, False).result(),
+                                 lambda: apart.submit(pixel_seconds, 10, True).result())
     found |= {"mujoco_pixels_per_second": 1 / ours, "mujoco_default_pixels_per_second": 1 / default,
               "mujoco_pixels_vs_default": default / ours}
     return found
@@ -59,7 +59,6 @@ class Clocked(RandomPolicy):
         self.stop, self.steps, self.began, self.seconds = stop, 0, 0.0, 0.0
 
     def act(self, observations: Sequence[Any], rows: Sequence[int]) -> list[Any]:
-        """See Policy."""
         if not self.steps:
             self.began = time.perf_counter()
         elif self.steps >= self.stop:
@@ -104,10 +103,7 @@ def bare_seconds(task: Task, steps: int) -> float:
 
 def sync_seconds(steps: int) -> float:
     """Seconds per step of Gymnasium's SyncVectorEnv: its own Atari wrappers, 64x64 grey, four frames."""
-    try:
-        import cv2  # noqa: F401  AtariPreprocessing needs it
-    except ImportError as error:
-        raise ImportError('the peer shrinks frames with OpenCV; run: pip install "calico-agent[dev]"') from error
+    peer("cv2")   # AtariPreprocessing shrinks frames with it
     import ale_py
     from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
@@ -127,17 +123,10 @@ def sync_seconds(steps: int) -> float:
     return seconds / (steps // ROWS * ROWS)
 
 
-def pixel_seconds(steps: int) -> float:
-    """Seconds per step of a cheetah observed in pixels."""
-    return _seconds_per_step(make("HalfCheetah-v5-pixels"), steps, render=False)
-
-
-def default_pixel_seconds(steps: int) -> float:
-    """The same as Gymnasium renders it by default."""
-    return _seconds_per_step(gym.make("HalfCheetah-v5", render_mode="rgb_array", width=64, height=64), steps, render=True)
-
-
-def _seconds_per_step(env: gym.Env, steps: int, render: bool) -> float:
+def pixel_seconds(steps: int, render: bool) -> float:
+    """Seconds per step of a cheetah observed in pixels; render: as Gymnasium renders it by default."""
+    env = (gym.make("HalfCheetah-v5", render_mode="rgb_array", width=64, height=64) if render
+           else make("HalfCheetah-v5-pixels"))
     env.reset(seed=0)
     for _ in range(2):   # the first pictures load shaders
         env.step(env.action_space.sample())

@@ -10,7 +10,6 @@ from calico.tokenizers.vocabulary import Vocabulary
 
 
 def bench_tokenizers(turns: int) -> dict[str, float]:
-    """Whole episodes into tokens, on one core."""
     rng = np.random.default_rng(0)
     steps = 2000
     spaces: dict[str, tuple[gym.Space, np.ndarray]] = {

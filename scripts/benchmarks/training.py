@@ -18,7 +18,7 @@ from calico.agent.training.optimizer import OptimizerConfig
 from calico.agent.training.trainer import Trainer, TrainingConfig
 from calico.datasets.mixture import Batch
 from calico.envs.registry import get_task
-from calico.scripts.benchmarks.interleaved import seconds
+from calico.scripts.benchmarks.interleaved import peer, seconds
 from calico.scripts.common.collecting import collect, collect_scenes
 from calico.scripts.common.settings import SourceSettings, load_settings
 from calico.scripts.common.sources import build_mixture, open_sources, text_tokenizer
@@ -76,7 +76,7 @@ def demo_batches(count: int = 8) -> tuple[list[Batch], Vocabulary]:
 
 
 def state_batch(context: int, rows: int) -> Batch:
-    """A batch with one token in ten a target, no patches: what the share of the peak is measured on."""
+    """A batch with one token in ten a target, no patches: what the fraction of the peak is measured on."""
     vocabulary = Vocabulary()
     space = gym.spaces.Box(-1, 1, (8,))
     steps = context // 10 + 1
@@ -90,13 +90,10 @@ def state_batch(context: int, rows: int) -> Batch:
 
 def gpt2_step(config: Any, vocabulary: Vocabulary, batches: list[Batch]) -> Callable[[], Any]:
     """The peer: Hugging Face's GPT-2, same width, depth, heads and vocabulary, no dropout, loss at every position."""
-    try:
-        from transformers import GPT2Config, GPT2LMHeadModel
-    except ImportError as error:
-        raise ImportError('the peer is Hugging Face\'s GPT-2; run: pip install "calico-agent[dev]"') from error
-    b = config.backbone
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary.size, n_positions=b.context, n_embd=b.width, n_layer=b.depth,
-                                       n_head=b.heads, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)).train()
+    transformers, b = peer("transformers"), config.backbone
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        vocab_size=vocabulary.size, n_positions=b.context, n_embd=b.width, n_layer=b.depth, n_head=b.heads, resid_pdrop=0,
+        embd_pdrop=0, attn_pdrop=0)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     turn = iter(range(1 << 30))
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,9 @@ Ctrl-C stops a reply and keeps what there is of it."""
 
 
 class Chat:
-    """The loop at the terminal."""
-
-    def __init__(self, conversation: Conversation, shown: np.ndarray | None, side: int) -> None:
-        """shown: a picture or sound that goes with the first message; side: pixels to which pictures are reduced."""
-        self.conversation, self.shown, self.side = conversation, shown, side
+    def __init__(self, conversation: Conversation, attached: np.ndarray | None, side: int) -> None:
+        """attached: a picture or sound that goes with the first message; side: pixels to which pictures are reduced."""
+        self.conversation, self.attached, self.side = conversation, attached, side
         self.saved: set[Path] = set()                    # files that may be written again
         self.cut = Truncation()                                 # as last reported
 
@@ -66,18 +64,18 @@ class Chat:
             case "/help":
                 return HELP
             case "/reset":
-                self.conversation, self.shown, self.cut = Conversation(self.conversation.speaker), None, Truncation()
+                self.conversation, self.attached, self.cut = Conversation(self.conversation.speaker), None, Truncation()
                 return "(forgotten)"
             case "/image" | "/save" if not rest.strip():
                 raise ValueError(f"name a file: {command} FILE")
             case "/image":
-                self.shown = read_shown(path, self.side)
-                pixels = f"{self.shown.shape[1]}x{self.shown.shape[0]} pixels" if self.shown.ndim > 1 else ""
-                return f"({pixels or f'{len(self.shown) / SOUND_RATE:.1f} seconds of sound'} go with your next message)"
+                self.attached = read_shown(path, self.side)
+                pixels = f"{self.attached.shape[1]}x{self.attached.shape[0]} pixels" if self.attached.ndim > 1 else ""
+                return f"({pixels or f'{len(self.attached) / SOUND_RATE:.1f} seconds of sound'} go with your next message)"
             case "/save":
-                for place in (path, path.with_suffix(".zip")):
-                    if place.exists() and path not in self.saved:
-                        raise ValueError(f"{place} is there already; give another name")
+                for file in (path, path.with_suffix(".zip")):
+                    if file.exists() and path not in self.saved:
+                        raise ValueError(f"{file} is there already; give another name")
                 save_history(self.conversation.messages, path)
                 self.saved.add(path)
                 return f"(wrote {console.printable(str(path))}: {len(self.conversation.messages)} messages)"
@@ -86,13 +84,13 @@ class Chat:
     def say(self, line: str) -> None:
         """One turn. Ctrl-C stops the reply and keeps what is there."""
         messages, stream = self.conversation.messages, Stream()
-        messages.append(user_message(self.shown, line))
+        messages.append(user_message(self.attached, line))
         sys.stdout.write("calico> ")
         try:
             reply = self.conversation.reply(stream.show)
         except KeyboardInterrupt:
-            messages.append({"role": "assistant", "content": stream.shown})
-            stream.end(stream.shown + " (stopped)")
+            messages.append({"role": "assistant", "content": stream.printed})
+            stream.end(stream.printed + " (stopped)")
         except ValueError:
             messages.pop()
             print()
@@ -102,39 +100,36 @@ class Chat:
             if reply.cut and reply.cut != self.cut:
                 print(f"({describe_truncation(reply.cut)})")
             self.cut = reply.cut
-        self.shown = None
+        self.attached = None
 
 
 class Stream:
     """Shows a reply while it is written.
 
     Attributes:
-        shown: what stands there.
+        printed: the text so far.
     """
 
     def __init__(self, silent: bool = False) -> None:
-        self.shown, self.silent = "", silent
+        self.printed, self.silent = "", silent
 
     def show(self, text: str) -> None:
-        """The reply so far."""
         if not text.endswith("\ufffd"):                  # the bytes of a character that is not complete yet
             self._write(text)
 
     def end(self, text: str) -> None:
-        """The whole of it."""
         self._write(text)
         if not self.silent:
             print()
 
     def _write(self, text: str) -> None:
         if not self.silent:
-            sys.stdout.write(console.printable(text[len(self.shown) :]))
+            sys.stdout.write(console.printable(text[len(self.printed) :]))
             sys.stdout.flush()
-        self.shown = text
+        self.printed = text
 
 
 def describe_truncation(cut: Truncation) -> str:
-    """What was left out, in words."""
     parts = []
     if cut.turns:
         parts.append(f"the {cut.turns} oldest turns" if cut.turns > 1 else "the oldest turn")
@@ -155,18 +150,21 @@ def save_history(messages: Sequence[Mapping[str, Any]], path: Path) -> None:
         raise ValueError("nothing was said yet")
     files: dict[str, dict[str, np.ndarray]] = {"image": {}, "audio": {}}
 
-    def named(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-        kind = entry["type"]
-        if kind not in files:
-            return entry
+    def name_of(kind: str, media: np.ndarray) -> str:
         name = f"{len(files[kind])}.{'png' if kind == 'image' else 'wav'}"
-        files[kind][name] = entry[kind]
-        return {"type": kind, kind: name}
+        files[kind][name] = media
+        return name
 
-    plain = [{**message, "content": content if isinstance(content, str) else [named(entry) for entry in content]}
-             for message in messages for content in [message["content"]]]
+    plain = with_media(messages, name_of)
     with DialogueWriter(path) as writer:
         writer.append(plain, files["image"], files["audio"])
+
+
+def with_media(messages: Sequence[Mapping[str, Any]], change: Callable[[str, Any], Any]) -> list[dict[str, Any]]:
+    """The messages with each picture and sound replaced by `change(type, it)`, such as a name by its pixels."""
+    return [{**message, "content": content if isinstance(content, str) else [
+        entry if entry["type"] == "text" else entry | {entry["type"]: change(entry["type"], entry[entry["type"]])}
+        for entry in content]} for message in messages for content in [message["content"]]]
 
 
 def load_history(path: Path, side: int) -> list[dict[str, Any]]:
@@ -178,12 +176,5 @@ def load_history(path: Path, side: int) -> list[dict[str, Any]]:
     reader = DialogueReader(path, max_side=side)
     if len(reader) != 1:
         raise ValueError(f"{path} holds {len(reader)} dialogues; give a file with one, such as /save writes")
-    dialogue = reader[0]
-
-    def shown(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-        kind = entry["type"]
-        given = {"image": dialogue.images, "audio": dialogue.sounds}.get(kind)
-        return entry if given is None else {"type": kind, kind: given[entry[kind]]}
-
-    return [{**message, "content": content if isinstance(content, str) else [shown(entry) for entry in content]}
-            for message in dialogue.messages for content in [message["content"]]]
+    media = {"image": reader[0].images, "audio": reader[0].sounds}
+    return with_media(reader[0].messages, lambda kind, name: media[kind][name])

@@ -13,14 +13,13 @@ dicts too, takes `[x]` for text inside containers and turns the YAML word `no` i
 that names the key, what came and what was expected.
 """
 
-import enum
 import functools
 import json
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar, Union, get_args, get_origin, overload
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, overload
 
 from calico.agent.config_json import OPEN_UNIONS, field_types, is_config, kinds, options, to_json
 from calico.scripts.common.safe_yaml import read_yaml
@@ -60,11 +59,11 @@ def given(path: Path | str | None, overrides: Sequence[str], key: str) -> Any:
         ValueError: as load_config, for what stands on the way.
     """
     found, names = None, key.split(".")
-    for place, value in _layers(path, overrides):
-        if place != names[: len(place)]:
+    for keys, value in _layers(path, overrides):
+        if keys != names[: len(keys)]:
             continue
-        value = _parsed(value, ".".join(place))
-        for name in names[len(place):]:
+        value = _parsed(value, ".".join(keys))
+        for name in names[len(keys):]:
             short = isinstance(value, str) and name == "kind"
             value = value if short else value.get(name) if isinstance(value, Mapping) else None
         found = found if value is None else value
@@ -121,18 +120,6 @@ def _layers(path: Path | str | None, overrides: Sequence[str]) -> list[tuple[lis
             raise ValueError(f"{override!r} is not an override; write key=value, such as seed=1")
         layers.append((key.split("."), _Unread(text)))
     return layers
-
-
-def _resolve(cls: Any, tree: Any, layers: Iterable[tuple[list[str], Any]]) -> Any:
-    """Put the layers on the tree of plain values, then build the object once."""
-    from pydantic import ValidationError
-
-    for path, value in layers:
-        tree = _assign(cls, tree, path, value, "")
-    try:
-        return _checker(cls, tuple(len(known()) for known in OPEN_UNIONS.values()))(tree)
-    except ValidationError as error:
-        raise ValueError(_one_line(cls, tree, error.errors(include_url=False))) from None
 
 
 def _assign(hint: Any, tree: Any, path: list[str], value: Any, key: str) -> Any:
@@ -195,68 +182,60 @@ def _join(key: str, name: str) -> str:
 # ---- checking them
 
 
+def _resolve(cls: Any, tree: Any, layers: Iterable[tuple[list[str], Any]]) -> Any:
+    """Put the layers on the tree of plain values, then build the object once."""
+    from pydantic import ValidationError
+
+    for path, value in layers:
+        tree = _assign(cls, tree, path, value, "")
+    adapter = _adapter(cls, tuple(len(known()) for known in OPEN_UNIONS.values()))
+    try:   # strict JSON mode: a list for a tuple and an object for a dataclass, but no "1" for 1 and no true for 1.0
+        return adapter.validate_json(json.dumps(_json_values(cls, tree)), strict=True, extra="forbid")
+    except ValidationError as error:
+        raise ValueError(_one_line(cls, tree, error.errors(include_url=False))) from None
+    except TypeError as error:   # of a __post_init__
+        raise ValueError(str(error)) from None
+
+
 @functools.cache
-def _checker(cls: Any, known: tuple[int, ...]) -> Any:
+def _adapter(cls: Any, known: tuple[int, ...]) -> Any:
     """Of a dataclass, while so many kinds of backbones are known."""
     from pydantic import TypeAdapter  # late: what only reads --help does not wait for it
 
-    return TypeAdapter(_checked_type(cls)).validate_python
+    for protocol in OPEN_UNIONS:   # which pydantic would take for a class to be an instance of
+        protocol.__get_pydantic_core_schema__ = lambda source, build: build.generate_schema(Union[options(source)])   # noqa: UP007
+    return TypeAdapter(cls)
 
 
-def _checked_type(hint: Any, key: str = "") -> Any:
-    """The type with pydantic's checks. Its strict mode refuses 1e6 for an integer, a list for a tuple and a mapping for a
-    dataclass, its lax mode takes "1" for 1 and True for 1.0; so each leaf is strict, and what is taken besides stands here."""
-    from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Strict, Tag, with_config
-    from typing_extensions import TypedDict  # comes with pydantic, which reads no other before Python 3.12
-
-    origin, args, members = get_origin(hint), get_args(hint), options(hint)
-    inner = functools.partial(_checked_type, key=key)
-    if members != (hint,):
-        choice: Any = Union[tuple(map(inner, members))]   # noqa: UP007 - a tuple of members has no other spelling
-        if kinds(hint):
-            choice = Annotated[choice, Field(discriminator="kind")]
-        elif _one_of_dataclasses(hint):   # told apart by their fields: the first one that has all that are given
-            named = tuple(Annotated[inner(cls), Tag(cls.__name__)] for cls in members)
-            choice = Annotated[Union[named], Discriminator(lambda value: next((   # noqa: UP007
-                cls.__name__ for cls in members if isinstance(value, dict) and value.keys() <= field_types(cls).keys()), None))]
-        return choice | None if types.NoneType in args else choice
-    if is_config(hint):
-        keys = {name: (NotRequired if name in _defaults(hint) else Required)[_checked_type(member, name)]
-                for name, member in field_types(hint).items()}
-        shape: Any = TypedDict(hint.__name__, keys)   # type: ignore[misc]
-        return Annotated[with_config(ConfigDict(extra="forbid"))(shape), AfterValidator(functools.partial(_construct, hint))]
-    if origin is dict:
-        return dict[Annotated[str, Strict()], inner(args[1])]   # type: ignore[misc]
-    if origin in (list, tuple):
-        return origin[tuple(arg if arg is ... else inner(arg) for arg in args)]
-    if origin is Literal and int in map(type, args):   # pydantic takes True and 1.0 for Literal[1]; None is refused
-        return Annotated[hint, BeforeValidator(lambda value: value if type(value) in map(type, args) else None)]
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return Annotated[Literal[tuple(hint.__members__)], AfterValidator(lambda name: hint[name])]
-    if hint is int:         # 1e6 is a float in YAML
-        whole = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
-        return Annotated[int, Strict(), whole]
-    if hint is float:       # as config_to_json writes what JSON lacks
-        written_out = BeforeValidator(lambda value: float(value) if value in ("inf", "-inf", "nan") else value)
-        return Annotated[float, Strict(), written_out]
-    if hint is Path:
-        return Annotated[str, Strict(), AfterValidator(lambda text: Path(text))]
-    if hint in (str, bool):
-        return Annotated[hint, Strict()]
-    if origin is Literal:
-        return hint
-    raise TypeError(f"{key}: config fields of type {hint} are not supported")
+def _json_values(hint: Any, value: Any) -> Any:
+    """The values that strict JSON mode takes: 1e6, a float in YAML, for an integer; "inf", of config_to_json, for a float.
+    null stands for what it would take and should not: true or 1.0 for Literal[1], and keys that are no text."""
+    hint = options(hint)[0] if len(options(hint)) == 1 else hint
+    if isinstance(value, Mapping):
+        named = all(isinstance(name, str) for name in value)
+        return {name: _json_values(_inner(hint, value, name), entry) for name, entry in value.items()} if named else None
+    if isinstance(value, list):
+        return [_json_values(_inner(hint, value, index), entry) for index, entry in enumerate(value)]
+    if get_origin(hint) is Literal:
+        return value if type(value) in map(type, get_args(hint)) else None
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return float(value) if hint is float and value in ("inf", "-inf", "nan") else value
 
 
-def _one_of_dataclasses(hint: Any) -> bool:
-    return len(options(hint)) > 1 and all(map(is_config, options(hint)))
+def _inner(hint: Any, value: Any, name: Any) -> Any:
+    """The type of one field, entry or element of a value; Any where the type has none such."""
+    if cls := _member(hint, value):
+        return field_types(cls).get(name, Any)
+    args = get_args(options(hint)[0])
+    at = 1 if isinstance(value, Mapping) else 0 if args[1:] in ((), (...,)) else name
+    return args[at] if at < len(args) else Any
 
 
-def _construct(cls: Any, values: dict[str, Any]) -> Any:
-    try:
-        return cls(**values)
-    except TypeError as error:   # of __post_init__; pydantic lets it pass
-        raise ValueError(str(error)) from None
+def _member(hint: Any, value: Any) -> Any:
+    """As _dataclass_at; of dataclasses without kinds the first one that has all that are given."""
+    members = [] if kinds(hint) or not isinstance(value, Mapping) else filter(is_config, options(hint))
+    return _dataclass_at(hint, value) or next((cls for cls in members if value.keys() <= field_types(cls).keys()), None)
 
 
 # ---- what is wrong, in one line
@@ -265,36 +244,40 @@ def _construct(cls: Any, values: dict[str, Any]) -> Any:
 def _one_line(root: type, tree: Any, errors: Sequence[Any]) -> str:
     """The error that helps most, in our words and with the key as it is written here: an unknown key comes before a wrong
     value, a missing one last."""
-    error = min(errors, key=lambda error: {"extra_forbidden": 0, "missing": 2}.get(error["type"], 1))
+    rank = {"unexpected_keyword_argument": 0, "missing": 2}
+    return min((found for error in errors if (found := _described(root, tree, error))),
+               key=lambda found: rank.get(found[0], 1))[1]
+
+
+def _described(root: type, tree: Any, error: Any) -> tuple[str, str] | None:
+    """Type and message of one of pydantic's errors; None: of a member of a union that was not meant."""
     hint, value, key = root, tree, ""
     for part in error["loc"]:
-        if _one_of_dataclasses(hint):   # pydantic names the member
-            hint = (kinds(hint) or {cls.__name__: cls for cls in options(hint)})[part]
+        if len(options(hint)) > 1:   # pydantic names the member
+            hint = _member(hint, value) or hint
+            if not is_config(hint):
+                break                # the value fits no member: say what they are
+            if part != hint.__name__:
+                return None
             continue
-        if len(options(hint)) > 1:
-            break                      # the value fits no member: say what they are
         (hint,) = options(hint)
-        args, at = get_args(hint), f"{key}[{part}]" if isinstance(value, list) else _join(key, str(part))
         if is_config(hint) and part not in field_types(hint):
-            return _unknown_key(root, hint, str(part), key)
+            return error["type"], _unknown_key(root, hint, str(part), key)
         if is_config(hint) and part not in value:
-            return f"{at} is missing and has no default; give {_name(field_types(hint)[part])}"
-        if isinstance(value, list) and part >= len(value) or isinstance(value, Mapping) and not isinstance(part, str):
-            break                      # too short a list, or a key that is no text
-        if is_config(hint):
-            inner = field_types(hint)[part]
-        else:
-            inner = args[1] if isinstance(value, Mapping) else args[0 if args[1:] in ((), (...,)) else part]
-        hint, value, key = inner, value[part], at
+            return error["type"], f"{_join(key, part)} is missing and has no default; give {_name(field_types(hint)[part])}"
+        if isinstance(value, list) and part >= len(value):
+            break                    # too short a list
+        key = f"{key}[{part}]" if isinstance(value, list) else _join(key, part)
+        hint, value = _inner(hint, value, part), value[part]
     if error["type"] == "value_error":
-        said = str(error["ctx"]["error"])
-        return f"{key}: {said}" if key and key not in said else said
+        message = str(error["ctx"]["error"])
+        return error["type"], f"{key}: {message}" if key and key not in message else message
     hint = options(hint)[0] if len(options(hint)) == 1 else hint
-    shown = json.dumps(value, default=str)   # as it would stand in a file
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    text = json.dumps(value, default=str)   # as it would stand in a file
+    text = text if len(text) <= 60 else text[:57] + "..."
     came = "" if value is None else f" ({type(value).__name__})"
     advice = "; put it in quotes" if hint in (str, Path) and isinstance(value, bool | int | float) else ""
-    return f"{key or 'the config'} must be {_name(hint)}, not {shown}{came}{advice}"
+    return error["type"], f"{key or 'the config'} must be {_name(hint)}, not {text}{came}{advice}"
 
 
 def _unknown_key(root: type, cls: type, name: str, parent: str) -> str:
@@ -331,8 +314,6 @@ def _name(hint: Any) -> str:
         return " or ".join(map(_name, args))
     if is_config(hint):
         return f"a mapping with the keys {', '.join(field_types(hint))}"
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return f"one of {', '.join(hint.__members__)}"
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, args))}"
     if get_origin(hint) is dict:

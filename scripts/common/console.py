@@ -66,6 +66,28 @@ def make_parser(command: str, doc: str | None) -> Parser:
                   formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
+# Options that several commands have: the same word means the same in each.
+COMMON: dict[str, dict[str, Any]] = {
+    "overrides": {"nargs": "*", "default": [], "metavar": "key=value", "help": "settings that win over the file's"},
+    "--max-side": {"type": int, "metavar": "PIXELS", "help": "of pictures; default: what the run was trained with"},
+    "--seed": {"type": int, "default": 0, "help": "(default 0)"},
+    "--device": {"default": "cpu", "help": "cpu (default) or cuda"},
+    "--json": {"action": "store_true", "help": "print JSON"}}
+
+
+def add_common(parser: argparse.ArgumentParser, *options: str) -> None:
+    """Add some of COMMON."""
+    for option in options:
+        parser.add_argument(option, **COMMON[option])
+
+
+def check_positive(arguments: argparse.Namespace, *names: str) -> None:
+    """Raise ValueError unless each of these options is at least 1 or not given."""
+    for name in names:
+        if (number := getattr(arguments, name)) is not None and number < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {number} must be at least 1")
+
+
 def run_command(main: Main) -> Callable[..., int]:
     """Decorate a script's main(argv): what users can cause becomes one line on stderr and exit code 2.
 
@@ -223,6 +245,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     console.print(table)
 
 
+def print_result(found: Any, as_json: bool, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """JSON for programs, else a table."""
+    if as_json:
+        print_json(found)
+    else:
+        print_table(columns, rows)
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
@@ -236,20 +266,21 @@ def printable(text: str, keep: str = "") -> str:
 
 def print_json(value: Any) -> None:
     """One strict JSON document on stdout; NumPy and torch numbers, dataclasses and paths become plain values."""
-    print(json.dumps(_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
+    """The same tree in plain values that strict JSON has; None for NaN and infinities."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _jsonable(inner) for key, inner in value.items()}
+        return {str(key): jsonable(inner) for key, inner in value.items()}
     if hasattr(value, "tolist"):   # NumPy arrays and scalars, tensors
         value = value.tolist()
     if isinstance(value, list | tuple | set | frozenset):
-        return [_jsonable(inner) for inner in value]
+        return [jsonable(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return None   # JSON has no NaN
+        return None
     return str(value) if isinstance(value, Path) else value
 
 

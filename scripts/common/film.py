@@ -4,7 +4,7 @@
     encode_mp4(reel.sheets(), Path("films/CartPole-v1.mp4"), reel.fps)
 
 All episodes of a reel start together and share one clock; one that has ended keeps its last frame, its score in colour. The
-strip below tells the task, the step and how many tokens the policy reads per second.
+strip below shows the task, the step and how many tokens the policy reads per second.
 """
 
 import io
@@ -59,11 +59,9 @@ class SpeedMeter:
         self.latest: deque[tuple[int, float]] = deque(maxlen=50)
 
     def reset(self, row: int, seed: int, env: gym.Env | None = None) -> None:
-        """See experts.Policy."""
         self.policy.reset(row, seed, env)
 
     def act(self, observations: Sequence[Any], rows: Sequence[int]) -> list[Any]:
-        """See experts.Policy."""
         before, began = self.policy.tokens_read, time.perf_counter()
         actions = self.policy.act(observations, rows)
         self.latest.append((self.policy.tokens_read - before, time.perf_counter() - began))
@@ -86,7 +84,6 @@ class Camera(runner.Film):
         self.rates: dict[int, float | None] = {}
 
     def __call__(self, row: int, seed: int, steps: int, env: gym.Env) -> None:
-        """See OnStep."""
         super().__call__(row, seed, steps, env)
         self.frames[seed][-1] = fit(self.frames[seed][-1], self.side)
         self.fps = min(MOST_FPS, env.metadata.get("render_fps") or FILM_FPS)
@@ -148,7 +145,7 @@ def film_episodes(task: Task | str, policy: AgentPolicy, seeds: Sequence[int], *
     Args:
         seeds: at most REEL_ROWS of them.
     Raises:
-        EnvironmentFault: no episode could be played; one that fails beside others is told and left out.
+        EnvironmentFault: no episode could be played; one that fails beside others is reported and left out.
     """
     name = task if isinstance(task, str) else task.name
     meter = SpeedMeter(policy)
@@ -192,10 +189,10 @@ def fit(frame: np.ndarray, side: int) -> np.ndarray:
 
 def label(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, font: Any, colour: tuple[int, int, int]) -> None:
     """Text on a dark ground in the upper left corner of a tile."""
-    place = corner[0] + 4, corner[1] + 3
-    left, top, right, bottom = draw.textbbox(place, text, font)
+    position = corner[0] + 4, corner[1] + 3
+    left, top, right, bottom = draw.textbbox(position, text, font)
     draw.rectangle((left - 3, top - 2, right + 2, bottom + 2), BLACK)
-    draw.text(place, text, colour, font)
+    draw.text(position, text, colour, font)
 
 
 def shortened(text: str, width: float, draw: ImageDraw.ImageDraw, font: Any) -> str:
@@ -298,16 +295,12 @@ def encode_gif(frames: np.ndarray, fps: float = FILM_FPS, hold: float = 1.0) -> 
 
 def _palette(frames: np.ndarray) -> Image.Image:
     """A palette image: the film's own colours if they are few, else median cut over frames spread over the film."""
-    seen = np.zeros(1 << 24, bool)   # marking is many times faster than sorting all pixels
-    for frame in frames:
-        seen[frame.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)] = True
-    colours = np.flatnonzero(seen)
-    if len(colours) > 256:
+    colours = Image.fromarray(frames.reshape(-1, frames.shape[2], 3)).getcolors(256)   # None: more than 256
+    if colours is None:
         sample = frames[np.linspace(0, len(frames) - 1, min(len(frames), 16)).astype(int)]   # (<=16, height, width, 3)
         return Image.fromarray(sample.reshape(-1, frames.shape[2], 3)).quantize(256, Image.Quantize.MEDIANCUT)
-    colours = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1)   # (n_colours, 3)
     palette = Image.new("P", (1, 1))
-    palette.putpalette(np.resize(colours, (256, 3)).astype(np.uint8).tobytes())
+    palette.putpalette(np.resize(sorted(colour for _, colour in colours), (256, 3)).astype(np.uint8).tobytes())
     return palette
 
 

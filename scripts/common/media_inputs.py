@@ -58,7 +58,6 @@ def read_picture(path: Path, max_side: int = 64) -> np.ndarray:
 
 
 def is_sound(path: Path) -> bool:
-    """Whether the file name has the suffix of a sound."""
     return path.suffix.lower() in SUFFIXES
 
 

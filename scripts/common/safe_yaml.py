@@ -21,7 +21,7 @@ def read_yaml(text: str, source: str) -> Any:
         text: at most some 100 kB; the caller checks that.
         source: file or key, to begin an error with.
     Raises:
-        ValueError: not YAML, or not plain; one line with the place.
+        ValueError: not YAML, or not plain; one line with the position.
     """
     import yaml  # comes with OmegaConf, which reads with it
 
@@ -31,8 +31,8 @@ def read_yaml(text: str, source: str) -> Any:
         return values["value"]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise ValueError(f"{source}: {': '.join(filter(None, (error.context, error.problem)))}{place}") from None
+        position = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ValueError(f"{source}: {': '.join(filter(None, (error.context, error.problem)))}{position}") from None
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise ValueError(f"{source}: {str(error).splitlines()[0]}") from None
 

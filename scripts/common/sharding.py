@@ -52,7 +52,6 @@ class Results:
         self.about = json.loads(json.dumps(about))
 
     def path(self, seed: int) -> Path:
-        """The file of an episode's result."""
         return self.folder / f"{self.who}-{seed}.json"
 
     def get(self, seed: int) -> dict[str, Any] | None:

@@ -1,11 +1,11 @@
-"""All suites on one checkpoint: what there is to judge, the figures, and the report with films and a chat."""
+"""All suites on one checkpoint: what there is to evaluate, the figures, and the report with films and a chat."""
 
 import argparse
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,32 +25,24 @@ from calico.scripts.common import console
 from calico.scripts.common.config import config_from_json
 from calico.scripts.common.settings import RunSettings
 from calico.scripts.common.sharding import Results, rank_and_size
+from calico.scripts.evaluation import data
 from calico.scripts.evaluation.control import UNSEEN, aggregates, film_of, play, report_scores
-from calico.scripts.evaluation.data import (
-    SUITES,
-    UNSEEN_SCENES,
-    EvaluationSet,
-    drawn_captions,
-    drawn_questions,
-    held_out_sets,
-    named_sets,
-    open_here,
-    trained_worlds,
-)
 from calico.scripts.evaluation.pictures import evaluate_captions, evaluate_questions
 from calico.scripts.evaluation.report import Report, TaskScore, format_number, write_report
 from calico.scripts.evaluation.suites import Evaluator, Example, SuiteResult
 from calico.scripts.evaluation.words import evaluate_chat, evaluate_text
 
-JUDGES: dict[str, Callable[[Evaluator, EvaluationSet, Evaluator | None], SuiteResult[Any]]] = {
+Evaluated: TypeAlias = Mapping[str, Sequence[SuiteResult[Any]]]   # suite -> its result on each data set
+
+EVALUATE: dict[str, Callable[[Evaluator, data.EvaluationSet, Evaluator | None], SuiteResult[Any]]] = {
     "captions": evaluate_captions, "vqa": evaluate_questions, "chat": evaluate_chat, "text": evaluate_text}
-DRAWN = {"captions": drawn_captions, "vqa": drawn_questions}
+DRAWN = {"captions": data.drawn_captions, "vqa": data.drawn_questions}
 CHAT = ("hello", "who are you?", "what is lunar lander?", "thank you")
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """What `calico evaluate` does once its options are known; returns its exit code."""
-    run, suites = Path(arguments.run), arguments.suite or ("control", *SUITES)
+    run, suites = Path(arguments.run), arguments.suite or ("control", *data.SUITES)
     sampling = SamplingConfig(temperature=arguments.temperature)
     agent, settings = open_run(run, arguments.device)
     against = open_run(Path(arguments.against), arguments.device) if arguments.against else None
@@ -75,16 +67,16 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if rank or (ranks > 1 and any(len(result.returns) < len(seeds) for result in results)):
         console.note(f"rank {rank} of {ranks} has played its share; run the command once more for the report")
         return 0
-    judge = Evaluator(agent, kept)
+    evaluator = Evaluator(agent, kept)
     other = Evaluator(against[0], results_folder(Path(arguments.against))) if against else None
-    judged = {suite: [JUDGES[suite](judge, one, other) for one in found] for suite, found in sets.items() if found}
-    found = summary(results, judged)
+    evaluated = {suite: [EVALUATE[suite](evaluator, one, other) for one in found] for suite, found in sets.items() if found}
+    found = summary(results, evaluated)
     if arguments.json:
         console.print_json(found)
     else:
-        print_summary(results, judged, found)
+        print_summary(results, evaluated, found)
     if arguments.out:
-        console.wrote(write_report(report_of(agent, run, results, judged, sampling, isolate=arguments.isolate),
+        console.wrote(write_report(report_of(agent, run, results, evaluated, sampling, isolate=arguments.isolate),
                                    arguments.out))
     return 0
 
@@ -107,16 +99,15 @@ def check_held_out(settings: RunSettings, other: RunSettings, name: str) -> None
                              f"max_side={source.max_side}; train it with the same")
 
 
-def material(settings: RunSettings, suites: Sequence[str], data: Sequence[str], limit: int | None, worlds: Sequence[str] | None,
-             pictures: int) -> dict[str, list[EvaluationSet]]:
-    """What each suite judges."""
-    opened = open_here(settings, suites)
-    sets = list(named_sets(data, opened, limit) if data else held_out_sets(opened, limit))
+def material(settings: RunSettings, suites: Sequence[str], paths: Sequence[str], limit: int | None,
+             worlds: Sequence[str] | None, pictures: int) -> dict[str, list[data.EvaluationSet]]:
+    opened = data.open_here(settings, suites)
+    sets = list(data.named_sets(paths, opened, limit) if paths else data.held_out_sets(opened, limit))
     found = {suite: [part for one in sets if (part := one.part(suite)).documents] for suite in suites}
     for suite in DRAWN.keys() & found.keys():
-        # what is named with --data is judged alone, unless worlds are named, too
+        # what is named with --data is evaluated alone, unless worlds are named, too
         found[suite] += [DRAWN[suite](world, pictures, opened)
-                         for world in worlds or ([] if data else trained_worlds(opened))]
+                         for world in worlds or ([] if paths else data.trained_worlds(opened))]
     return found
 
 
@@ -125,37 +116,35 @@ def results_folder(run: Path) -> Path:
     return next((path for path in (run, *run.parents) if (path / "checkpoints").is_dir()), run) / "evaluation"
 
 
-def summary(results: Sequence[TaskScore], judged: Mapping[str, Sequence[SuiteResult[Any]]]) -> dict[str, Any]:
-    """Everything as plain values."""
+def summary(results: Sequence[TaskScore], evaluated: Evaluated) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if results:
         found["share_at_50"] = scores.share_at([r.normalised for r in results], 50)
         found["aggregates"] = aggregates(results)
         found["tasks"] = {r.task: {"score": r.score, "normalised": r.normalised} for r in results}
-    for suite, ones in judged.items():
+    for suite, ones in evaluated.items():
         found[suite] = {one.name: one.figures for one in ones}
     for name, suite in (("caption_accuracy", "captions"), ("question_accuracy", "vqa")):
-        if (accuracy := share_right(examples_of(judged, suite))) is not None:
+        if (accuracy := share_right(examples_of(evaluated, suite))) is not None:
             found[name] = accuracy
     return found
 
 
-def print_summary(results: list[TaskScore], judged: Mapping[str, Sequence[SuiteResult[Any]]], found: Mapping[str, Any]) -> None:
-    """Tables for people."""
+def print_summary(results: list[TaskScore], evaluated: Evaluated, found: Mapping[str, Any]) -> None:
     if results:
         report_scores(results, as_json=False)
         console.print_table(("normalised", "tasks", "mean", "interquartile mean", "share at 50 %"), [
             (name, group["tasks"], Estimate(**group["mean"]), Estimate(**group["interquartile_mean"]), group["share_at_50"])
             for name, group in found["aggregates"].items()])
-    for suite, ones in judged.items():
+    for suite, ones in evaluated.items():
         who = list(dict.fromkeys(name for one in ones for figures in one.figures.values() for name in figures))
         console.print_table((suite, "measure", *who), [(one.name, measure, *(figures.get(name) for name in who))
                                                        for one in ones for measure, figures in one.figures.items()])
 
 
-def report_of(agent: Agent, run: Path, tasks: Sequence[TaskScore], judged: Mapping[str, Sequence[SuiteResult[Any]]],
-              sampling: SamplingConfig, title: str = "Calico", isolate: bool = False) -> Report:
-    """What was judged, with films of the tasks (those that their environments survive), the training's curves and a chat."""
+def report_of(agent: Agent, run: Path, tasks: Sequence[TaskScore], evaluated: Evaluated, sampling: SamplingConfig,
+              title: str = "Calico", isolate: bool = False) -> Report:
+    """What was evaluated, with films of the tasks (those that their environments survive), the training's curves and a chat."""
     films = []
     with console.progress("film", total=len(tasks), unit="tasks") as bar:
         for result in tasks:
@@ -166,10 +155,10 @@ def report_of(agent: Agent, run: Path, tasks: Sequence[TaskScore], judged: Mappi
     facts = {"backbone": f"{backbone.kind}, width {backbone.width}, depth {backbone.depth}, context {backbone.context}"}
     for name, group in aggregates(tasks).items():
         facts[f"interquartile mean, {name}"] = f"{Estimate(**group['interquartile_mean'])} % of expert ({group['tasks']} tasks)"
-    for suite, ones in judged.items():
+    for suite, ones in evaluated.items():
         facts |= {f"{suite}, {one.name}: {measure.replace('_', ' ')}": format_figures(figures)
                   for one in ones for measure, figures in one.figures.items()}
-    threads, captions, questions = torch.get_num_threads(), examples_of(judged, "captions"), examples_of(judged, "vqa")
+    threads, captions, questions = torch.get_num_threads(), examples_of(evaluated, "captions"), examples_of(evaluated, "vqa")
     return Report(
         title=title, parameters=agent.model.parameter_count(), tokens=int(agent.about.get("tokens", 0)),
         machine=f"{threads} thread{'s' * (threads != 1)}, {platform.machine()}", tasks=tasks, curves=curves(run), films=films,
@@ -184,9 +173,8 @@ def format_figures(figures: Mapping[str, float]) -> str:
     return format_number(figures.get("model")) + (f" ({others})" if others else "")
 
 
-def examples_of(judged: Mapping[str, Sequence[SuiteResult[Any]]], suite: str) -> list[Any]:
-    """The pictures of all data sets."""
-    return [example for one in judged.get(suite, ()) for example in one.examples]
+def examples_of(evaluated: Evaluated, suite: str) -> list[Any]:
+    return [example for one in evaluated.get(suite, ()) for example in one.examples]
 
 
 def checked(examples: Iterable[Any]) -> list[Any]:
@@ -204,13 +192,13 @@ def sample(examples: Sequence[Example], count: int = 8) -> list[Example]:
     """A few from end to end, so that every data set is among them; not chosen by whether they are right."""
     if not examples:
         return []
-    return [examples[place] for place in np.linspace(0, len(examples) - 1, min(count, len(examples))).astype(int)]
+    return [examples[index] for index in np.linspace(0, len(examples) - 1, min(count, len(examples))).astype(int)]
 
 
 def chat(speaker: TextGenerator) -> list[dict[str, str]]:
     """A short conversation, the last turn about a picture."""
     messages: list[dict[str, Any]] = []
-    (scene,) = scenes("minigrid", [UNSEEN_SCENES])
+    (scene,) = scenes("minigrid", [data.UNSEEN_SCENES])
     turns = [*(user_message(None, line) for line in CHAT), user_message(scene.image, "what do you see?")]
     for turn in turns:
         messages.append(turn)

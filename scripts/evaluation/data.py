@@ -25,7 +25,6 @@ KNOWN = 5000                 # documents of the training split that baselines us
 
 
 def replies(dialogue: Dialogue) -> bool:
-    """Whether the assistant says anything."""
     return any(message["role"] == "assistant" for message in dialogue.messages)
 
 
@@ -60,7 +59,6 @@ class EvaluationSet:
     fingerprint: str
 
     def part(self, suite: str) -> "EvaluationSet":
-        """The documents for one suite."""
         chosen, known = ([d for d in documents if SUITES[suite](d)] for documents in (self.documents, self.known))
         return replace(self, documents=chosen, known=known)
 
@@ -104,19 +102,17 @@ def named_sets(paths: Sequence[str], opened: Sequence[OpenedSource], limit: int 
         like.sort(key=lambda source: source.name != name)
         if like:
             data = open_source(SourceSettings(path=path, max_side=like[0].settings.max_side), set()).data
-        side = whole(data)
-        yield EvaluationSet(name, list(side.documents(limit)), known(like[0].splits[0]) if like else [],
-                            fingerprint(side, limit))
+        split = whole(data)
+        yield EvaluationSet(name, list(split.documents(limit)), known(like[0].splits[0]) if like else [],
+                            fingerprint(split, limit))
 
 
-def known(side: Split) -> list[Document]:
-    """The documents that baselines use."""
-    return list(side.documents(KNOWN))
+def known(split: Split) -> list[Document]:
+    return list(split.documents(KNOWN))
 
 
-def fingerprint(side: Split, limit: int | None) -> str:
-    """Identifies the documents of an evaluation."""
-    return f"{side.data.fingerprint[:16]}-{zlib.crc32(side.numbers[:limit].tobytes()):08x}"
+def fingerprint(split: Split, limit: int | None) -> str:
+    return f"{split.data.fingerprint[:16]}-{zlib.crc32(split.numbers[:limit].tobytes()):08x}"
 
 
 def trained_worlds(opened: Sequence[OpenedSource]) -> list[str]:

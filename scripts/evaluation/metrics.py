@@ -45,8 +45,8 @@ def cider_d(texts: Sequence[str], references: References, sigma: float = 6.0) ->
     seen = Counter(gram for group in known for gram in {gram for counts in group for gram in counts})
     scores = []
     for text, group in zip(texts, known, strict=True):
-        said = _weights(_counts(text), seen, len(texts))
-        scores.append(10 * np.mean([_similarity(said, _weights(counts, seen, len(texts)), sigma) for counts in group]))
+        candidate = _weights(_counts(text), seen, len(texts))
+        scores.append(10 * np.mean([_similarity(candidate, _weights(counts, seen, len(texts)), sigma) for counts in group]))
     return float(np.mean(scores))
 
 
@@ -70,14 +70,14 @@ def _weights(counts: Counter[tuple[str, ...]], seen: Counter[tuple[str, ...]], t
     return _Weighted(orders, sum(count for gram, count in counts.items() if len(gram) == 1))
 
 
-def _similarity(said: _Weighted, reference: _Weighted, sigma: float) -> float:
+def _similarity(candidate: _Weighted, reference: _Weighted, sigma: float) -> float:
     """Cosine per order, weights clipped at the reference's so that repeating words does not pay; mean over orders."""
     cosines = []
-    for a, b in zip(said.orders, reference.orders, strict=True):
+    for a, b in zip(candidate.orders, reference.orders, strict=True):
         norm = math.hypot(*a.values()) * math.hypot(*b.values())
         product = sum(min(weight, b[gram]) * b[gram] for gram, weight in a.items() if gram in b)
         cosines.append(product / norm if norm else 0.0)
-    return float(np.mean(cosines)) * math.exp(-((said.length - reference.length) ** 2) / (2 * sigma**2))
+    return float(np.mean(cosines)) * math.exp(-((candidate.length - reference.length) ** 2) / (2 * sigma**2))
 
 
 def bleu_4(texts: Sequence[str], references: References) -> float:
@@ -89,11 +89,11 @@ def bleu_4(texts: Sequence[str], references: References) -> float:
     check(texts, references)
     right, total, length, target = [0] * 4, [0] * 4, 0, 0
     for text, group in zip(texts, references, strict=True):
-        said, known = words(text), [words(reference) for reference in group]
-        length += len(said)
-        target += min((abs(len(k) - len(said)), len(k)) for k in known)[1]
+        candidate, known = words(text), [words(reference) for reference in group]
+        length += len(candidate)
+        target += min((abs(len(k) - len(candidate)), len(k)) for k in known)[1]
         for n in ORDERS:
-            counts, most = ngrams(said, n), Counter[tuple[str, ...]]()
+            counts, most = ngrams(candidate, n), Counter[tuple[str, ...]]()
             for reference in known:
                 most |= ngrams(reference, n)
             right[n - 1] += (counts & most).total()
@@ -114,9 +114,9 @@ def rouge_l(texts: Sequence[str], references: References, beta: float = 1.2) -> 
     check(texts, references)
     scores = []
     for text, group in zip(texts, references, strict=True):
-        said, known = words(text), [words(reference) for reference in group]
-        common = [common_length(said, reference) for reference in known]
-        precision = max(common) / max(len(said), 1)
+        candidate, known = words(text), [words(reference) for reference in group]
+        common = [common_length(candidate, reference) for reference in known]
+        precision = max(common) / max(len(candidate), 1)
         recall = max(c / max(len(reference), 1) for c, reference in zip(common, known, strict=True))
         scores.append((1 + beta**2) * precision * recall / (recall + beta**2 * precision) if precision else 0.0)
     return float(np.mean(scores))
@@ -156,12 +156,12 @@ def vqa_normal(answer: str) -> str:
     """
     answer = answer.replace("\n", " ").replace("\t", " ").strip()
     number = re.search(r"\d,\d", answer) is not None
-    said = answer
+    normal = answer
     for mark in _PUNCTUATION:
         alone = f"{mark} " in answer or f" {mark}" in answer
-        said = said.replace(mark, "" if alone or number else " ")
-    said = re.sub(r"\.(?!\d)", "", said)
-    return " ".join(word for word in (_NUMBERS.get(w, w) for w in said.lower().split()) if word not in ("a", "an", "the"))
+        normal = normal.replace(mark, "" if alone or number else " ")
+    normal = re.sub(r"\.(?!\d)", "", normal)
+    return " ".join(word for word in (_NUMBERS.get(w, w) for w in normal.lower().split()) if word not in ("a", "an", "the"))
 
 
 def vqa_accuracy(answer: str, answers: Sequence[str]) -> float:
@@ -179,10 +179,10 @@ def vqa_accuracy(answer: str, answers: Sequence[str]) -> float:
         raise ValueError("a question needs at least one answer to be scored by")
     if len(set(answers)) > 1 or len(answers) == 1:
         answer, answers = vqa_normal(answer), [vqa_normal(a) for a in answers]
-    said = sum(a == answer.strip() for a in answers)
+    matches = sum(a == answer.strip() for a in answers)
     if len(answers) == 1:
-        return float(said)
-    return (said * min(1, (said - 1) / 3) + (len(answers) - said) * min(1, said / 3)) / len(answers)
+        return float(matches)
+    return (matches * min(1, (matches - 1) / 3) + (len(answers) - matches) * min(1, matches / 3)) / len(answers)
 
 
 # ---- text

@@ -28,7 +28,7 @@ def blank(image: np.ndarray) -> np.ndarray:
 # ---- captions
 
 
-def evaluate_captions(judge: Evaluator, data: EvaluationSet, against: Evaluator | None = None, *,
+def evaluate_captions(evaluator: Evaluator, data: EvaluationSet, against: Evaluator | None = None, *,
                       ablate: bool = True) -> SuiteResult[Captioned]:
     """Caption every picture and compare with people's captions, or with the facts where they are known.
 
@@ -36,26 +36,26 @@ def evaluate_captions(judge: Evaluator, data: EvaluationSet, against: Evaluator 
         ablate: also with blanked pictures, by rank and beside the baselines; False: the model's captions alone.
     """
     groups = groups_of(data.documents)
-    shown: list[Any] = [data.documents[i] for group in groups for i in group]
-    found = {"model": describe(judge, data, groups, ablate)}
+    documents: list[Any] = [data.documents[i] for group in groups for i in group]
+    found = {"model": describe(evaluator, data, groups, ablate)}
     if ablate and against:
         found["against"] = describe(against, data, groups, ablate)
-    said = {who: [text for one in ones for text in one["said"]] for who, ones in found.items()}
+    answered = {who: [text for one in ones for text in one["said"]] for who, ones in found.items()}
     if ablate:
-        said["blanked"] = [text for one in found["model"] for text in one["blanked"]]
+        answered["blanked"] = [text for one in found["model"] for text in one["blanked"]]
     if ablate and data.known:
         known: Sequence[Any] = data.known
-        said["nearest"] = [known[i].captions[0] for i in nearest((c.image for c in shown), (c.image for c in known))]
-        said["most_frequent"] = [most_frequent(text for c in known for text in c.captions)] * len(shown)
-    references = [caption.captions for caption in shown]
-    figures: Figures = {name: compared(partial(measure, references=references), said)
+        answered["nearest"] = [known[i].captions[0] for i in nearest((c.image for c in documents), (c.image for c in known))]
+        answered["most_frequent"] = [most_frequent(text for c in known for text in c.captions)] * len(documents)
+    references = [caption.captions for caption in documents]
+    figures: Figures = {name: compared(partial(measure, references=references), answered)
                         for name, measure in (("cider_d", cider_d), ("bleu_4", bleu_4), ("rouge_l", rouge_l))}
-    if all("facts" in caption.extra for caption in shown):
-        figures["right"] = compared(lambda texts: mean(map(is_right, texts, shown)), said)
+    if all("facts" in caption.extra for caption in documents):
+        figures["right"] = compared(lambda texts: mean(map(is_right, texts, documents)), answered)
     if ablate:
         figures |= rank_figures(found)
     examples = [Captioned(image=caption.image, caption=text, truth=caption.captions[0], right=is_right(text, caption))
-                for caption, text in zip(shown, said["model"], strict=True)]
+                for caption, text in zip(documents, answered["model"], strict=True)]
     return SuiteResult(data.name, figures, examples)
 
 
@@ -64,15 +64,15 @@ def is_right(text: str, caption: Caption) -> bool | None:
     return caption_is_right(text, caption.extra["facts"]) if "facts" in caption.extra else None
 
 
-def groups_of(shown: Sequence[Any]) -> list[list[int]]:
+def groups_of(documents: Sequence[Any]) -> list[list[int]]:
     """Indices of the pictures in groups of CHOICES, the same in each call; within a group no first caption is a caption of
     another picture. Groups that are not full come last."""
     full: list[list[int]] = []
     open_groups: list[list[int]] = []
-    for number in np.random.default_rng(0).permutation(len(shown)).tolist():
-        mine = shown[number].captions
+    for number in np.random.default_rng(0).permutation(len(documents)).tolist():
+        mine = documents[number].captions
         group = next((group for group in open_groups if not any(
-            shown[other].captions[0] in mine or mine[0] in shown[other].captions for other in group)), None)
+            documents[other].captions[0] in mine or mine[0] in documents[other].captions for other in group)), None)
         if group is None:
             open_groups.append(group := [])
         group.append(number)
@@ -82,37 +82,37 @@ def groups_of(shown: Sequence[Any]) -> list[list[int]]:
     return full + open_groups
 
 
-def describe(judge: Evaluator, data: EvaluationSet, groups: Sequence[Sequence[int]], ablate: bool) -> list[dict[str, Any]]:
+def describe(evaluator: Evaluator, data: EvaluationSet, groups: Sequence[Sequence[int]], ablate: bool) -> list[dict[str, Any]]:
     """Generated captions of each group's pictures; with `ablate` also of `blanked` ones, and for full groups the `nats` of each
     first caption given each picture (pictures, captions), given a blank one (captions,), and the captions' `tokens`."""
     documents: Sequence[Any] = data.documents
 
-    def look(batch: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+    def evaluate(batch: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
         images = [[documents[i].image for i in group] for group in batch]
-        texts = iter(judge.speaker.captions([image for group in images for image in group]))
+        texts = iter(evaluator.speaker.captions([image for group in images for image in group]))
         found: list[dict[str, Any]] = [{"said": [next(texts) for _ in group]} for group in images]
         if not ablate:
             return found
         blanks = {image.shape: blank(image) for group in images for image in group}
-        unseen = dict(zip(blanks, judge.speaker.captions(list(blanks.values())), strict=True))
+        unseen = dict(zip(blanks, evaluator.speaker.captions(list(blanks.values())), strict=True))
         for one, group, pictures in zip(found, batch, images, strict=True):
             one["blanked"] = [unseen[image.shape] for image in pictures]
             if len(group) == CHOICES:
                 choices = [documents[i].captions[0] for i in group]
-                *seen, blind = caption_nats(judge, [*pictures, blanks[pictures[0].shape]], choices)
+                *seen, blind = caption_nats(evaluator, [*pictures, blanks[pictures[0].shape]], choices)
                 one |= {"nats": [[nats for nats, _ in row] for row in seen], "blind": [nats for nats, _ in blind],
                         "tokens": [tokens for _, tokens in blind]}
         return found
 
-    return judge.each("captions" if ablate else "captions-said", data, groups, look, size=max(1, BATCH // CHOICES))
+    return evaluator.each("captions" if ablate else "captions-said", data, groups, evaluate, size=max(1, BATCH // CHOICES))
 
 
-def caption_nats(judge: Evaluator, images: Sequence[np.ndarray], texts: Sequence[str]) -> list[list[tuple[float, int]]]:
+def caption_nats(evaluator: Evaluator, images: Sequence[np.ndarray], texts: Sequence[str]) -> list[list[tuple[float, int]]]:
     """Nats and tokens of each text as the caption of each image."""
-    continuations = [judge.encode(text_parts(text)) for text in texts]
-    documents = [(judge.encode(caption_parts(image, None)), continuations) for image in images]
+    continuations = [evaluator.encode(text_parts(text)) for text in texts]
+    documents = [(evaluator.encode(caption_parts(image, None)), continuations) for image in images]
     return [[(-one.total, one.count) for one in scored]
-            for scored in likelihoods(judge.speaker.model, documents, judge.agent.vocabulary.pad)]
+            for scored in likelihoods(evaluator.speaker.model, documents, evaluator.agent.vocabulary.pad)]
 
 
 def rank_figures(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figures:
@@ -153,7 +153,7 @@ def information(log_likelihoods: np.ndarray) -> np.ndarray:
 # ---- questions
 
 
-def evaluate_questions(judge: Evaluator, data: EvaluationSet, against: Evaluator | None = None, *,
+def evaluate_questions(evaluator: Evaluator, data: EvaluationSet, against: Evaluator | None = None, *,
                        ablate: bool = True) -> SuiteResult[Question]:
     """Ask the first question about every picture or sound: VQAv2's accuracy, or 0 or 1 where the facts are known.
 
@@ -161,41 +161,39 @@ def evaluate_questions(judge: Evaluator, data: EvaluationSet, against: Evaluator
         ablate: also with blanked pictures, without the pictures, and the most frequent answers.
     """
     asked: Sequence[Any] = data.documents
-    found = answer_each(judge, data, ablate)
-    said = {who: [one[who] for one in found] for who in found[0]}
+    found = answer_each(evaluator, data, ablate)
+    answered = {who: [one[who] for one in found] for who in found[0]}
     if ablate and against:
-        said["against"] = [one["model"] for one in answer_each(against, data, ablate)]
+        answered["against"] = [one["model"] for one in answer_each(against, data, ablate)]
     if ablate and data.known:
-        said["most_frequent"] = frequent_answers(asked, data.known)
-    scores = {who: [score(text, dialogue) for text, dialogue in zip(texts, asked, strict=True)] for who, texts in said.items()}
+        answered["most_frequent"] = frequent_answers(asked, data.known)
+    scores = {who: list(map(score, texts, asked)) for who, texts in answered.items()}
     examples = [Question(image=next(iter(dialogue.images.values())), question=question_of(dialogue), answer=text,
                          truth=answers_of(dialogue)[0], right=right >= 0.5)
-                for dialogue, text, right in zip(asked, said["model"], scores["model"], strict=True) if dialogue.images]
+                for dialogue, text, right in zip(asked, answered["model"], scores["model"], strict=True) if dialogue.images]
     return SuiteResult(data.name, {"accuracy": {who: mean(ones) for who, ones in scores.items()}}, examples)
 
 
-def answer_each(judge: Evaluator, data: EvaluationSet, ablate: bool) -> list[dict[str, Any]]:
+def answer_each(evaluator: Evaluator, data: EvaluationSet, ablate: bool) -> list[dict[str, Any]]:
     """Answers given the picture, and with `ablate` given a grey one and given none."""
     ways: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {"model": lambda image: image}
     if ablate:
         ways |= {"blanked": blank, "question_only": lambda image: None}
 
     def answer(batch: Sequence[Any]) -> list[dict[str, Any]]:
-        said = [judge.speaker.replies([filled(before_reply(dialogue), dialogue, change) for dialogue in batch])
+        answered = [evaluator.speaker.replies([filled(before_reply(dialogue), dialogue, change) for dialogue in batch])
                 for change in ways.values()]
-        return [dict(zip(ways, texts, strict=True)) for texts in zip(*said, strict=True)]
+        return [dict(zip(ways, texts, strict=True)) for texts in zip(*answered, strict=True)]
 
-    return judge.each("vqa" if ablate else "vqa-said", data, data.documents, answer)
+    return evaluator.each("vqa" if ablate else "vqa-said", data, data.documents, answer)
 
 
 def before_reply(dialogue: Dialogue) -> list[dict[str, Any]]:
-    """The messages before the assistant's first one."""
     roles = [message["role"] for message in dialogue.messages]
     return dialogue.messages[: roles.index("assistant") if "assistant" in roles else None]
 
 
 def question_of(dialogue: Dialogue) -> str:
-    """The text of the question."""
     return " ".join(words_of(message) for message in before_reply(dialogue))
 
 
@@ -206,7 +204,6 @@ def answers_of(dialogue: Dialogue) -> list[str]:
 
 
 def score(text: str, dialogue: Dialogue) -> float:
-    """Accuracy of one answer, 0 to 1."""
     facts, question = dialogue.extra.get("facts"), question_of(dialogue)
     if facts and any(question in asked for asked in questions(facts).values()):
         return float(answer_is_right(text, question, facts))
@@ -215,9 +212,9 @@ def score(text: str, dialogue: Dialogue) -> float:
 
 def frequent_answers(asked: Sequence[Dialogue], known: Sequence[Any]) -> list[str]:
     """The most frequent training answer to each question; to a new question, that of all questions."""
-    told: dict[str, list[str]] = {}
+    answers_to: dict[str, list[str]] = {}
     for dialogue in known:
-        told.setdefault(question_of(dialogue), []).append(answers_of(dialogue)[0])
-    overall = most_frequent(answer for answers in told.values() for answer in answers)
-    best = {question: most_frequent(answers) for question, answers in told.items()}
+        answers_to.setdefault(question_of(dialogue), []).append(answers_of(dialogue)[0])
+    overall = most_frequent(answer for answers in answers_to.values() for answer in answers)
+    best = {question: most_frequent(answers) for question, answers in answers_to.items()}
     return [best.get(question_of(dialogue), overall) for dialogue in asked]

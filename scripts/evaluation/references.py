@@ -37,12 +37,8 @@ def score(arguments: argparse.Namespace) -> int:
             found.append({"task": task.name, "policy": policy, **entry})
             if arguments.write:
                 scores.write(task.name, policy, entry)
-    if arguments.json:
-        console.print_json(found)
-    else:
-        console.print_table(("task", "policy", "mean", "std", "episodes", "failed", "length"),
-                            [[row[key] for key in ("task", "policy", "mean", "std", "episodes", "failed", "length")]
-                             for row in found])
+    columns = ("task", "policy", "mean", "std", "episodes", "failed", "length")
+    console.print_result(found, arguments.json, columns, [[row[column] for column in columns] for row in found])
     console.wrote(scores.TABLE if arguments.write else arguments.out)
     return 0
 

@@ -26,6 +26,7 @@ from PIL import Image
 
 from calico.envs import scores
 from calico.envs.registry import get_task
+from calico.scripts.common import console
 from calico.scripts.common.film import Film, encode_gif, thin
 
 
@@ -142,7 +143,7 @@ class Report:
         """Fraction of the tasks that reach `threshold` per cent of the expert; None without any reference."""
         return scores.share_at([t.normalised for t in self.tasks], threshold)
 
-    def place(self, film: Film) -> float | None:
+    def percent_of_expert(self, film: Film) -> float | None:
         """A film's return in per cent between the task's random policy and expert; None without a reference, and where the
         film shows no whole episode."""
         if film.cut:
@@ -152,23 +153,15 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The numbers as plain values, without pictures; what is not finite becomes None."""
-        tasks = [{"task": t.task, "family": t.family, "random": t.random, "expert": t.expert, "expert_kind": t.kind,
-                  "score": t.score, "interval": t.interval, "normalised": t.normalised, "episodes": len(t.returns),
-                  "failed": t.failed,
-                  "returns": [float(r) for r in t.returns]} for t in self.tasks]
-        return finite({
-            "title": self.title, "parameters": self.parameters, "tokens": self.tokens, "seconds": self.seconds,
-            "peak_memory_bytes": self.peak_memory_bytes, "machine": self.machine, "tasks": tasks,
-            "share_at_50": self.share_at(50),
-            "caption_accuracy": self.caption_accuracy, "captions_judged": self.captions_judged,
-            "question_accuracy": self.question_accuracy, "questions_judged": self.questions_judged,
-            "captions": [{"caption": c.caption, "right": c.right, "truth": c.truth} for c in self.captions],
-            "questions": [{"question": q.question, "answer": q.answer, "truth": q.truth, "right": q.right}
-                          for q in self.questions],
-            "chats": [[dict(message) for message in chat] for chat in self.chats],
-            "curves": {name: [list(point) for point in points] for name, points in self.curves.items()},
-            "facts": dict(self.facts), "versions": dict(self.versions),
-        })
+        def without(example: Any, *names: str) -> dict[str, Any]:
+            return {name: value for name, value in vars(example).items() if name not in names}
+
+        tasks = [without(t, "kind") | {"expert_kind": t.kind, "score": t.score, "interval": t.interval,
+                                       "normalised": t.normalised, "episodes": len(t.returns)} for t in self.tasks]
+        found: dict[str, Any] = console.jsonable(without(self, "films") | {
+            "tasks": tasks, "share_at_50": self.share_at(50), "captions": [without(c, "image") for c in self.captions],
+            "questions": [without(q, "image") for q in self.questions]})
+        return found
 
 
 def write_report(report: Report, folder: Path) -> Path:
@@ -198,7 +191,7 @@ def render_html(report: Report) -> str:
         families=[(name, [t for t in report.tasks if t.family == name]) for name in families],
         bar_end=max([120, *(min(t.normalised, 200) for t in report.tasks if t.normalised is not None)]),
         known=[t for t in report.tasks if t.normalised is not None],
-        films=[(film, report.place(film)) for film in report.films],
+        films=[(film, report.percent_of_expert(film)) for film in report.films],
         share_chart=share_chart(report) if report.share_at(0) is not None else "",
         curve_charts={source: curve_chart(points, f"curve{i}")
                       for i, (source, points) in enumerate(report.curves.items()) if len(points)},
@@ -337,14 +330,3 @@ def format_duration(seconds: float) -> str:
 def format_memory(size: float) -> str:
     """Bytes as GB or MB (powers of 1000)."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def finite(value: Any) -> Any:
-    """The same tree of plain values with None for NaN and infinities, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    return value

@@ -62,12 +62,9 @@ class Evaluator:
         self.about = {"network": agent.fingerprint(), "versions": versions(PACKAGES)}
 
     def each(self, suite: str, data: EvaluationSet, items: Sequence[Item],
-             judge: Callable[[Sequence[Item]], list[dict[str, Any]]], size: int | None = None) -> list[dict[str, Any]]:
-        """The results of `judge` for all items; it gives plain JSON for each item of a batch, and is called for new ones only.
-
-        Args:
-            size: items of a batch, by default BATCH.
-        """
+             evaluate: Callable[[Sequence[Item]], list[dict[str, Any]]], size: int = 0) -> list[dict[str, Any]]:
+        """The results of `evaluate` for all items; it gives plain JSON for each item of a batch of `size` (0: BATCH), and is
+        called for new ones only."""
         size = size or BATCH
         results = Results(self.folder, f"{suite}-{data.name}", "agent", self.about | {"data": data.fingerprint, "batch": size})
         found: list[dict[str, Any]] = []
@@ -76,14 +73,13 @@ class Evaluator:
             for number, start in enumerate(starts):
                 kept = results.get(number)
                 if kept is None:
-                    kept = {"results": judge(items[start : start + size])}
+                    kept = {"results": evaluate(items[start : start + size])}
                     results.put(number, kept)
                 found += kept["results"]
                 bar.advance()
         return found
 
     def encode(self, parts: Sequence[Part]) -> Tokens:
-        """A document's tokens."""
         return encode_document(parts, self.agent.vocabulary, self.agent.text)
 
     def nats(self, documents: Sequence[Tokens]) -> list[tuple[float, int]]:
@@ -114,24 +110,20 @@ def perplexities(found: Mapping[str, Likelihood]) -> Figures:
             "bits_per_byte": {who: one.bits_per_byte for who, one in found.items()}}
 
 
-def compared(measure: Callable[[Sequence[str]], float], said: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """One metric of each system's texts."""
-    return {who: measure(texts) for who, texts in said.items()}
+def compared(measure: Callable[[Sequence[str]], float], texts_of: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    return {who: measure(texts) for who, texts in texts_of.items()}
 
 
 def mean(values: Iterable[Any]) -> float:
-    """As a plain float."""
     return float(np.mean(list(values)))
 
 
 def entries(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A message's content as a list."""
     content = message["content"]
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
 
 
 def words_of(message: Mapping[str, Any]) -> str:
-    """The text of a message."""
     return "".join(entry["text"] for entry in entries(message) if entry["type"] == "text")
 
 
@@ -144,7 +136,7 @@ def filled(messages: Sequence[Mapping[str, Any]], dialogue: Dialogue,
         for entry in entries(message):
             kind = entry["type"]
             given = {"image": dialogue.images, "audio": dialogue.sounds}.get(kind)
-            shown = None if given is None else change(given[entry[kind]])
-            content += [entry] if given is None else [] if shown is None else [{**entry, kind: shown}]
+            changed = None if given is None else change(given[entry[kind]])
+            content += [entry] if given is None else [] if changed is None else [{**entry, kind: changed}]
         found.append({**message, "content": content})
     return found

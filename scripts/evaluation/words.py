@@ -20,44 +20,44 @@ ENOUGH = 1 << 22      # characters of training text that the unigram baseline co
 _NUMBER = re.compile(r"####\s*(-?[\d,]*\.?\d+)")
 
 
-def evaluate_text(judge: Evaluator, data: EvaluationSet, against: Evaluator | None = None) -> SuiteResult[Any]:
+def evaluate_text(evaluator: Evaluator, data: EvaluationSet, against: Evaluator | None = None) -> SuiteResult[Any]:
     """Bits per byte and perplexity of whole texts, their ends included.
 
     The first token of a text has no context and counts with a uniform distribution, so that every byte counts once.
     """
     texts: Sequence[Any] = data.documents
-    found = {"model": text_likelihood(judge, data)}
+    found = {"model": text_likelihood(evaluator, data)}
     if against:
         found["against"] = text_likelihood(against, data)
     if data.known:
-        found["unigram"] = unigram_of(judge.agent.text, (str(text) for text in data.known), texts)
+        found["unigram"] = unigram_of(evaluator.agent.text, (str(text) for text in data.known), texts)
     return SuiteResult(data.name, perplexities(found))
 
 
-def text_likelihood(judge: Evaluator, data: EvaluationSet) -> Likelihood:
+def text_likelihood(evaluator: Evaluator, data: EvaluationSet) -> Likelihood:
     """Summed over the texts."""
-    first = math.log(judge.agent.text.size)
+    first = math.log(evaluator.agent.text.size)
 
     def predict(batch: Sequence[Any]) -> list[dict[str, Any]]:
-        nats = judge.nats([judge.encode(text_parts(text)) for text in batch])
+        nats = evaluator.nats([evaluator.encode(text_parts(text)) for text in batch])
         return [{"nats": total + first, "tokens": count + 1} for total, count in nats]
 
-    return total_of(judge.each("text", data, data.documents, predict), map(str, data.documents))
+    return total_of(evaluator.each("text", data, data.documents, predict), map(str, data.documents))
 
 
-def evaluate_chat(judge: Evaluator, data: EvaluationSet, against: Evaluator | None = None) -> SuiteResult[Any]:
+def evaluate_chat(evaluator: Evaluator, data: EvaluationSet, against: Evaluator | None = None) -> SuiteResult[Any]:
     """Perplexity of the assistant's replies, each given all before it; and of generated last replies the diversity (distinct-n,
     beside that of people's), and the accuracy where an answer can be checked."""
     dialogues: Sequence[Any] = data.documents
     replies = [[words_of(message) for message in dialogue.messages if message["role"] == "assistant"] for dialogue in dialogues]
-    found = {"model": (said := chat_each(judge, data))}
+    found = {"model": (results := chat_each(evaluator, data))}
     if against:
         found["against"] = chat_each(against, data)
     likelihood = {who: total_of(ones, ["".join(texts) for texts in replies]) for who, ones in found.items()}
     known = [words_of(message) for dialogue in data.known if isinstance(dialogue, Dialogue) for message in dialogue.messages
              if message["role"] == "assistant"]
     if known:
-        likelihood["unigram"] = unigram_of(judge.agent.text, known, [text for texts in replies for text in texts])
+        likelihood["unigram"] = unigram_of(evaluator.agent.text, known, [text for texts in replies for text in texts])
     last = [texts[-1] for texts in replies]
     written = {who: [one["said"] for one in ones] for who, ones in found.items()} | {"people": last}
     figures = perplexities(likelihood)
@@ -65,7 +65,7 @@ def evaluate_chat(judge: Evaluator, data: EvaluationSet, against: Evaluator | No
     checkable = [number for number, text in enumerate(last) if answer_in(text) is not None]
     if checkable:
         if known_answers := [answer for text in known if (answer := answer_in(text)) is not None]:
-            written["most_frequent"] = [most_frequent(known_answers)] * len(said)
+            written["most_frequent"] = [most_frequent(known_answers)] * len(results)
         del written["people"]
         figures["answers_right"] = {who: float(np.mean([answer_in(texts[i]) == answer_in(last[i]) for i in checkable]))
                                     for who, texts in written.items()}
@@ -73,18 +73,17 @@ def evaluate_chat(judge: Evaluator, data: EvaluationSet, against: Evaluator | No
     return SuiteResult(data.name, figures)
 
 
-def chat_each(judge: Evaluator, data: EvaluationSet) -> list[dict[str, Any]]:
+def chat_each(evaluator: Evaluator, data: EvaluationSet) -> list[dict[str, Any]]:
     """Of each dialogue: nats and tokens of the assistant's messages, and a generated reply in place of the last one."""
-    def talk(batch: Sequence[Any]) -> list[dict[str, Any]]:
-        said = judge.speaker.replies([before_last_reply(dialogue) for dialogue in batch])
-        nats = judge.nats([judge.encode(document_parts(dialogue)) for dialogue in batch])
-        return [{"said": text, "nats": total, "tokens": count} for text, (total, count) in zip(said, nats, strict=True)]
+    def reply(batch: Sequence[Any]) -> list[dict[str, Any]]:
+        generated = evaluator.speaker.replies([before_last_reply(dialogue) for dialogue in batch])
+        nats = evaluator.nats([evaluator.encode(document_parts(dialogue)) for dialogue in batch])
+        return [{"said": text, "nats": total, "tokens": count} for text, (total, count) in zip(generated, nats, strict=True)]
 
-    return judge.each("chat", data, data.documents, talk)
+    return evaluator.each("chat", data, data.documents, reply)
 
 
 def before_last_reply(dialogue: Dialogue) -> list[dict[str, Any]]:
-    """The messages before the assistant's last one."""
     roles = [message["role"] for message in dialogue.messages]
     return filled(dialogue.messages[: len(roles) - 1 - roles[::-1].index("assistant")], dialogue)
 
@@ -94,8 +93,8 @@ def answer_in(text: str) -> str | None:
     false and nothing else; None for all other replies."""
     if marked := _NUMBER.search(text):
         return marked[1].replace(",", "")
-    said = vqa_normal(text)
-    return said if said in ("yes", "no", "true", "false") or re.fullmatch(r"-?\d+(?:\.\d+)?", said) else None
+    normal = vqa_normal(text)
+    return normal if normal in ("yes", "no", "true", "false") or re.fullmatch(r"-?\d+(?:\.\d+)?", normal) else None
 
 
 def total_of(found: Iterable[dict[str, Any]], texts: Iterable[str]) -> Likelihood:
@@ -105,7 +104,7 @@ def total_of(found: Iterable[dict[str, Any]], texts: Iterable[str]) -> Likelihoo
                       sum(len(str(text).encode()) for text in texts))
 
 
-def unigram_of(text: TextTokenizer, known: Iterable[str], judged: Sequence[str]) -> Likelihood:
+def unigram_of(text: TextTokenizer, known: Iterable[str], texts: Sequence[str]) -> Likelihood:
     """Likelihood of the texts under the token frequencies of the known ones."""
     counted: list[np.ndarray] = []
     characters = 0
@@ -114,5 +113,5 @@ def unigram_of(text: TextTokenizer, known: Iterable[str], judged: Sequence[str])
         characters += len(one)
         if characters >= ENOUGH:
             break
-    tokens = np.concatenate([text.encode(one) for one in judged])
-    return unigram(np.concatenate(counted), tokens, text.size, sum(len(one.encode()) for one in judged))
+    tokens = np.concatenate([text.encode(one) for one in texts])
+    return unigram(np.concatenate(counted), tokens, text.size, sum(len(one.encode()) for one in texts))

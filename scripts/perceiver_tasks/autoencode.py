@@ -50,8 +50,6 @@ clip is encoded once and decoded in chunks; more of them take less memory and ch
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencodeSettings(TaskSettings):
-    """A run."""
-
     batch_size: int = 8
     side: int = 48               # pixels of the square that videos are cut to
 
@@ -65,7 +63,6 @@ DEFAULTS = AutoencodeSettings().lasting(2000)
 
 
 def train(task: str, argv: Sequence[str]) -> int:
-    """Parse, read, train, report."""
     arguments = runs.training_parser(task, TRAIN, DEFAULTS).parse_args(argv)
     settings = load_task_settings(DEFAULTS, arguments.overrides)
     device, seed = usable_device(arguments.device), settings.training.seed
@@ -82,18 +79,14 @@ def train(task: str, argv: Sequence[str]) -> int:
         raise ValueError(f"{arguments.data} has {len(clips.labels)} labels and {settings.init} {config.labels}; leave init out")
     torch.manual_seed(seed)
     model = (start or Autoencoder(replace(config, labels=len(clips.labels)))).to(device)
-    kept = tensors(clips.held_out())
-
-    def evaluate(model: Autoencoder) -> dict[str, float]:
-        return measure(model, {name: tensor.to(device) for name, tensor in kept.items()})
-
+    kept = {name: tensor.to(device) for name, tensor in tensors(clips.held_out()).items()}
     document = {"task": task, "model": config_to_json(model.config), "classes": clips.labels,
                 "data": [[video.name, len(video.frames), float(video.sound.std())] for video in videos]}
     trainer = runs.train(model, autoencoding_loss, lambda number: tensors(clips.batch(number, settings.batch_size)),
-                         evaluate, document, settings, arguments.out, arguments.device)
+                         lambda model: measure(model, kept), document, settings, arguments.out, arguments.device)
     report = {"task": task, "videos": len(videos), **costs(trainer), **trainer.evaluation, **constant(kept)}
     write_report(report, arguments.out)
-    show(report, arguments.json)
+    console.print_result(report, arguments.json, ("figure", "value"), report.items())
     console.wrote(arguments.out)
     return 0
 
@@ -104,12 +97,11 @@ def form(config: AutoencoderConfig) -> Format:
 
 
 def tensors(batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """Clips as the model takes them."""
     return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
 def measure(model: Autoencoder, batch: Mapping[str, Tensor]) -> dict[str, float]:
-    """Decibels of video and sound at fixed places, and how often the label, which the model is not shown, is right."""
+    """Decibels of video and sound at fixed positions, and how often the label, which the model does not read, is right."""
     config = model.config
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(int(np.prod(config.video_grid)), (MEASURED,), generator=generator)
@@ -135,18 +127,9 @@ def inputs_of(batch: Mapping[str, Tensor], config: AutoencoderConfig) -> dict[st
     return {"image": image, "audio": batch["audio"], "label": image.new_zeros(len(image), config.labels)}
 
 
-def show(report: Mapping[str, Any], as_json: bool) -> None:
-    """The report."""
-    if as_json:
-        console.print_json(report)
-    else:
-        console.print_table(("figure", "value"), list(report.items()))
-
-
 # ---- predict ---------------------------------------------------------------------------------------------------------------
 
 def predict(task: str, argv: Sequence[str]) -> int:
-    """Parse, read, reconstruct, write."""
     parser = console.make_parser(f"perceive {task} predict", PREDICT)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
@@ -155,9 +138,8 @@ def predict(task: str, argv: Sequence[str]) -> int:
     parser.add_argument("--start", type=float, default=0.0, help="seconds into the video (default 0)")
     parser.add_argument("--clips", type=int, default=1, help="so many clips, one after the other (default 1)")
     parser.add_argument("--chunks", type=int, default=CHUNKS, help="that a clip is decoded in (default 128)")
-    parser.add_argument("--top", type=int, default=5, help="labels that are told (default 5)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--top", type=int, default=5, help="labels that are printed (default 5)")
+    console.add_common(parser, "--device", "--json")
     options = parser.parse_args(argv)
     if min(options.clips, options.chunks, options.top) < 1 or options.start < 0:
         raise ValueError("--clips, --chunks and --top must be at least 1, and --start not negative")
@@ -180,12 +162,9 @@ def predict(task: str, argv: Sequence[str]) -> int:
         encode_mp4(image, film, FPS, hold=0)
         wav.write_bytes(encode_wav(sound, form(model.config).rate))
         written += [film, wav]
-    if options.json:
-        console.print_json(reports)
-    else:
-        console.print_table(("video", "frames", "video dB", "sound dB", "label", "probability"), [
-            [report["video"], report["frames"], report["video_psnr"], report["sound_psnr"], label, chance]
-            for report in reports for label, chance in report["labels"].items()])
+    console.print_result(reports, options.json, ("video", "frames", "video dB", "sound dB", "label", "probability"), [
+        [report["video"], report["frames"], report["video_psnr"], report["sound_psnr"], label, chance]
+        for report in reports for label, chance in report["labels"].items()])
     console.wrote(*written)
     return 0
 

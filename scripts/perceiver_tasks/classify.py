@@ -14,7 +14,7 @@ import torch
 from calico.agent.data2vec.classifier import classification_loss
 from calico.agent.hardware import usable_device
 from calico.agent.perceiver.hugging_face import copy_trunk
-from calico.agent.perceiver.inputs import AudioConfig, ImageConfig, MelConfig, PatchesConfig, PointsConfig, TextConfig
+from calico.agent.perceiver.inputs import AudioConfig, ImageConfig, MelConfig
 from calico.agent.perceiver.runs import Trained, config_to_json, load_trained, preparation
 from calico.agent.perceiver.samples import CloudInput, PictureInput, SampleInput, SoundInput, TextInput
 from calico.agent.perceiver.sizes import SMALL
@@ -66,11 +66,7 @@ class PictureSettings(ClassifierSettings):
     size: Literal["stem", "patches"] = "stem"
     side: int = 32               # pixels that pictures are scaled to
     mirror: bool = True          # show pictures mirrored, too; false for digits and letters
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.side < 8:
-            raise ValueError(f"side={self.side} must be at least 8 pixels")
+    LEAST = {"side": "8 pixels"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +91,7 @@ class CloudSettings(ClassifierSettings):
     size: Literal["points"] = "points"
     points: int = 512            # of each cloud that are read
     turn: Literal["none", "vertical", "any", "axes"] = "axes"    # see CloudInput
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.points < 8:
-            raise ValueError(f"points={self.points} must be at least 8")
+    LEAST = {"points": "8"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +101,7 @@ class TextSettings(ClassifierSettings):
     size: Literal["bytes"] = "bytes"
     length: int = 2048           # bytes that are read of a text
     label: str = "label"         # field with the class
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.length < 16:
-            raise ValueError(f"length={self.length} must be at least 16 bytes")
+    LEAST = {"length": "16 bytes"}
 
 
 @dataclass(frozen=True)
@@ -145,15 +133,20 @@ def read_pictures(path: Path, settings: PictureSettings, known: PictureInput | N
     return data, replace(fit, mirror=settings.mirror)
 
 
+def with_reader(config: ClassifierConfig, **fields: Any) -> ClassifierConfig:
+    """The configuration with other fields of its reader."""
+    reader: Any = config.reader
+    return replace(config, reader=replace(reader, **fields))
+
+
 def fit_picture(config: ClassifierConfig, fit: PictureInput) -> ClassifierConfig:
     """Fourier frequencies up to what a grid of elements 4 pixels wide can show."""
     grid = (fit.side // 4, fit.side // 4)
     if isinstance(config.reader, ImageConfig):
-        return replace(config, reader=replace(config.reader, size=grid))
+        return with_reader(config, size=grid)
     if fit.side % 4:
         raise ValueError(f"side={fit.side} does not split into patches of 4 pixels; choose a multiple of 4, or size=stem")
-    assert isinstance(config.reader, PatchesConfig)
-    return replace(config, reader=replace(config.reader, resolution=grid))
+    return with_reader(config, resolution=grid)
 
 
 def open_picture(name: str, fit: PictureInput) -> list[tuple[str, np.ndarray]]:
@@ -164,7 +157,6 @@ def open_picture(name: str, fit: PictureInput) -> list[tuple[str, np.ndarray]]:
 
 
 def read_sounds(path: Path, settings: SoundSettings, known: SoundInput | None) -> tuple[Labelled, SoundInput]:
-    """Sounds at one rate."""
     data, rate = labelled.read_sounds(path, known.rate if known else settings.rate, settings.label,
                                       console.with_progress("read", "sounds"))
     length = float(np.quantile([len(sound) for sound in data.samples], 0.95)) / rate
@@ -174,15 +166,15 @@ def read_sounds(path: Path, settings: SoundSettings, known: SoundInput | None) -
 def fit_sound(config: ClassifierConfig, fit: SoundInput) -> ClassifierConfig:
     """Frames of 32 ms every 10 ms; Fourier frequencies up to what the elements of a clip can show."""
     if isinstance(config.reader, AudioConfig):
-        return replace(config, reader=replace(config.reader, resolution=fit.samples // config.reader.patch))
+        return with_reader(config, resolution=fit.samples // config.reader.patch)
     assert isinstance(config.reader, MelConfig)
     hop = fit.rate // 100
-    return replace(config, reader=replace(config.reader, rate=fit.rate, window=2 ** round(np.log2(0.032 * fit.rate)), hop=hop,
-                                          resolution=max(2, fit.samples // hop // config.reader.stack)))
+    return with_reader(config, rate=fit.rate, window=2 ** round(np.log2(0.032 * fit.rate)), hop=hop,
+                       resolution=max(2, fit.samples // hop // config.reader.stack))
 
 
 def open_sound(name: str, fit: SoundInput) -> list[tuple[str, np.ndarray]]:
-    """A sound; another sample rate is resampled, and said."""
+    """A sound; another sample rate is resampled, with a note."""
     sound, own = decode_sound(file_bytes(name), fit.rate)
     if own != fit.rate:
         console.note(f"{console.printable(name)}: resampled from {own} to {fit.rate} Hz, which the model was trained with")
@@ -196,12 +188,6 @@ def read_clouds(path: Path, settings: CloudSettings, known: CloudInput | None) -
     return data, replace(known or CloudInput(points=settings.points, dims=dims), turn=settings.turn)
 
 
-def fit_cloud(config: ClassifierConfig, fit: CloudInput) -> ClassifierConfig:
-    """Normals are read as they are."""
-    assert isinstance(config.reader, PointsConfig)
-    return replace(config, reader=replace(config.reader, extra=fit.dims - 3))
-
-
 def open_cloud(name: str, fit: CloudInput) -> list[tuple[str, np.ndarray]]:
     """A cloud or a mesh, or all of a .npz."""
     if name.endswith(".npz"):
@@ -210,18 +196,10 @@ def open_cloud(name: str, fit: CloudInput) -> list[tuple[str, np.ndarray]]:
 
 
 def read_texts(path: Path, settings: TextSettings, known: TextInput | None) -> tuple[Labelled, TextInput]:
-    """Texts, with how many are cut."""
     return labelled.read_texts(path, settings.label), replace(known or TextInput(positions=settings.length), hidden=HIDDEN)
 
 
-def fit_text(config: ClassifierConfig, fit: TextInput) -> ClassifierConfig:
-    """As many positions as bytes are read."""
-    assert isinstance(config.reader, TextConfig)
-    return replace(config, reader=replace(config.reader, positions=fit.positions))
-
-
 def numbered(name: str, samples: Iterable[Any]) -> list[tuple[str, Any]]:
-    """The samples of one file."""
     return [(f"{name}[{i}]", sample) for i, sample in enumerate(samples)]
 
 
@@ -229,7 +207,8 @@ KINDS = {
     "classify-text": Kind(
         "texts", "reviews.jsonl", '"A waste of an evening."',
         '\nDATA is a .jsonl file of {"text": ..., "label": ...}; texts are read as UTF-8 bytes, without a tokenizer.\n',
-        TextSettings().lasting(1500), read_texts, fit_text, lambda name, fit: open_text(name)),
+        TextSettings().lasting(1500), read_texts,
+        lambda config, fit: with_reader(config, positions=fit.positions), lambda name, fit: open_text(name)),
     "classify-image": Kind(
         "pictures", "pictures.zip", "cat.jpg dog.png",
         "\nDATA is a folder or zip of <class>/<file> (PNG, JPEG, WebP), or a .npz with images and labels.\n",
@@ -241,26 +220,21 @@ KINDS = {
     "classify-points": Kind(
         "point clouds", "clouds.npz", "part.npy",
         "\nDATA is a .npz with points (n, M, 3 or 6) and labels, or a folder or zip of <class>/<file> (.npy, meshes).\n",
-        CloudSettings().lasting(2000), read_clouds, fit_cloud, open_cloud),
+        CloudSettings().lasting(2000), read_clouds,
+        lambda config, fit: with_reader(config, extra=fit.dims - 3), open_cloud),
 }
 
 
 # ---- train -----------------------------------------------------------------------------------------------------------------
 
 def train(task: str, argv: Sequence[str]) -> int:
-    """Parse, read, train, report."""
     kind = KINDS[task]
-    parser = runs.training_parser(task, TRAIN.format(task=task, evaluations=EVALUATIONS, **words(kind)), kind.settings)
+    parser = runs.training_parser(task, TRAIN.format(task=task, evaluations=EVALUATIONS, **vars(kind)), kind.settings)
     arguments = parser.parse_args(argv)
     settings = load_task_settings(kind.settings, arguments.overrides)
     classification.show_report(fit(task, arguments.data, settings, arguments.out, arguments.device), arguments.json)
     console.wrote(arguments.out)
     return 0
-
-
-def words(kind: Kind) -> dict[str, str]:
-    """For the help."""
-    return {"what": kind.what, "example": kind.example, "file": kind.file, "data": kind.data}
 
 
 def fit(task: str, path: Path, settings: Any, run: Path, device: str = "cpu",
@@ -293,7 +267,7 @@ def cut_texts(samples: Sequence[Any] | np.ndarray, fit_in: SampleInput) -> list[
     """A remark where texts are longer than what is read of them."""
     number = fit_in.too_long(samples) if isinstance(fit_in, TextInput) else 0
     return [f"{number} of {len(samples)} texts are longer than {fit_in.positions} bytes and are cut: training reads any "  # type: ignore[union-attr]
-            "stretch of them, else the beginning is read"] if number else []
+            "part of them, else the beginning is read"] if number else []
 
 
 def build(config: ClassifierConfig, kind: Kind, fit_in: SampleInput, labels: int, start: Trained | None,
@@ -314,17 +288,14 @@ def build(config: ClassifierConfig, kind: Kind, fit_in: SampleInput, labels: int
 # ---- predict ---------------------------------------------------------------------------------------------------------------
 
 def predict(task: str, argv: Sequence[str]) -> int:
-    """Parse, read, classify, print."""
     kind = KINDS[task]
-    parser = console.make_parser(f"perceive {task} predict", PREDICT.format(task=task, **words(kind)))
+    parser = console.make_parser(f"perceive {task} predict", PREDICT.format(task=task, **vars(kind)))
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("files", nargs="+", metavar="TEXT" if task == "classify-text" else "FILE")
     parser.add_argument("--top", type=int, default=1, help="classes per sample (default 1)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--json", action="store_true")
+    console.add_common(parser, "--device", "--json")
     options = parser.parse_args(argv)
-    if options.top < 1:
-        raise ValueError(f"--top {options.top} must be at least 1")
+    console.check_positive(options, "top")
     trained = load_trained(options.run, (task,), options.device)
     fit_in, classes = preparation(trained), trained.document["classes"]
     names, samples = classification.open_named(options.files, lambda name: kind.open(name, fit_in))

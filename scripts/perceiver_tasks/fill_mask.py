@@ -29,8 +29,8 @@ from calico.scripts.perceiver_tasks.training import EVALUATIONS, HELD_OUT, TaskS
 from calico.scripts.training.classification import costs, write_report
 
 BLANK = "[MASK]"
-SHARE = 0.15             # of the words
-PLACES = 32              # masked bytes per text are padded to a multiple of so many: CPU kernels are compiled per shape
+FRACTION = 0.15             # of the words
+MULTIPLE = 32              # masked bytes per text are padded to a multiple of so many: CPU kernels are compiled per shape
 IGNORED = -100
 MEASURED = 256           # held-out texts, at most
 LENGTHS = range(1, 11)   # bytes of a blank that are tried
@@ -49,7 +49,7 @@ PREDICT = f"""Fill in the blanks of a text.
     calico perceive fill-mask predict runs/language "This is a {BLANK}."
     calico perceive fill-mask predict runs/language "This is a {BLANK}." --length 5 --json
 
-A byte model must be told how long a blank is: without --length {LENGTHS[0]} to {LENGTHS[-1]} bytes are tried, the likeliest
+A byte model must know how long a blank is: without --length {LENGTHS[0]} to {LENGTHS[-1]} bytes are tried, the likeliest
 first. RUN is what `calico perceive fill-mask train` made, or the folder of a Hugging Face PerceiverForMaskedLM.
 """
 
@@ -58,18 +58,11 @@ first. RUN is what `calico perceive fill-mask train` made, or the folder of a Hu
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageSettings(TaskSettings):
-    """A run."""
-
     length: int = 1024           # bytes that are read of a text
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.length < 16:
-            raise ValueError(f"length={self.length} must be at least 16 bytes")
+    LEAST = {"length": "16 bytes"}
 
 
 def train(task: str, argv: Sequence[str]) -> int:
-    """Parse, read, train, report."""
     arguments = runs.training_parser(task, TRAIN, LanguageSettings()).parse_args(argv)
     settings = load_task_settings(LanguageSettings(), arguments.overrides)
     report = fit(task, arguments.data, settings, arguments.out, arguments.device)
@@ -111,12 +104,9 @@ def fit(task: str, path: Path, settings: LanguageSettings, run: Path, device: st
     examples = [mask_words(fit_in([held_out[row] for row in rows]), rng) for rows in np.array_split(
         np.arange(min(len(held_out), MEASURED)), max(1, min(len(held_out), MEASURED) // 32))]
 
-    def evaluate(model: MaskedLanguage) -> dict[str, float]:
-        return measure(model, examples)
-
     document = {"task": task, "model": config_to_json(model.config), "input": config_to_json(fit_in),
                 "data": reader.fingerprint}
-    trainer = runs.train(model, loss_of, batch_of, evaluate, document, settings, run, device)
+    trainer = runs.train(model, loss_of, batch_of, lambda model: measure(model, examples), document, settings, run, device)
     report = {**trainer.evaluation, "held_out": min(len(held_out), MEASURED), "task": task, "train": len(training),
               **costs(trainer)}
     write_report(report, run)
@@ -124,29 +114,28 @@ def fit(task: str, path: Path, settings: LanguageSettings, run: Path, device: st
 
 
 def mask_words(batch: Batch, rng: np.random.Generator) -> Batch:
-    """Mask SHARE of the words, each with all its bytes; at least one per text.
+    """Mask FRACTION of the words, each with all its bytes; at least one per text.
 
     Returns:
-        inputs and mask as they came, with MASK in place of the words' bytes; places int64 (B, Q) of those bytes, and targets
+        inputs and mask as they came, with MASK in place of the words' bytes; positions int64 (B, Q) of those bytes, and targets
         int64 (B, Q), IGNORED where a text has fewer than Q.
     """
     ids = batch["inputs"].numpy()
-    places = [words_of(row, SHARE, rng) for row in ids]
-    longest = min(-(-max(map(len, places)) // PLACES) * PLACES, ids.shape[1])
-    at = np.zeros((len(ids), longest), np.int64)
-    targets = np.full_like(at, IGNORED)
-    for row, chosen in enumerate(places):
-        at[row, :len(chosen)] = chosen
+    positions = [words_of(row, FRACTION, rng) for row in ids]
+    longest = min(-(-max(map(len, positions)) // MULTIPLE) * MULTIPLE, ids.shape[1])
+    padded = np.zeros((len(ids), longest), np.int64)
+    inputs, targets = ids.copy(), np.full_like(padded, IGNORED)
+    for row, chosen in enumerate(positions):
+        padded[row, :len(chosen)] = chosen
         targets[row, :len(chosen)] = ids[row, chosen]
-    inputs = ids.copy()
-    for row, chosen in enumerate(places):
         inputs[row, chosen] = MASK
-    return {**batch, "inputs": torch.from_numpy(inputs), "places": torch.from_numpy(at), "targets": torch.from_numpy(targets)}
+    made = {"inputs": inputs, "positions": padded, "targets": targets}
+    return {**batch, **{name: torch.from_numpy(array) for name, array in made.items()}}
 
 
 def loss_of(model: MaskedLanguage, batch: Batch) -> tuple[Mean, Mapping[str, Any]]:
     """Cross-entropy of the masked bytes, in nats per byte, and how many of them are right."""
-    logits = model(batch["inputs"], batch["mask"], batch["places"]).flatten(0, 1).float()
+    logits = model(batch["inputs"], batch["mask"], batch["positions"]).flatten(0, 1).float()
     targets = batch["targets"].flatten()
     kept = targets != IGNORED
     count = int(kept.sum())
@@ -166,17 +155,14 @@ def measure(model: MaskedLanguage, examples: Sequence[Batch]) -> dict[str, float
 # ---- predict ---------------------------------------------------------------------------------------------------------------
 
 def predict(task: str, argv: Sequence[str]) -> int:
-    """Parse, fill in, print."""
     parser = console.make_parser(f"perceive {task} predict", PREDICT)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("texts", nargs="+", metavar="TEXT", help=f"with {BLANK} where something is missing")
     parser.add_argument("--length", type=int, help="bytes of a blank")
     parser.add_argument("--top", type=int, default=3, help="lengths that are shown (default 3)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--json", action="store_true")
+    console.add_common(parser, "--device", "--json")
     options = parser.parse_args(argv)
-    if (options.length or 1) < 1 or options.top < 1:
-        raise ValueError(f"--length {options.length} and --top {options.top} must be at least 1")
+    console.check_positive(options, "length", "top")
     if missing := [text for text in options.texts if BLANK not in text]:
         raise ValueError(f"there is no {BLANK} in {missing[0]!r}; write it where something is missing")
     trained = load_trained(options.run, (task,), options.device)
@@ -187,16 +173,13 @@ def predict(task: str, argv: Sequence[str]) -> int:
         lengths = [options.length] if options.length else LENGTHS
         filled = [fill(trained.model, text, length, fit_in.positions) for length in lengths]
         found += sorted(filled, key=lambda entry: -entry["probability"])[:options.top]
-    if options.json:
-        console.print_json(found)
-    else:
-        console.print_table(("text", "bytes", "probability of a byte"),
-                            [[entry["filled"], entry["length"], entry["probability"]] for entry in found])
+    console.print_result(found, options.json, ("text", "bytes", "probability of a byte"),
+                         [[entry["filled"], entry["length"], entry["probability"]] for entry in found])
     return 0
 
 
 def fill(model: MaskedLanguage, text: str, length: int, positions: int) -> dict[str, Any]:
-    """The likeliest byte at each place of blanks of `length` bytes, all at once.
+    """The likeliest byte at each position of blanks of `length` bytes, all at once.
 
     Returns:
         text, filled, length, and probability: the geometric mean over the bytes.
@@ -208,11 +191,11 @@ def fill(model: MaskedLanguage, text: str, length: int, positions: int) -> dict[
     ids = torch.tensor([[CLS, *joined, SEP]], device=next(model.parameters()).device)
     if ids.shape[1] > positions:
         raise ValueError(f"the text has {ids.shape[1]} bytes, the model reads {positions}; shorten it")
-    places = (ids[0] == MASK).nonzero()[:, 0]
+    blanks = (ids[0] == MASK).nonzero()[:, 0]
     with torch.no_grad():
-        logits = model(ids, positions=places).float()[0]
+        logits = model(ids, positions=blanks).float()[0]
     logits[:, :BYTE_OFFSET] = -torch.inf                                # a blank is filled with bytes only
     chances, best = logits.softmax(dim=1).max(dim=1)
-    ids[0, places] = best
+    ids[0, blanks] = best
     return {"text": text, "filled": decode_bytes(ids[0].tolist()), "length": length,
             "probability": float(chances.log().mean().exp())}

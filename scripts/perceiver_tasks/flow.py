@@ -48,7 +48,7 @@ PREDICT = """Where each pixel of a picture is in the next one: a .flo file and a
     calico perceive flow predict runs/flow --pairs pairs.jsonl --json                  # end-point errors, in pixels
 
 RUN is what `calico perceive flow train` made, or the folder of a Hugging Face PerceiverForOpticalFlow. Pictures of any size
-are cut into tiles that overlap. A run of ours looks several times, first at small pictures, then at the rest of the motion in
+are cut into tiles that overlap. A run of ours estimates several times, first in small pictures, then the rest of the motion in
 larger ones: --scales 16,8 are pictures of a sixteenth and then an eighth of the height and width.
 """
 
@@ -57,8 +57,6 @@ larger ones: --scales 16,8 are pictures of a sixteenth and then an eighth of the
 
 @dataclass(frozen=True, kw_only=True)
 class FlowSettings(TaskSettings):
-    """A run."""
-
     pairs: str = ""              # a manifest of real pairs, measured and never trained on
     reach: float = 5.0           # pixels of the longest made motion
     scales: list[float] = field(default_factory=lambda: [16.0, 8.0, 4.0])     # of `predict`
@@ -72,7 +70,6 @@ DEFAULTS = FlowSettings(optimizer=replace(FlowSettings().optimizer, learning_rat
 
 
 def train(task: str, argv: Sequence[str]) -> int:
-    """Parse, read, train, report."""
     arguments = runs.training_parser(task, TRAIN, DEFAULTS).parse_args(argv)
     settings = load_task_settings(DEFAULTS, arguments.overrides)
     seed, device = settings.training.seed, usable_device(arguments.device)
@@ -81,7 +78,7 @@ def train(task: str, argv: Sequence[str]) -> int:
     model = start.model if start else Flow(SMALL_FLOW)
     assert isinstance(model, Flow)
     model = model.to(device)
-    bank, shown = open_bank(arguments.data)
+    bank, pictures = open_bank(arguments.data)
     motion = MotionConfig(size=model.config.size, reach=settings.reach)
     made, kept = MovingPictures(bank, motion, seed), MovingPictures(bank, motion, seed + (1 << 32))
     held_out = [kept.batch(step, HELD_OUT[1] // 2) for step in range(HELD_OUT[0])]
@@ -93,7 +90,7 @@ def train(task: str, argv: Sequence[str]) -> int:
         found = {"end_point_error": float(torch.stack(errors).mean())}
         return found | ({"pairs": mean_of(measure(model, pairs, settings.scales))["end_point_error"]} if pairs else {})
 
-    document = {"task": task, "model": config_to_json(model.config), "motion": asdict(motion), "shown": shown,
+    document = {"task": task, "model": config_to_json(model.config), "motion": asdict(motion), "shown": pictures,
                 "scales": settings.scales}
     trainer = runs.train(model, flow_loss, lambda number: made.batch(number, settings.batch_size // 2), evaluate, document,
                          settings, arguments.out, arguments.device)
@@ -108,7 +105,7 @@ def train(task: str, argv: Sequence[str]) -> int:
     return 0
 
 
-def scales(words: str) -> tuple[float, ...]:
+def numbers(words: str) -> tuple[float, ...]:
     """ "16,8" -> (16.0, 8.0); argparse reports the ValueError."""
     return tuple(float(word) for word in words.split(","))
 
@@ -142,7 +139,6 @@ def measure(model: Flow, pairs: Sequence[FlowPair], scales: Sequence[float]) -> 
 
 
 def mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Means of the figures over pairs."""
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name != "pair"}
 
 
@@ -167,28 +163,26 @@ def show(report: Mapping[str, Any], as_json: bool) -> None:
 # ---- predict ---------------------------------------------------------------------------------------------------------------
 
 def predict(task: str, argv: Sequence[str]) -> int:
-    """Parse, look, write or measure."""
     parser = console.make_parser(f"perceive {task} predict", PREDICT)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("frames", nargs="*", type=Path, metavar="FRAME", help="two pictures of one size")
     parser.add_argument("--out", type=Path, help="folder for flow.flo and flow.png")
     parser.add_argument("--truth", type=Path, help="the true flow of the two: .flo, .npz or KITTI's .png")
     parser.add_argument("--pairs", type=Path, help="in place of two frames: a manifest of pairs with their truth")
-    parser.add_argument("--scales", type=scales, metavar="16,8,4", help="default: those of the run; 1 for Hugging Face's")
+    parser.add_argument("--scales", type=numbers, metavar="16,8,4", help="default: those of the run; 1 for Hugging Face's")
     parser.add_argument("--largest", type=float, help="pixels of full colour in the picture (default: the longest motion)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--json", action="store_true")
+    console.add_common(parser, "--device", "--json")
     options = parser.parse_args(argv)
     if (len(options.frames) != 2 or options.out is None) if options.pairs is None else options.frames:
         raise ValueError(f"{len(options.frames)} frames came; give two frames and --out FOLDER, or --pairs MANIFEST alone")
     trained = load_trained(options.run, (task,), options.device)
-    model, looks = trained.model, options.scales or trained.document.get("scales", [1.0])
+    model, scales = trained.model, options.scales or trained.document.get("scales", [1.0])
     assert isinstance(model, Flow)
     if options.pairs is not None:
-        show({"pairs": measure(model, list(FlowPairs(options.pairs)), looks)}, options.json)
+        show({"pairs": measure(model, list(FlowPairs(options.pairs)), scales)}, options.json)
         return 0
     first, second = (read_picture(path, MAX_SIDE) for path in options.frames)
-    found = picture_flow(model, as_input(first, model), as_input(second, model), looks).cpu().numpy()
+    found = picture_flow(model, as_input(first, model), as_input(second, model), scales).cpu().numpy()
     right, down = (float(mean) for mean in found.mean(axis=(0, 1)))
     report = {"longest": float(np.hypot(found[..., 0], found[..., 1]).max()), "mean_right": right, "mean_down": down}
     if options.truth is not None:

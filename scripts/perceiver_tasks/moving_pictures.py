@@ -51,10 +51,10 @@ class MovingPictures:
         layers = [self._layer(rng, count, shape) for shape in range(self.config.shapes + 1)]
         rows, columns = (torch.arange(side) - (side - 1) / 2 for side in self.config.size)
         pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).expand(count, -1, -1, -1)   # (B, H, W, x y)
-        shown = [self._paint(layers, pixels, second) for second in (False, True)]
-        frames = torch.stack([frame for frame, _ in shown], dim=1)                         # (B, 2, 3, H, W)
+        painted = [self._paint(layers, pixels, second) for second in (False, True)]
+        frames = torch.stack([frame for frame, _ in painted], dim=1)                         # (B, 2, 3, H, W)
         frames = self._expose(rng, frames)
-        return {"frames": torch.cat([frames, frames.flip(1)]), "flow": torch.cat([flow for _, flow in shown])}
+        return {"frames": torch.cat([frames, frames.flip(1)]), "flow": torch.cat([flow for _, flow in painted])}
 
     def _layer(self, rng: np.random.Generator, count: int, shape: int) -> "_Layer":
         """The background (shape 0) or one shape of each of `count` pictures."""
@@ -102,10 +102,10 @@ class MovingPictures:
 
 @dataclass(frozen=True)
 class _Outline:
-    """A round shape with waves: radius (B,) pixels, stretch and tilt (B,), waves (B, 4) and their phases."""
+    """A round shape with waves: radius (B,) pixels, aspect and tilt (B,), waves (B, 4) and their phases."""
 
     radius: Tensor
-    stretch: Tensor
+    aspect: Tensor
     tilt: Tensor
     waves: Tensor
     phases: Tensor
@@ -113,8 +113,8 @@ class _Outline:
     def cover(self, from_centre: Tensor) -> Tensor:
         """(B, H, W, 2) -> (B, H, W): 1 inside, 0 outside, a ramp of a pixel between."""
         x, y = from_centre.unbind(-1)
-        cos, sin, stretch = (t[:, None, None] for t in (self.tilt.cos(), self.tilt.sin(), self.stretch))
-        x, y = (x * cos + y * sin) * stretch, (y * cos - x * sin) / stretch
+        cos, sin, aspect = (t[:, None, None] for t in (self.tilt.cos(), self.tilt.sin(), self.aspect))
+        x, y = (x * cos + y * sin) * aspect, (y * cos - x * sin) / aspect
         orders = torch.arange(2, 6)
         angles = torch.atan2(y, x)[..., None] * orders + self.phases[:, None, None]
         edge = self.radius[:, None, None] * (1 + (self.waves[:, None, None] * angles.cos()).sum(-1))
@@ -138,7 +138,6 @@ class _Layer:
         return _turned(self.motion, p - _each(self.centre)) + _each(self.centre + self.shift)
 
     def back(self, p: Tensor) -> Tensor:
-        """The way back."""
         return _turned(torch.linalg.inv(self.motion), p - _each(self.centre + self.shift)) + _each(self.centre)
 
     def cover(self, p: Tensor) -> Tensor:

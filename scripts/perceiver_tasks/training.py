@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
@@ -24,21 +24,15 @@ from calico.agent.training.optimizer import OptimizerConfig
 from calico.agent.training.trainer import LossFunction, Trainer, TrainingConfig
 from calico.datasets.streams import ORDER
 from calico.scripts.common import console
-from calico.scripts.common.config import config_from_json, config_to_json, given, load_config
-from calico.scripts.training.runs import (
-    LENGTH,
-    begin_or_continue,
-    check_same_run,
-    check_written_by,
-    run_with_progress_bar,
-)
+from calico.scripts.common.config import config_to_json, given, load_config
+from calico.scripts.training import runs
 
-HELD_OUT = 0.2       # share of the samples, chosen by a hash of their content
+HELD_OUT = 0.2       # fraction of the samples, chosen by a hash of their content
 EVALUATIONS = 10     # of the held-out samples, in a run
 EMA = 0.995          # decay of the averaged weights: they see the last 200 steps, and spare a choice among checkpoints
 WARM_UP, SHORT_WARM_UP = 100, 20    # steps, at most a tenth of all
 # what a continued run may change; the warm-up follows from the steps
-FREE = ("init", "pairs", "optimizer.warmup_steps", *LENGTH)
+FREE = ("init", "pairs", "optimizer.warmup_steps", *runs.LENGTH)
 
 # options that were, for the line that names their new spelling
 SPELLINGS = {"--steps": "training.steps", "--minutes": "training.minutes", "--seed": "training.seed", "--batch": "batch_size",
@@ -61,9 +55,12 @@ class TaskSettings:
     # unless they are given, a tenth of the steps lies between evaluations and between checkpoints
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=3000, ema=EMA, log_every=20))
 
+    LEAST: ClassVar[Mapping[str, str]] = {}     # of the task's own fields: name -> least value and its unit, "8 pixels"
+
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} must be at least 1")
+        for name, least in {"batch_size": "1", **self.LEAST}.items():
+            if getattr(self, name) < int(least.split()[0]):
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
 
     def lasting(self: "Settings", steps: int) -> "Settings":
         """The same with so many steps, for a task's defaults."""
@@ -102,10 +99,8 @@ def training_parser(task: str, doc: str, defaults: TaskSettings) -> console.Pars
     parser = console.make_parser(f"perceive {task} train", f"{doc}\nsettings and their defaults (optimizer.warmup_steps, "
                                  f"evaluate_every and save_every: a tenth of the steps, unless given):\n{listed}")
     parser.add_argument("data", type=Path, metavar="DATA")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings, such as training.steps=500")
+    console.add_common(parser, "overrides", "--device", "--json")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--json", action="store_true")
     console.add_old_spellings(parser, SPELLINGS)
     return parser
 
@@ -135,20 +130,15 @@ def train(model: Net, loss: LossFunction[Net], batch_of: Callable[[int], Any],
         ValueError: the run in the folder began with other settings or data, or is another process's.
     """
     config = config_to_json(settings)
-    with begin_or_continue(run, config, FREE, device=device, before=lambda saved: settings_of(saved, settings)) as saved:
+    before = runs.saved_config("perceive", (DOCUMENT,), type(settings))
+    with runs.begin_or_continue(run, config, FREE, device=device, before=before) as saved:
         trainer = Trainer(model, loss, settings.optimizer, settings.training)
         if saved is not None:
-            check_same_run(run, document, document_of(saved))
+            runs.check_same_run(run, document, document_of(saved))
             trainer.restore(saved)
         documents = {DOCUMENT: document, "config": config, "order": ORDER}
-        run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, {}, evaluate=evaluate)
+        runs.run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, {}, evaluate=evaluate)
     return trainer
-
-
-def settings_of(saved: checkpoint.Checkpoint, settings: TaskSettings) -> dict[str, Any]:
-    """The settings of a run of this command, as JSON; those that are newer than the run have their defaults."""
-    check_written_by("perceive", saved, (DOCUMENT,))
-    return config_to_json(config_from_json(type(settings), saved.documents.get("config", {})))
 
 
 def document_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:

@@ -2,30 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from calico.agent import checkpoint
 from calico.agent.agent import Agent
 from calico.agent.hardware import usable_device
 from calico.agent.model import Model
 from calico.agent.training.agent_loss import agent_loss
 from calico.agent.training.trainer import PER_SOURCE, Sums, Trainer
 from calico.datasets.mixture import Mixture, prefetched
-from calico.scripts.common import console
-from calico.scripts.common.config import config_from_json, config_to_json, save_resolved
+from calico.scripts.common import console, sources
+from calico.scripts.common.config import config_to_json, save_resolved
 from calico.scripts.common.settings import RunSettings
-from calico.scripts.common.sources import (
-    OpenedSource,
-    build_mixture,
-    model_config,
-    open_sources,
-    resampled,
-    task_specs,
-    text_tokenizer,
-)
-from calico.scripts.training.runs import LENGTH, begin_or_continue, check_written_by, run_with_progress_bar
+from calico.scripts.training.runs import LENGTH, begin_or_continue, run_with_progress_bar, saved_config
 from calico.tokenizers.vocabulary import Vocabulary
 
 FREE = ("out", "data.workers", *LENGTH)      # what a continued run may change
@@ -41,18 +30,20 @@ def train(settings: RunSettings, device: str = "cpu") -> Path:
     """
     run, training = Path(settings.out), settings.training
     usable_device(device)
-    opened = open_sources(settings)
-    for line in resampled(opened):
+    opened = sources.open_sources(settings)
+    for line in sources.resampled(opened):
         console.note(line)
-    with begin_or_continue(run, config_to_json(settings), FREE, device=device, before=config_of, any_order=True) as saved:
+    before = saved_config("train", ("config", "mixture"), RunSettings)
+    with begin_or_continue(run, config_to_json(settings), FREE, device=device, before=before, any_order=True) as saved:
         if saved is None:
-            text = text_tokenizer(settings, opened)
+            text = sources.text_tokenizer(settings, opened)
             vocabulary = Vocabulary(settings.vocabulary)
-            specs = task_specs(opened, settings, vocabulary, text)
-            agent = Agent.build(model_config(opened, settings), vocabulary, text, specs, seed=training.seed, device=device)
+            specs = sources.task_specs(opened, settings, vocabulary, text)
+            config = sources.model_config(opened, settings)
+            agent = Agent.build(config, vocabulary, text, specs, seed=training.seed, device=device)
         else:
             agent = Agent.from_checkpoint(saved, device)
-        mixture = build_mixture(opened, settings, agent.vocabulary, agent.text)
+        mixture = sources.build_mixture(opened, settings, agent.vocabulary, agent.text)
         trainer = Trainer(agent.model, agent_loss(mixture.names), settings.optimizer, training)
         if saved is not None:
             mixture.check_state(saved.documents["mixture"])
@@ -66,19 +57,13 @@ def train(settings: RunSettings, device: str = "cpu") -> Path:
     return run
 
 
-def config_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
-    """The config of a run of this command; settings that are newer than the run have their defaults."""
-    check_written_by("train", saved, ("config", "mixture"))
-    return config_to_json(config_from_json(RunSettings, saved.documents["config"]))
-
-
-def held_out_loss(opened: list[OpenedSource], settings: RunSettings,
+def held_out_loss(opened: list[sources.OpenedSource], settings: RunSettings,
                   agent: Agent) -> Callable[[Model], Mapping[str, float]] | None:
     """Mean loss on what the sources hold out, in nats: of all targets, and per source; None where nothing is held out."""
     kept = [source for source in opened if len(source.splits[1].numbers) and source.settings.weight]
     if not kept:
         return None
-    mixture: Mixture = build_mixture(kept, settings, agent.vocabulary, agent.text, held_out=True)
+    mixture: Mixture = sources.build_mixture(kept, settings, agent.vocabulary, agent.text, held_out=True)
     batches, loss = [mixture.batch(number) for number in range(HELD_OUT_BATCHES)], agent_loss(mixture.names)
 
     def evaluate(model: Model) -> dict[str, float]:

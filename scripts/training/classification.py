@@ -57,7 +57,6 @@ class Task:
 
     @cached_property
     def kept(self) -> list[Any]:
-        """The held-out samples."""
         return [self.data.samples[row] for row in self.held_out]
 
     def accuracy(self, model: nn.Module) -> dict[str, float]:
@@ -162,11 +161,8 @@ def answers(names: Sequence[str], chances: np.ndarray, classes: Sequence[str], t
 
 def show_answers(found: list[dict[str, Any]], word: str, as_json: bool) -> None:
     """What `answers` gave; `word` is what a sample is called."""
-    if as_json:
-        console.print_json(found)
-        return
-    console.print_table((word, "class", "probability"), [[answer["sample"], entry["class"], entry["probability"]]
-                                                         for answer in found for entry in answer["top"]])
+    console.print_result(found, as_json, (word, "class", "probability"), [
+        [answer["sample"], entry["class"], entry["probability"]] for answer in found for entry in answer["top"]])
 
 
 def open_named(names: Sequence[str], open_one: Callable[[str], list[tuple[str, Any]]]) -> tuple[list[str], list[Any]]:
@@ -184,16 +180,14 @@ def open_text(name: str) -> list[tuple[str, str]]:
     """A .txt file, the records of a .jsonl file, or else the words themselves are the text."""
     path = Path(name)
     if path.suffix == ".jsonl" and path.is_file():
-        records = JsonLines(path, has_text)
+        def check(record: Mapping[str, Any]) -> None:
+            require_text(record.get("text"), "text")
+
+        records = JsonLines(path, check)
         return [(f"{name}:{line}", record["text"]) for line, record in zip(records.lines, records, strict=True)]
     if path.suffix == ".txt" and path.is_file():
         return [(name, file_bytes(name).decode("utf-8", errors="replace"))]
     return [(name, name)]
-
-
-def has_text(record: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a record has a text."""
-    require_text(record.get("text"), "text")
 
 
 def file_bytes(name: str) -> bytes:

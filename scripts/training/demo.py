@@ -1,4 +1,4 @@
-"""What `calico demo` collects, trains and judges."""
+"""What `calico demo` collects, trains and evaluates."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from calico.scripts.common import console
 from calico.scripts.common.collecting import collect, collect_scenes, collect_small_talk
 from calico.scripts.common.film import FILM_FPS, encode_gif, side_by_side
 from calico.scripts.common.memory import watched_memory
-from calico.scripts.common.settings import DataSettings, RunSettings, SourceSettings
+from calico.scripts.common.settings import RunSettings, SourceSettings
 from calico.scripts.evaluation.all_suites import report_of, results_folder
 from calico.scripts.evaluation.control import UNSEEN, play_side_by_side
 from calico.scripts.evaluation.data import drawn_captions, drawn_questions
@@ -22,7 +22,7 @@ from calico.scripts.evaluation.report import Report, write_report
 from calico.scripts.evaluation.suites import Evaluator, SuiteResult
 from calico.scripts.training.agent import train
 
-# task -> demonstrations, share of noisy actions in them, weight in the mixture. Noise shows how the expert recovers; in
+# task -> demonstrations, fraction of noisy actions in them, weight in the mixture. Noise shows how the expert recovers; in
 # the state tasks a random action is held for NOISE_STEPS, or it would cancel out before there is anything to recover from.
 NOISE_STEPS = 8
 STATE_TASKS: dict[str, tuple[int, float, float]] = {   # the observation is the whole state: single steps, shuffled
@@ -46,36 +46,35 @@ WORLDS: dict[str, tuple[int, float, float]] = {
     "freeway": (400, 0.6, 1.2),
 }
 SMALL_TALK_WEIGHT = 0.15
-LONGEST = 2100         # steps of a judged episode: Breakout without a ball would go on for 27,000
-PICTURES = 100         # judged of each world
+LONGEST = 2100         # steps of an evaluated episode: Breakout without a ball would go on for 27,000
+PICTURES = 100         # evaluated of each world
 SAMPLING = SamplingConfig(temperature=1.0)
 TITLE = "One small network plays, captions and chats"
 
 
 def demo(settings: RunSettings, episodes: int) -> tuple[Path, ...]:
-    """Collect, train, judge; returns the files of the report."""
+    """Collect, train, evaluate; returns the files of the report."""
     out, started = Path(settings.out), time.perf_counter()
     with watched_memory() as peak:
-        settings = with_sources(settings, make_data(out / "data"))
+        settings = replace(settings, data=replace(settings.data, sources=make_data(out / "data")))
         collected = time.perf_counter()
         train(settings)
         trained = time.perf_counter()
-        report = judge(out, episodes)
+        report = evaluate(out, episodes)
         judged = time.perf_counter()
     phases = {"collecting": collected - started, "training": trained - collected, "judging": judged - trained}
     facts = {**report.facts, **{f"{phase} took": f"{seconds:.0f} s" for phase, seconds in phases.items()}}
     (out / "films.gif").write_bytes(encode_gif(side_by_side(report.films), FILM_FPS))
     page = write_report(replace(report, facts=facts, seconds=time.perf_counter() - started,
                                 peak_memory_bytes=peak()), out)
-    share = report.share_at(50)
+    fraction = report.share_at(50)
     console.note(f"{sum((t.normalised or 0) >= 50 for t in report.tasks)} of {len(report.tasks)} tasks at half the expert's "
-                 f"score or more ({share or 0:.0%}); captions right {report.caption_accuracy:.0%}, "
+                 f"score or more ({fraction or 0:.0%}); captions right {report.caption_accuracy:.0%}, "
                  f"answers right {report.question_accuracy:.0%}")
     return page, out / "report.json", out / "films.gif"
 
 
-def judge(run: Path, episodes: int) -> Report:
-    """Let the checkpoint play, caption and answer."""
+def evaluate(run: Path, episodes: int) -> Report:
     agent, seeds = Agent.load(run), range(UNSEEN, UNSEEN + episodes)
     tasks = play_side_by_side(run, list(TASKS), seeds, SAMPLING, processes=os.cpu_count() or 1, num_envs=episodes,
                               max_steps=LONGEST)
@@ -103,9 +102,3 @@ def make_data(folder: Path) -> list[SourceSettings]:
     if not any(talk.glob("*.jsonl")):
         collect_small_talk(folder)
     return [*sources, SourceSettings(path=str(talk), weight=SMALL_TALK_WEIGHT)]
-
-
-def with_sources(settings: RunSettings, sources: list[SourceSettings]) -> RunSettings:
-    """The settings with these sources."""
-    data: DataSettings = replace(settings.data, sources=sources)
-    return replace(settings, data=data)

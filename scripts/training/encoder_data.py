@@ -20,14 +20,14 @@ from calico.datasets.streams import stream
 from calico.scripts.common import console
 from calico.tokenizers.text import TextTokenizer
 
-HELD_OUT = 0.2          # share of the samples, by a hash of each, that no encoder and no classifier learns from
+HELD_OUT = 0.2          # fraction of the samples, by a hash of each, that no encoder and no classifier learns from
 DETAIL = 2              # pictures are kept at so many times the encoder's side, for crops
-PROBED = 2000           # labelled samples of each side that a probe looks at during training
+PROBED = 2000           # labelled samples of each split that a probe looks at during training
 BATCH = 256             # samples that are encoded together
 
 
 def open_unlabelled(paths: list[str], inputs: Inputs, most_skipped: int) -> Unlabelled:
-    """Pictures or sounds to learn from, as the encoder wants them; what was left out or resampled is said."""
+    """Pictures or sounds to learn from, as the encoder wants them; what was left out or resampled is reported."""
     stores: list[FileStore] = []
 
     def open_store(path: Path) -> FileStore:
@@ -40,19 +40,17 @@ def open_unlabelled(paths: list[str], inputs: Inputs, most_skipped: int) -> Unla
 
     found = read_unlabelled([Path(path) for path in paths], open_store, inputs.problem, most_skipped,
                             console.with_progress("read"))
-    tell(found, [store for store in stores if isinstance(store, SoundStore)])
+    note_skipped(found, [store for store in stores if isinstance(store, SoundStore)])
     return found
 
 
-def open_pieces(readers: Any, text: TextTokenizer, longest: int) -> Unlabelled:
-    """Texts to learn from."""
+def open_tokens(readers: Any, text: TextTokenizer, longest: int) -> Unlabelled:
     found = read_pieces(readers, text.encode, longest, console.with_progress("read"))
-    tell(found, [])
+    note_skipped(found, [])
     return found
 
 
-def tell(found: Unlabelled, sounds: list[SoundStore]) -> None:
-    """Notes about what was read."""
+def note_skipped(found: Unlabelled, sounds: list[SoundStore]) -> None:
     for reason in found.skipped[:3]:
         console.note(f"left out: {reason}")
     if len(found.skipped) > 3:
@@ -105,7 +103,7 @@ class Probe:
     def __init__(self, data: Labelled, most: int = PROBED) -> None:
         """most: samples of the training part, and of the held-out part, that are looked at."""
         rng = stream(0, "probe")
-        self.train, self.held_out = (np.sort(rng.permutation(side)[:most]) for side in data.split(HELD_OUT))
+        self.train, self.held_out = (np.sort(rng.permutation(split)[:most]) for split in data.split(HELD_OUT))
         self.data = data
 
     def __call__(self, vectors: Callable[[list[Any]], np.ndarray], per_class: int | None = None,
@@ -117,7 +115,7 @@ class Probe:
             per_class: learn from so many samples of each class, chosen anew in each of `draws` whose mean counts.
         """
         data, truth = self.data, self.data.labels[self.held_out]
-        train, test = (vectors([data.samples[i] for i in side]) for side in (self.train, self.held_out))
+        train, test = (vectors([data.samples[i] for i in split]) for split in (self.train, self.held_out))
         found: dict[str, list[float]] = {"knn": [], "linear": []}
         for draw in range(draws):
             chosen = np.arange(len(self.train))

@@ -20,16 +20,10 @@ from calico.agent.training.trainer import Trainer, TrainingConfig
 from calico.datasets.images import decode_file
 from calico.datasets.sounds import decode_sound
 from calico.datasets.streams import ORDER
-from calico.scripts.common.config import config_from_json, config_to_json, save_resolved
-from calico.scripts.training import classification
+from calico.scripts.common.config import config_to_json, save_resolved
+from calico.scripts.training import classification, runs
 from calico.scripts.training.classification import file_bytes, open_text
 from calico.scripts.training.encoder_data import HELD_OUT, open_labelled, some_per_class
-from calico.scripts.training.runs import (
-    begin_or_continue,
-    check_same_run,
-    check_written_by,
-    run_with_progress_bar,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +34,16 @@ class FinetuneSettings:
     labels_per_class: int | None = None    # learn from so many samples of each class only
     from_scratch: bool = False     # the same encoder with random weights, to compare
     batch_size: int = 32
-    seconds: float = 10.0          # longest stretch of a sound
-    smoothing: float = 0.1         # share of a target that goes to all classes
-    augment: bool = True           # crops, mirrored pictures, stretches of long sounds and texts
-    hidden: float = 0.2            # share of a text's pieces that training does not show, so that no single one decides
+    seconds: float = 10.0          # longest clip of a sound
+    smoothing: float = 0.1         # fraction of a target that goes to all classes
+    augment: bool = True           # crops, mirrored pictures, clips of long sounds and texts
+    hidden: float = 0.2            # fraction of a text's tokens that training hides, so that no single one decides
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=5e-4, final_share=0.01))
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1000, log_every=20, save_every=200))
 
     def __post_init__(self) -> None:
         if not 0 <= self.hidden < 1:
-            raise ValueError(f"hidden={self.hidden} must be a share: at least 0, less than 1")
+            raise ValueError(f"hidden={self.hidden} must be a fraction: at least 0, less than 1")
 
 
 def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, device: str = "cpu") -> dict[str, Any]:
@@ -71,21 +65,16 @@ def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, dev
     config, files = config_to_json(settings), {} if pretrained.text is None else {TOKENIZER_FILE: pretrained.text.to_bytes()}
     documents = {"encoder": encoder_document(classifier.encoder), "classes": labelled.classes, "seconds": settings.seconds,
                  "config": config, "finetuning": {"data": labelled.fingerprint}, "order": ORDER}
-    with begin_or_continue(run, config, before=config_of, device=device) as saved:
+    before = runs.saved_config("finetune", ("finetuning", "classes"), FinetuneSettings)
+    with runs.begin_or_continue(run, config, before=before, device=device) as saved:
         trainer = Trainer(classifier, classification_loss(settings.smoothing), settings.optimizer, settings.training)
         if saved is not None:
-            check_same_run(run, {"data": labelled.fingerprint}, {"data": saved.documents["finetuning"]["data"]})
+            runs.check_same_run(run, {"data": labelled.fingerprint}, {"data": saved.documents["finetuning"]["data"]})
             trainer.restore(saved)
         save_resolved(settings, run / "config.json")
-        run_with_progress_bar(trainer, f"finetune {run.name}", work.batches(settings.batch_size, seed), run, documents, files,
-                              evaluate=work.accuracy)
+        runs.run_with_progress_bar(trainer, f"finetune {run.name}", work.batches(settings.batch_size, seed), run, documents,
+                                   files, evaluate=work.accuracy)
         return work.report(trainer, run, "finetune")
-
-
-def config_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
-    """The config of a run of this command; settings that are newer than the run have their defaults."""
-    check_written_by("finetune", saved, ("finetuning", "classes"))
-    return config_to_json(config_from_json(FinetuneSettings, saved.documents.get("config", {})))
 
 
 def named(inputs: Inputs) -> classification.Prepare:

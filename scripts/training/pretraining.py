@@ -10,17 +10,9 @@ import torch
 from torch import Tensor
 
 from calico.agent import checkpoint
+from calico.agent.data2vec import encoders
 from calico.agent.data2vec.batches import Inputs, text_vocabulary
 from calico.agent.data2vec.collapse import CollapseGuard
-from calico.agent.data2vec.encoders import (
-    Encoder,
-    SpeechEncoder,
-    SpeechEncoderConfig,
-    TextEncoder,
-    TextEncoderConfig,
-    VisionEncoder,
-    VisionEncoderConfig,
-)
 from calico.agent.data2vec.objective import OBJECTIVES, Data2Vec, Data2VecConfig
 from calico.agent.data2vec.pretrained import TOKENIZER_FILE, Modality, encoder_document
 from calico.agent.hardware import usable_device
@@ -30,27 +22,19 @@ from calico.datasets.samples.unlabelled import Unlabelled
 from calico.datasets.splits import is_held_out
 from calico.datasets.streams import ORDER, shuffled, stream
 from calico.datasets.texts import TextReader
-from calico.scripts.common.config import config_from_json, config_to_json, given, load_config, save_resolved
-from calico.scripts.training.encoder_data import HELD_OUT, Probe, embed, open_labelled, open_pieces, open_unlabelled
-from calico.scripts.training.runs import (
-    LENGTH,
-    begin_or_continue,
-    check_same_run,
-    check_written_by,
-    run_with_progress_bar,
-)
+from calico.scripts.common.config import config_to_json, given, load_config, save_resolved
+from calico.scripts.training import runs
+from calico.scripts.training.encoder_data import HELD_OUT, Probe, embed, open_labelled, open_tokens, open_unlabelled
 from calico.tokenizers.text import TextTokenizer
 
-FREE = ("out", "data.most_skipped", *LENGTH)      # what a continued run may change
+FREE = ("out", "data.most_skipped", *runs.LENGTH)      # what a continued run may change
 SHOWN = ("target_variance", "prediction_variance", "content_share")     # beside the loss, while it runs
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainData:
-    """What is learnt from."""
-
     paths: list[str] = field(default_factory=list)   # folders, zips, manifests, arrays; see datasets/samples/unlabelled.py
     batch_size: int = 64                             # samples per step
-    seconds: float = 10.0                            # longest stretch of a sound
+    seconds: float = 10.0                            # longest clip of a sound
     pieces: int = 4000                               # of the text tokenizer that is learnt from the texts
     most_skipped: int = 20                           # samples that cannot be read or used, and are left out
 
@@ -62,15 +46,14 @@ class PretrainData:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
-    """A pre-training run."""
-
     out: str = "runs/pretrain"
     modality: Modality = "vision"
     version: Literal[1, 2] = 2                       # of data2vec; where the objective's numbers start from
     data: PretrainData = field(default_factory=PretrainData)
-    vision: VisionEncoderConfig = field(default_factory=VisionEncoderConfig)   # the encoder; only the modality's counts
-    speech: SpeechEncoderConfig = field(default_factory=SpeechEncoderConfig)
-    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)   # vocab_size, pad, mask: the tokenizer's
+    # the encoder; only the modality's counts. vocab_size, pad and mask of `text` are the tokenizer's
+    vision: encoders.VisionEncoderConfig = field(default_factory=encoders.VisionEncoderConfig)
+    speech: encoders.SpeechEncoderConfig = field(default_factory=encoders.SpeechEncoderConfig)
+    text: encoders.TextEncoderConfig = field(default_factory=encoders.TextEncoderConfig)
     objective: Data2VecConfig = field(default_factory=lambda: OBJECTIVES["vision-v2"])
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(log_every=20, save_every=200))
@@ -99,7 +82,8 @@ def pretrain(settings: PretrainSettings, probe: str | None = None, label: str = 
     if not settings.data.paths:
         raise ValueError("data.paths is empty; name what to learn from: 'data.paths=[pictures.zip]'")
     torch.manual_seed(settings.training.seed)
-    with begin_or_continue(run, config_to_json(settings), FREE, before=config_of) as saved:
+    before = runs.saved_config("pretrain", ("config", "encoder", "data"), PretrainSettings)
+    with runs.begin_or_continue(run, config_to_json(settings), FREE, before=before) as saved:
         text = text_tokenizer(settings, saved) if settings.modality == "text" else None
         encoder = build_encoder(settings, text)
         inputs = Inputs(encoder, text, settings.data.seconds)
@@ -111,21 +95,15 @@ def pretrain(settings: PretrainSettings, probe: str | None = None, label: str = 
         documents = {"encoder": encoder_document(encoder), "config": config_to_json(settings), "data": data.fingerprint,
                      "order": ORDER}
         if saved is not None:
-            check_same_run(run, {"data": data.fingerprint}, {"data": saved.documents["data"]})
+            runs.check_same_run(run, {"data": data.fingerprint}, {"data": saved.documents["data"]})
             trainer.restore(saved)
             guard.steps = trainer.step
         save_resolved(settings, run / "config.json")
         files = {} if text is None else {TOKENIZER_FILE: text.to_bytes()}
         evaluate = (lambda model: measure(lambda samples: embed(inputs, samples))) if measure else None
-        run_with_progress_bar(trainer, f"pretrain {run.name}", batches(data, inputs, settings), run, documents, files,
+        runs.run_with_progress_bar(trainer, f"pretrain {run.name}", batches(data, inputs, settings), run, documents, files,
                               evaluate=evaluate, shown=SHOWN)
     return run
-
-
-def config_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
-    """The config of a run of this command; settings that are newer than the run have their defaults."""
-    check_written_by("pretrain", saved, ("config", "encoder", "data"))
-    return config_to_json(config_from_json(PretrainSettings, saved.documents["config"]))
 
 
 def pretrainer(objective: Data2Vec, settings: PretrainSettings, guard: CollapseGuard) -> Trainer[Data2Vec]:
@@ -142,16 +120,15 @@ def pretrainer(objective: Data2Vec, settings: PretrainSettings, guard: CollapseG
     return Trainer(objective, loss, settings.optimizer, settings.training, objective.update_teacher)
 
 
-def build_encoder(settings: PretrainSettings, text: TextTokenizer | None) -> Encoder:
-    """A fresh one of the modality."""
+def build_encoder(settings: PretrainSettings, text: TextTokenizer | None) -> encoders.Encoder:
     match settings.modality:
         case "vision":
-            return VisionEncoder(settings.vision)
+            return encoders.VisionEncoder(settings.vision)
         case "speech":
-            return SpeechEncoder(settings.speech)
+            return encoders.SpeechEncoder(settings.speech)
         case "text":
             assert text is not None
-            return TextEncoder(replace(settings.text, **text_vocabulary(text)))
+            return encoders.TextEncoder(replace(settings.text, **text_vocabulary(text)))
 
 
 def text_tokenizer(settings: PretrainSettings, saved: checkpoint.Checkpoint | None) -> TextTokenizer:
@@ -165,7 +142,7 @@ def text_tokenizer(settings: PretrainSettings, saved: checkpoint.Checkpoint | No
 def open_data(settings: PretrainSettings, inputs: Inputs) -> Unlabelled:
     """What may be learnt from: without the samples that are held out."""
     if inputs.text is not None:
-        found = open_pieces(TextReader(*settings.data.paths), inputs.text, settings.text.max_length)
+        found = open_tokens(TextReader(*settings.data.paths), inputs.text, settings.text.max_length)
     else:
         found = open_unlabelled(settings.data.paths, inputs, settings.data.most_skipped)
     learnt = np.flatnonzero(~is_held_out(found.keys, HELD_OUT))

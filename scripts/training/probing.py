@@ -20,12 +20,12 @@ def probe(encoder: str, data: str, label: str = "label", per_class: int | None =
     measure = Probe(open_labelled(data, inputs, label), most=10**9)
     torch.manual_seed(0)
     untrained = Inputs(build_encoder(encoder_document(pretrained.encoder)).eval(), pretrained.text)
-    sides = {"pre-trained": lambda samples: embed(inputs, samples), "untrained": lambda samples: embed(untrained, samples)}
+    systems = {"pre-trained": lambda samples: embed(inputs, samples), "untrained": lambda samples: embed(untrained, samples)}
     if isinstance(pretrained.encoder, VisionEncoder):
         side = pretrained.encoder.config.image_size
-        sides["raw pixels"] = lambda samples: raw(samples, side)
+        systems["raw pixels"] = lambda samples: raw(samples, side)
     draws = 1 if per_class is None else DRAWS
-    return {name: measure(vectors, per_class, draws) for name, vectors in sides.items()}
+    return {name: measure(vectors, per_class, draws) for name, vectors in systems.items()}
 
 
 def raw(samples: list[Any], side: int) -> np.ndarray:

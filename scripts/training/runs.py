@@ -22,6 +22,7 @@ from calico.agent.training.trainer import Trainer, TrainingReport
 from calico.datasets.mixture import first_difference
 from calico.datasets.streams import ORDER
 from calico.scripts.common import console
+from calico.scripts.common.config import config_from_json, config_to_json
 
 # What may change between the first start of a run and a later one, in every verb: its length and rhythm.
 LENGTH = tuple(f"training.{name}" for name in ("steps", "minutes", "log_every", "evaluate_every", "save_every", "compile"))
@@ -83,6 +84,14 @@ def _drop(tree: Any, path: list[str]) -> None:
         tree = tree.get(name, {}) if isinstance(tree, dict) else {}
     if isinstance(tree, dict):
         tree.pop(path[-1], None)
+
+
+def saved_config(verb: str, documents: Collection[str], schema: type[Any]) -> Callable[[checkpoint.Checkpoint], dict[str, Any]]:
+    """What gives the config of a run of this command; settings that are newer than the run have their defaults."""
+    def config_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
+        check_written_by(verb, saved, documents)
+        return config_to_json(config_from_json(schema, saved.documents.get("config", {})))
+    return config_of
 
 
 def check_written_by(verb: str, saved: checkpoint.Checkpoint, documents: Collection[str]) -> None:

@@ -157,7 +157,7 @@ def test_environments_side_by_side_are_bounded_and_change_no_score(own_run: Path
 
 
 def test_the_verb_names_the_suites_that_there_are() -> None:
-    assert ("control", *data.SUITES) == verb.SUITES and all_suites.JUDGES.keys() == data.SUITES.keys()
+    assert ("control", *data.SUITES) == verb.SUITES and all_suites.EVALUATE.keys() == data.SUITES.keys()
 
 
 def test_a_film_that_fails_does_not_cost_the_report(small_run: SmallRun, tmp_path: Path, answered: Answered,

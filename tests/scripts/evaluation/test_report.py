@@ -185,10 +185,10 @@ def test_references_are_looked_up() -> None:
 
 
 def test_a_film_is_placed_between_random_and_expert(report: Report, frames: np.ndarray) -> None:
-    assert report.place(Film(task="CartPole-v1", frames=frames, score=260.0)) == pytest.approx(50)
-    assert report.place(Film(task="CartPole-v1", frames=frames, score=260.0, cut=300)) is None
-    assert report.place(Film(task="Own-v0", frames=frames, score=260.0)) is None
-    assert report.place(Film(task="unknown", frames=frames, score=260.0)) is None
+    assert report.percent_of_expert(Film(task="CartPole-v1", frames=frames, score=260.0)) == pytest.approx(50)
+    assert report.percent_of_expert(Film(task="CartPole-v1", frames=frames, score=260.0, cut=300)) is None
+    assert report.percent_of_expert(Film(task="Own-v0", frames=frames, score=260.0)) is None
+    assert report.percent_of_expert(Film(task="unknown", frames=frames, score=260.0)) is None
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ def test_whole_words_are_masked_and_nothing_else_changes() -> None:
     masked = mask_words(batch, np.random.default_rng(0))
     for row in range(len(texts)):
         kept = masked["targets"][row] != IGNORED
-        places, before, after = masked["places"][row][kept], batch["inputs"][row], masked["inputs"][row]
+        places, before, after = masked["positions"][row][kept], batch["inputs"][row], masked["inputs"][row]
         changed = (before != after).nonzero()[:, 0]
         assert sorted(places.tolist()) == changed.tolist() and (after[changed] == MASK).all()
         assert torch.equal(masked["targets"][row][kept], before[places])
