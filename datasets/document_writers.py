@@ -43,7 +43,6 @@ class DocumentWriter:
         self._count = 0
 
     def __len__(self) -> int:
-        """Lines so far."""
         return self._count
 
     def _append(self, line: dict[str, Any], files: Mapping[str, bytes]) -> None:

@@ -27,11 +27,11 @@ from ..tokenizers.document import ROLES
 from ..tokenizers.tokens import SOUND_RATE, SOUND_SAMPLES
 from .file_store import FileStore
 from .formats.dialogues import dialect_of, extra_of, messages_of
-from .formats.tables import ParquetRecords, TableImages, TableSounds
+from .formats.tables import ParquetRecords
 from .images import ImageStore
 from .reader import DocumentReader
-from .records import Check, JsonDocument, JsonLines, format_of, require_text, stem_of
-from .shards import ShardImages, ShardRecords, shards_of
+from .records import Check, JsonDocument, JsonLines, format_of, named, require_text, stem_of
+from .shards import ShardRecords, shards_of
 from .sounds import SoundStore
 
 IMAGE_KEYS = ("image", "file_name", "image_path", "filename")
@@ -111,7 +111,6 @@ class CaptionReader(DocumentReader[Caption]):
             require_text(caption, key.removesuffix("s"))
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self._records)
 
     def __getitem__(self, index: Any) -> Any:
@@ -129,7 +128,6 @@ class CaptionReader(DocumentReader[Caption]):
 
     @property
     def fingerprint(self) -> str:
-        """Identifies manifest, images and size."""
         return joint_fingerprint(self._records, self._store, self._names)
 
 
@@ -195,7 +193,6 @@ class DialogueReader(DocumentReader[Dialogue]):
             self.format = f"dialogues, {dialect.name}, because its first record has {keys}"
 
     def __len__(self) -> int:
-        """Number of dialogues."""
         return len(self._records)
 
     def __getitem__(self, index: Any) -> Any:
@@ -216,7 +213,6 @@ class DialogueReader(DocumentReader[Dialogue]):
 
     @property
     def has_sounds(self) -> bool:
-        """Whether any message plays one."""
         return self._sounds is not None
 
     def other_rates(self, probed: int = 100) -> dict[int, int]:
@@ -238,7 +234,6 @@ class DialogueReader(DocumentReader[Dialogue]):
 
     @property
     def fingerprint(self) -> str:
-        """Identifies manifest, images and size, sounds and their longest."""
         found = joint_fingerprint(self._records, self._store, [name for shown in self._shown for name in shown.images])
         if self._sounds is None:
             return found
@@ -301,10 +296,8 @@ def open_records(path: Path, name: str, check: Check) -> Records:
 
 def open_images(records: Records, images: str | Path | None, max_side: int | None, names: Sequence[str] = ()) -> ImageStore:
     """Where the pictures of the records are; `names` are those that they name."""
-    if isinstance(records, ShardRecords):
-        return ShardImages(records, max_side=max_side)
-    if isinstance(records, ParquetRecords) and records.has_files:
-        return TableImages(records, max_side=max_side)
+    if isinstance(records, ShardRecords) or (isinstance(records, ParquetRecords) and records.has_files):
+        return ImageStore(records, max_side=max_side)
     return ImageStore(images or images_beside(records.path, names), max_side=max_side)
 
 
@@ -334,7 +327,7 @@ def open_sounds(records: Records, place: str | Path | None, name: str) -> SoundS
         raise ValueError(f"{records.path} plays sounds, which are not read from shards; give a .jsonl file and the sounds "
                          "beside it")
     if isinstance(records, ParquetRecords) and records.has_files:
-        return TableSounds(records, rate=SOUND_RATE)
+        return SoundStore(records, rate=SOUND_RATE)
     manifest = records.path
     places = [Path(place)] if place else [place for place in (*places_beside(manifest), manifest.parent) if place.exists()]
     stores = [SoundStore(place, rate=SOUND_RATE) for place in places]
@@ -342,23 +335,17 @@ def open_sounds(records: Records, place: str | Path | None, name: str) -> SoundS
 
 
 def check_files(records: Records, names: Sequence[Sequence[str]], store: FileStore) -> None:
-    """Each named file is there."""
     for index, wanted in enumerate(names):
         for name in wanted:
-            try:
-                missing = name not in store
-            except ValueError as error:
-                raise ValueError(f"{records.place(index)}: {error}") from None
-            if missing:
-                raise ValueError(f"{records.place(index)}: {store.what} {name!r} is not in {store.path}")
+            with named(records.place(index)):
+                if name not in store:
+                    raise ValueError(f"{store.what} {name!r} is not in {store.path}")
 
 
 def read_file(store: FileStore, name: str, records: Records, index: int) -> np.ndarray:
     """The pixels or samples; an error also names the record's place."""
-    try:
+    with named(records.place(index)):
         return store[name]
-    except ValueError as error:
-        raise ValueError(f"{records.place(index)}: {error}") from error
 
 
 def joint_fingerprint(records: Records, store: ImageStore | None, names: Sequence[str]) -> str:

@@ -80,7 +80,6 @@ class Found:
 
     @cached_property
     def tables(self) -> list[Path]:
-        """Parquet files."""
         if self.path.is_dir():
             return sorted(self.path.glob("*.parquet"))
         return [self.path] if self.path.suffix.lower() == ".parquet" else []

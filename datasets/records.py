@@ -11,6 +11,7 @@ Compressed files (.jsonl.gz, .csv.zst, .txt.bz2, ...) are unpacked once, into a 
 
 import atexit
 import bz2
+import contextlib
 import csv
 import gzip
 import json
@@ -18,7 +19,7 @@ import lzma
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -125,38 +126,34 @@ class JsonLines(Sequence[dict[str, Any]]):
         self.path = Path(path)
         self._file = plain_file(self.path)
         self._line = "row" if format_of(self.path) in (".csv", ".tsv") else "line"
-        places, lines, place = [], [], 0
+        offsets, lines, offset, number = [], [], 0, 0
         with open(self._file, "rb") as file:
-            number = 0
-            while data := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if len(data) > MAX_LINE_BYTES:
-                    raise ValueError(f"{self.path}, {self._line} {number}: longer than {MAX_LINE_BYTES} bytes")
-                if data.strip():
-                    name = f"{self.path}, {self._line} {number}"
-                    check_record(parse(data, name), check, name)
-                    places.append(place)
-                    lines.append(number)
-                place += len(data)
-        self._places, self.lines = np.array(places, np.int64), np.array(lines, np.int64)
+            try:
+                for number, data in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+                    if len(data) > MAX_LINE_BYTES:
+                        raise ValueError(f"longer than {MAX_LINE_BYTES} bytes")
+                    if data.strip():
+                        check_record(parse(data), check)
+                        offsets.append(offset)
+                        lines.append(number)
+                    offset += len(data)
+            except ValueError as error:
+                raise ValueError(f"{self.path}, {self._line} {number}: {error}") from error
+        self._offsets, self.lines = np.array(offsets, np.int64), np.array(lines, np.int64)
 
     def __len__(self) -> int:
-        """Number of objects."""
         return len(self.lines)
 
     def __getitem__(self, index: Any) -> Any:
-        """Object `index`."""
         with open(self._file, "rb") as file:
-            file.seek(int(self._places[index]))
+            file.seek(int(self._offsets[index]))
             return json.loads(file.readline())
 
     def place(self, index: int) -> str:
-        """File and line of an object."""
         return f"{self.path}, {self._line} {self.lines[index]}"
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the file."""
         return file_sha256(self.path)
 
 
@@ -170,11 +167,14 @@ class JsonDocument(Sequence[dict[str, Any]]):
         self.path, self._files = Path(path), [Path(path)]
         self._entries = self._read()
         for place, value in self._entries:
-            check_record(value, check, f"{self.path}, {place}")
+            with named(f"{self.path}, {place}"):
+                check_record(value, check)
 
     def _read(self) -> list[tuple[str, dict[str, Any]]]:
         """(place, record) of everything in the document."""
-        content = parse(plain_file(self.path).read_bytes(), str(self.path))
+        data = plain_file(self.path).read_bytes()
+        with named(self.path):
+            content = parse(data)
         try:
             match content:
                 case list():
@@ -182,7 +182,9 @@ class JsonDocument(Sequence[dict[str, Any]]):
                 case {"questions": _}:
                     answers = answers_beside(self.path)
                     self._files.append(answers)
-                    return vqa_entries(content, parse(answers.read_bytes(), str(answers)))
+                    with named(answers):
+                        annotations = parse(answers.read_bytes())
+                    return vqa_entries(content, annotations)
                 case {"images": _, "annotations": _}:
                     return coco_entries(content)
                 case {"data": [{"paragraphs": _}, *_]}:
@@ -196,20 +198,16 @@ class JsonDocument(Sequence[dict[str, Any]]):
                          "questions or SQuAD (data, paragraphs)")
 
     def __len__(self) -> int:
-        """Number of records."""
         return len(self._entries)
 
     def __getitem__(self, index: Any) -> Any:
-        """Record `index`."""
         return self._entries[index][1]
 
     def place(self, index: int) -> str:
-        """File and entry of a record."""
         return f"{self.path}, {self._entries[index][0]}"
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the files."""
         return " ".join(map(file_sha256, self._files))
 
 
@@ -228,22 +226,28 @@ def answers_beside(questions: Path) -> Path:
     return found[0]
 
 
-def parse(data: bytes, place: str) -> Any:
-    """A JSON document; `place` is named where it is none."""
+@contextlib.contextmanager
+def named(position: object) -> Iterator[None]:
+    """Begin the message of a ValueError with the file and position that it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{position}: {error}") from error
+
+
+def parse(data: bytes) -> Any:
+    """A JSON document, or a ValueError."""
     try:
         return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place}: {str(error) or 'nested too deeply'}") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
-def check_record(value: Any, check: Check, place: str) -> None:
-    """Raise ValueError, with the place, unless `value` is an object that passes `check`."""
-    try:
-        if not isinstance(value, dict):
-            raise ValueError(f"expected an object {{...}}, got {type(value).__name__}")
-        check(value)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
+def check_record(value: Any, check: Check) -> None:
+    """Raise ValueError unless `value` is an object that passes `check`."""
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object {{...}}, got {type(value).__name__}")
+    check(value)
 
 
 def require_text(value: Any, what: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .file_store import FileStore
+from .file_store import FileSource, FileStore
 
 SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".m4b", ".aac", ".aif", ".aiff", ".aifc", ".mka",
             ".weba")
@@ -155,7 +155,7 @@ class SoundStore(FileStore):
     """Named sounds; the latest ones are kept decoded.
 
     Args:
-        path: a folder or a .zip file.
+        path: as FileStore.
         rate: samples per second that each sound is resampled to.
         cache_bytes: memory for decoded sounds.
     Attributes:
@@ -166,14 +166,13 @@ class SoundStore(FileStore):
     what = "sound"
     suffixes = SUFFIXES
 
-    def __init__(self, path: str | Path, *, rate: int, cache_bytes: int = 1 << 29) -> None:
+    def __init__(self, path: str | Path | FileSource, *, rate: int, cache_bytes: int = 1 << 29) -> None:
         super().__init__(path, cache_bytes=cache_bytes)
         self.rate = rate
         self.own_rates: dict[int, int] = {}
         self.remarks: Counter[str] = Counter()
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
-        """float32 (samples,)."""
         samples, own, remark = read_sound(data, self.rate)
         self.own_rates[own] = self.own_rates.get(own, 0) + 1
         if remark:

@@ -260,6 +260,5 @@ SMALL_TALK = (
 
 
 def small_talk() -> list[list[dict[str, Any]]]:
-    """SMALL_TALK as messages, one dialogue each."""
     return [[{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
             for question, answer in SMALL_TALK]

@@ -57,11 +57,9 @@ class TextReader(TextData):
         return self._fingerprint
 
     def __len__(self) -> int:
-        """Number of documents."""
         return len(self.characters)
 
     def __getitem__(self, index: Any) -> Any:
-        """Document `index`."""
         index = range(len(self))[index]
         file = int(np.searchsorted(self._ends, index, side="right"))
         return self._files[file][index - (int(self._ends[file - 1]) if file else 0)]

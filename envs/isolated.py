@@ -75,19 +75,16 @@ class Isolated(gym.Env):
             raise
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """See gym.Env."""
         super().reset(seed=seed)
         return self._call("reset", seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """See gym.Env."""
         if not self.begun:
             begin([self], [action])
         self.begun = False
         return self.host.answer(self.number)
 
     def render(self) -> Any:
-        """See gym.Env."""
         return self._call("render")
 
     def close(self) -> None:
@@ -164,7 +161,6 @@ class Host:
         return value
 
     def end(self) -> None:
-        """Kill the process."""
         end(self.process)
         self.connection.close()
 

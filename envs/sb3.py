@@ -217,7 +217,6 @@ class _Statistics(pickle.Unpickler):
     HARMLESS = {"_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer"}
 
     def find_class(self, module: str, name: str) -> Any:
-        """See pickle.Unpickler."""
         if module.partition(".")[0] == "numpy" and name in self.HARMLESS:
             return super().find_class(module, name)
         return _Inert

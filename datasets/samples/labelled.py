@@ -68,7 +68,6 @@ class Labelled:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies samples and labels."""
         return hashlib.sha256(repr([self.keys, self.labels.tolist(), self.classes]).encode()).hexdigest()
 
     def split(self, held_out: float) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +85,6 @@ class Files(Sequence[np.ndarray]):
         return len(self.names)
 
     def __getitem__(self, index: Any) -> Any:
-        """File `index`."""
         return self.store[self.names[index]]
 
 

@@ -101,5 +101,4 @@ class CloudStore(FileStore):
         super().__init__(path, cache_bytes=1 << 29)
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
-        """float32 (M, D)."""
         return decode_cloud(data, Path(name).suffix.lower())

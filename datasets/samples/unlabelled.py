@@ -49,13 +49,11 @@ class Unlabelled:
         return len(self.samples)
 
     def only(self, numbers: Iterable[int]) -> "Unlabelled":
-        """These samples alone."""
         chosen = [int(i) for i in numbers]
         return replace(self, samples=Chosen([(self.samples, i) for i in chosen]), keys=[self.keys[i] for i in chosen])
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the samples and their order."""
         return hashlib.sha256("".join(self.keys).encode()).hexdigest()
 
 
@@ -70,7 +68,6 @@ class Chosen(Sequence[Any]):
         return len(self.places)
 
     def __getitem__(self, index: Any) -> Any:
-        """Sample `index`."""
         container, key = self.places[index]
         return container[key]
 

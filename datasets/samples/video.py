@@ -197,7 +197,6 @@ class Clips:
                         "patches": rng.integers(patches, size=min(points, patches))}
 
     def held_out(self) -> dict[str, np.ndarray]:
-        """The last clip of each video."""
         return self.stack([(video, len(video.frames) - self.frames) for video in self.videos])
 
     def border(self, video: Video) -> int:
