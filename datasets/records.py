@@ -32,7 +32,7 @@ from .publish import file_sha256
 MAX_LINE_BYTES = 1 << 24
 MAX_UNPACKED_BYTES = 1 << 36     # of one compressed file
 
-Check: TypeAlias = Callable[[dict[str, Any]], None]   # raises ValueError with what is wrong with a record
+Check: TypeAlias = Callable[[dict[str, Any]], object]   # raises ValueError with what is wrong with a record
 
 
 def _zstd(path: Path) -> Any:
@@ -155,6 +155,14 @@ class JsonLines(Sequence[dict[str, Any]]):
     @property
     def fingerprint(self) -> str:
         return file_sha256(self.path)
+
+
+def read_rows(path: Path, check: Check, hint: str = "") -> list[dict[str, Any]]:
+    """All records of a file of JSON lines; a ValueError where it cannot be opened."""
+    try:
+        return list(JsonLines(path, check))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as JSON lines: {error}{hint}") from None
 
 
 class JsonDocument(Sequence[dict[str, Any]]):
