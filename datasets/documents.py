@@ -207,7 +207,7 @@ class DialogueReader(DocumentReader[Dialogue]):
         assert self._sounds is not None
         samples = read_file(self._sounds, name, self._records, index)
         if len(samples) < SOUND_SAMPLES:
-            raise ValueError(f"{self._records.place(index)}: sound {name!r} of {len(samples)} samples at {SOUND_RATE} Hz is "
+            raise ValueError(f"{self._records.location(index)}: sound {name!r} of {len(samples)} samples at {SOUND_RATE} Hz is "
                              f"too short, at least {SOUND_SAMPLES} are needed; leave it out")
         return samples[:self._longest]
 
@@ -219,9 +219,9 @@ class DialogueReader(DocumentReader[Dialogue]):
         """Sample rates other than SOUND_RATE, which are resampled, among so many sounds spread over the dialogues."""
         names = [name for shown in self._shown for name in shown.sounds]
         if self._sounds is not None:
-            for place in np.linspace(0, len(names) - 1, min(probed, len(names))).astype(int):
+            for position in np.linspace(0, len(names) - 1, min(probed, len(names))).astype(int):
                 with contextlib.suppress(ValueError):            # it is told with its line when it is needed
-                    self._sounds[names[place]]
+                    self._sounds[names[position]]
         return {} if self._sounds is None else {own: n for own, n in self._sounds.own_rates.items() if own != SOUND_RATE}
 
     def texts(self, numbers: Iterable[int] | None = None) -> Iterator[str]:
@@ -304,47 +304,47 @@ def open_images(records: Records, images: str | Path | None, max_side: int | Non
 def images_beside(manifest: Path, names: Sequence[str] = ()) -> Path:
     """Where the images of `name.jsonl` lie: name.zip, name_images.zip, name/ or images/, or beside it where the first of
     `names` does."""
-    places = places_beside(manifest)
+    paths = paths_beside(manifest)
     folder = manifest if manifest.is_dir() else manifest.parent
-    found = [place for place in places if place.exists()]
+    found = [path for path in paths if path.exists()]
     if names and (not found or (folder / names[0]).is_file()) and (
             names[0].startswith("data:") or (folder / names[0]).is_file()):
         return folder
     if not found:
-        raise ValueError(f"{manifest} names images, but there is none of {', '.join(p.name for p in places)} beside it")
+        raise ValueError(f"{manifest} names images, but there is none of {', '.join(p.name for p in paths)} beside it")
     return found[0]
 
 
-def places_beside(manifest: Path) -> list[Path]:
+def paths_beside(manifest: Path) -> list[Path]:
     """Where the files that `name.jsonl` names may lie."""
     stem = manifest.with_name(stem_of(manifest))
     return [stem.with_name(f"{stem.name}.zip"), stem.with_name(f"{stem.name}_images.zip"), stem, manifest.parent / "images"]
 
 
-def open_sounds(records: Records, place: str | Path | None, name: str) -> SoundStore:
-    """Where the sounds of the records are: in `place`, or where the one called `name` lies."""
+def open_sounds(records: Records, folder: str | Path | None, name: str) -> SoundStore:
+    """Where the sounds of the records are: in `folder`, or where the one called `name` lies."""
     if isinstance(records, ShardRecords):
         raise ValueError(f"{records.path} plays sounds, which are not read from shards; give a .jsonl file and the sounds "
                          "beside it")
     if isinstance(records, ParquetRecords) and records.has_files:
         return SoundStore(records, rate=SOUND_RATE)
     manifest = records.path
-    places = [Path(place)] if place else [place for place in (*places_beside(manifest), manifest.parent) if place.exists()]
-    stores = [SoundStore(place, rate=SOUND_RATE) for place in places]
+    paths = [Path(folder)] if folder else [path for path in (*paths_beside(manifest), manifest.parent) if path.exists()]
+    stores = [SoundStore(path, rate=SOUND_RATE) for path in paths]
     return next((store for store in stores if name in store), stores[-1])   # where it is in none, check_files says so
 
 
 def check_files(records: Records, names: Sequence[Sequence[str]], store: FileStore) -> None:
     for index, wanted in enumerate(names):
         for name in wanted:
-            with named(records.place(index)):
+            with named(records.location(index)):
                 if name not in store:
                     raise ValueError(f"{store.what} {name!r} is not in {store.path}")
 
 
 def read_file(store: FileStore, name: str, records: Records, index: int) -> np.ndarray:
-    """The pixels or samples; an error also names the record's place."""
-    with named(records.place(index)):
+    """The pixels or samples; an error also names the record's file and line."""
+    with named(records.location(index)):
         return store[name]
 
 

@@ -1,7 +1,7 @@
 """Named files in a folder or a zip, decoded with limits: what comes from outside may be broken or hostile.
 
 Members of a zip are read as a stream and never extracted; their names are keys, so "../x.png" names a file of the zip and no
-place on the disk.
+path on the disk.
 """
 
 import base64
@@ -83,7 +83,7 @@ class FileStore:
         """The decoded file, read-only.
 
         Raises:
-            ValueError: missing, unreadable, too large: names the place and the file.
+            ValueError: missing, unreadable, too large: names the folder or zip and the file.
         """
         return self._cache.get(name, lambda: self._decoded(name))
 
@@ -132,8 +132,7 @@ class FileStore:
                 raise ValueError(f"{self.path} is not a readable zip file: {error}") from error
             self._process = os.getpid()
             if len(self._zip.filelist) > MAX_MEMBERS:
-                raise ValueError(f"{self.path} has {len(self._zip.filelist)} members, the limit is {MAX_MEMBERS}; "
-                                 f"use a folder")
+                raise ValueError(f"{self.path} has {len(self._zip.filelist)} members, the limit is {MAX_MEMBERS}; use a folder")
         return self._zip
 
     def __getstate__(self) -> dict[str, Any]:

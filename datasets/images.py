@@ -149,12 +149,12 @@ def random_crop(pixels: np.ndarray, least: float, rng: np.random.Generator) -> n
 
     Args:
         pixels: uint8 (height, width, 3).
-        least: the part's smallest share of the sides, 0 to 1.
+        least: smallest side of the part, as a fraction of the image's, 0 to 1.
     """
     height, width = pixels.shape[:2]
-    share = rng.uniform(least, 1)
-    left, top = rng.uniform(0, 1 - share, 2) * (width, height)
-    box = (left, top, left + share * width, top + share * height)
+    fraction = rng.uniform(least, 1)
+    left, top = rng.uniform(0, 1 - fraction, 2) * (width, height)
+    box = (left, top, left + fraction * width, top + fraction * height)
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box))
 
 

@@ -1,6 +1,6 @@
-"""Records: the objects of a manifest, each with the place in the file that an error names.
+"""Records: the objects of a manifest, each with the file and line that an error names.
 
-    .jsonl         one object per line; read again when asked for, so that only places are in memory
+    .jsonl         one object per line; read again when asked for, so that only offsets are in memory
     .csv, .tsv     one object per row, its keys are those of the first row; all values are texts
     .json          a list of objects, COCO captions or VQAv2 questions (see formats/coco.py), SQuAD; held in memory
     .parquet       one object per row, see formats/tables.py
@@ -110,8 +110,8 @@ def _rows_as_lines(path: Path, file: Path, delimiter: str) -> Path:
 
 
 class JsonLines(Sequence[dict[str, Any]]):
-    """A JSON Lines file, or a table of text: every line checked once, then parsed again when asked for, so that only places are
-    in memory.
+    """A JSON Lines file, or a table of text: every line is checked once, and parsed again when asked for, so that only offsets
+    are in memory.
 
     Args:
         path: the file; empty lines are passed over.
@@ -149,7 +149,7 @@ class JsonLines(Sequence[dict[str, Any]]):
             file.seek(int(self._offsets[index]))
             return json.loads(file.readline())
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         return f"{self.path}, {self._line} {self.lines[index]}"
 
     @property
@@ -174,12 +174,12 @@ class JsonDocument(Sequence[dict[str, Any]]):
     def __init__(self, path: str | Path, check: Check) -> None:
         self.path, self._files = Path(path), [Path(path)]
         self._entries = self._read()
-        for place, value in self._entries:
-            with named(f"{self.path}, {place}"):
+        for position, value in self._entries:
+            with named(f"{self.path}, {position}"):
                 check_record(value, check)
 
     def _read(self) -> list[tuple[str, dict[str, Any]]]:
-        """(place, record) of everything in the document."""
+        """(position, record) of everything in the document."""
         data = plain_file(self.path).read_bytes()
         with named(self.path):
             content = parse(data)
@@ -211,7 +211,7 @@ class JsonDocument(Sequence[dict[str, Any]]):
     def __getitem__(self, index: Any) -> Any:
         return self._entries[index][1]
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         return f"{self.path}, {self._entries[index][0]}"
 
     @property
@@ -226,10 +226,10 @@ def answers_beside(questions: Path) -> Path:
         ValueError: there is none.
     """
     name = questions.name.replace("questions", "annotations")
-    places = [questions.with_name(n) for n in (name.replace("OpenEnded_", ""), name) if n != questions.name]
-    found = [place for place in places if place.is_file()]
+    paths = [questions.with_name(n) for n in (name.replace("OpenEnded_", ""), name) if n != questions.name]
+    found = [path for path in paths if path.is_file()]
     if not found:
-        raise ValueError(f"{questions} holds questions but there is no {' or '.join(p.name for p in places) or 'annotations'} "
+        raise ValueError(f"{questions} holds questions but there is no {' or '.join(p.name for p in paths) or 'annotations'} "
                          "beside it; put the answers there")
     return found[0]
 

@@ -4,7 +4,7 @@
     000123.txt    its caption
     000123.json   further keys, the caption or question among them if there is no .txt
 
-Members are read where they lie in the file and never extracted; a name is a key and no place on the disk. Opening a
+Members are read where they lie in the file and never extracted; a name is a key and no path on the disk. Opening a
 shard reads its headers and captions, no pictures. Links, devices and sparse members are refused.
 """
 
@@ -59,14 +59,14 @@ class ShardRecords(Sequence[dict[str, Any]]):
         self.samples = [sample for shard in shards_of(self.path) for sample in read_index(shard)]
         self._pictures = {image_name(sample): sample for sample in self.samples if sample.picture}
         for index in range(len(self)):
-            with named(self.place(index)):
+            with named(self.location(index)):
                 check_record(self._record(self.samples[index]), check)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: Any) -> Any:
-        with named(self.place(index)):
+        with named(self.location(index)):
             return self._record(self.samples[index])
 
     def _record(self, sample: Sample) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class ShardRecords(Sequence[dict[str, Any]]):
             value["caption"] = decode(read_span(sample, "txt", MAX_LINE_BYTES))
         return {**value, "image": image_name(sample)} if sample.picture else value
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         return f"{self.samples[index].shard}, sample {self.samples[index].key}"
 
     def has_file(self, name: str) -> bool:

@@ -79,10 +79,10 @@ class PlainText(Sequence[str]):
 
     def __init__(self, path: Path) -> None:
         self.path, self._file = path, plain_file(path)
-        characters, self._places = [], [0]
+        characters, self._offsets = [], [0]
         for data in pieces(self._file):
-            characters.append(len(self._decode(data, self._places[-1])))
-            self._places.append(self._places[-1] + len(data))
+            characters.append(len(self._decode(data, self._offsets[-1])))
+            self._offsets.append(self._offsets[-1] + len(data))
         self.characters = np.array(characters, np.int64)
         self._cache: ByteCache[int, str] = ByteCache(CACHE_BYTES, sys.getsizeof)
 
@@ -93,16 +93,16 @@ class PlainText(Sequence[str]):
         return self._cache.get(index, lambda: self._piece(index))
 
     def _piece(self, index: int) -> str:
-        start, stop = self._places[index:index + 2]
+        start, stop = self._offsets[index:index + 2]
         with open(self._file, "rb") as file:
             file.seek(start)
             return self._decode(file.read(stop - start), start)
 
-    def _decode(self, data: bytes, place: int) -> str:
+    def _decode(self, data: bytes, offset: int) -> str:
         try:
             return data.decode()
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self.path} is not UTF-8: byte {place + error.start} is {data[error.start]:#04x}; convert it "
+            raise ValueError(f"{self.path} is not UTF-8: byte {offset + error.start} is {data[error.start]:#04x}; convert it "
                              "first") from error
 
 

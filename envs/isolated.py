@@ -46,10 +46,10 @@ def isolated(time_limit: float = 120.0, processes: int | None = None) -> Callabl
     def make(task: Task, render: bool) -> gym.Env:
         if not hosts:
             hosts.extend(Host(time_limit) for _ in range(processes))   # all at once: starting takes seconds
-        place = next(turns)
-        if not hosts[place].process.is_alive():
-            hosts[place] = Host(time_limit)
-        return Isolated(task, render, hosts[place])
+        index = next(turns)
+        if not hosts[index].process.is_alive():
+            hosts[index] = Host(time_limit)
+        return Isolated(task, render, hosts[index])
 
     return make
 

@@ -52,7 +52,7 @@ class ParquetRecords(Sequence[dict[str, Any]]):
         for index in range(len(self)):
             files: list[bytes] = []
             row = _named(self._row(index), index, files)
-            with named(self.place(index)):
+            with named(self.location(index)):
                 check_record(row, check)
             self.has_files |= bool(files)
 
@@ -90,7 +90,7 @@ class ParquetRecords(Sequence[dict[str, Any]]):
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(f"{path}, row group {number}: cannot be read ({' '.join(str(error).split())})") from error
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         return f"{self.path}, row {index}"
 
     @property

@@ -99,7 +99,7 @@ def read_pictures(path: Path, max_side: int, count: ProgressCallback = iter, lab
     """
     if path.suffix == ".npz":
         return read_arrays(path, "images", check_pictures)
-    listed = listed_files(path, lambda place: ImageStore(place, max_side=max_side, cache_bytes=1 << 30), label)
+    listed = listed_files(path, lambda folder: ImageStore(folder, max_side=max_side, cache_bytes=1 << 30), label)
     return label_files(listed, count)
 
 
@@ -113,7 +113,7 @@ def read_sounds(path: Path, rate: int | None = None, label: str = "label",
     Raises:
         ValueError: as read_pictures.
     """
-    listed = listed_files(path, lambda place: SoundStore(place, rate=rate or MAX_RATE), label)
+    listed = listed_files(path, lambda folder: SoundStore(folder, rate=rate or MAX_RATE), label)
     store = listed.store
     assert isinstance(store, SoundStore)
     if rate is None:
