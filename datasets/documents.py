@@ -262,7 +262,7 @@ def check_messages(messages: Any) -> Shown:
             raise ValueError(f"message {number} must be an object whose role is one of {', '.join(ROLES)}")
         content = message.get("content")
         if isinstance(content, str):
-            if not content.isascii():                # plain ASCII needs no further look, and saves a third of the time
+            if not content.isascii():                # most are, and need no message to be prepared
                 require_text(content, f"message {number}: text")
             continue
         if not isinstance(content, list):
@@ -335,11 +335,14 @@ def open_sounds(records: Records, folder: str | Path | None, name: str) -> Sound
 
 
 def check_files(records: Records, names: Sequence[Sequence[str]], store: FileStore) -> None:
-    for index, wanted in enumerate(names):
-        for name in wanted:
-            with named(records.location(index)):
+    index = 0
+    try:
+        for index, wanted in enumerate(names):   # noqa: B007  for the message below
+            for name in wanted:
                 if name not in store:
                     raise ValueError(f"{store.what} {name!r} is not in {store.path}")
+    except ValueError as error:
+        raise ValueError(f"{records.location(index)}: {error}") from error
 
 
 def read_file(store: FileStore, name: str, records: Records, index: int) -> np.ndarray:

@@ -139,7 +139,7 @@ class LinesOfText(Sequence[str]):
 
 def text_of(value: Mapping[str, Any]) -> Any:
     """The text of a record; None where it has none."""
-    return next((value[key] for key in TEXT_KEYS if key in value), None)
+    return value["text"] if "text" in value else value.get("content")
 
 
 class ParquetText(Sequence[str]):

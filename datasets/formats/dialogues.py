@@ -44,7 +44,6 @@ SYSTEM, INPUTS = ("system", "system_prompt"), ("input", "context", "passage")
 REPLIES, CHOICES = ("output", "response", "completion"), ("choices", "options")
 ANSWERS = ("answer", "answers", "answerKey", "answer_idx")
 MEDIA = {"audio": SOUNDS, "image": PICTURES}                             # kind of an entry -> how its files end
-NAMING = {"file", *MEDIA, *(f"{kind}s" for kind in MEDIA)}               # keys beside the texts that name files
 # What belongs to a dialogue: where a dialect has no place for it, it must not be dropped silently.
 CONTENT = {*SYSTEM, *INPUTS, *REPLIES, *CHOICES, *ANSWERS, "messages", "conversations", "turns", "instruction", "prompt",
            "question", "statement", "history", "tools", "functions", "chosen", "rejected", "hint", "lecture", "premise",
@@ -85,10 +84,11 @@ def dialect_of(value: Mapping[str, Any]) -> Dialect | None:
 
 
 @lru_cache(maxsize=1024)      # the records of a file have much the same keys
-def _by_keys(keys: tuple[str, ...]) -> tuple[Dialect | None, tuple[str, ...]]:
-    """The dialect of records with these keys, and those of CONTENT that it has no place for."""
+def _by_keys(keys: tuple[str, ...]) -> tuple[Dialect | None, list[str], list[str]]:
+    """The dialect of records with these keys, those of CONTENT that it does not use, and the kinds of files they may name."""
     dialect = next((dialect for dialect in DIALECTS if dialect.fits(keys)), None)
-    return dialect, () if dialect is None else tuple(sorted(CONTENT & set(keys) - dialect.used))
+    kinds = [kind for kind in MEDIA if not {kind, f"{kind}s", "file"}.isdisjoint(keys)]
+    return dialect, [] if dialect is None else sorted(CONTENT & set(keys) - dialect.used), kinds
 
 
 def is_dialogue(value: Mapping[str, Any]) -> bool:
@@ -107,7 +107,7 @@ def messages_of(value: Mapping[str, Any]) -> Messages:
     Raises:
         ValueError: none of the dialects, or a record that is not complete; a field that would be dropped.
     """
-    dialect, homeless = _by_keys(tuple(value))
+    dialect, homeless, kinds = _by_keys(tuple(value))
     dialect = dialect or dialect_of(value)
     if dialect is None:
         raise ValueError("a dialogue needs one of messages, turns, conversations, instruction, question, statement, prompt; "
@@ -121,10 +121,9 @@ def messages_of(value: Mapping[str, Any]) -> Messages:
             if dropped not in (None, "", [], {}) and not (isinstance(dropped, str) and dropped in said):
                 raise ValueError(f"the field {key!r} would be dropped: {dialect.name} is read from "
                                  f"{', '.join(sorted(dialect.used & value.keys()))}; use, rename or remove it")
-    if not NAMING.isdisjoint(value):
-        for kind, suffixes in MEDIA.items():
-            if names := _named(value, kind, suffixes):
-                messages = _placed(messages, kind, names)
+    for kind in kinds:
+        if names := _named(value, kind):
+            messages = _placed(messages, kind, names)
     return messages
 
 
@@ -281,6 +280,8 @@ def _one(value: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
     Raises:
         ValueError: two of them say something, and different things.
     """
+    if value.keys().isdisjoint(keys):
+        return None
     found = [key for key in keys if value.get(key) is not None]
     if len(found) > 1:
         found = [key for key in found if value[key] != ""] or found[:1]
@@ -361,9 +362,9 @@ def _file(value: Mapping[str, Any], suffixes: tuple[str, ...]) -> Any:
     return file if isinstance(file, str) and file.lower().endswith(suffixes) else None
 
 
-def _named(value: Mapping[str, Any], kind: str, suffixes: tuple[str, ...]) -> list[Any]:
+def _named(value: Mapping[str, Any], kind: str) -> list[Any]:
     """The pictures or sounds that a record names beside its texts."""
-    named, several = value[kind] if kind in value else _file(value, suffixes), value.get(f"{kind}s")
+    named, several = value[kind] if kind in value else _file(value, MEDIA[kind]), value.get(f"{kind}s")
     single = [] if named is None else named if isinstance(named, list) else [named]
     return [*single, *several] if isinstance(several, list) else single
 
@@ -374,7 +375,8 @@ def _placed(messages: Messages, kind: str, names: list[Any]) -> Messages:
     Raises:
         ValueError: there are more marks than names, or fewer.
     """
-    contents = [_entries(message) for message in messages]
+    contents = [content if isinstance(content := message["content"], list) else [{"type": "text", "text": content}]
+                for message in messages]
     own: list[Any] = []
     mark, is_marked = f"<{kind}>", False
     for content in contents:
@@ -388,7 +390,8 @@ def _placed(messages: Messages, kind: str, names: list[Any]) -> Messages:
         return messages
     total = len(waiting)
     if not own and not is_marked:
-        first = next((number for number, message in enumerate(messages) if message["role"] == "user"), 0)
+        roles = [message["role"] for message in messages]
+        first = roles.index("user") if "user" in roles else 0
         shown = [*({"type": kind, kind: name} for name in waiting), *contents[first]]
         return [*messages[:first], {**messages[first], "content": shown}, *messages[first + 1:]]
 
