@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -43,7 +43,6 @@ class DocumentWriter:
         self._count = 0
 
     def __len__(self) -> int:
-        """Lines so far."""
         return self._count
 
     def _append(self, line: dict[str, Any], files: Mapping[str, bytes]) -> None:
@@ -65,8 +64,10 @@ class DocumentWriter:
         self._digests |= digests
         self._count += 1
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             self._zip.close()
             self._lines.close()
@@ -89,9 +90,6 @@ class CaptionWriter(DocumentWriter):
 
     manifest_name = "captions.jsonl"
 
-    def __enter__(self) -> "CaptionWriter":
-        return self
-
     def append(self, image: np.ndarray, captions: str | Sequence[str], *, name: str | None = None,
                **extra: Any) -> None:
         """Add one image, uint8 (height, width, 3), with its captions and whatever else shall stand in the line.
@@ -113,9 +111,6 @@ class DialogueWriter(DocumentWriter):
     """Write dialogues.jsonl and dialogues.zip into a folder; a pair that is there is replaced."""
 
     manifest_name = "dialogues.jsonl"
-
-    def __enter__(self) -> "DialogueWriter":
-        return self
 
     def append(self, messages: Sequence[Mapping[str, Any]], images: Mapping[str, np.ndarray] | None = None,
                sounds: Mapping[str, np.ndarray] | None = None, **extra: Any) -> None:

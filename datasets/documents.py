@@ -27,11 +27,11 @@ from ..tokenizers.document import ROLES
 from ..tokenizers.tokens import SOUND_RATE, SOUND_SAMPLES
 from .file_store import FileStore
 from .formats.dialogues import dialect_of, extra_of, messages_of
-from .formats.tables import ParquetRecords, TableImages, TableSounds
+from .formats.tables import ParquetRecords
 from .images import ImageStore
 from .reader import DocumentReader
-from .records import Check, JsonDocument, JsonLines, format_of, require_text, stem_of
-from .shards import ShardImages, ShardRecords, shards_of
+from .records import Check, JsonDocument, JsonLines, format_of, named, require_text, stem_of
+from .shards import ShardRecords, shards_of
 from .sounds import SoundStore
 
 IMAGE_KEYS = ("image", "file_name", "image_path", "filename")
@@ -111,7 +111,6 @@ class CaptionReader(DocumentReader[Caption]):
             require_text(caption, key.removesuffix("s"))
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self._records)
 
     def __getitem__(self, index: Any) -> Any:
@@ -129,7 +128,6 @@ class CaptionReader(DocumentReader[Caption]):
 
     @property
     def fingerprint(self) -> str:
-        """Identifies manifest, images and size."""
         return joint_fingerprint(self._records, self._store, self._names)
 
 
@@ -195,7 +193,6 @@ class DialogueReader(DocumentReader[Dialogue]):
             self.format = f"dialogues, {dialect.name}, because its first record has {keys}"
 
     def __len__(self) -> int:
-        """Number of dialogues."""
         return len(self._records)
 
     def __getitem__(self, index: Any) -> Any:
@@ -210,22 +207,21 @@ class DialogueReader(DocumentReader[Dialogue]):
         assert self._sounds is not None
         samples = read_file(self._sounds, name, self._records, index)
         if len(samples) < SOUND_SAMPLES:
-            raise ValueError(f"{self._records.place(index)}: sound {name!r} of {len(samples)} samples at {SOUND_RATE} Hz is "
+            raise ValueError(f"{self._records.location(index)}: sound {name!r} of {len(samples)} samples at {SOUND_RATE} Hz is "
                              f"too short, at least {SOUND_SAMPLES} are needed; leave it out")
         return samples[:self._longest]
 
     @property
     def has_sounds(self) -> bool:
-        """Whether any message plays one."""
         return self._sounds is not None
 
     def other_rates(self, probed: int = 100) -> dict[int, int]:
         """Sample rates other than SOUND_RATE, which are resampled, among so many sounds spread over the dialogues."""
         names = [name for shown in self._shown for name in shown.sounds]
         if self._sounds is not None:
-            for place in np.linspace(0, len(names) - 1, min(probed, len(names))).astype(int):
+            for position in np.linspace(0, len(names) - 1, min(probed, len(names))).astype(int):
                 with contextlib.suppress(ValueError):            # it is told with its line when it is needed
-                    self._sounds[names[place]]
+                    self._sounds[names[position]]
         return {} if self._sounds is None else {own: n for own, n in self._sounds.own_rates.items() if own != SOUND_RATE}
 
     def texts(self, numbers: Iterable[int] | None = None) -> Iterator[str]:
@@ -238,7 +234,6 @@ class DialogueReader(DocumentReader[Dialogue]):
 
     @property
     def fingerprint(self) -> str:
-        """Identifies manifest, images and size, sounds and their longest."""
         found = joint_fingerprint(self._records, self._store, [name for shown in self._shown for name in shown.images])
         if self._sounds is None:
             return found
@@ -266,19 +261,19 @@ def check_messages(messages: Any) -> Shown:
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise ValueError(f"message {number} must be an object whose role is one of {', '.join(ROLES)}")
         content = message.get("content")
-        entries = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        if not isinstance(entries, list):
+        if isinstance(content, str):
+            if not content.isascii():                # most are, and need no message to be prepared
+                require_text(content, f"message {number}: text")
+            continue
+        if not isinstance(content, list):
             raise ValueError(f"message {number}: content must be a string or a list, got {type(content).__name__}")
-        for entry in entries:
+        for entry in content:
             kind = entry.get("type") if isinstance(entry, dict) else None
-            if kind == "text":
-                require_text(entry.get("text"), f"message {number}: text")
-            elif kind == "image":
-                shown.images.append(require_text(entry.get("image"), f"message {number}: image"))
-            elif kind == "audio":
-                shown.sounds.append(require_text(entry.get("audio"), f"message {number}: audio"))
-            else:
+            if kind not in ("text", "image", "audio"):
                 raise ValueError(f"message {number}: content entries have the type 'text', 'image' or 'audio', got {kind!r}")
+            text = require_text(entry.get(kind), f"message {number}: {kind}")
+            if kind != "text":
+                (shown.images if kind == "image" else shown.sounds).append(text)
     return shown
 
 
@@ -301,64 +296,59 @@ def open_records(path: Path, name: str, check: Check) -> Records:
 
 def open_images(records: Records, images: str | Path | None, max_side: int | None, names: Sequence[str] = ()) -> ImageStore:
     """Where the pictures of the records are; `names` are those that they name."""
-    if isinstance(records, ShardRecords):
-        return ShardImages(records, max_side=max_side)
-    if isinstance(records, ParquetRecords) and records.has_files:
-        return TableImages(records, max_side=max_side)
+    if isinstance(records, ShardRecords) or (isinstance(records, ParquetRecords) and records.has_files):
+        return ImageStore(records, max_side=max_side)
     return ImageStore(images or images_beside(records.path, names), max_side=max_side)
 
 
 def images_beside(manifest: Path, names: Sequence[str] = ()) -> Path:
     """Where the images of `name.jsonl` lie: name.zip, name_images.zip, name/ or images/, or beside it where the first of
     `names` does."""
-    places = places_beside(manifest)
+    paths = paths_beside(manifest)
     folder = manifest if manifest.is_dir() else manifest.parent
-    found = [place for place in places if place.exists()]
+    found = [path for path in paths if path.exists()]
     if names and (not found or (folder / names[0]).is_file()) and (
             names[0].startswith("data:") or (folder / names[0]).is_file()):
         return folder
     if not found:
-        raise ValueError(f"{manifest} names images, but there is none of {', '.join(p.name for p in places)} beside it")
+        raise ValueError(f"{manifest} names images, but there is none of {', '.join(p.name for p in paths)} beside it")
     return found[0]
 
 
-def places_beside(manifest: Path) -> list[Path]:
+def paths_beside(manifest: Path) -> list[Path]:
     """Where the files that `name.jsonl` names may lie."""
     stem = manifest.with_name(stem_of(manifest))
     return [stem.with_name(f"{stem.name}.zip"), stem.with_name(f"{stem.name}_images.zip"), stem, manifest.parent / "images"]
 
 
-def open_sounds(records: Records, place: str | Path | None, name: str) -> SoundStore:
-    """Where the sounds of the records are: in `place`, or where the one called `name` lies."""
+def open_sounds(records: Records, folder: str | Path | None, name: str) -> SoundStore:
+    """Where the sounds of the records are: in `folder`, or where the one called `name` lies."""
     if isinstance(records, ShardRecords):
         raise ValueError(f"{records.path} plays sounds, which are not read from shards; give a .jsonl file and the sounds "
                          "beside it")
     if isinstance(records, ParquetRecords) and records.has_files:
-        return TableSounds(records, rate=SOUND_RATE)
+        return SoundStore(records, rate=SOUND_RATE)
     manifest = records.path
-    places = [Path(place)] if place else [place for place in (*places_beside(manifest), manifest.parent) if place.exists()]
-    stores = [SoundStore(place, rate=SOUND_RATE) for place in places]
+    paths = [Path(folder)] if folder else [path for path in (*paths_beside(manifest), manifest.parent) if path.exists()]
+    stores = [SoundStore(path, rate=SOUND_RATE) for path in paths]
     return next((store for store in stores if name in store), stores[-1])   # where it is in none, check_files says so
 
 
 def check_files(records: Records, names: Sequence[Sequence[str]], store: FileStore) -> None:
-    """Each named file is there."""
-    for index, wanted in enumerate(names):
-        for name in wanted:
-            try:
-                missing = name not in store
-            except ValueError as error:
-                raise ValueError(f"{records.place(index)}: {error}") from None
-            if missing:
-                raise ValueError(f"{records.place(index)}: {store.what} {name!r} is not in {store.path}")
+    index = 0
+    try:
+        for index, wanted in enumerate(names):   # noqa: B007  for the message below
+            for name in wanted:
+                if name not in store:
+                    raise ValueError(f"{store.what} {name!r} is not in {store.path}")
+    except ValueError as error:
+        raise ValueError(f"{records.location(index)}: {error}") from error
 
 
 def read_file(store: FileStore, name: str, records: Records, index: int) -> np.ndarray:
-    """The pixels or samples; an error also names the record's place."""
-    try:
+    """The pixels or samples; an error also names the record's file and line."""
+    with named(records.location(index)):
         return store[name]
-    except ValueError as error:
-        raise ValueError(f"{records.place(index)}: {error}") from error
 
 
 def joint_fingerprint(records: Records, store: ImageStore | None, names: Sequence[str]) -> str:

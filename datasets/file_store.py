@@ -1,19 +1,18 @@
 """Named files in a folder or a zip, decoded with limits: what comes from outside may be broken or hostile.
 
 Members of a zip are read as a stream and never extracted; their names are keys, so "../x.png" names a file of the zip and no
-place on the disk.
+path on the disk.
 """
 
 import base64
-import contextlib
 import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,11 +24,22 @@ INLINE = "data:"               # begins a name that is the file itself, RFC 2397
 MAX_MEMBERS = 1_000_000        # in a zip; its list of members is held in memory
 
 
+class FileSource(Protocol):
+    """Files inside other data: the rows of a table, the samples of a shard."""
+
+    path: Path
+
+    def has_file(self, name: str) -> bool: ...
+    def file(self, name: str) -> bytes: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+
 class FileStore:
     """Named files, each decoded to an array; the latest ones are kept decoded.
 
     Args:
-        path: a folder or a .zip file.
+        path: a folder or a .zip file, or what holds the files.
         cache_bytes: memory for decoded files.
     Raises:
         ValueError: the path is neither; the zip is broken or has more than MAX_MEMBERS members.
@@ -38,15 +48,16 @@ class FileStore:
     what = "file"    # what a file is called in errors
     suffixes: tuple[str, ...] = ()
 
-    def __init__(self, path: str | Path, *, cache_bytes: int = 1 << 27) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path | FileSource, *, cache_bytes: int = 1 << 27) -> None:
+        self._source = None if isinstance(path, str | Path) else path
+        self.path = Path(path) if isinstance(path, str | Path) else path.path
         self._cache: ByteCache[str, np.ndarray] = ByteCache(cache_bytes, attrgetter("nbytes"))
         self._zip: zipfile.ZipFile | None = None
         self._process = 0
         self._names: frozenset[str] | None = None
-        if self.path.is_file():
+        if self._source is None and self.path.is_file():
             self._names = frozenset(self._open().namelist())
-        elif not self.path.is_dir():
+        elif self._source is None and not self.path.is_dir():
             raise ValueError(f"{self.path} is neither a folder nor a .zip file of {self.what}s")
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
@@ -62,6 +73,8 @@ class FileStore:
 
     def __contains__(self, name: str) -> bool:
         """Whether there is such a file; it may still turn out to be broken."""
+        if self._source is not None:
+            return self._source.has_file(name)
         if name.startswith(INLINE):
             return True
         return name in self._names if self._names is not None else self._file(name).is_file()
@@ -70,7 +83,7 @@ class FileStore:
         """The decoded file, read-only.
 
         Raises:
-            ValueError: missing, unreadable, too large: names the place and the file.
+            ValueError: missing, unreadable, too large: names the folder or zip and the file.
         """
         return self._cache.get(name, lambda: self._decoded(name))
 
@@ -85,6 +98,8 @@ class FileStore:
 
     def fingerprint(self, names: Sequence[str]) -> str:
         """Identifies the files: a zip by its SHA-256, a folder by the names and sizes of the files that are used."""
+        if self._source is not None:
+            return self._source.fingerprint
         if self._names is not None:
             return file_sha256(self.path)
         sizes = sorted((name, self._file(name).stat().st_size) for name in set(names) if not name.startswith(INLINE))
@@ -92,18 +107,15 @@ class FileStore:
 
     def read(self, name: str) -> bytes:
         """The file's bytes; errors of the system and of zip files come as they are. A data: URL holds them itself."""
+        if self._source is not None:
+            return self._source.file(name)
         if name.startswith(INLINE):
             return base64.b64decode(name.partition(",")[2], validate=True)
-        with self._stream(name) as stream:
+        with self._open().open(name) if self._names is not None else open(self._file(name), "rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
             raise ValueError(f"more than {MAX_FILE_BYTES} bytes")
         return data
-
-    @contextlib.contextmanager
-    def _stream(self, name: str) -> Iterator[Any]:
-        with self._open().open(name) if self._names is not None else open(self._file(name), "rb") as stream:
-            yield stream
 
     def _file(self, name: str) -> Path:
         file = (self.path / name).resolve()
@@ -120,8 +132,7 @@ class FileStore:
                 raise ValueError(f"{self.path} is not a readable zip file: {error}") from error
             self._process = os.getpid()
             if len(self._zip.filelist) > MAX_MEMBERS:
-                raise ValueError(f"{self.path} has {len(self._zip.filelist)} members, the limit is {MAX_MEMBERS}; "
-                                 f"use a folder")
+                raise ValueError(f"{self.path} has {len(self._zip.filelist)} members, the limit is {MAX_MEMBERS}; use a folder")
         return self._zip
 
     def __getstate__(self) -> dict[str, Any]:

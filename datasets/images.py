@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from .file_store import FileStore
+from .file_store import FileSource, FileStore
 
 # Without those that run other programs (EPS, WMF), that only name a file's kind (MPEG, HDF5), or that take any bytes.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "PCX", "ICO", "QOI",
@@ -149,12 +149,12 @@ def random_crop(pixels: np.ndarray, least: float, rng: np.random.Generator) -> n
 
     Args:
         pixels: uint8 (height, width, 3).
-        least: the part's smallest share of the sides, 0 to 1.
+        least: smallest side of the part, as a fraction of the image's, 0 to 1.
     """
     height, width = pixels.shape[:2]
-    share = rng.uniform(least, 1)
-    left, top = rng.uniform(0, 1 - share, 2) * (width, height)
-    box = (left, top, left + share * width, top + share * height)
+    fraction = rng.uniform(least, 1)
+    left, top = rng.uniform(0, 1 - fraction, 2) * (width, height)
+    box = (left, top, left + fraction * width, top + fraction * height)
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box))
 
 
@@ -170,7 +170,7 @@ class ImageStore(FileStore):
     """Named images; the latest ones are kept decoded.
 
     Args:
-        path: a folder or a .zip file.
+        path: as FileStore.
         max_side: larger images are shrunk to this many pixels on their longer side; None keeps them. The default
             costs 16 patches for a square picture.
         cache_bytes: memory for decoded images.
@@ -181,13 +181,12 @@ class ImageStore(FileStore):
     what = "image"
     suffixes = SUFFIXES
 
-    def __init__(self, path: str | Path, *, max_side: int | None = 64, cache_bytes: int = 1 << 27) -> None:
+    def __init__(self, path: str | Path | FileSource, *, max_side: int | None = 64, cache_bytes: int = 1 << 27) -> None:
         super().__init__(path, cache_bytes=cache_bytes)
         self.max_side = max_side
         self.remarks: Counter[str] = Counter()
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
-        """uint8 (height, width, 3)."""
         pixels, remark = read_image(data, self.max_side)
         if remark:
             self.remarks[remark] += 1

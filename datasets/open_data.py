@@ -80,7 +80,6 @@ class Found:
 
     @cached_property
     def tables(self) -> list[Path]:
-        """Parquet files."""
         if self.path.is_dir():
             return sorted(self.path.glob("*.parquet"))
         return [self.path] if self.path.suffix.lower() == ".parquet" else []
@@ -118,10 +117,8 @@ def open_episodes(found: Found, opening: Opening) -> EpisodeReader:
     path, kind = found.path, format_of(found.path)
     if found.record:
         raise ValueError(f"{path} is of no known format: its first record has {', '.join(map(str, found.record))}. Dialogues "
-                         f"have "
-                         "messages, conversations, turns, instruction and output, prompt and completion or question and "
-                         "answer; "
-                         "captions image or file_name, and caption or text; texts have text")
+                         f"have messages, conversations, turns, instruction and output, prompt and completion or question and "
+                         "answer; captions image or file_name, and caption or text; texts have text")
     if found.records is not None:
         raise ValueError(f"{found.records} holds no captions, no dialogues and no texts: it is empty")
     if path.is_file() and (kind != ".parquet" or path.suffix.lower() in UNPACKERS):

@@ -108,7 +108,6 @@ class Split:
 
 
 def whole(data: Reader[Any]) -> Split:
-    """All of it."""
     return Split(data, np.arange(len(data)))
 
 
@@ -127,7 +126,6 @@ class TextData(Reader[str]):
     """A reader of texts of any length."""
 
     def texts(self, numbers: Iterable[int] | None = None) -> Iterator[str]:
-        """The texts themselves."""
         return (self[number] for number in (range(len(self)) if numbers is None else numbers))
 
     def source(self, name: str, numbers: np.ndarray, options: SourceOptions) -> "Source":

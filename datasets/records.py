@@ -1,6 +1,6 @@
-"""Records: the objects of a manifest, each with the place in the file that an error names.
+"""Records: the objects of a manifest, each with the file and line that an error names.
 
-    .jsonl         one object per line; read again when asked for, so that only places are in memory
+    .jsonl         one object per line; read again when asked for, so that only offsets are in memory
     .csv, .tsv     one object per row, its keys are those of the first row; all values are texts
     .json          a list of objects, COCO captions or VQAv2 questions (see formats/coco.py), SQuAD; held in memory
     .parquet       one object per row, see formats/tables.py
@@ -11,6 +11,7 @@ Compressed files (.jsonl.gz, .csv.zst, .txt.bz2, ...) are unpacked once, into a 
 
 import atexit
 import bz2
+import contextlib
 import csv
 import gzip
 import json
@@ -18,7 +19,7 @@ import lzma
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,7 +32,7 @@ from .publish import file_sha256
 MAX_LINE_BYTES = 1 << 24
 MAX_UNPACKED_BYTES = 1 << 36     # of one compressed file
 
-Check: TypeAlias = Callable[[dict[str, Any]], None]   # raises ValueError with what is wrong with a record
+Check: TypeAlias = Callable[[dict[str, Any]], object]   # raises ValueError with what is wrong with a record
 
 
 def _zstd(path: Path) -> Any:
@@ -109,8 +110,8 @@ def _rows_as_lines(path: Path, file: Path, delimiter: str) -> Path:
 
 
 class JsonLines(Sequence[dict[str, Any]]):
-    """A JSON Lines file, or a table of text: every line checked once, then parsed again when asked for, so that only places are
-    in memory.
+    """A JSON Lines file, or a table of text: every line is checked once, and parsed again when asked for, so that only offsets
+    are in memory.
 
     Args:
         path: the file; empty lines are passed over.
@@ -125,39 +126,43 @@ class JsonLines(Sequence[dict[str, Any]]):
         self.path = Path(path)
         self._file = plain_file(self.path)
         self._line = "row" if format_of(self.path) in (".csv", ".tsv") else "line"
-        places, lines, place = [], [], 0
+        offsets, lines, offset, number = [], [], 0, 0
         with open(self._file, "rb") as file:
-            number = 0
-            while data := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if len(data) > MAX_LINE_BYTES:
-                    raise ValueError(f"{self.path}, {self._line} {number}: longer than {MAX_LINE_BYTES} bytes")
-                if data.strip():
-                    name = f"{self.path}, {self._line} {number}"
-                    check_record(parse(data, name), check, name)
-                    places.append(place)
-                    lines.append(number)
-                place += len(data)
-        self._places, self.lines = np.array(places, np.int64), np.array(lines, np.int64)
+            try:
+                for number, data in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+                    if len(data) > MAX_LINE_BYTES:
+                        raise ValueError(f"longer than {MAX_LINE_BYTES} bytes")
+                    if data.strip():
+                        check_record(parse(data), check)
+                        offsets.append(offset)
+                        lines.append(number)
+                    offset += len(data)
+            except ValueError as error:
+                raise ValueError(f"{self.path}, {self._line} {number}: {error}") from error
+        self._offsets, self.lines = np.array(offsets, np.int64), np.array(lines, np.int64)
 
     def __len__(self) -> int:
-        """Number of objects."""
         return len(self.lines)
 
     def __getitem__(self, index: Any) -> Any:
-        """Object `index`."""
         with open(self._file, "rb") as file:
-            file.seek(int(self._places[index]))
+            file.seek(int(self._offsets[index]))
             return json.loads(file.readline())
 
-    def place(self, index: int) -> str:
-        """File and line of an object."""
+    def location(self, index: int) -> str:
         return f"{self.path}, {self._line} {self.lines[index]}"
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the file."""
         return file_sha256(self.path)
+
+
+def read_rows(path: Path, check: Check, hint: str = "") -> list[dict[str, Any]]:
+    """All records of a file of JSON lines; a ValueError where it cannot be opened."""
+    try:
+        return list(JsonLines(path, check))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as JSON lines: {error}{hint}") from None
 
 
 class JsonDocument(Sequence[dict[str, Any]]):
@@ -169,12 +174,15 @@ class JsonDocument(Sequence[dict[str, Any]]):
     def __init__(self, path: str | Path, check: Check) -> None:
         self.path, self._files = Path(path), [Path(path)]
         self._entries = self._read()
-        for place, value in self._entries:
-            check_record(value, check, f"{self.path}, {place}")
+        for position, value in self._entries:
+            with named(f"{self.path}, {position}"):
+                check_record(value, check)
 
     def _read(self) -> list[tuple[str, dict[str, Any]]]:
-        """(place, record) of everything in the document."""
-        content = parse(plain_file(self.path).read_bytes(), str(self.path))
+        """(position, record) of everything in the document."""
+        data = plain_file(self.path).read_bytes()
+        with named(self.path):
+            content = parse(data)
         try:
             match content:
                 case list():
@@ -182,7 +190,9 @@ class JsonDocument(Sequence[dict[str, Any]]):
                 case {"questions": _}:
                     answers = answers_beside(self.path)
                     self._files.append(answers)
-                    return vqa_entries(content, parse(answers.read_bytes(), str(answers)))
+                    with named(answers):
+                        annotations = parse(answers.read_bytes())
+                    return vqa_entries(content, annotations)
                 case {"images": _, "annotations": _}:
                     return coco_entries(content)
                 case {"data": [{"paragraphs": _}, *_]}:
@@ -196,20 +206,16 @@ class JsonDocument(Sequence[dict[str, Any]]):
                          "questions or SQuAD (data, paragraphs)")
 
     def __len__(self) -> int:
-        """Number of records."""
         return len(self._entries)
 
     def __getitem__(self, index: Any) -> Any:
-        """Record `index`."""
         return self._entries[index][1]
 
-    def place(self, index: int) -> str:
-        """File and entry of a record."""
+    def location(self, index: int) -> str:
         return f"{self.path}, {self._entries[index][0]}"
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the files."""
         return " ".join(map(file_sha256, self._files))
 
 
@@ -220,30 +226,38 @@ def answers_beside(questions: Path) -> Path:
         ValueError: there is none.
     """
     name = questions.name.replace("questions", "annotations")
-    places = [questions.with_name(n) for n in (name.replace("OpenEnded_", ""), name) if n != questions.name]
-    found = [place for place in places if place.is_file()]
+    paths = [questions.with_name(n) for n in (name.replace("OpenEnded_", ""), name) if n != questions.name]
+    found = [path for path in paths if path.is_file()]
     if not found:
-        raise ValueError(f"{questions} holds questions but there is no {' or '.join(p.name for p in places) or 'annotations'} "
+        raise ValueError(f"{questions} holds questions but there is no {' or '.join(p.name for p in paths) or 'annotations'} "
                          "beside it; put the answers there")
     return found[0]
 
 
-def parse(data: bytes, place: str) -> Any:
-    """A JSON document; `place` is named where it is none."""
+@contextlib.contextmanager
+def named(position: object) -> Iterator[None]:
+    """Begin the message of a ValueError with the file and position that it is about."""
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place}: {str(error) or 'nested too deeply'}") from error
-
-
-def check_record(value: Any, check: Check, place: str) -> None:
-    """Raise ValueError, with the place, unless `value` is an object that passes `check`."""
-    try:
-        if not isinstance(value, dict):
-            raise ValueError(f"expected an object {{...}}, got {type(value).__name__}")
-        check(value)
+        yield
     except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
+        raise ValueError(f"{position}: {error}") from error
+
+
+def parse(data: bytes) -> Any:
+    """A JSON document, or a ValueError."""
+    try:
+        if data[:1] == b"{" and data[1:2] != b"\0":      # UTF-8: json.loads takes twice as long to find that out
+            return json.loads(data.decode("utf-8", "surrogatepass"))
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def check_record(value: Any, check: Check) -> None:
+    """Raise ValueError unless `value` is an object that passes `check`."""
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object {{...}}, got {type(value).__name__}")
+    check(value)
 
 
 def require_text(value: Any, what: str) -> str:
@@ -254,8 +268,9 @@ def require_text(value: Any, what: str) -> str:
     """
     if not isinstance(value, str):
         raise ValueError(f"{what} must be a string, got {type(value).__name__}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{what} holds half of a surrogate pair, which is no character") from None
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{what} holds half of a surrogate pair, which is no character") from None
     return value

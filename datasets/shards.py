@@ -4,7 +4,7 @@
     000123.txt    its caption
     000123.json   further keys, the caption or question among them if there is no .txt
 
-Members are read where they lie in the file and never extracted; a name is a key and no place on the disk. Opening a
+Members are read where they lie in the file and never extracted; a name is a key and no path on the disk. Opening a
 shard reads its headers and captions, no pictures. Links, devices and sparse members are refused.
 """
 
@@ -12,15 +12,12 @@ import hashlib
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .byte_cache import ByteCache
 from .file_store import MAX_FILE_BYTES, MAX_MEMBERS
-from .images import ImageStore
 from .publish import file_sha256
-from .records import MAX_LINE_BYTES, Check, check_record, parse
+from .records import MAX_LINE_BYTES, Check, check_record, named, parse
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 BLOCK = 512   # of the tar format
@@ -48,7 +45,7 @@ def shards_of(path: Path) -> list[Path]:
 
 
 class ShardRecords(Sequence[dict[str, Any]]):
-    """One record per sample: the keys of its .json, `caption` from its .txt, `image` as ShardImages names it.
+    """One record per sample: the keys of its .json, `caption` from its .txt, and `image`, "shard.tar/key.jpg".
 
     Args:
         path: a .tar file, or a folder of them.
@@ -60,57 +57,42 @@ class ShardRecords(Sequence[dict[str, Any]]):
     def __init__(self, path: str | Path, check: Check) -> None:
         self.path = Path(path)
         self.samples = [sample for shard in shards_of(self.path) for sample in read_index(shard)]
+        self._pictures = {image_name(sample): sample for sample in self.samples if sample.picture}
         for index in range(len(self)):
-            check_record(self[index], check, self.place(index))
+            with named(self.location(index)):
+                check_record(self._record(self.samples[index]), check)
 
     def __len__(self) -> int:
-        """Number of samples."""
         return len(self.samples)
 
     def __getitem__(self, index: Any) -> Any:
-        """Record `index`."""
-        sample, place = self.samples[index], self.place(index)
-        value = parse(read_span(sample, "json", MAX_LINE_BYTES), place) if "json" in sample.members else {}
+        with named(self.location(index)):
+            return self._record(self.samples[index])
+
+    def _record(self, sample: Sample) -> dict[str, Any]:
+        value = parse(read_span(sample, "json", MAX_LINE_BYTES)) if "json" in sample.members else {}
         if not isinstance(value, dict):
-            raise ValueError(f"{place}: the .json must hold an object {{...}}, got {type(value).__name__}")
+            raise ValueError(f"the .json must hold an object {{...}}, got {type(value).__name__}")
         if "txt" in sample.members:
             value = {key: inner for key, inner in value.items() if key != "captions"}
-            value["caption"] = decode(read_span(sample, "txt", MAX_LINE_BYTES), place)
+            value["caption"] = decode(read_span(sample, "txt", MAX_LINE_BYTES))
         return {**value, "image": image_name(sample)} if sample.picture else value
 
-    def place(self, index: int) -> str:
-        """Shard and key of a sample."""
+    def location(self, index: int) -> str:
         return f"{self.samples[index].shard}, sample {self.samples[index].key}"
+
+    def has_file(self, name: str) -> bool:
+        """Whether a sample's picture has this name."""
+        return name in self._pictures
+
+    def file(self, name: str) -> bytes:
+        """The picture of this name."""
+        sample = self._pictures[name]
+        return read_span(sample, str(sample.picture), MAX_FILE_BYTES)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the shards' digests."""
         return hashlib.sha256("".join(map(file_sha256, shards_of(self.path))).encode()).hexdigest()
-
-
-class ShardImages(ImageStore):
-    """The pictures of samples by their name, "shard.tar/key.jpg"."""
-
-    def __init__(self, records: ShardRecords, *, max_side: int | None = 64, cache_bytes: int = 1 << 27) -> None:
-        self.path, self.max_side = records.path, max_side
-        self._cache = ByteCache(cache_bytes, attrgetter("nbytes"))
-        self._samples = {image_name(sample): sample for sample in records.samples if sample.picture}
-        self._fingerprint = records.fingerprint
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._samples
-
-    def read(self, name: str) -> bytes:
-        """The picture's bytes."""
-        sample = self._samples[name]
-        return read_span(sample, str(sample.picture), MAX_FILE_BYTES)
-
-    def fingerprint(self, names: Sequence[str]) -> str:
-        """Identifies the shards."""
-        return self._fingerprint
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__
 
 
 def image_name(sample: Sample) -> str:
@@ -119,21 +101,20 @@ def image_name(sample: Sample) -> str:
 
 
 def read_span(sample: Sample, extension: str, limit: int) -> bytes:
-    """The bytes of a member."""
     start, size = sample.members[extension]
     if size > limit:
-        raise ValueError(f"{sample.shard}, sample {sample.key}: .{extension} of {size} bytes, the limit is {limit}")
+        raise ValueError(f".{extension} of {size} bytes, the limit is {limit}")
     with open(sample.shard, "rb") as file:
         file.seek(start)
         return file.read(size)
 
 
-def decode(data: bytes, place: str) -> str:
+def decode(data: bytes) -> str:
     """UTF-8 text without the line end that editors add."""
     try:
         return data.decode().removesuffix("\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{place}: the .txt is not UTF-8: byte {error.start} is {data[error.start]:#04x}") from error
+        raise ValueError(f"the .txt is not UTF-8: byte {error.start} is {data[error.start]:#04x}") from error
 
 
 def read_index(shard: Path) -> list[Sample]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .file_store import FileStore
+from .file_store import FileSource, FileStore
 
 SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".m4b", ".aac", ".aif", ".aiff", ".aifc", ".mka",
             ".weba")
@@ -21,7 +21,7 @@ SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", "
 FORMATS = "wav,flac,ogg,mp3,aac,aiff,mov,matroska,avi,mpegts,mpeg"
 MAX_SECONDS = 600.0      # of one sound: a file of 100 kB can claim days of silence
 MAX_BROKEN = 0.05        # of the packets of one sound
-STRETCH = 1 << 16        # samples that are resampled together
+BLOCK = 1 << 16        # samples that are resampled together
 LOUDEST = 16.0           # floats of up to so much were turned up too far; more is a file of whole numbers, say
 
 
@@ -55,13 +55,13 @@ def read_sound(data: bytes, rate: int) -> tuple[np.ndarray, int, str]:
         with av.open(io.BytesIO(data), "r", options={"format_whitelist": FORMATS}) as container:
             if not container.streams.audio:
                 raise ValueError("there is no sound in it")
-            for mono, frequency in _stretches(container, broken):
+            for mono, frequency in _blocks(container, broken):
                 if not np.isfinite(mono).all():
                     raise ValueError(f"{int((~np.isfinite(mono)).sum())} of {len(mono)} samples from {length / rate:.1f} s on "
                                      "are not finite numbers")
                 loudest = max(loudest, float(np.abs(mono).max(initial=0)))
                 if frequency != current:     # also where two files were joined
-                    pieces += [_samples(made) for made in resampler.resample(None)] if resampler else []
+                    pieces += [made.to_ndarray()[0] for made in resampler.resample(None)] if resampler else []
                     current, own = frequency, own or frequency
                     resampler = None if current == rate else av.AudioResampler(format="fltp", layout="mono", rate=rate)
                 if resampler is None:
@@ -69,12 +69,12 @@ def read_sound(data: bytes, rate: int) -> tuple[np.ndarray, int, str]:
                 else:
                     given = av.AudioFrame.from_ndarray(mono[None], format="fltp", layout="mono")
                     given.sample_rate = current
-                    pieces += [_samples(made) for made in resampler.resample(given)]
+                    pieces += [made.to_ndarray()[0] for made in resampler.resample(given)]
                 length += len(mono) * rate // current
                 if length > MAX_SECONDS * rate:
                     raise ValueError(f"it is longer than {MAX_SECONDS:.0f} seconds; cut it into parts")
             # what the filter still holds
-            pieces += [_samples(made) for made in resampler.resample(None)] if resampler else []
+            pieces += [made.to_ndarray()[0] for made in resampler.resample(None)] if resampler else []
         samples = np.concatenate(pieces or [np.zeros(0, np.float32)])
         if not len(samples):
             raise ValueError("no samples")
@@ -88,8 +88,8 @@ def read_sound(data: bytes, rate: int) -> tuple[np.ndarray, int, str]:
     return np.clip(samples, -1, 1), own, " and ".join(remarks)
 
 
-def _stretches(container: Any, broken: list[Exception]) -> Iterator[tuple[np.ndarray, int]]:
-    """The first sound as float32 (samples,) of about STRETCH samples, and their rate; both may change where files were joined.
+def _blocks(container: Any, broken: list[Exception]) -> Iterator[tuple[np.ndarray, int]]:
+    """The first sound as float32 (samples,) of about BLOCK samples, and their rate; both may change where files were joined.
 
     FFmpeg's own mixing weighs channels by where they stand, so that stereo becomes louder, and refuses numbers of channels that
     it has no name for. Packets that cannot be decoded are listed in `broken`, a few are no fault: the tags where two files were
@@ -105,7 +105,7 @@ def _stretches(container: Any, broken: list[Exception]) -> Iterator[tuple[np.nda
             continue
         for frame in frames:
             form = frame.sample_rate, frame.layout.nb_channels, frame.format.name
-            if waiting and (form != last or held > STRETCH):
+            if waiting and (form != last or held > BLOCK):
                 yield _mean_of_channels(waiting, last[1]), last[0]
                 waiting, held = [], 0
             waiting.append(frame.to_ndarray())
@@ -114,10 +114,6 @@ def _stretches(container: Any, broken: list[Exception]) -> Iterator[tuple[np.nda
         yield _mean_of_channels(waiting, last[1]), last[0]
     if len(broken) > MAX_BROKEN * packets:
         raise broken[0]
-
-
-def _samples(frame: Any) -> np.ndarray:
-    return frame.to_ndarray()[0]
 
 
 def _mean_of_channels(frames: list[np.ndarray], channels: int) -> np.ndarray:
@@ -155,7 +151,7 @@ class SoundStore(FileStore):
     """Named sounds; the latest ones are kept decoded.
 
     Args:
-        path: a folder or a .zip file.
+        path: as FileStore.
         rate: samples per second that each sound is resampled to.
         cache_bytes: memory for decoded sounds.
     Attributes:
@@ -166,14 +162,13 @@ class SoundStore(FileStore):
     what = "sound"
     suffixes = SUFFIXES
 
-    def __init__(self, path: str | Path, *, rate: int, cache_bytes: int = 1 << 29) -> None:
+    def __init__(self, path: str | Path | FileSource, *, rate: int, cache_bytes: int = 1 << 29) -> None:
         super().__init__(path, cache_bytes=cache_bytes)
         self.rate = rate
         self.own_rates: dict[int, int] = {}
         self.remarks: Counter[str] = Counter()
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
-        """float32 (samples,)."""
         samples, own, remark = read_sound(data, self.rate)
         self.own_rates[own] = self.own_rates.get(own, 0) + 1
         if remark:

@@ -22,19 +22,18 @@ def split(keys: Sequence[Any] | np.ndarray, held_out: float, salt: str = "") -> 
 
     Args:
         keys: one per episode or document, with a short `str`: `reader.seeds`, or `document_key` of each document.
-        held_out: share to hold out, between 0 and 1.
+        held_out: fraction to hold out, between 0 and 1.
         salt: another salt, another split.
     Returns:
         two int64 arrays of indices, for `select` of the sources.
     Raises:
-        ValueError: `held_out` is no share, or one of the sides is empty.
+        ValueError: `held_out` is not between 0 and 1, or one of the two is empty.
     """
     if not 0 < held_out < 1:
         raise ValueError(f"held_out={held_out} is not between 0 and 1")
     held = is_held_out(keys, held_out, salt)
     if not held.any() or held.all():
-        raise ValueError(f"held_out={held_out} of {len(keys)} keys leaves one side empty; give more data or another "
-                         f"share")
+        raise ValueError(f"held_out={held_out} of {len(keys)} keys leaves one side empty; give more data or another fraction")
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
@@ -64,39 +63,39 @@ def document_key(document: Document) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Excerpts(TextData):
-    """Pieces of texts, each a text of its own; read when they are asked for.
+    """Parts of texts, each a text of its own; read when they are asked for.
 
     Attributes:
         originals: the texts.
-        places: int64 (n, 3), number of the text, first character, last character + 1.
+        spans: int64 (n, 3), number of the text, first character, last character + 1.
         characters: int64 (n,), the length of each.
-        fingerprint: identifies texts and pieces.
+        fingerprint: identifies texts and spans.
     """
 
     originals: Sequence[str] = field(repr=False)
-    places: np.ndarray
+    spans: np.ndarray
 
     @property
     def characters(self) -> np.ndarray:
-        return self.places[:, 2] - self.places[:, 1]
+        return self.spans[:, 2] - self.spans[:, 1]
 
     @property
     def fingerprint(self) -> str:
         own = getattr(self.originals, "fingerprint", "")
-        return hashlib.sha256(f"{own} {self.places.tolist()}".encode()).hexdigest()
+        return hashlib.sha256(f"{own} {self.spans.tolist()}".encode()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.spans)
 
     def __getitem__(self, index: Any) -> Any:
-        text, start, stop = self.places[index].tolist()
+        text, start, stop = self.spans[index].tolist()
         return self.originals[text][start:stop]
 
 
 def split_texts(texts: Sequence[str], held_out: float) -> tuple[Excerpts, Excerpts]:
     """Divide texts into those to train on and those to hold out.
 
-    Texts of more than LONG characters end where their last `held_out` share begins, at the next line end; what follows is
+    Texts of more than LONG characters end where their last `held_out` fraction begins, at the next line end; what follows is
     held out. Shorter ones stand whole on the side that `split` gives them.
 
     Raises:
@@ -104,7 +103,7 @@ def split_texts(texts: Sequence[str], held_out: float) -> tuple[Excerpts, Excerp
     """
     if not 0 < held_out < 1:
         raise ValueError(f"held_out={held_out} is not between 0 and 1")
-    places: tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]] = ([], [])
+    spans: tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]] = ([], [])
     short = []
     for number, text in enumerate(texts):
         if len(text) <= LONG:
@@ -112,13 +111,13 @@ def split_texts(texts: Sequence[str], held_out: float) -> tuple[Excerpts, Excerp
             continue
         end = int(len(text) * (1 - held_out))
         end = text.find("\n", end, end + LONG) + 1 or end
-        places[0].append((number, 0, end))
-        places[1].append((number, end, len(text)))
+        spans[0].append((number, 0, end))
+        spans[1].append((number, end, len(text)))
     if short:
         sides = is_held_out([key for _, key, _ in short], held_out)
         for (number, _, length), held in zip(short, sides, strict=True):
-            places[int(held)].append((number, 0, length))
-    if not all(places):
-        raise ValueError(f"held_out={held_out} of {len(texts)} texts leaves one side empty; give more data or another share")
-    train, held = (Excerpts(texts, np.array(sorted(side), np.int64)) for side in places)
+            spans[int(held)].append((number, 0, length))
+    if not all(spans):
+        raise ValueError(f"held_out={held_out} of {len(texts)} texts leaves one side empty; give more data or another fraction")
+    train, held = (Excerpts(texts, np.array(sorted(side), np.int64)) for side in spans)
     return train, held

@@ -29,8 +29,9 @@ def shuffled(count: int, size: int, step: int, seed: int) -> np.ndarray:
 
     A pure function of its arguments; a batch may span several epochs.
     """
-    epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), count)
-    return np.array([_order(count, seed, epoch)[place] for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True)])
+    epochs, positions = np.divmod(np.arange(step * size, (step + 1) * size), count)
+    pairs = zip(epochs.tolist(), positions.tolist(), strict=True)
+    return np.array([_order(count, seed, epoch)[position] for epoch, position in pairs])
 
 
 @lru_cache(maxsize=2)

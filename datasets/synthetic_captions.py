@@ -12,7 +12,7 @@ is only asked where the facts give exactly one answer, and yes and no are equall
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -218,22 +218,20 @@ def picture_dialogue(facts: Facts, image: str, rng: np.random.Generator, count: 
     Args:
         image: the picture's name, see documents.py.
     """
-    messages: list[dict[str, Any]] = []
-    for number, (question, answer) in enumerate(ask(facts, rng, count)):
-        shown = [{"type": "image", "image": image}, {"type": "text", "text": question}]
-        messages += [{"role": "user", "content": question if number else shown},
-                     {"role": "assistant", "content": answer}]
-    return messages
+    return _messages(ask(facts, rng, count), lambda question: [{"type": "image", "image": image},
+                                                               {"type": "text", "text": question}])
 
 
 def told_dialogue(facts: Facts, rng: np.random.Generator, count: int = 2) -> list[dict[str, Any]]:
     """The same without a picture: the user tells what there is, then asks."""
     pairs = [(question, answer) for question, answer in ask(facts, rng, count + 1) if question != LOOK][:count]
-    messages: list[dict[str, Any]] = []
-    for number, (question, answer) in enumerate(pairs):
-        told = question if number else f"there is {caption(facts)}. {question}"
-        messages += [{"role": "user", "content": told}, {"role": "assistant", "content": answer}]
-    return messages
+    return _messages(pairs, lambda question: f"there is {caption(facts)}. {question}")
+
+
+def _messages(pairs: Sequence[tuple[str, str]], first: Callable[[str], Any]) -> list[dict[str, Any]]:
+    """Questions and answers as messages; `first` makes the content of the first question."""
+    return [message for number, (question, answer) in enumerate(pairs) for message in (
+        {"role": "user", "content": question if number else first(question)}, {"role": "assistant", "content": answer})]
 
 
 # A few lines, so that "hello" is not answered with a caption. What they say about the tasks is what the tasks are.
@@ -260,6 +258,4 @@ SMALL_TALK = (
 
 
 def small_talk() -> list[list[dict[str, Any]]]:
-    """SMALL_TALK as messages, one dialogue each."""
-    return [[{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-            for question, answer in SMALL_TALK]
+    return [_messages([pair], str) for pair in SMALL_TALK]

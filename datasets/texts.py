@@ -57,11 +57,9 @@ class TextReader(TextData):
         return self._fingerprint
 
     def __len__(self) -> int:
-        """Number of documents."""
         return len(self.characters)
 
     def __getitem__(self, index: Any) -> Any:
-        """Document `index`."""
         index = range(len(self))[index]
         file = int(np.searchsorted(self._ends, index, side="right"))
         return self._files[file][index - (int(self._ends[file - 1]) if file else 0)]
@@ -81,10 +79,10 @@ class PlainText(Sequence[str]):
 
     def __init__(self, path: Path) -> None:
         self.path, self._file = path, plain_file(path)
-        characters, self._places = [], [0]
+        characters, self._offsets = [], [0]
         for data in pieces(self._file):
-            characters.append(len(self._decode(data, self._places[-1])))
-            self._places.append(self._places[-1] + len(data))
+            characters.append(len(self._decode(data, self._offsets[-1])))
+            self._offsets.append(self._offsets[-1] + len(data))
         self.characters = np.array(characters, np.int64)
         self._cache: ByteCache[int, str] = ByteCache(CACHE_BYTES, sys.getsizeof)
 
@@ -95,16 +93,16 @@ class PlainText(Sequence[str]):
         return self._cache.get(index, lambda: self._piece(index))
 
     def _piece(self, index: int) -> str:
-        start, stop = self._places[index:index + 2]
+        start, stop = self._offsets[index:index + 2]
         with open(self._file, "rb") as file:
             file.seek(start)
             return self._decode(file.read(stop - start), start)
 
-    def _decode(self, data: bytes, place: int) -> str:
+    def _decode(self, data: bytes, offset: int) -> str:
         try:
             return data.decode()
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self.path} is not UTF-8: byte {place + error.start} is {data[error.start]:#04x}; convert it "
+            raise ValueError(f"{self.path} is not UTF-8: byte {offset + error.start} is {data[error.start]:#04x}; convert it "
                              "first") from error
 
 
@@ -141,7 +139,7 @@ class LinesOfText(Sequence[str]):
 
 def text_of(value: Mapping[str, Any]) -> Any:
     """The text of a record; None where it has none."""
-    return next((value[key] for key in TEXT_KEYS if key in value), None)
+    return value["text"] if "text" in value else value.get("content")
 
 
 class ParquetText(Sequence[str]):

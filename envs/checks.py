@@ -26,9 +26,9 @@ def all_fit(space: gym.Space, *, bounds: bool) -> Callable[[Sequence[Any]], bool
             return lambda values: (all(isinstance(value, dict) and value.keys() == parts.keys() for value in values)
                                    and all(fit([value[key] for value in values]) for key, fit in parts.items()))
         case gym.spaces.Tuple():
-            places = [all_fit(part, bounds=bounds) for part in space.spaces]
-            return lambda values: (all(isinstance(value, tuple) and len(value) == len(places) for value in values)
-                                   and all(fit([value[i] for value in values]) for i, fit in enumerate(places)))
+            elements = [all_fit(part, bounds=bounds) for part in space.spaces]
+            return lambda values: (all(isinstance(value, tuple) and len(value) == len(elements) for value in values)
+                                   and all(fit([value[i] for value in values]) for i, fit in enumerate(elements)))
         case gym.spaces.Discrete():
             legal = range(int(space.start), int(space.start + space.n))
             return lambda values: (all(map(legal.__contains__, values)) if set(map(type, values)) == {int} else

@@ -52,11 +52,9 @@ class RowPolicy:
         self.controllers: dict[int, Controller] = {}
 
     def reset(self, row: int, seed: int, env: gym.Env) -> None:
-        """See Policy."""
         self.controllers[row] = self.start(env, seed)
 
     def act(self, observations: Sequence[Any], rows: Sequence[int]) -> list[Any]:
-        """See Policy."""
         return [self.controllers[row](observation) for observation, row in zip(observations, rows, strict=True)]
 
 
@@ -67,11 +65,9 @@ class RandomPolicy:
         self.samplers: dict[int, Callable[[], Any]] = {}
 
     def reset(self, row: int, seed: int, env: gym.Env) -> None:
-        """See Policy."""
         self.samplers[row] = action_sampler(env.action_space, seed, stream=1)
 
     def act(self, observations: Sequence[Any], rows: Sequence[int]) -> list[Any]:
-        """See Policy."""
         return [self.samplers[row]() for row in rows]
 
 

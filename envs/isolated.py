@@ -46,10 +46,10 @@ def isolated(time_limit: float = 120.0, processes: int | None = None) -> Callabl
     def make(task: Task, render: bool) -> gym.Env:
         if not hosts:
             hosts.extend(Host(time_limit) for _ in range(processes))   # all at once: starting takes seconds
-        place = next(turns)
-        if not hosts[place].process.is_alive():
-            hosts[place] = Host(time_limit)
-        return Isolated(task, render, hosts[place])
+        index = next(turns)
+        if not hosts[index].process.is_alive():
+            hosts[index] = Host(time_limit)
+        return Isolated(task, render, hosts[index])
 
     return make
 
@@ -75,19 +75,16 @@ class Isolated(gym.Env):
             raise
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """See gym.Env."""
         super().reset(seed=seed)
         return self._call("reset", seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """See gym.Env."""
         if not self.begun:
             begin([self], [action])
         self.begun = False
         return self.host.answer(self.number)
 
     def render(self) -> Any:
-        """See gym.Env."""
         return self._call("render")
 
     def close(self) -> None:
@@ -164,7 +161,6 @@ class Host:
         return value
 
     def end(self) -> None:
-        """Kill the process."""
         end(self.process)
         self.connection.close()
 

@@ -108,7 +108,6 @@ SETTINGS = tuple(field.name for field in fields(Network) if field.name not in AR
 
 
 def save_network(network: Network, path: Path) -> Path:
-    """Write a network as one npz file."""
     settings = {key: value for key, value in asdict(network).items() if key in SETTINGS}
     arrays: dict[str, Any] = {"calico": np.array(json.dumps(settings))}
     for layer, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):

@@ -127,7 +127,6 @@ class _Watched(gym.Wrapper):
         self.camera: Camera | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """See gym.Env."""
         result = self.env.reset(seed=seed, options=options)
         world: Any = self.unwrapped
         if self.camera and (self.camera.model is not world.model or world.model.nhfield):
@@ -141,7 +140,6 @@ class _Watched(gym.Wrapper):
         return self.camera.picture()
 
     def close(self) -> None:
-        """See gym.Env."""
         self._drop_camera()
         super().close()
 
@@ -160,7 +158,6 @@ class Rendered(_Watched):
         super().__init__(env, 240, 320, camera)
 
     def render(self) -> Any:
-        """See gym.Env."""
         return self.picture()
 
 
@@ -189,7 +186,6 @@ class PixelView(_Watched):
         return self._stack(), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """See gym.Env."""
         _, reward, terminated, truncated, info = self.env.step(action)
         self.recent.append(self._grey())
         return self._stack(), reward, terminated, truncated, info

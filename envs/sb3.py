@@ -167,7 +167,7 @@ def _load(algorithm: Any, path: Path, data: dict[str, Any], env: gym.Env) -> Any
     """Load a model without what only training needs; models from the days of `gym` get the environment's spaces."""
     known: dict[str, Any] = dict.fromkeys(("_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer",
                                            "ep_success_buffer", "action_noise", "replay_buffer_class"))
-    known |= {"learning_rate": 0.0} | dict.fromkeys(("lr_schedule", "clip_range", "exploration_schedule"), _zero)
+    known |= {"learning_rate": 0.0} | dict.fromkeys(("lr_schedule", "clip_range", "exploration_schedule"), lambda progress: 0.0)
     if "gymnasium" not in str(data.get("observation_space", {}).get(":type:")):
         known |= {"observation_space": env.observation_space, "action_space": env.action_space}
     try:
@@ -175,10 +175,6 @@ def _load(algorithm: Any, path: Path, data: dict[str, Any], env: gym.Env) -> Any
             return algorithm.load(path, device="cpu", custom_objects=known)
     except Exception as error:   # what can go wrong in unpickling has no end
         raise ValueError(f"{path} cannot be loaded as {algorithm.__name__}: {' '.join(str(error).split())[:300]}") from error
-
-
-def _zero(progress: float) -> float:
-    return 0.0
 
 
 def _check(model: Any, env: gym.Env, complaint: str) -> None:
@@ -217,7 +213,6 @@ class _Statistics(pickle.Unpickler):
     HARMLESS = {"_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer"}
 
     def find_class(self, module: str, name: str) -> Any:
-        """See pickle.Unpickler."""
         if module.partition(".")[0] == "numpy" and name in self.HARMLESS:
             return super().find_class(module, name)
         return _Inert
@@ -244,8 +239,7 @@ def statistics_of(path: Path) -> Path | None:
         if fitting := [file for file in found if fits(file)]:
             if len(fitting) > 1:
                 raise ValueError(f"{path}: which statistics are its own is not clear: {', '.join(map(str, fitting[:4]))}; "
-                                 f"keep one, "
-                                 f"as {path.with_name(f'{path.stem}_vecnormalize.pkl')}")
+                                 f"keep one, as {path.with_name(f'{path.stem}_vecnormalize.pkl')}")
             return fitting[0]
     return None
 

@@ -1,4 +1,4 @@
-"""Scripted policies in parallel: worker processes that each play their share of the seeds.
+"""Scripted policies in parallel: worker processes that each play some of the seeds.
 
 An expert looks into its environment, so both live in one process; what travels back is the finished episode. A worker
 that hangs, is killed or dies of a native crash costs the one episode that it was playing: it is named, the process is
@@ -23,8 +23,8 @@ from .isolated import detach_process, end, how_it_ended
 from .registry import Task
 from .runner import EnvironmentFault, rollout
 
-LONGEST_SHARE = 32   # seeds handed to a worker at once
-AHEAD = 4            # shares per worker that may be finished before an earlier one is: bounds what waits in memory
+MAX_CHUNK = 32   # seeds handed to a worker at once
+AHEAD = 4            # chunks per worker that may be finished before an earlier one is: bounds what waits in memory
 
 
 def play(task: Task, player: str, seeds: Sequence[int], *, workers: int, time_limit: float = 120.0,
@@ -45,31 +45,31 @@ def play(task: Task, player: str, seeds: Sequence[int], *, workers: int, time_li
     if not workers:
         yield from _play_here(task, player, seeds, settings)
         return
-    length = min(LONGEST_SHARE, max(1, len(seeds) // (AHEAD * workers)))
-    shares = [_Share(number, list(seeds[start : start + length])) for number, start in
+    length = min(MAX_CHUNK, max(1, len(seeds) // (AHEAD * workers)))
+    chunks = [_Chunk(number, list(seeds[start : start + length])) for number, start in
               enumerate(range(0, len(seeds), length))]
-    waiting, finished = deque(shares), 0
-    staff = [_Worker((task, player, settings), time_limit) for _ in range(min(workers, len(shares)))]
+    waiting, finished = deque(chunks), 0
+    staff = [_Worker((task, player, settings), time_limit) for _ in range(min(workers, len(chunks)))]
     try:
-        while finished < len(shares):
+        while finished < len(chunks):
             for worker in staff:
-                if worker.share is None and waiting and waiting[0].number < finished + AHEAD * workers:
+                if worker.chunk is None and waiting and waiting[0].number < finished + AHEAD * workers:
                     worker.take(waiting.popleft())
-            wait([worker.connection for worker in staff if worker.share], timeout=0.5)
+            wait([worker.connection for worker in staff if worker.chunk], timeout=0.5)
             for worker in staff:
                 worker.listen()
-            while finished < len(shares) and shares[finished].results:
-                share = shares[finished]
-                yield share.results.popleft()
-                share.given += 1
-                finished += share.given == share.length
+            while finished < len(chunks) and chunks[finished].results:
+                chunk = chunks[finished]
+                yield chunk.results.popleft()
+                chunk.given += 1
+                finished += chunk.given == chunk.length
     finally:
         for worker in staff:
             worker.stop()
 
 
 @dataclass(eq=False)
-class _Share:
+class _Chunk:
     """A few seeds, and what became of them so far."""
 
     number: int
@@ -86,11 +86,11 @@ class _Share:
 
 
 class _Worker:
-    """A process that plays one share after another, started again when it fails."""
+    """A process that plays one chunk after another, started again when it fails."""
 
     def __init__(self, work: tuple[Task, str, dict[str, Any]], time_limit: float) -> None:
         self.work, self.time_limit = work, time_limit
-        self.share: _Share | None = None
+        self.chunk: _Chunk | None = None
         self.start()
 
     def start(self) -> None:
@@ -102,11 +102,11 @@ class _Worker:
         self.process.start()
         theirs.close()
 
-    def take(self, share: _Share) -> None:
-        self.share = share
+    def take(self, chunk: _Chunk) -> None:
+        self.chunk = chunk
         self.alive.value = time.monotonic()
         with suppress(OSError):   # it is dead already: `listen` finds out
-            self.connection.send(share.seeds)
+            self.connection.send(chunk.seeds)
 
     def listen(self) -> None:
         """Take what has been played; replace a process that is dead or hangs.
@@ -114,7 +114,7 @@ class _Worker:
         Raises:
             what the process reports and is no fault of an episode, such as an environment that cannot be made.
         """
-        while self.share:
+        while self.chunk:
             try:
                 result = self.connection.recv() if self.connection.poll() else None
             except (EOFError, OSError):   # of the pipe: an error of the environment arrives as a value
@@ -124,22 +124,22 @@ class _Worker:
                 break
             if isinstance(result, Exception) and not isinstance(result, EnvironmentFault):
                 raise result
-            self.share.add(result)
-            if not self.share.seeds:
-                self.share = None
-        if self.share and time.monotonic() - self.alive.value > self.time_limit:
+            self.chunk.add(result)
+            if not self.chunk.seeds:
+                self.chunk = None
+        if self.chunk and time.monotonic() - self.alive.value > self.time_limit:
             self.replace(f"it hung for more than {self.time_limit:g} s and was killed")
 
     def replace(self, what: str) -> None:
-        """The episode that was being played is lost; a new process plays the rest of the share."""
-        share, self.share = self.share, None
+        """The episode that was being played is lost; a new process plays the rest of the chunk."""
+        chunk, self.chunk = self.chunk, None
         steps = self.steps.value
         self.stop()
         self.start()
-        if share:
-            share.add(EnvironmentFault(self.work[0].name, share.seeds[0], steps, what))
-            if share.seeds:
-                self.take(share)
+        if chunk:
+            chunk.add(EnvironmentFault(self.work[0].name, chunk.seeds[0], steps, what))
+            if chunk.seeds:
+                self.take(chunk)
 
     def stop(self) -> None:
         end(self.process)

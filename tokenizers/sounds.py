@@ -13,12 +13,12 @@ LARGEST = np.iinfo(np.int16).max
 
 
 def encode_sound(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a sound into stretches; the last one is filled up with silence.
+    """Cut a sound into blocks; the last one is filled up with silence.
 
     Args:
         samples: float (samples,), one channel at SOUND_RATE, in any unit.
     Returns:
-        int16 (n, SOUND_SAMPLES), and their places int32 (n,): 0, 1, ...
+        int16 (n, SOUND_SAMPLES), and their positions int32 (n,): 0, 1, ...
     Raises:
         ValueError: another shape or dtype, samples that are not finite, a sound shorter than one token.
     """
@@ -30,11 +30,11 @@ def encode_sound(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     largest = float(np.abs(samples).max())
     if not np.isfinite(largest):
         raise ValueError("a sound's samples must be finite numbers")
-    stretches = np.zeros((-(-len(samples) // SOUND_SAMPLES), SOUND_SAMPLES), np.int16)
-    stretches.reshape(-1)[:len(samples)] = np.rint(samples * (LARGEST / largest)) if largest else 0
-    return stretches, np.arange(len(stretches), dtype=np.int32)
+    blocks = np.zeros((-(-len(samples) // SOUND_SAMPLES), SOUND_SAMPLES), np.int16)
+    blocks.reshape(-1)[:len(samples)] = np.rint(samples * (LARGEST / largest)) if largest else 0
+    return blocks, np.arange(len(blocks), dtype=np.int32)
 
 
-def decode_sound(stretches: np.ndarray) -> np.ndarray:
+def decode_sound(blocks: np.ndarray) -> np.ndarray:
     """Inverse of `encode_sound` but for loudness and the silence at the end: float32 (n * SOUND_SAMPLES,) in [-1, 1]."""
-    return stretches.reshape(-1).astype(np.float32) / LARGEST
+    return blocks.reshape(-1).astype(np.float32) / LARGEST

@@ -116,7 +116,7 @@ class TextTokenizer:
             sentence_iterator=iter(lines), model_writer=model, model_type="bpe", vocab_size=vocab_size,
             hard_vocab_limit=False, byte_fallback=True, character_coverage=1.0, required_chars=SPACE_MARK,
             normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False,
-            split_digits=True,              # numbers read digit by digit: 17 and 71 share pieces
+            split_digits=True,              # numbers read digit by digit: 17 and 71 have the same pieces
             max_sentence_length=4 * LONGEST_LINE, bos_id=-1, eos_id=-1, pad_id=-1, num_threads=1, minloglevel=2)
         return cls(model.getvalue(), "the model just trained")
 

@@ -13,13 +13,13 @@
         {"data": [{"paragraphs": [{"context": "...", "qas": [{"id": "5", "question": "who?", "answers": [{"text": "Ada"}]}]}]}]}
         -> {"context": "...", "question": "who?", "answers": {"text": ["Ada"]}, "id": "5"}
 
-Ids that are text in one place and numbers in another are the same.
+Ids that are text in one file and numbers in the other are the same.
 """
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-Entries: TypeAlias = list[tuple[str, dict[str, Any]]]   # (place to name in errors, record)
+Entries: TypeAlias = list[tuple[str, dict[str, Any]]]   # (position for errors, record)
 
 
 def coco_entries(content: Mapping[str, Any]) -> Entries:

@@ -5,8 +5,8 @@
     next_observations     in some files; else the final observation of an episode is unknown, see importing.py
 """
 
-from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import numpy as np
 from gymnasium import spaces
 
 from ...tokenizers.episode import Episode
-from .importing import Foreign, Spaces, finite_range, fitted_episode, guessed_space, reading, task_values
+from .importing import ImportedEpisodes, Spaces, finite_range, fitted_episode, guessed_space, reading, task_values
 
 NEEDED = ("observations", "actions", "rewards", "terminals", "timeouts")
 
 
-def read_d4rl(path: Path, name: str | None = None, both: Spaces | None = None) -> Foreign:
+def read_d4rl(path: Path, name: str | None = None, both: Spaces | None = None) -> ImportedEpisodes:
     """Open a D4RL file.
 
     Args:
@@ -49,8 +49,10 @@ def read_d4rl(path: Path, name: str | None = None, both: Spaces | None = None) -
             both = array_space(found["observations"]), array_space(found["actions"], acted=True)
     name = name or path.stem
     unknown = ["seed", *([] if "next_observations" in found else ["final_observation"])]
+    readers = (partial(_episode, f"{path}, rows [{start}, {stop})", name, both, found, number, start, stop)
+               for number, (start, stop) in enumerate(pairwise([0, *ends.tolist()])))
     task = task_values(name, both, format="d4rl", file=path.name, unknown=unknown)
-    return Foreign(task=task, readers=_episodes(path, name, both, found, ends), total=len(ends))
+    return ImportedEpisodes(task=task, readers=readers, total=len(ends))
 
 
 def episode_ends(terminals: np.ndarray, timeouts: np.ndarray) -> np.ndarray:
@@ -71,12 +73,6 @@ def array_space(values: Any, acted: bool = False) -> spaces.Space[Any]:
 def full_floats(values: np.ndarray) -> np.ndarray:
     """Half floats as float32: no space of ours has them."""
     return values.astype(np.float32) if values.dtype == np.float16 else values
-
-
-def _episodes(path: Path, name: str, both: Spaces, arrays: dict[str, Any], ends: np.ndarray
-              ) -> Iterator[Callable[[], Episode]]:
-    for number, (start, stop) in enumerate(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)):
-        yield partial(_episode, f"{path}, rows [{start}, {stop})", name, both, arrays, number, start, stop)
 
 
 def _episode(where: str, name: str, both: Spaces, arrays: dict[str, Any], number: int, start: int, stop: int) -> Episode:

@@ -43,8 +43,7 @@ HEARD = {"caption": "what do you hear?", "digit": "which digit is spoken?", "lab
 SYSTEM, INPUTS = ("system", "system_prompt"), ("input", "context", "passage")
 REPLIES, CHOICES = ("output", "response", "completion"), ("choices", "options")
 ANSWERS = ("answer", "answers", "answerKey", "answer_idx")
-MEDIA = {"image": PICTURES, "audio": SOUNDS}                             # kind of an entry -> how its files end
-NAMING = {"file", *MEDIA, *(f"{kind}s" for kind in MEDIA)}               # keys beside the texts that name files
+MEDIA = {"audio": SOUNDS, "image": PICTURES}                             # kind of an entry -> how its files end
 # What belongs to a dialogue: where a dialect has no place for it, it must not be dropped silently.
 CONTENT = {*SYSTEM, *INPUTS, *REPLIES, *CHOICES, *ANSWERS, "messages", "conversations", "turns", "instruction", "prompt",
            "question", "statement", "history", "tools", "functions", "chosen", "rejected", "hint", "lecture", "premise",
@@ -85,10 +84,11 @@ def dialect_of(value: Mapping[str, Any]) -> Dialect | None:
 
 
 @lru_cache(maxsize=1024)      # the records of a file have much the same keys
-def _by_keys(keys: tuple[str, ...]) -> tuple[Dialect | None, tuple[str, ...]]:
-    """The dialect of records with these keys, and those of CONTENT that it has no place for."""
+def _by_keys(keys: tuple[str, ...]) -> tuple[Dialect | None, list[str], list[str]]:
+    """The dialect of records with these keys, those of CONTENT that it does not use, and the kinds of files they may name."""
     dialect = next((dialect for dialect in DIALECTS if dialect.fits(keys)), None)
-    return dialect, () if dialect is None else tuple(sorted(CONTENT & set(keys) - dialect.used))
+    kinds = [kind for kind in MEDIA if not {kind, f"{kind}s", "file"}.isdisjoint(keys)]
+    return dialect, [] if dialect is None else sorted(CONTENT & set(keys) - dialect.used), kinds
 
 
 def is_dialogue(value: Mapping[str, Any]) -> bool:
@@ -107,19 +107,21 @@ def messages_of(value: Mapping[str, Any]) -> Messages:
     Raises:
         ValueError: none of the dialects, or a record that is not complete; a field that would be dropped.
     """
-    dialect = dialect_of(value)
+    dialect, homeless, kinds = _by_keys(tuple(value))
+    dialect = dialect or dialect_of(value)
     if dialect is None:
         raise ValueError("a dialogue needs one of messages, turns, conversations, instruction, question, statement, prompt; "
                          f"this has {', '.join(map(str, value)) or 'nothing'}")
     messages = dialect.read(value)
-    if dialect is not SOUND and (homeless := _by_keys(tuple(value))[1]):
-        said = "\0".join(text for message in messages for text in _texts(message))
+    if homeless:
+        said = "\0".join(entry["text"] for message in messages for entry in _entries(message)
+                         if isinstance(entry, dict) and isinstance(entry.get("text"), str))
         for key in homeless:
             dropped = value[key]
             if dropped not in (None, "", [], {}) and not (isinstance(dropped, str) and dropped in said):
                 raise ValueError(f"the field {key!r} would be dropped: {dialect.name} is read from "
                                  f"{', '.join(sorted(dialect.used & value.keys()))}; use, rename or remove it")
-    for kind in () if NAMING.isdisjoint(value) else ("audio", "image"):
+    for kind in kinds:
         if names := _named(value, kind):
             messages = _placed(messages, kind, names)
     return messages
@@ -164,15 +166,18 @@ def chat(turns: Any, key: str) -> Messages:
         if role is None:
             raise ValueError(f"message {number} must be an object whose role is one of {', '.join(ROLES)}, or another name of "
                              f"these ({', '.join(name for name in NAMES if name not in ROLES)}); got {name!r}")
-        if SPECIAL.isdisjoint(turn) and isinstance(content := turn.get("content", turn.get("text", turn.get("value"))), str):
-            messages.append(turn if role == turn.get("role") and "content" in turn else {"role": role, "content": content})
+        content = turn.get("content")
+        if content is None:
+            content = turn["text"] if turn.get("text") is not None else turn.get("value")
+        if isinstance(content, str) and SPECIAL.isdisjoint(turn):
+            messages.append(turn if role == name and "content" in turn and "role" in turn
+                            else {"role": role, "content": content})
             continue
         if found := next((key for key in UNLEARNT if turn.get(key)), None):
             raise ValueError(f"message {number} has {found!r}, which would not be learnt; leave it out or write it into the "
                              f"content")
-        content = _content(_first(turn, ("content", "text", "value")), number)
-        told = turn if "content" in turn and "role" in turn else {"weight": turn["weight"]} if "weight" in turn else {}
-        messages.append({**told, "role": role, "content": content})
+        kept = turn if "content" in turn and "role" in turn else {"weight": turn["weight"]} if "weight" in turn else {}
+        messages.append({**kept, "role": role, "content": _content(content, number)})
         weight = turn.get("weight")
         if weight is not None and weight not in (0, 1):
             raise ValueError(f"message {number}: weight must be 0 or 1, got {weight!r}")
@@ -269,10 +274,6 @@ SOUND = Dialect("a sound and what is heard", (), ("audio", "file"), _about_sound
 
 # ---- parts -----------------------------------------------------------------------------------------------------------------
 
-def _first(value: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
-    return next((value[key] for key in keys if value.get(key) is not None), None)
-
-
 def _one(value: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
     """What stands under one of the keys; None where nothing does.
 
@@ -281,15 +282,17 @@ def _one(value: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
     """
     if value.keys().isdisjoint(keys):
         return None
-    found = [key for key in keys if key in value and value[key] not in (None, "")]
-    if len(found) > 1 and len({repr(value[key]) for key in found}) > 1:
-        raise ValueError(f"give one of {', '.join(found)}")
-    return value[found[0]] if found else _first(value, keys)
+    found = [key for key in keys if value.get(key) is not None]
+    if len(found) > 1:
+        found = [key for key in found if value[key] != ""] or found[:1]
+        if len({repr(value[key]) for key in found}) > 1:
+            raise ValueError(f"give one of {', '.join(found)}")
+    return value[found[0]] if found else None
 
 
 def _system(value: Mapping[str, Any]) -> Messages:
-    told = _one(value, SYSTEM)
-    return [{"role": "system", "content": told}] if told else []
+    content = _one(value, SYSTEM)
+    return [{"role": "system", "content": content}] if content else []
 
 
 def _exchange(asked: list[Any], reply: Any) -> Messages:
@@ -349,10 +352,9 @@ def _content(content: Any, number: int) -> Any:
     return entries
 
 
-def _texts(message: Mapping[str, Any]) -> list[str]:
+def _entries(message: Mapping[str, Any]) -> list[Any]:
     content = message["content"]
-    entries = content if isinstance(content, list) else [{"text": content}]
-    return [entry["text"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("text"), str)]
+    return content if isinstance(content, list) else [{"type": "text", "text": content}]
 
 
 def _file(value: Mapping[str, Any], suffixes: tuple[str, ...]) -> Any:
@@ -362,9 +364,9 @@ def _file(value: Mapping[str, Any], suffixes: tuple[str, ...]) -> Any:
 
 def _named(value: Mapping[str, Any], kind: str) -> list[Any]:
     """The pictures or sounds that a record names beside its texts."""
-    named, several = value.get(kind, _file(value, MEDIA[kind])), value.get(f"{kind}s")
+    named, several = value[kind] if kind in value else _file(value, MEDIA[kind]), value.get(f"{kind}s")
     single = [] if named is None else named if isinstance(named, list) else [named]
-    return [*single, *(several if isinstance(several, list) else [])]
+    return [*single, *several] if isinstance(several, list) else single
 
 
 def _placed(messages: Messages, kind: str, names: list[Any]) -> Messages:
@@ -373,19 +375,25 @@ def _placed(messages: Messages, kind: str, names: list[Any]) -> Messages:
     Raises:
         ValueError: there are more marks than names, or fewer.
     """
-    own = [entry for message in messages if isinstance(message["content"], list) for entry in message["content"]
-           if isinstance(entry, dict) and entry.get("type") == kind]
-    shown = [entry.get(kind) for entry in own]
-    waiting = [name for name in names if name not in shown]
+    contents = [content if isinstance(content := message["content"], list) else [{"type": "text", "text": content}]
+                for message in messages]
+    own: list[Any] = []
+    mark, is_marked = f"<{kind}>", False
+    for content in contents:
+        for entry in content:
+            if isinstance(entry, dict):
+                if entry.get("type") == kind:
+                    own.append(entry.get(kind))
+                is_marked = is_marked or (isinstance(text := entry.get("text"), str) and mark in text)
+    waiting = [name for name in names if name not in own]
     if not waiting:
         return messages
-    mark, total = f"<{kind}>", len(waiting)
-    if not own and not any(mark in text for message in messages for text in _texts(message)):
-        first = next((number for number, message in enumerate(messages) if message["role"] == "user"), 0)
-        content = messages[first]["content"]
-        given = content if isinstance(content, list) else [{"type": "text", "text": content}]
-        before = {**messages[first], "content": [*({"type": kind, kind: name} for name in waiting), *given]}
-        return [*messages[:first], before, *messages[first + 1:]]
+    total = len(waiting)
+    if not own and not is_marked:
+        roles = [message["role"] for message in messages]
+        first = roles.index("user") if "user" in roles else 0
+        shown = [*({"type": kind, kind: name} for name in waiting), *contents[first]]
+        return [*messages[:first], {**messages[first], "content": shown}, *messages[first + 1:]]
 
     def take() -> dict[str, Any]:
         if not waiting:
@@ -393,9 +401,9 @@ def _placed(messages: Messages, kind: str, names: list[Any]) -> Messages:
         return {"type": kind, kind: waiting.pop(0)}
 
     placed: Messages = []
-    for message in messages:
-        content, entries = message["content"], list[Any]()
-        for entry in content if isinstance(content, list) else [{"type": "text", "text": content}]:
+    for message, content in zip(messages, contents, strict=True):
+        entries: list[Any] = []
+        for entry in content:
             text = entry.get("text") if isinstance(entry, dict) else None
             if isinstance(text, str) and mark in text:
                 for number, part in enumerate(text.split(mark)):
@@ -404,7 +412,7 @@ def _placed(messages: Messages, kind: str, names: list[Any]) -> Messages:
             else:
                 nameless = isinstance(entry, dict) and entry.get("type") == kind and not entry.get(kind)
                 entries.append(take() if nameless else entry)
-        placed.append({**message, "content": entries} if entries != [{"type": "text", "text": content}] else message)
+        placed.append(message if entries == content else {**message, "content": entries})
     if waiting:
         raise ValueError(f"{total} {kind}s are named, but there are places for {total - len(waiting)} only")
     return placed

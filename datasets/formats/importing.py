@@ -1,10 +1,10 @@
-"""Episodes of other projects on their way in: what every importer gives, and how their values are fitted to spaces.
+"""Episodes of other projects: what every importer gives, and how their values are fitted to spaces.
 
-An importer is a function (path, name, spaces) -> Foreign, one file per format: minari.py, jat.py, d4rl.py. An episode that
-cannot be read is an error of its own: the others can be imported without it. Formats that know less than an Episode does leave
-gaps, which `task["source"]["unknown"]` lists:
+An importer is a function (path, name, spaces) -> ImportedEpisodes, one file per format: minari.py, jat.py, d4rl.py. An episode
+that cannot be read is an error of its own: the others can be imported without it. What a format does not hold is listed in
+`task["source"]["unknown"]`:
 
-    unknown             what stands in its place
+    unknown             what is written instead
     seed                the episode's number within the source, from 0
     final_observation   the last observation once more: nothing is predicted from it, and the last reward is kept
     terminated          False, and `truncated` is True: nothing claims that the world ended
@@ -27,7 +27,7 @@ COUNTED = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 
 
 @dataclass(frozen=True, kw_only=True)
-class Foreign:
+class ImportedEpisodes:
     """Episodes of another project, as EpisodeWriter takes them.
 
     Attributes:
@@ -75,7 +75,7 @@ def fitted_episode(where: str, both: Spaces, *, task: str, seed: int, observatio
     """An Episode whose leaves have the spaces' names, shapes and dtypes.
 
     Args:
-        where: file and place, for errors.
+        where: file and row, for errors.
         observations: leaf name -> (T + 1, ...); or (T, ...), then the last one is repeated.
         actions: leaf name -> (T, ...).
         rewards: (T,).
@@ -96,8 +96,7 @@ def fitted_episode(where: str, both: Spaces, *, task: str, seed: int, observatio
     for name, values in done.items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise ValueError(f"{where}, action{f' {name!r}' if name else ''} holds {int((~np.isfinite(values)).sum())} "
-                             f"infinite of "
-                             f"{values.size} values")
+                             f"infinite of {values.size} values")
     for side, leaves, rows in (("observation", seen, steps + 1), ("action", done, steps)):
         for name, values in leaves.items():
             if len(values) != rows:
@@ -175,7 +174,7 @@ def finite_range(values: np.ndarray) -> tuple[float, float]:
 
 @contextlib.contextmanager
 def reading(where: str) -> Iterator[None]:
-    """Turn whatever a library says about a file it cannot read into one ValueError that names the place."""
+    """Turn whatever a library says about a file it cannot read into one ValueError that names file and row."""
     try:
         yield
     except Exception as error:   # h5py, Arrow and Minari raise nearly everything: OSError, KeyError, AssertionError, ...

@@ -11,7 +11,7 @@ Several columns of observations become a Dict space with the keys "continuous", 
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,13 @@ from PIL import Image
 from ...tokenizers.episode import Episode
 from ...tokenizers.spaces import AnyText
 from ..images import FORMATS, MAX_PIXELS
-from .importing import Foreign, Spaces, finite_range, fitted_episode, guessed_space, reading, task_values
+from .importing import ImportedEpisodes, Spaces, finite_range, fitted_episode, guessed_space, reading, task_values
 
 OBSERVATIONS = ("continuous_observations", "discrete_observations", "image_observations", "text_observations")
 ACTIONS = ("continuous_actions", "discrete_actions")
 
 
-def read_jat(path: Path, name: str | None = None, both: Spaces | None = None) -> Foreign:
+def read_jat(path: Path, name: str | None = None, both: Spaces | None = None) -> ImportedEpisodes:
     """Open one task's episodes.
 
     Args:
@@ -50,7 +50,10 @@ def read_jat(path: Path, name: str | None = None, both: Spaces | None = None) ->
     total = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
     task = task_values(name, both, format="jat", files=[file.name for file in files],
                        unknown=["seed", "final_observation", "terminated"])
-    return Foreign(task=task, readers=_episodes(files, name, both, columns), total=total)
+    rows = enumerate(rows_of(files, [*columns[0], *columns[1], "rewards"]))
+    readers = (partial(_episode, f"{file}, row {row}", name, both, columns, number, file.name, values)
+               for number, (file, row, values) in rows)
+    return ImportedEpisodes(task=task, readers=readers, total=total)
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -169,12 +172,6 @@ def rows_of(files: list[Path], columns: list[str]) -> Iterator[tuple[Path, int, 
                 for values in zip(*(batch.column(column) for column in columns), strict=True):
                     yield file, row, dict(zip(columns, values, strict=True))
                     row += 1
-
-
-def _episodes(files: list[Path], name: str, both: Spaces, columns: tuple[list[str], list[str]]
-              ) -> Iterator[Callable[[], Episode]]:
-    for number, (file, row, values) in enumerate(rows_of(files, [*columns[0], *columns[1], "rewards"])):
-        yield partial(_episode, f"{file}, row {row}", name, both, columns, number, file.name, values)
 
 
 def _episode(where: str, name: str, both: Spaces, columns: tuple[list[str], list[str]], number: int, file: str,

@@ -12,7 +12,7 @@ default, JPEG, would change them. Minari's own way to create data sets needs jax
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from gymnasium import spaces
 from ...tokenizers.episode import Episode
 from ...tokenizers.spaces import AnyText, flatten, is_text, join, space_from_json
 from ..publish import whole_folder
-from .importing import Foreign, Spaces, fitted_episode, reading, task_values
+from .importing import ImportedEpisodes, Spaces, fitted_episode, reading, task_values
 from .parquet_part import plain_json
 
 TASK_KEY = "calico_task"     # in metadata.json
@@ -31,7 +31,7 @@ INFO_KEY = "calico_info"     # in an episode's metadata
 MARK_KEY = "demonstrated"    # in the step infos; entry t + 1 is of action t, as Minari's infos begin with that of the reset
 
 
-def read_minari(path: Path, name: str | None = None, both: Spaces | None = None) -> Foreign:
+def read_minari(path: Path, name: str | None = None, both: Spaces | None = None) -> ImportedEpisodes:
     """Open a local Minari data set.
 
     Args:
@@ -64,7 +64,9 @@ def read_minari(path: Path, name: str | None = None, both: Spaces | None = None)
                  if (value := data.storage.metadata.get(key))}
         task = task_values(name or exported.get("name") or (spec.id if spec else data.id), both, format="minari", id=data.id,
                            environment=spec.id if spec else None, **about)
-    return Foreign(task=task, readers=_episodes(path, data, task["name"], both), total=int(data.total_episodes))
+    readers = (partial(_episode, f"{path}, episode {number}", data, task["name"], both, number)
+               for number in map(int, data.episode_indices))
+    return ImportedEpisodes(task=task, readers=readers, total=int(data.total_episodes))
 
 
 def import_minari() -> Any:
@@ -78,11 +80,6 @@ def import_minari() -> Any:
     except ImportError as error:
         raise ImportError('Minari data sets need the package minari; run: pip install "calico-agent[data]"') from error
     return minari
-
-
-def _episodes(path: Path, data: Any, name: str, both: Spaces) -> Iterator[Callable[[], Episode]]:
-    for number in map(int, data.episode_indices):
-        yield partial(_episode, f"{path}, episode {number}", data, name, both, number)
 
 
 def _episode(where: str, data: Any, name: str, both: Spaces, number: int) -> Episode:

@@ -4,12 +4,10 @@
     messages or conversations: list<{role, content}>      chats; with image or images: {bytes, path} about pictures
     any other columns that dialogues.py knows
 
-A file inside a row (a struct of `bytes` and `path`) is named "ROW/NUMBER" in the record; TableImages and TableSounds read it by
-this name. Without bytes its path is the name of a file beside the table. Row groups are read whole and the latest ones are
-kept.
+A file inside a row (a struct of `bytes` and `path`) is named "ROW/NUMBER" in the record; ParquetRecords.file reads it. Without
+bytes its path is the name of a file beside the table. Row groups are read whole and the latest ones are kept.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -20,10 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..byte_cache import ByteCache
-from ..images import ImageStore
 from ..publish import file_sha256
-from ..records import Check, check_record
-from ..sounds import SoundStore
+from ..records import Check, check_record, named
 
 CACHE_BYTES = 1 << 28
 SPLITS = {"train", "test", "validation", "val", "dev"}
@@ -55,16 +51,21 @@ class ParquetRecords(Sequence[dict[str, Any]]):
         self.has_files = False       # whether any row holds one
         for index in range(len(self)):
             files: list[bytes] = []
-            check_record(_named(self._row(index), index, files), check, self.place(index))
+            row = _named(self._row(index), index, files)
+            with named(self.location(index)):
+                check_record(row, check)
             self.has_files |= bool(files)
 
     def __len__(self) -> int:
-        """Number of rows."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: Any) -> Any:
         """Row `index`: values that are null are left out, files inside it are named."""
         return _named(self._row(index), index, [])
+
+    def has_file(self, name: str) -> bool:
+        """True: only records name such files, and only those that are there."""
+        return True
 
     def file(self, name: str) -> bytes:
         """The file inside a row that has this name."""
@@ -89,13 +90,11 @@ class ParquetRecords(Sequence[dict[str, Any]]):
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(f"{path}, row group {number}: cannot be read ({' '.join(str(error).split())})") from error
 
-    def place(self, index: int) -> str:
-        """File and row of a record."""
+    def location(self, index: int) -> str:
         return f"{self.path}, row {index}"
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the files."""
         return " ".join(map(file_sha256, self.files))
 
 
@@ -112,39 +111,3 @@ def _named(value: Any, row: int, files: list[bytes]) -> Any:
         case list():
             return [_named(inner, row, files) for inner in value]
     return value
-
-
-class TableImages(ImageStore):
-    """The pictures inside the rows of a table."""
-
-    def __init__(self, records: ParquetRecords, *, max_side: int | None = 64, cache_bytes: int = 1 << 27) -> None:
-        self.path, self.max_side, self.remarks, self.records = records.path, max_side, Counter(), records
-        self._cache = ByteCache(cache_bytes, attrgetter("nbytes"))
-
-    def __contains__(self, name: str) -> bool:
-        return True            # the record has named it
-
-    def read(self, name: str) -> bytes:
-        """The picture's bytes."""
-        return self.records.file(name)
-
-    def fingerprint(self, names: Sequence[str]) -> str:
-        """Identifies the table."""
-        return self.records.fingerprint
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__
-
-
-class TableSounds(SoundStore):
-    """The sounds inside the rows of a table."""
-
-    def __init__(self, records: ParquetRecords, *, rate: int, cache_bytes: int = 1 << 29) -> None:
-        self.path, self.rate, self.records = records.path, rate, records
-        self.own_rates, self.remarks = {}, Counter()
-        self._cache = ByteCache(cache_bytes, attrgetter("nbytes"))
-
-    __contains__ = TableImages.__contains__
-    read = TableImages.read
-    fingerprint = TableImages.fingerprint
-    __getstate__ = TableImages.__getstate__

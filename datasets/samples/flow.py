@@ -16,7 +16,7 @@ import numpy as np
 
 from ..file_store import FileStore
 from ..images import ImageStore
-from ..records import JsonLines
+from ..records import named, read_rows
 
 FLO_MAGIC = 202021.25        # Middlebury's, reads "PIEH"
 UNKNOWN = 1e9                # Middlebury: flow beyond this is unknown
@@ -87,10 +87,8 @@ def read_flow(path: Path | str) -> np.ndarray:
     """`decode_flow` of a file on the disk; ValueError names it."""
     if not Path(path).is_file():
         raise ValueError(f"{path} is not a file; give flow as .flo, .npz or KITTI's .png")
-    try:
+    with named(path):
         return decode_flow(Path(path).read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def write_flo(path: Path | str, flow: np.ndarray) -> None:
@@ -116,10 +114,10 @@ def flow_picture(flow: np.ndarray, largest: float | None = None) -> np.ndarray:
     length = np.hypot(u, v)
     length = length / max(largest if largest is not None else length.max(), 1e-6)
     wheel = _wheel()
-    place = (np.arctan2(-v, -u) / np.pi + 1) / 2 * (len(wheel) - 1)
-    below = place.astype(int)
-    share = (place - below)[..., None]
-    colour = (1 - share) * wheel[below] + share * wheel[(below + 1) % len(wheel)]
+    position = (np.arctan2(-v, -u) / np.pi + 1) / 2 * (len(wheel) - 1)
+    below = position.astype(int)
+    fraction = (position - below)[..., None]
+    colour = (1 - fraction) * wheel[below] + fraction * wheel[(below + 1) % len(wheel)]
     inside = length[..., None] <= 1
     colour = np.where(inside, 1 - length[..., None] * (1 - colour), 0.75 * colour)
     return (255 * colour * known[..., None]).astype(np.uint8)
@@ -162,12 +160,9 @@ class FlowPairs:
         """Raises ValueError where the manifest cannot be read or lacks a key."""
         self.path = Path(manifest)
         archive = self.path.with_suffix(".zip")
-        place = archive if archive.is_file() else self.path.parent
-        self.images, self.flows = ImageStore(place, max_side=None, cache_bytes=0), _Flows(place, cache_bytes=0)
-        try:
-            self.rows = list(JsonLines(self.path, _check_row))
-        except OSError as error:
-            raise ValueError(f"{self.path} cannot be read as JSON lines: {error}") from None
+        holder = archive if archive.is_file() else self.path.parent
+        self.images, self.flows = ImageStore(holder, max_side=None, cache_bytes=0), _Flows(holder, cache_bytes=0)
+        self.rows = read_rows(self.path, _check_row)
         if not self.rows:
             raise ValueError(f'{self.path} has no lines; each is {{"img0": FILE, "img1": FILE, "flow": FILE}}')
 

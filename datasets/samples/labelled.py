@@ -26,7 +26,7 @@ import numpy as np
 from ..documents import images_beside
 from ..file_store import FileStore
 from ..images import ImageStore
-from ..records import JsonLines, format_of, require_text
+from ..records import JsonLines, format_of, named, require_text
 from ..sounds import SoundStore, decode_sound
 from ..splits import split
 from .point_clouds import CloudStore, channels_last, check_cloud
@@ -68,7 +68,6 @@ class Labelled:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies samples and labels."""
         return hashlib.sha256(repr([self.keys, self.labels.tolist(), self.classes]).encode()).hexdigest()
 
     def split(self, held_out: float) -> tuple[np.ndarray, np.ndarray]:
@@ -76,18 +75,18 @@ class Labelled:
         return split(self.keys, held_out)
 
 
-class Files(Sequence[np.ndarray]):
-    """The decoded files of a store, by number."""
+class Chosen(Sequence[Any]):
+    """Samples of several containers, read when they are asked for; `entries` are the container and key of each."""
 
-    def __init__(self, store: FileStore, names: Sequence[str]) -> None:
-        self.store, self.names = store, names
+    def __init__(self, entries: Sequence[tuple[Any, Any]]) -> None:
+        self.entries = entries
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.entries)
 
     def __getitem__(self, index: Any) -> Any:
-        """File `index`."""
-        return self.store[self.names[index]]
+        container, key = self.entries[index]
+        return container[key]
 
 
 def read_pictures(path: Path, max_side: int, count: ProgressCallback = iter, label: str = "label") -> Labelled:
@@ -100,7 +99,7 @@ def read_pictures(path: Path, max_side: int, count: ProgressCallback = iter, lab
     """
     if path.suffix == ".npz":
         return read_arrays(path, "images", check_pictures)
-    listed = listed_files(path, lambda place: ImageStore(place, max_side=max_side, cache_bytes=1 << 30), label)
+    listed = listed_files(path, lambda folder: ImageStore(folder, max_side=max_side, cache_bytes=1 << 30), label)
     return label_files(listed, count)
 
 
@@ -114,7 +113,7 @@ def read_sounds(path: Path, rate: int | None = None, label: str = "label",
     Raises:
         ValueError: as read_pictures.
     """
-    listed = listed_files(path, lambda place: SoundStore(place, rate=rate or MAX_RATE), label)
+    listed = listed_files(path, lambda folder: SoundStore(folder, rate=rate or MAX_RATE), label)
     store = listed.store
     assert isinstance(store, SoundStore)
     if rate is None:
@@ -183,7 +182,7 @@ def number(names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
 # ---- files -----------------------------------------------------------------------------------------------------------------
 
 class Listed(NamedTuple):
-    """Files and their classes; what was left out."""
+    """Files, their classes, and what was left out."""
 
     store: FileStore
     names: list[str]
@@ -203,7 +202,9 @@ def listed_files(path: Path, open_store: Callable[[Path], FileStore], label: str
         return Listed(open_store(images_beside(path, names)), names, [class_of(record, label) for record in records])
     store = open_store(path)
     names = named_files(store)
-    return Listed(store, names, class_folders(store, names), left_out(store, names))
+    if loose := [name for name in names if "/" not in name]:
+        raise ValueError(f"{loose[0]!r} in {store.path} lies in no class folder; sort the {store.what}s as <class>/<file>")
+    return Listed(store, names, [name.split("/")[-2] for name in names], left_out(store, names))
 
 
 def file_of(record: dict[str, Any]) -> Any:
@@ -236,22 +237,10 @@ def left_out(store: FileStore, names: Sequence[str]) -> tuple[str, ...]:
     if lost := sorted({name.rpartition("/")[0] for name in others} - {name.rpartition("/")[0] for name in names}):
         example = next(name for name in others if name.startswith(f"{lost[0]}/"))
         raise ValueError(f"{store.path}: no {store.what} in {', '.join(lost[:MAX_NAMED])} can be read, such as {example!r}; "
-                         f"convert them "
-                         f"to one of {', '.join(store.suffixes[:6])}, or remove the folders")
+                         f"convert them to one of {', '.join(store.suffixes[:6])}, or remove the folders")
     kinds = Counter(Path(name).suffix.lower() or "no ending" for name in others)
     counted = ", ".join(f"{times} of {kind}" for kind, times in kinds.most_common())
     return (f"left out: {counted}, such as {others[0]!r}",) if others else ()
-
-
-def class_folders(store: FileStore, names: Sequence[str]) -> list[str]:
-    """The folder that each file lies in.
-
-    Raises:
-        ValueError: one lies in none.
-    """
-    if loose := [name for name in names if "/" not in name]:
-        raise ValueError(f"{loose[0]!r} in {store.path} lies in no class folder; sort the {store.what}s as <class>/<file>")
-    return [name.split("/")[-2] for name in names]
 
 
 def label_files(listed: Listed, count: ProgressCallback) -> Labelled:
@@ -264,12 +253,15 @@ def label_files(listed: Listed, count: ProgressCallback) -> Labelled:
         except ValueError as error:
             faults.append(str(error))
     if faults:
-        more = f" ... ({len(faults)} in all)" if len(faults) > MAX_NAMED else ""
-        raise ValueError(f"{len(faults)} of {len(names)} {store.what}s cannot be read: {'; '.join(faults[:MAX_NAMED])}{more}; "
-                         "mend or remove them")
+        raise ValueError(f"{len(faults)} of {len(names)} {store.what}s cannot be read: {some_of(faults)}; mend or remove them")
     labels, known = number(classes)
     remarks = (f"{times} of {len(names)} {store.what}s: {remark}" for remark, times in getattr(store, "remarks", {}).items())
-    return Labelled(Files(store, names), labels, known, keys, (*others, *remarks))
+    return Labelled(Chosen([(store, name) for name in names]), labels, known, keys, (*others, *remarks))
+
+
+def some_of(faults: Sequence[str]) -> str:
+    """The first MAX_NAMED faults, and how many there are."""
+    return "; ".join(faults[:MAX_NAMED]) + (f" ... ({len(faults)} in all)" if len(faults) > MAX_NAMED else "")
 
 
 def array_key(values: np.ndarray) -> str:
@@ -286,10 +278,8 @@ def read_arrays(path: Path, name: str, check: Callable[[np.ndarray], np.ndarray]
         ValueError: they are missing, of other shapes or kinds.
     """
     arrays = load_arrays(path, (name, "labels"))
-    try:
+    with named(f"{name} in {path}"):
         samples = check(arrays[name])
-    except ValueError as error:
-        raise ValueError(f"{name} in {path}: {error}") from None
     labels = arrays["labels"]
     if labels.shape != (len(samples),) or labels.dtype.kind not in "iuU":
         raise ValueError(f"labels in {path} are {labels.dtype} {labels.shape}; a whole number or a name for each of the "
@@ -354,9 +344,7 @@ def check_clouds(points: np.ndarray) -> np.ndarray:
         raise ValueError(f"point clouds must be (n, points, numbers per point), got {points.shape}")
     points = channels_last(points)
     for i, cloud in enumerate(points):
-        try:
+        with named(f"cloud {i}"):
             check_cloud(cloud)
-        except ValueError as error:
-            raise ValueError(f"cloud {i}: {error}") from None
     return points.astype(np.float32)
 

@@ -84,8 +84,7 @@ def check_cloud(cloud: np.ndarray) -> np.ndarray:
         raise ValueError(f"a point cloud is (points, 3 or more) numbers, got {cloud.dtype} {cloud.shape}")
     if cloud.shape[1] > MOST_NUMBERS:
         raise ValueError(f"a point has {cloud.shape[1]} numbers, at most {MOST_NUMBERS} are expected; are points and numbers "
-                         f"exchanged? "
-                         "A cloud is (points, numbers per point)")
+                         f"exchanged? A cloud is (points, numbers per point)")
     if not np.isfinite(cloud).all():
         raise ValueError(f"{int((~np.isfinite(cloud)).any(axis=1).sum())} of {len(cloud)} points are not finite")
     return cloud
@@ -101,5 +100,4 @@ class CloudStore(FileStore):
         super().__init__(path, cache_bytes=1 << 29)
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
-        """float32 (M, D)."""
         return decode_cloud(data, Path(name).suffix.lower())

@@ -1,8 +1,8 @@
 """Samples without classes, for learning from pictures, sounds and texts alone.
 
     pictures/ or pictures.zip     every picture in it and in the folders below; sounds/ likewise
-    sounds.jsonl                  {"file": ...} (or one of labelled.FILE_KEYS), also .csv; the files in a folder or zip beside
-    it digits.npz                    images (n, H, W) or (n, H, W, 3) uint8
+    sounds.jsonl                  {"file": ...} (or one of labelled.FILE_KEYS), also .csv; files in a folder or zip beside it
+    digits.npz                    images (n, H, W) or (n, H, W, 3) uint8
     data/ALE-Pong-v5              episodes, see episodes.py: what was seen, FRAMES pictures spread over all of them
     reviews.jsonl, books/, x.txt  texts, see texts.py; cut into pieces of so many tokens
 
@@ -11,7 +11,7 @@ crawl is always broken, but when half of it is, something else is wrong.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ..episodes import EpisodeReader
 from ..file_store import FileStore
 from ..records import JsonLines, format_of, require_text
 from ..texts import TextReader
-from .labelled import MANIFESTS, MAX_NAMED, ProgressCallback, array_key, check_pictures, file_of, load_arrays, named_files
+from .labelled import MANIFESTS, Chosen, ProgressCallback, array_key, check_pictures, file_of, load_arrays, named_files, some_of
 
 FRAMES = 10_000   # of one data set of episodes
 
@@ -49,30 +49,12 @@ class Unlabelled:
         return len(self.samples)
 
     def only(self, numbers: Iterable[int]) -> "Unlabelled":
-        """These samples alone."""
         chosen = [int(i) for i in numbers]
         return replace(self, samples=Chosen([(self.samples, i) for i in chosen]), keys=[self.keys[i] for i in chosen])
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the samples and their order."""
         return hashlib.sha256("".join(self.keys).encode()).hexdigest()
-
-
-class Chosen(Sequence[Any]):
-    """Some samples out of several sequences, read when they are asked for."""
-
-    def __init__(self, places: Sequence[tuple[Any, Any]]) -> None:
-        """places: container and key of each."""
-        self.places = places
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: Any) -> Any:
-        """Sample `index`."""
-        container, key = self.places[index]
-        return container[key]
 
 
 def read_unlabelled(paths: Sequence[Path], open_store: Callable[[Path], FileStore], problem: Problem, most_skipped: int,
@@ -86,9 +68,9 @@ def read_unlabelled(paths: Sequence[Path], open_store: Callable[[Path], FileStor
     Raises:
         ValueError: nothing there, or more left out than that.
     """
-    places = [place for path in paths for place in places_in(path, open_store)]
+    entries = [entry for path in paths for entry in entries_in(path, open_store)]
     kept, keys, skipped = [], [], []
-    for container, key in count(places):
+    for container, key in count(entries):
         try:
             sample = container[key]
             reason = problem(sample)
@@ -99,21 +81,15 @@ def read_unlabelled(paths: Sequence[Path], open_store: Callable[[Path], FileStor
         if reason is None:
             kept.append((container, key))
             keys.append(array_key(sample))
-            continue
-        skipped.append(reason)
-    check_skipped(skipped, len(places), most_skipped)
+        else:
+            skipped.append(reason)
+    if len(skipped) > most_skipped or not kept:
+        raise ValueError(f"{len(skipped)} of {len(entries)} samples cannot be used, the limit is {most_skipped}: "
+                         f"{some_of(skipped)}; mend or remove them, or raise data.most_skipped")
     return Unlabelled(Chosen(kept), keys, skipped)
 
 
-def check_skipped(skipped: Sequence[str], count: int, most: int) -> None:
-    """Raise ValueError where too much was left out, or everything."""
-    if len(skipped) > most or len(skipped) == count:
-        more = f" ... ({len(skipped)} in all)" if len(skipped) > MAX_NAMED else ""
-        raise ValueError(f"{len(skipped)} of {count} samples cannot be used, the limit is {most}: "
-                         f"{'; '.join(skipped[:MAX_NAMED])}{more}; mend or remove them, or raise data.most_skipped")
-
-
-def places_in(path: Path, open_store: Callable[[Path], FileStore]) -> list[tuple[Any, Any]]:
+def entries_in(path: Path, open_store: Callable[[Path], FileStore]) -> list[tuple[Any, Any]]:
     """What a path holds, as (container, key) of each sample. Raises ValueError where it holds nothing."""
     if not path.exists():
         raise ValueError(f"{path} does not exist; give a folder, a .zip or a .jsonl manifest")
@@ -124,7 +100,7 @@ def places_in(path: Path, open_store: Callable[[Path], FileStore]) -> list[tuple
         frames = frames_of(EpisodeReader(path))
         return [(frames, i) for i in range(len(frames))]
     if format_of(path) in MANIFESTS:
-        names = [str(file_of(record)) for record in JsonLines(path, check_file)]
+        names = [str(file_of(record)) for record in JsonLines(path, lambda record: require_text(file_of(record), "file"))]
         store = open_store(images_beside(path, names))
         if not names:
             raise ValueError(f"{path} holds no {store.what}s")
@@ -158,11 +134,6 @@ def frames_of(reader: EpisodeReader) -> np.ndarray:
     return np.ascontiguousarray(pixels[..., [max(last - 3, 0) + min(channel, last - 1) for channel in range(3)]])
 
 
-def check_file(record: dict[str, Any]) -> None:
-    """A manifest's record names a file."""
-    require_text(file_of(record), "file")
-
-
 def read_pieces(texts: TextReader, encode: Callable[[str], np.ndarray], longest: int,
                 count: ProgressCallback = iter) -> Unlabelled:
     """Texts as token ids, cut into pieces of at most `longest` tokens; what is left with fewer than two is left out.
@@ -184,7 +155,6 @@ def read_pieces(texts: TextReader, encode: Callable[[str], np.ndarray], longest:
     return Unlabelled(samples, keys, skipped)
 
 
-def pieces_of(ids: np.ndarray, longest: int) -> Iterator[np.ndarray]:
-    """Stretches of about equal length."""
-    count = max(1, -(-len(ids) // longest))
-    yield from np.array_split(ids, count)
+def pieces_of(ids: np.ndarray, longest: int) -> list[np.ndarray]:
+    """Parts of about equal length."""
+    return np.array_split(ids, max(1, -(-len(ids) // longest)))

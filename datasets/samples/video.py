@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..images import centre_crop
-from ..records import JsonLines
+from ..records import read_rows
 from ..sounds import FORMATS as SOUND_FORMATS
 from ..sounds import SUFFIXES as SOUND_SUFFIXES
 from ..sounds import decode_sound
@@ -140,21 +140,16 @@ def read_videos(source: Path | str, form: Format) -> list[Video]:
     Raises:
         ValueError: nothing there, or a file that cannot be read; names it.
     """
-    source = Path(source)
+    source = folder = Path(source)
     rows: list[dict[str, Any]]
     if source.is_dir():
         files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
         rows = [{"file": path.relative_to(source), "label": path.parent.name * (path.parent != source)} for path in files]
-        place = source
     else:
-        try:
-            rows = list(JsonLines(source, _check_row))
-        except OSError as error:
-            raise ValueError(f"{source} cannot be read as JSON lines: {error}; give a folder of videos or a manifest") from None
-        place = source.parent
+        rows, folder = read_rows(source, _check_row, "; give a folder of videos or a manifest"), source.parent
     if not rows:
         raise ValueError(f"{source} has no videos; there must be files ending in {', '.join(SUFFIXES)}")
-    return [read_video(place / row["file"], form, sound=place / row["sound"] if row.get("sound") else None,
+    return [read_video(folder / row["file"], form, sound=folder / row["sound"] if row.get("sound") else None,
                        label=str(row.get("label") or "")) for row in rows]
 
 
@@ -197,7 +192,6 @@ class Clips:
                         "patches": rng.integers(patches, size=min(points, patches))}
 
     def held_out(self) -> dict[str, np.ndarray]:
-        """The last clip of each video."""
         return self.stack([(video, len(video.frames) - self.frames) for video in self.videos])
 
     def border(self, video: Video) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from calico.datasets.documents import CaptionReader, DialogueReader
 from calico.datasets.images import encode_file
@@ -44,6 +45,14 @@ def test_a_sample_is_the_members_of_one_key(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["s.tar"]           # nothing was extracted
     assert list(pickle.loads(pickle.dumps(reader)).texts()) == ["a cat", "one", "two", "é"]   # as for a worker
     assert CaptionReader(path, max_side=10)[0].image.shape == (4, 10, 3)
+
+
+def test_what_is_to_be_known_of_a_picture_in_a_shard_is_counted(tmp_path: Path) -> None:
+    frames, out = [Image.fromarray(PICTURE), Image.fromarray(255 - PICTURE)], io.BytesIO()
+    frames[0].save(out, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    reader = CaptionReader(shard(tmp_path / "s.tar", {"1.webp": out.getvalue(), "1.txt": "a cat"}))
+    assert (reader[0].image == PICTURE).all()
+    assert dict(reader._store.remarks) == {"holds several pictures, the first one is used": 1}
 
 
 def test_a_folder_of_shards_is_one_data_set(tmp_path: Path) -> None:

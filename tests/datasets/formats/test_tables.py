@@ -172,4 +172,4 @@ def test_the_same_compressed_file_is_unpacked_once(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b'{"text": "a"}'))
     first = JsonLines(path, lambda value: None)
     second = JsonLines(path, lambda value: None)
-    assert first._file == second._file and first[0] == {"text": "a"} and first.place(0) == f"{path}, line 1"
+    assert first._file == second._file and first[0] == {"text": "a"} and first.location(0) == f"{path}, line 1"
