@@ -10,6 +10,7 @@ import hashlib
 import os
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -31,16 +32,20 @@ class FileStore:
     Args:
         path: a folder or a .zip file.
         cache_bytes: memory for decoded files.
+    Attributes:
+        remarked: what a user should know of files decoded so far, by name.
     Raises:
         ValueError: the path is neither; the zip is broken or has more than MAX_MEMBERS members.
     """
 
     what = "file"    # what a file is called in errors
+    remarked: dict[str, str]
     suffixes: tuple[str, ...] = ()
 
     def __init__(self, path: str | Path, *, cache_bytes: int = 1 << 27) -> None:
         self.path = Path(path)
         self._cache: ByteCache[str, np.ndarray] = ByteCache(cache_bytes, attrgetter("nbytes"))
+        self.remarked = {}
         self._zip: zipfile.ZipFile | None = None
         self._process = 0
         self._names: frozenset[str] | None = None
@@ -52,6 +57,11 @@ class FileStore:
     def decode(self, data: bytes, name: str) -> np.ndarray:
         """The array that a file of this name holds; ValueError says what is wrong with it."""
         raise NotImplementedError
+
+    @property
+    def remarks(self) -> Counter[str]:
+        """What was remarked, each with how many files it is true of."""
+        return Counter(self.remarked.values())
 
     def names(self) -> list[str]:
         """All files in alphabetical order, hidden ones left out; a folder's with the folders below it."""

@@ -92,7 +92,7 @@ class ShardImages(ImageStore):
     """The pictures of samples by their name, "shard.tar/key.jpg"."""
 
     def __init__(self, records: ShardRecords, *, max_side: int | None = 64, cache_bytes: int = 1 << 27) -> None:
-        self.path, self.max_side = records.path, max_side
+        self.path, self.max_side, self.remarked = records.path, max_side, {}
         self._cache = ByteCache(cache_bytes, attrgetter("nbytes"))
         self._samples = {image_name(sample): sample for sample in records.samples if sample.picture}
         self._fingerprint = records.fingerprint

@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="RUN", help="folder of the new run")
     parser.add_argument("--predict", action="store_true", help="name the classes of files or texts")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--data-changed", action="store_true",
+                        help="continue a run though its data were mended or have grown since it began")
     parser.add_argument("--json", action="store_true")
     console.add_old_spellings(parser, SPELLINGS)
     arguments = parser.parse_args(argv)
@@ -48,7 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         classification.show_answers(found, "item", arguments.json)
         return 0
     settings = load_config(FinetuneSettings, None, arguments.data[1:])
-    report = finetune(arguments.encoder, arguments.data[0], Path(arguments.out), settings, arguments.device)
+    report = finetune(arguments.encoder, arguments.data[0], Path(arguments.out), settings, arguments.device,
+                      arguments.data_changed)
     classification.show_report(report, arguments.json)
     console.wrote(arguments.out)
     return 0

@@ -25,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
                                                          "training.evaluate_every steps")
     parser.add_argument("--label", default="label", metavar="FIELD", help="field of a .jsonl record that has the class")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--data-changed", action="store_true",
+                        help="continue a run though its data were mended or have grown since it began")
     arguments = parser.parse_args(argv)
 
     from calico.scripts.training.pretraining import (  # torch takes seconds: not before the words are known to be right
@@ -33,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     )
 
     settings = load_settings(arguments.config, arguments.overrides)
-    console.wrote(pretrain(settings, arguments.probe, arguments.label, arguments.device))
+    console.wrote(pretrain(settings, arguments.probe, arguments.label, arguments.device, arguments.data_changed))
     return 0
 
 

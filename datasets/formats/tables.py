@@ -9,7 +9,6 @@ this name. Without bytes its path is the name of a file beside the table. Row gr
 kept.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -118,7 +117,7 @@ class TableImages(ImageStore):
     """The pictures inside the rows of a table."""
 
     def __init__(self, records: ParquetRecords, *, max_side: int | None = 64, cache_bytes: int = 1 << 27) -> None:
-        self.path, self.max_side, self.remarks, self.records = records.path, max_side, Counter(), records
+        self.path, self.max_side, self.remarked, self.records = records.path, max_side, {}, records
         self._cache = ByteCache(cache_bytes, attrgetter("nbytes"))
 
     def __contains__(self, name: str) -> bool:
@@ -141,7 +140,7 @@ class TableSounds(SoundStore):
 
     def __init__(self, records: ParquetRecords, *, rate: int, cache_bytes: int = 1 << 29) -> None:
         self.path, self.rate, self.records = records.path, rate, records
-        self.own_rates, self.remarks = {}, Counter()
+        self.own_rates, self.remarked = {}, {}
         self._cache = ByteCache(cache_bytes, attrgetter("nbytes"))
 
     __contains__ = TableImages.__contains__

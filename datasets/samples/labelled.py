@@ -268,7 +268,7 @@ def label_files(listed: Listed, count: ProgressCallback) -> Labelled:
         raise ValueError(f"{len(faults)} of {len(names)} {store.what}s cannot be read: {'; '.join(faults[:MAX_NAMED])}{more}; "
                          "mend or remove them")
     labels, known = number(classes)
-    remarks = (f"{times} of {len(names)} {store.what}s: {remark}" for remark, times in getattr(store, "remarks", {}).items())
+    remarks = (f"{times} of {len(names)} {store.what}s: {remark}" for remark, times in store.remarks.items())
     return Labelled(Files(store, names), labels, known, keys, (*others, *remarks))
 
 

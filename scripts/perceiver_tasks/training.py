@@ -26,8 +26,10 @@ from calico.datasets.streams import ORDER
 from calico.scripts.common import console
 from calico.scripts.common.config import config_from_json, config_to_json, given, load_config
 from calico.scripts.training.runs import (
+    CHANGES,
     LENGTH,
     begin_or_continue,
+    check_same_data,
     check_same_run,
     check_written_by,
     run_with_progress_bar,
@@ -105,6 +107,8 @@ def training_parser(task: str, doc: str, defaults: TaskSettings) -> console.Pars
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings, such as training.steps=500")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--data-changed", action="store_true",
+                        help="continue a run though its data were mended or have grown since it began")
     parser.add_argument("--json", action="store_true")
     console.add_old_spellings(parser, SPELLINGS)
     return parser
@@ -126,21 +130,25 @@ def started_from(settings: TaskSettings, tasks: Sequence[str]) -> Trained | None
 
 def train(model: Net, loss: LossFunction[Net], batch_of: Callable[[int], Any],
           evaluate: Callable[[Net], Mapping[str, float]], document: Mapping[str, Any], settings: TaskSettings, run: Path,
-          device: str) -> Trainer[Net]:
+          device: str, data_changed: bool = False) -> Trainer[Net]:
     """Train to the end, continuing what is in the run's folder.
 
     Args:
         document: what the run is besides its settings, as JSON values; kept in its checkpoints, see agent/perceiver/runs.py.
+        data_changed: continue though the document's "data" are others than when the run began.
     Raises:
         ValueError: the run in the folder began with other settings or data, or is another process's.
     """
     config = config_to_json(settings)
     with begin_or_continue(run, config, FREE, device=device, before=lambda saved: settings_of(saved, settings)) as saved:
         trainer = Trainer(model, loss, settings.optimizer, settings.training)
-        if saved is not None:
-            check_same_run(run, document, document_of(saved))
-            trainer.restore(saved)
         documents = {DOCUMENT: document, "config": config, "order": ORDER}
+        if saved is not None:
+            old = document_of(saved)
+            if changes := check_same_data(run, saved, "DATA", old.get("data"), document.get("data"), data_changed):
+                documents[CHANGES] = changes
+            check_same_run(run, document, old, free=("data",))
+            trainer.restore(saved)
         run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, {}, evaluate=evaluate)
     return trainer
 

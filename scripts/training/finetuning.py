@@ -25,7 +25,9 @@ from calico.scripts.training import classification
 from calico.scripts.training.classification import file_bytes, open_text
 from calico.scripts.training.encoder_data import HELD_OUT, open_labelled, some_per_class
 from calico.scripts.training.runs import (
+    CHANGES,
     begin_or_continue,
+    check_same_data,
     check_same_run,
     check_written_by,
     run_with_progress_bar,
@@ -52,9 +54,12 @@ class FinetuneSettings:
             raise ValueError(f"hidden={self.hidden} must be a share: at least 0, less than 1")
 
 
-def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, device: str = "cpu") -> dict[str, Any]:
+def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, device: str = "cpu",
+             data_changed: bool = False) -> dict[str, Any]:
     """Train to the last step, continuing from the run's latest checkpoint if there is one.
 
+    Args:
+        data_changed: continue though the data are others than when the run began; the classes must be the same.
     Returns:
         the held-out report, which is also written into the run's folder.
     Raises:
@@ -69,12 +74,15 @@ def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, dev
     inputs = Inputs(classifier.encoder, pretrained.text, settings.seconds, settings.hidden)
     work = classification.Task(labelled, learnt, held_out, named(inputs), varied=settings.augment)
     config, files = config_to_json(settings), {} if pretrained.text is None else {TOKENIZER_FILE: pretrained.text.to_bytes()}
-    documents = {"encoder": encoder_document(classifier.encoder), "classes": labelled.classes, "seconds": settings.seconds,
+    documents: dict[str, Any] = {"encoder": encoder_document(classifier.encoder), "classes": labelled.classes, "seconds": settings.seconds,
                  "config": config, "finetuning": {"data": labelled.fingerprint}, "order": ORDER}
     with begin_or_continue(run, config, before=config_of, device=device) as saved:
         trainer = Trainer(classifier, classification_loss(settings.smoothing), settings.optimizer, settings.training)
         if saved is not None:
-            check_same_run(run, {"data": labelled.fingerprint}, {"data": saved.documents["finetuning"]["data"]})
+            if changes := check_same_data(run, saved, data, saved.documents["finetuning"]["data"], labelled.fingerprint,
+                                          data_changed):
+                documents[CHANGES] = changes
+            check_same_run(run, {"classes": labelled.classes}, {"classes": saved.documents["classes"]})
             trainer.restore(saved)
         save_resolved(settings, run / "config.json")
         run_with_progress_bar(trainer, f"finetune {run.name}", work.batches(settings.batch_size, seed), run, documents, files,
