@@ -305,11 +305,12 @@ class DocumentSource:
             return found
 
         looked_at, without = search(len(self._numbers), has_target)
+        broken = [index for index in without if int(self._numbers[index]) in self.skipped]
         remedy = "only texts, captions and what an assistant says are learnt: give such documents, or leave these out"
         if first:
             remedy = (f"what is learnt stands behind {min(first):,} tokens or more: raise backbone.context, or lower the "
                       "source's max_side (pictures) or max_seconds (sounds)")
-        return Targets("documents", len(self._numbers), looked_at, len(without), remedy)
+        return Targets("documents", len(self._numbers), looked_at - len(broken), len(without) - len(broken), remedy)
 
     def _document(self, rng: np.random.Generator) -> Tokens:
         """The tokens of a drawn document, kept: reading and encoding it costs more than the rest of a row."""
