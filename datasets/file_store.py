@@ -5,13 +5,13 @@ place on the disk.
 """
 
 import base64
-import contextlib
 import hashlib
 import os
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,11 @@ from .publish import file_sha256
 MAX_FILE_BYTES = 1 << 26       # one compressed file
 INLINE = "data:"               # begins a name that is the file itself, RFC 2397
 MAX_MEMBERS = 1_000_000        # in a zip; its list of members is held in memory
+
+
+@lru_cache(maxsize=4096)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 class FileStore:
@@ -104,22 +109,21 @@ class FileStore:
         """The file's bytes; errors of the system and of zip files come as they are. A data: URL holds them itself."""
         if name.startswith(INLINE):
             return base64.b64decode(name.partition(",")[2], validate=True)
-        with self._stream(name) as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
+        with self._open().open(name) if self._names is not None else open(self._file(name), "rb") as stream:
+            size = MAX_FILE_BYTES if self._names is not None else os.fstat(stream.fileno()).st_size
+            data = stream.read(min(size, MAX_FILE_BYTES) + 1)     # it takes so much memory first
         if len(data) > MAX_FILE_BYTES:
             raise ValueError(f"more than {MAX_FILE_BYTES} bytes")
         return data
 
-    @contextlib.contextmanager
-    def _stream(self, name: str) -> Iterator[Any]:
-        with self._open().open(name) if self._names is not None else open(self._file(name), "rb") as stream:
-            yield stream
-
     def _file(self, name: str) -> Path:
-        file = (self.path / name).resolve()
-        if not file.is_relative_to(self.path.resolve()):
+        folder, last = os.path.split(os.path.join(self.path, name))
+        file = os.path.join(_real(folder), last)     # to resolve each name anew takes a tenth of the time that its picture takes
+        if last in ("", ".", "..") or os.path.islink(file):
+            file = os.path.realpath(file)
+        if not file.startswith(os.path.join(_real(str(self.path)), "")):
             raise ValueError(f"{self.what} {name!r} lies outside {self.path}; give names inside the folder")
-        return file
+        return Path(file)
 
     def _open(self) -> zipfile.ZipFile:
         # Forked workers would share the file's position, so each process opens the zip for itself.

@@ -46,9 +46,10 @@ from calico.datasets.sounds import SoundStore
 from calico.datasets.splits import document_key
 from calico.datasets.streams import stream
 from calico.scripts.common import console
-from calico.tokenizers.document import encode_document
+from calico.tokenizers.document import Image, Part, Sound, Special, Text, encode_document
+from calico.tokenizers.patches import patch_grid
 from calico.tokenizers.text import TextTokenizer
-from calico.tokenizers.tokens import SOUND_RATE
+from calico.tokenizers.tokens import SOUND_RATE, SOUND_SAMPLES
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
 
 CONTEXT = 512                        # tokens per row where a config names no other, see agent/backbones
@@ -146,14 +147,17 @@ def check(path: str, *, context: int = CONTEXT, workers: int = 1, images: str | 
     except ValueError as error:
         return _check_files(Path(path), error, workers, label)
     report = Checked(path=path, format=reader.format, count=len(reader))
+    classes = None
     if isinstance(reader, EpisodeReader):
         report.items, report.unit, report.format = "episodes", "steps", f"episodes of {reader.task['name']}"
     elif isinstance(reader, TextData):
-        report.items, report.unit = "texts", "characters"
+        report.items, report.unit, classes = "texts", "characters", _labels(Path(path), label)
     options = SourceOptions(vocabulary=Vocabulary(VocabularyConfig()), text=learnt_text(reader))
     _fill(report, ReadItem(reader, options, context, label), workers, context)
     if not isinstance(reader, DocumentReader) and len(report.broken) < report.count:
         _draw_rows(report, reader, options, context)
+    if classes is not None:
+        report.classes = dict(sorted(classes.items()))
     if report.without_target and report.without_target == report.count - len(report.broken):
         report.faults.append(f"none of the {report.items} has a target in a row of {context} tokens, so nothing can be learnt")
     return report
@@ -175,14 +179,37 @@ class ReadItem:
         if not isinstance(self.reader, DocumentReader):
             key = item if isinstance(item, str) else _plain(vars(item))
             return Item(hashlib.sha256(key.encode() if isinstance(key, str) else key).digest(), len(item))
-        tokens = encode_document(document_parts(item), self.options.vocabulary, self.options.text)
-        starts = message_starts(tokens, self.context, self.options.vocabulary).tolist() or [0]
-        row = tokens.loss_mask[:self.context]
-        found = any(tokens.loss_mask[start:start + self.context].any() for start in starts)
+        parts = document_parts(item)
+        lengths = part_lengths(parts, self.options.text)
+        length = seen = sum(lengths)
+        targets = sum(n for n, part in zip(lengths, parts, strict=True) if isinstance(part, Text | Special) and part.loss)
+        found = targets > 0
+        if length > self.context:       # which tokens a row holds matters: encode it, which takes as long as decoding a picture
+            tokens = encode_document(parts, self.options.vocabulary, self.options.text)
+            starts = message_starts(tokens, self.context, self.options.vocabulary).tolist() or [0]
+            seen, targets = self.context, int(tokens.loss_mask[:self.context].sum())
+            found = any(tokens.loss_mask[start:start + self.context].any() for start in starts)
         words = item.captions if isinstance(item, Caption) else item.messages if isinstance(item, Dialogue) else ""
         key = hashlib.sha256(f"{document_key(item)} {words}".encode()).digest()
         label = getattr(item, "extra", {}).get(self.label)
-        return Item(key, len(tokens), len(row), int(row.sum()), found, str(label) if isinstance(label, str | int) else None)
+        return Item(key, length, seen, targets, found, str(label) if isinstance(label, str | int) else None)
+
+
+def part_lengths(parts: Sequence[Part], text: TextTokenizer) -> list[int]:
+    """How many tokens encode_document makes of each part."""
+    lengths = []
+    for part in parts:
+        match part:
+            case Image(pixels=pixels):
+                rows, columns = patch_grid(*pixels.shape[:2])
+                lengths.append(rows * columns)
+            case Sound(samples=samples):
+                lengths.append(-(-len(samples) // SOUND_SAMPLES))
+            case Text(text=words):
+                lengths.append(len(text.encode(words)))
+            case _:
+                lengths.append(1)
+    return lengths
 
 
 def _plain(values: Mapping[str, Any]) -> bytes:
@@ -306,6 +333,14 @@ def _draw_rows(report: Checked, reader: Reader[Any], options: SourceOptions, con
     except ValueError as error:
         if not report.broken:
             report.faults.append(console.one_line(error))
+
+
+def _labels(path: Path, label: str) -> Counter[str] | None:
+    """The classes of a manifest of texts; None where its records have none."""
+    if not path.is_file() or format_of(path) not in MANIFESTS:
+        return None
+    labels = [record[label] for record in JsonLines(path, lambda record: None) if isinstance(record.get(label), str | int)]
+    return Counter(map(str, labels)) if labels else None
 
 
 def _characters_per_token(reader: Reader[Any], text: TextTokenizer) -> float:
