@@ -285,7 +285,7 @@ def _spread(look: Look, chunks: Sequence[range], workers: int) -> Iterator[tuple
         except BrokenProcessPool:
             raise ValueError("a process that read the data was ended from outside; if memory ran out, take fewer --workers") from None
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 def _begin(look: Look) -> None:
