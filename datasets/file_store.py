@@ -109,8 +109,9 @@ class FileStore:
         """The file's bytes; errors of the system and of zip files come as they are. A data: URL holds them itself."""
         if name.startswith(INLINE):
             return base64.b64decode(name.partition(",")[2], validate=True)
-        with self._open().open(name) if self._names is not None else open(self._file(name), "rb") as stream:
-            size = MAX_FILE_BYTES if self._names is not None else os.fstat(stream.fileno()).st_size
+        zipped = self._names is not None
+        with self._open().open(name) if zipped else open(self._file(name), "rb") as stream:
+            size = MAX_FILE_BYTES if zipped else os.fstat(stream.fileno()).st_size
             data = stream.read(min(size, MAX_FILE_BYTES) + 1)     # it takes so much memory first
         if len(data) > MAX_FILE_BYTES:
             raise ValueError(f"more than {MAX_FILE_BYTES} bytes")
@@ -118,7 +119,7 @@ class FileStore:
 
     def _file(self, name: str) -> Path:
         folder, last = os.path.split(os.path.join(self.path, name))
-        file = os.path.join(_real(folder), last)     # to resolve each name anew takes a tenth of the time that its picture takes
+        file = os.path.join(_real(folder), last)     # to resolve each name takes a tenth of the time that its picture takes
         if last in ("", ".", "..") or os.path.islink(file):
             file = os.path.realpath(file)
         if not file.startswith(os.path.join(_real(str(self.path)), "")):

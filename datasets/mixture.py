@@ -174,8 +174,8 @@ class Mixture:
         changes = []
         for name in self.names if old.get("order") == self.names else []:
             before, after = (side["sources"][name] for side in (old, new))
-            if difference := first_difference(*({key: part.get(key) for key in CONTENT} for part in (after, before)),
-                                              f"sources.{name}"):
+            held, there = ({key: part.get(key) for key in CONTENT} for part in (before, after))
+            if difference := first_difference(there, held, f"sources.{name}"):
                 if not data_changed:
                     raise ValueError(f"the data are not those of the run that is resumed: {difference}; {advice}, or accept "
                                      "the change with --data-changed")

@@ -91,7 +91,7 @@ class Reader(Sequence[Item]):
 
         keys = self.keys()
         readable = np.flatnonzero([key is not None for key in keys])
-        train, held = split([keys[number] for number in readable], held_out)
+        train, held = split([keys[number] for number in readable.tolist()], held_out)
         return Split(self, readable[train]), Split(self, readable[held])
 
     @property

@@ -66,7 +66,8 @@ def lines_of(report: "Checked", context: int) -> list[str]:
     if report.classes:
         lines.append("  classes: " + ", ".join(f"{name} {times:,}" for name, times in report.classes.items()))
     if report.lengths:
-        lines.append(f"  lengths: {report.lengths[0]:,} to {report.lengths[2]:,}, median {report.lengths[1]:,.6g} ({report.unit})")
+        shortest, median, longest = report.lengths
+        lines.append(f"  lengths: {shortest:,} to {longest:,}, median {median:,.6g} ({report.unit})")
     lines += [f"  {times:,} {remark}" for remark, times in report.remarks.items()]
     return lines
 

@@ -167,7 +167,8 @@ def passed_over(mixture: Mixture) -> Iterator[str]:
     """One line for each source of which documents cannot be read."""
     for name, found in mixture.skipped.items():
         if found:
-            yield f"{name}: {len(found)} of the documents read so far cannot be read and are passed over: {next(iter(found.values()))}"
+            yield (f"{name}: {len(found)} of the documents read so far cannot be read and are passed over: "
+                   f"{next(iter(found.values()))}")
 
 
 def build_mixture(opened: list[OpenedSource], settings: RunSettings, vocabulary: Vocabulary,

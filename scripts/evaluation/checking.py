@@ -1,7 +1,7 @@
 """Everything of a data set read once, spread over processes, and what is wrong with it: the work of `calico check`.
 
-Whatever `calico train` reads is checked as it trains on it; what only `calico pretrain`, `finetune` and `perceive` read, files in
-class folders for instance, is decoded.
+Whatever `calico train` reads is checked as it trains on it; what only `calico pretrain`, `finetune` and `perceive` read, files
+in class folders for instance, is decoded.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from calico.datasets.episodes import EpisodeReader
 from calico.datasets.file_store import FileStore
 from calico.datasets.images import SUFFIXES as PICTURES
 from calico.datasets.images import ImageStore
-from calico.datasets.open_data import open_data
+from calico.datasets.open_data import KEYED, holds_data, open_data
 from calico.datasets.reader import DocumentReader, Reader, SourceOptions, TextData
 from calico.datasets.records import JsonLines, format_of
 from calico.datasets.samples.labelled import (
@@ -40,9 +40,9 @@ from calico.datasets.samples.labelled import (
 )
 from calico.datasets.samples.point_clouds import SUFFIXES as CLOUDS
 from calico.datasets.samples.point_clouds import CloudStore
-from calico.datasets.sources import document_parts, message_starts
 from calico.datasets.sounds import SUFFIXES as SOUNDS
 from calico.datasets.sounds import SoundStore
+from calico.datasets.sources import document_parts, message_starts
 from calico.datasets.splits import document_key
 from calico.datasets.streams import stream
 from calico.scripts.common import console
@@ -283,7 +283,8 @@ def _spread(look: Look, chunks: Sequence[range], workers: int) -> Iterator[tuple
             for done in as_completed(waiting):
                 yield waiting.pop(done), done.result()
         except BrokenProcessPool:
-            raise ValueError("a process that read the data was ended from outside; if memory ran out, take fewer --workers") from None
+            raise ValueError("a process that read the data was ended from outside; if memory ran out, take fewer --workers"
+                             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -370,10 +371,9 @@ def _check_files(path: Path, error: ValueError, workers: int, label: str) -> Che
     names, place, classes = _named(path, label)
     kinds = Counter(kind for name in names for kind, (suffixes, _, _) in KINDS.items() if name.lower().endswith(suffixes))
     if not kinds:
-        if path.is_file() and format_of(path) not in (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".tar", ".txt", ".zip") or \
-                "no known format" in str(error) or "does not exist" in str(error) or path.is_dir() and not _holds_data(path):
-            raise error
-        return Checked(path=str(path), faults=[console.one_line(error)])
+        if _is_data(path) and "no known format" not in str(error):
+            return Checked(path=str(path), faults=[console.one_line(error)])
+        raise error
     kind = kinds.most_common(1)[0][0]
     _, open_store, unit = KINDS[kind]
     store = open_store(place)
@@ -384,14 +384,18 @@ def _check_files(path: Path, error: ValueError, workers: int, label: str) -> Che
     where = "named by a manifest" if place != path else "in class folders" if classes[0] is not None else "in one place"
     report = Checked(path=str(path), format=f"{kind} {where}", items=kind, count=len(names), unit=unit)
     _fill(report, ReadFile(store, names, classes), workers, CONTEXT)
-    others = Counter(Path(name).suffix.lower() or "no ending" for name in store.names() if not name.lower().endswith(store.suffixes))
-    if place == path and others:
+    if place == path:
+        others = Counter(Path(name).suffix.lower() or "no ending" for name in store.names()
+                         if not name.lower().endswith(store.suffixes))
         report.remarks |= {f"left out, of the kind {suffix}": times for suffix, times in others.most_common()}
     return report
 
 
-def _holds_data(folder: Path) -> bool:
-    return any(any(folder.glob(pattern)) for pattern in ("*.parquet", "_*.json", "*.jsonl", "*.txt", "*.tar", "*.csv"))
+def _is_data(path: Path) -> bool:
+    """Whether data of a known kind lie there, however damaged."""
+    if path.is_dir():
+        return holds_data(path) or any(path.glob("_*.json"))
+    return format_of(path) in (*KEYED, ".parquet", ".txt", ".zip")
 
 
 def _named(path: Path, label: str) -> tuple[list[str], Path, list[str | None] | None]:
@@ -425,14 +429,16 @@ def _check_arrays(path: Path) -> Checked:
             found = read_arrays(path, name, check_values)
         else:
             samples = check_values(arrays[name])
-            found = Labelled(samples, np.zeros(len(samples), np.int64), ["all", "none"], [array_key(sample) for sample in samples])
+            found = Labelled(samples, np.zeros(len(samples), np.int64), ["", "none"], [array_key(sample) for sample in samples])
     except ValueError as error:
         report.faults.append(console.one_line(error))
         return report
     report.duplicates = len(found) - len(set(found.keys))
-    report.classes = {found.classes[i]: int(times) for i, times in enumerate(np.bincount(found.labels)) if times} \
-        if "labels" in arrays else {}
-    report.unit = "points" if kind == "point clouds" else "pixels of the longer side"
-    longest = max(found.samples[0].shape[:2]) if kind == "pictures" and len(found) else len(found.samples[0]) if len(found) else 0
-    report.lengths = (longest, longest, longest) if len(found) else None
+    if "labels" in arrays:
+        report.classes = {found.classes[i]: int(times) for i, times in enumerate(np.bincount(found.labels)) if times}
+    if kind == "pictures":
+        report.unit = "pixels of the longer side"
+    if len(found):          # of an array all are equally long
+        longest = max(found.samples[0].shape[:2]) if kind == "pictures" else len(found.samples[0])
+        report.lengths = longest, longest, longest
     return report

@@ -74,8 +74,9 @@ def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, dev
     inputs = Inputs(classifier.encoder, pretrained.text, settings.seconds, settings.hidden)
     work = classification.Task(labelled, learnt, held_out, named(inputs), varied=settings.augment)
     config, files = config_to_json(settings), {} if pretrained.text is None else {TOKENIZER_FILE: pretrained.text.to_bytes()}
-    documents: dict[str, Any] = {"encoder": encoder_document(classifier.encoder), "classes": labelled.classes, "seconds": settings.seconds,
-                 "config": config, "finetuning": {"data": labelled.fingerprint}, "order": ORDER}
+    documents: dict[str, Any] = {
+        "encoder": encoder_document(classifier.encoder), "classes": labelled.classes, "seconds": settings.seconds,
+        "config": config, "finetuning": {"data": labelled.fingerprint}, "order": ORDER}
     with begin_or_continue(run, config, before=config_of, device=device) as saved:
         trainer = Trainer(classifier, classification_loss(settings.smoothing), settings.optimizer, settings.training)
         if saved is not None:

@@ -171,6 +171,9 @@ def fuzz_samples(examples: int, folder: Path, subject: str = "") -> None:
 
         imported(one_line(lambda: read_d4rl(path)))
 
+    def pictures(path: Path) -> None:
+        labelled(one_line(lambda: read_pictures(path, 32)))
+
     def flows(path: Path) -> None:
         pairs = one_line(lambda: FlowPairs(path))
         if pairs is not None:
@@ -189,14 +192,15 @@ def fuzz_samples(examples: int, folder: Path, subject: str = "") -> None:
     picture_rows = [{"file": "a.png", "label": "x"}, {"image": "b.png", "label": "y"}]
     classes = archive({"x/a.png": PICTURES[0], "y/b.png": PICTURES[1]})
     points = array(RNG.normal(size=(40, 3)).astype(np.float32))
-    clouds = archive({"x/a.npy": points, "y/a.off": OFF, "y/a.ply": PLY, "y/a.stl": STL, "x/a.obj": OBJ, "x/b.xyz": b"1 2 3\n4 5 6"})
+    clouds = archive({"x/a.npy": points, "y/a.off": OFF, "y/a.ply": PLY, "y/a.stl": STL, "x/a.obj": OBJ,
+                      "x/b.xyz": b"1 2 3\n4 5 6"})
     flow_npz = arrays(flow=RNG.normal(size=(6, 5, 2)), valid=np.ones((6, 5), bool))
     subjects: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], Any]]] = {
         "labelled texts": (manifests(text_rows), at("t.jsonl", lambda path: labelled(one_line(lambda: read_texts(path))))),
-        "labelled pictures": (manifests(picture_rows), at("p.jsonl", lambda path: labelled(one_line(lambda: read_pictures(path, 32))))),
-        "labelled zip": (mutated(classes), at("c.zip", lambda path: labelled(one_line(lambda: read_pictures(path, 32))))),
-        "labelled arrays": (mutated(arrays(images=NOISE[None].repeat(2, 0), labels=np.array([0, 1]), classes=np.array(["a", "b"]))),
-                            at("d.npz", lambda path: labelled(one_line(lambda: read_pictures(path, 32))))),
+        "labelled pictures": (manifests(picture_rows), at("p.jsonl", pictures)),
+        "labelled zip": (mutated(classes), at("c.zip", pictures)),
+        "labelled arrays": (mutated(arrays(images=NOISE[None].repeat(2, 0), labels=np.arange(2), classes=np.array(["a", "b"]))),
+                            at("d.npz", pictures)),
         "labelled sounds": (manifests([{"file": "a.wav", "label": "x"}, {"audio": "a.wav", "label": 1}]),
                             at("s.jsonl", lambda path: labelled(one_line(lambda: read_sounds(path))))),
         "labelled clouds": (mutated(arrays(points=RNG.normal(size=(3, 9, 3)), labels=np.array(["a", "b", "b"]))),
@@ -204,10 +208,12 @@ def fuzz_samples(examples: int, folder: Path, subject: str = "") -> None:
         "labelled meshes": (mutated(clouds), at("m.zip", lambda path: labelled(one_line(lambda: read_clouds(path))))),
         "unlabelled manifest": (manifests(picture_rows), at("u.jsonl", lambda path: unlabelled(path, ImageStore))),
         "unlabelled zip": (mutated(classes), at("v.zip", lambda path: unlabelled(path, ImageStore))),
-        "unlabelled arrays": (mutated(arrays(images=NOISE[None].repeat(2, 0))), at("w.npz", lambda path: unlabelled(path, ImageStore))),
+        "unlabelled arrays": (mutated(arrays(images=NOISE[None].repeat(2, 0))),
+                              at("w.npz", lambda path: unlabelled(path, ImageStore))),
         "flow files": (st.sampled_from([(folder / "a.flo").read_bytes(), flow_npz, PICTURES[0]]).flatmap(mutated), flow),
         "flow manifest": (manifests([{"img0": "a.png", "img1": "b.png", "flow": "a.flo"}]), at("f.jsonl", flows)),
-        "video manifest": (manifests([{"file": "a.gif", "label": "x", "sound": "a.wav"}, {"file": "a.gif"}]), at("v.jsonl", videos)),
+        "video manifest": (manifests([{"file": "a.gif", "label": "x", "sound": "a.wav"}, {"file": "a.gif"}]),
+                           at("v.jsonl", videos)),
         "video files": (st.sampled_from([animation(), video()]).flatmap(mutated),
                         at("videos/a.mkv", lambda path: videos(path.parent))),
         "import jat": (mutated(jat()), at("j.parquet", lambda path: imported(one_line(lambda: read_jat(path))))),

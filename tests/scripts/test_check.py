@@ -42,7 +42,7 @@ def captions(tmp_path: Path) -> Path:
     paths[5].write_bytes(paths[4].read_bytes())
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(paths[7], save_all=True, append_images=frames[1:])
-    lines = [{"image": path.name, "caption": "the same words", "label": "odd" if i % 2 else "even"} for i, path in enumerate(paths)]
+    lines = [{"image": path.name, "caption": "the same words", "label": ("even", "odd")[i % 2]} for i, path in enumerate(paths)]
     manifest = tmp_path / "captions.jsonl"
     manifest.write_text("\n".join(map(json.dumps, lines)))
     return manifest
@@ -55,7 +55,8 @@ def checked(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_broken_doubled_and_remarked_pictures_are_told(captions: Path, workers: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_doubled_and_remarked_pictures_are_told(captions: Path, workers: int,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
     (found,) = checked(capsys, captions, "--workers", workers, code=1)
     assert found["format"] == "captioned pictures, because its first record has 'image' and 'caption'"
     assert (found["count"], found["duplicates"], found["wrong"], found["without_target"]) == (12, 1, True, 0)
@@ -114,8 +115,8 @@ def test_episodes_texts_and_sounds(small_run: SmallRun, tmp_path: Path, capsys: 
         (tmp_path / "sounds" / name).mkdir(parents=True)
         (tmp_path / "sounds" / name / "a.wav").write_bytes(encode_wav(np.full(1600, loud), 16000))
     np.savez(tmp_path / "clouds.npz", points=np.ones((3, 9, 3), np.float32), labels=["a", "a", "b"])
-    found = checked(capsys, small_run.data / "CartPole-v1", tmp_path / "texts.jsonl", tmp_path / "sounds", tmp_path / "clouds.npz")
-    episodes, texts, sounds, clouds = found
+    episodes, texts, sounds, clouds = checked(capsys, small_run.data / "CartPole-v1", tmp_path / "texts.jsonl",
+                                              tmp_path / "sounds", tmp_path / "clouds.npz")
     assert (episodes["format"], episodes["items"], episodes["count"], episodes["unit"]) == (
         "episodes of CartPole-v1", "episodes", 4, "steps")
     assert episodes["targets_per_row"] > 0 and episodes["without_target"] == 0
