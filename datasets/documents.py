@@ -15,6 +15,7 @@ checked when a file is opened; an error names the file and the line.
 
 import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -126,6 +127,10 @@ class CaptionReader(DocumentReader[Caption]):
         for number in range(len(self)) if numbers is None else numbers:
             yield from captions_of(self._records[number])
 
+    def remarks(self) -> Counter[str]:
+        """Of the pictures read so far."""
+        return self._store.remarks
+
     @property
     def fingerprint(self) -> str:
         return joint_fingerprint(self._records, self._store, self._names)
@@ -231,6 +236,10 @@ class DialogueReader(DocumentReader[Dialogue]):
                 content = message["content"]
                 entries = [{"type": "text", "text": content}] if isinstance(content, str) else content
                 yield from (entry["text"] for entry in entries if entry["type"] == "text")
+
+    def remarks(self) -> Counter[str]:
+        """Of the pictures and sounds read so far."""
+        return sum((store.remarks for store in (self._store, self._sounds) if store), Counter())
 
     @property
     def fingerprint(self) -> str:

@@ -13,7 +13,6 @@ A file of 17 kB can claim a gigabyte. Every reader of pictures goes through `rea
 import contextlib
 import io
 import warnings
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +173,6 @@ class ImageStore(FileStore):
         max_side: larger images are shrunk to this many pixels on their longer side; None keeps them. The default
             costs 16 patches for a square picture.
         cache_bytes: memory for decoded images.
-    Attributes:
-        remarks: what a user should know of the images decoded so far, each with how many it is true of.
     """
 
     what = "image"
@@ -184,10 +181,9 @@ class ImageStore(FileStore):
     def __init__(self, path: str | Path | FileSource, *, max_side: int | None = 64, cache_bytes: int = 1 << 27) -> None:
         super().__init__(path, cache_bytes=cache_bytes)
         self.max_side = max_side
-        self.remarks: Counter[str] = Counter()
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
         pixels, remark = read_image(data, self.max_side)
         if remark:
-            self.remarks[remark] += 1
+            self.remarked[name] = remark
         return pixels

@@ -18,18 +18,20 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from ..tokenizers.tokens import BESIDE, DTYPES, MODALITIES, Tokens
 from ..tokenizers.vocabulary import Vocabulary
-from .sources import Source
+from .sources import DocumentSource, Source
 from .streams import stream
 
 OLD_FORMAT = 1     # of `state`: generators seeded by (seed, step) and (seed, step, row), which are one stream in row 0
 STATE_FORMAT = 2
+CONTENT = ("data", "documents", "episodes", "texts")    # of a source's state: changes where its data are mended or grow
 ATTEMPTS = 100     # to draw a row that has a target
 
 
@@ -40,10 +42,12 @@ class Batch:
     Attributes:
         tokens: Tokens (rows, context) with NumPy arrays.
         source: int64 (rows,), the number of each row's source in `Mixture.names`.
+        skipped: what was passed over, see `Mixture.skipped`: all so far, or what is new since the last batch of this process.
     """
 
     tokens: Tokens
     source: np.ndarray
+    skipped: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
 
 class Mixture:
@@ -63,6 +67,8 @@ class Mixture:
         names: the sources' names in the order given.
         shares: float64 (sources,), adding up to 1.
         remarks: one line for each source of which some documents or episodes have no target.
+        skipped: documents that could not be read so far, source -> number -> why. Together with `state` and a step it says
+            what comes next: a document that was passed over once is passed over to the end, also after resuming.
     Raises:
         ValueError: no sources, two of one name, a weight for an unknown source or none for a known one, weights that
             are negative, not finite or all zero; a source that cannot fill a row, or has no targets in one.
@@ -84,6 +90,7 @@ class Mixture:
         self._ends = np.cumsum(self.shares)
         self._ends[np.flatnonzero(self.shares)[-1]:] = 1.0   # rounding must not leave a gap at the end
         self.remarks: list[str] = []
+        self.skipped: dict[str, dict[int, str]] = {s.name: s.skipped for s in sources if isinstance(s, DocumentSource)}
         for row, share in enumerate(self.shares):            # what is wrong shows now, not in the middle of a run
             if share:
                 self._check_targets(self.sources[row])
@@ -101,7 +108,7 @@ class Mixture:
         source = self._sources_of(step)
         chosen = range(self.batch_size)[rows]
         sequences = [self._row(step, row, int(source[row])) for row in chosen]
-        return Batch(Tokens.stack(sequences, self.vocabulary.pad, self.context), source[rows])
+        return Batch(Tokens.stack(sequences, self.vocabulary.pad, self.context), source[rows], self.skipped)
 
     def most_bytes(self, rows: slice = slice(None)) -> int:
         """Upper bound of a batch's memory: every token a patch or a stretch of sound."""
@@ -141,17 +148,44 @@ class Mixture:
         """SHA-256 of `state`, 64 hexadecimal digits."""
         return hashlib.sha256(json.dumps(self.state(), sort_keys=True).encode()).hexdigest()
 
-    def check_state(self, state: Mapping[str, Any]) -> None:
+    def skip(self, found: Mapping[str, Mapping[Any, str]]) -> None:
+        """Pass over documents that another process, or the run that is resumed, could not read.
+
+        Raises:
+            ValueError: too many of a source.
+        """
+        for source in self.sources:
+            if isinstance(source, DocumentSource) and found.get(source.name):
+                source.skip({int(number): why for number, why in found[source.name].items()})
+
+    def check_state(self, state: Mapping[str, Any], data_changed: bool = False) -> list[dict[str, str]]:
         """Compare with the `state` of the run that is to be resumed, and draw in the order in which that run began.
 
+        Args:
+            data_changed: the data of a source may be others: mended, or more of them.
+        Returns:
+            {source, before, after} of each source with other data, the last two are fingerprints.
         Raises:
             ValueError: data, weights or settings differ: names the first difference.
         """
         self.format = OLD_FORMAT if state.get("format") == OLD_FORMAT else STATE_FORMAT
-        difference = first_difference(json.loads(json.dumps(self.state())), dict(state))
-        if difference:
-            raise ValueError(f"the data are not those of the run that is resumed: {difference}; restore them, or start "
-                             f"a new run from its weights")
+        new, old = json.loads(json.dumps(self.state())), json.loads(json.dumps(state))
+        advice = "restore them, or start a new run from its weights"
+        changes = []
+        for name in self.names if old.get("order") == self.names else []:
+            before, after = (side["sources"][name] for side in (old, new))
+            held, there = ({key: part.get(key) for key in CONTENT} for part in (before, after))
+            if difference := first_difference(there, held, f"sources.{name}"):
+                if not data_changed:
+                    raise ValueError(f"the data are not those of the run that is resumed: {difference}; {advice}, or accept "
+                                     "the change with --data-changed")
+                changes.append({"source": name, "before": str(before.get("data")), "after": str(after.get("data"))})
+            for part in (before, after):
+                for key in CONTENT:
+                    part.pop(key, None)
+        if difference := first_difference(new, old):
+            raise ValueError(f"the data are not those of the run that is resumed: {difference}; {advice}")
+        return changes
 
 
 def checked_weights(names: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
@@ -222,9 +256,9 @@ def _from_workers(steps: "_Steps", workers: int, prefetch: int) -> Iterator[Batc
     # fork: workers share the episodes in memory instead of copying them. They touch no accelerator.
     context = "fork" if sys.platform == "linux" else None
     dataset: Any = steps
-    for tokens, source in DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=prefetch,
+    for tokens, source, skipped in DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=prefetch,
                                      collate_fn=_same, worker_init_fn=_one_thread, multiprocessing_context=context):
-        yield Batch(tokens.map(np.asarray), source)
+        yield Batch(tokens.map(np.asarray), source, skipped)
 
 
 def prefetched(mixture: Mixture, start_step: int, stop_step: int, workers: int = 0, *,
@@ -241,6 +275,8 @@ def prefetched(mixture: Mixture, start_step: int, stop_step: int, workers: int =
         found, made = next(batches, (None, None))
         if made is None or found != step:
             raise ValueError(f"step {step} was asked for, the next one is {found} of [{start_step}, {stop_step})")
+        if made.skipped is not mixture.skipped:      # a worker process has its own copy of the mixture
+            mixture.skip(made.skipped)
         return made
 
     return batch
@@ -254,13 +290,16 @@ class _Steps:
 
     def __init__(self, mixture: Mixture, start: int, stop: int, rows: slice, shared: bool) -> None:
         self.mixture, self.start, self.stop, self.rows, self.shared = mixture, start, stop, rows, shared
+        self._told = {name: 0 for name in mixture.skipped}     # of what was passed over, in this process
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
 
-    def __getitem__(self, index: int) -> tuple[Tokens, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[Tokens, np.ndarray, Mapping[str, Mapping[int, str]]]:
         batch = self.mixture.batch(self.start + index, self.rows)
-        return batch.tokens.to_torch() if self.shared else batch.tokens, batch.source
+        news = {name: dict(islice(found.items(), self._told[name], None)) for name, found in batch.skipped.items()}
+        self._told = {name: len(found) for name, found in batch.skipped.items()}
+        return batch.tokens.to_torch() if self.shared else batch.tokens, batch.source, news
 
 
 def _same(batch: Any) -> Any:

@@ -5,8 +5,10 @@ held out, and the source that makes token rows of it. With that a format is one 
 open_data.py; docs/extending.md walks through it. `DocumentReader` and `TextData` have all but the reading itself.
 """
 
+import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:   # sources.py and splits.py know the documents of documents.p
     from .sources import Source
 
 Item = TypeVar("Item", covariant=True)
+
+BROKEN = 0.05      # of a source's documents, that may be unreadable and are passed over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,21 +69,33 @@ class Reader(Sequence[Item]):
         """What fills rows of tokens with these items."""
 
     def keys(self) -> Sequence[Any] | np.ndarray:
-        """One key per item: what has the same key is trained on together, or held out together."""
+        """One key per item: what has the same key is trained on together, or held out together. None: it cannot be read."""
         from .splits import document_key
 
-        return [document_key(item) for item in self]   # type: ignore[arg-type]
+        keys: list[str | None] = []
+        broken: list[str] = []
+        for number in range(len(self)):
+            try:
+                keys.append(document_key(self[number]))   # type: ignore[arg-type]
+            except ValueError as error:
+                keys.append(None)
+                broken.append(str(error))
+                warnings.warn(f"{error}; left out, {len(broken)} so far", stacklevel=2)
+        check_broken("", broken, len(keys))
+        return keys
 
     def split(self, held_out: float) -> tuple["Split", "Split"]:
-        """What is trained on and what is held out.
+        """What is trained on and what is held out; what cannot be read is neither.
 
         Raises:
-            ValueError: too few to be divided.
+            ValueError: too few to be divided, or too many that cannot be read.
         """
         from .splits import split
 
-        train, held = split(self.keys(), held_out)
-        return Split(self, train), Split(self, held)
+        keys = self.keys()
+        readable = np.flatnonzero([key is not None for key in keys])
+        train, held = split([keys[number] for number in readable.tolist()], held_out)
+        return Split(self, readable[train]), Split(self, readable[held])
 
     @property
     def has_sounds(self) -> bool:
@@ -89,6 +105,10 @@ class Reader(Sequence[Item]):
     def other_rates(self, probed: int = 100) -> dict[int, int]:
         """Sample rate -> number of sounds that are resampled from it, among the first `probed`."""
         return {}
+
+    def remarks(self) -> Counter[str]:
+        """What a user should know of the pictures and sounds read so far, each with how many it is true of."""
+        return Counter()
 
     def spec(self, options: SourceOptions) -> dict[str, Any] | None:
         """What a checkpoint keeps of the task, as JSON values: how it is tokenised, and what the data say about it."""
@@ -109,6 +129,14 @@ class Split:
 
 def whole(data: Reader[Any]) -> Split:
     return Split(data, np.arange(len(data)))
+
+
+def check_broken(where: str, reasons: Collection[str], total: int) -> None:
+    """Raise ValueError where more than BROKEN of `total` documents cannot be read, for these reasons."""
+    if len(reasons) > BROKEN * total:
+        *_, last = reasons
+        raise ValueError(f"{where}{': ' * bool(where)}{len(reasons)} of {total} documents cannot be read, at most {BROKEN:.0%} "
+                         f"may be passed over; the last: {last}")
 
 
 class DocumentReader(Reader[Item]):

@@ -6,7 +6,6 @@ gain, another sample rate than the wanted one is resampled, and what is louder t
 
 import io
 import wave
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -156,7 +155,6 @@ class SoundStore(FileStore):
         cache_bytes: memory for decoded sounds.
     Attributes:
         own_rates: sample rates of the files decoded so far, each with how many had it.
-        remarks: what a user should know of them, each with how many it is true of.
     """
 
     what = "sound"
@@ -166,11 +164,10 @@ class SoundStore(FileStore):
         super().__init__(path, cache_bytes=cache_bytes)
         self.rate = rate
         self.own_rates: dict[int, int] = {}
-        self.remarks: Counter[str] = Counter()
 
     def decode(self, data: bytes, name: str) -> np.ndarray:
         samples, own, remark = read_sound(data, self.rate)
         self.own_rates[own] = self.own_rates.get(own, 0) + 1
         if remark:
-            self.remarks[remark] += 1
+            self.remarked[name] = remark
         return samples

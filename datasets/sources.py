@@ -13,7 +13,7 @@ paper's mask counts text and actions wherever they stand, so the actions of a pr
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Protocol
@@ -29,9 +29,9 @@ from ..tokenizers.vocabulary import Vocabulary
 from .byte_cache import ByteCache
 from .documents import Caption, Dialogue, Document
 from .images import random_crop
+from .reader import check_broken
 
 SHUFFLED_STEPS = 16       # of one episode in a row: a row mixes several episodes
-BROKEN = 0.05             # of a source's documents, that may be unreadable
 LOOKED_AT = (64, 2000)    # items that are searched for targets; the larger number where the smaller finds none
 
 
@@ -256,7 +256,7 @@ class DocumentSource:
     """Captioned pictures, dialogues and short texts: drawn uniformly, one after another.
 
     A document that cannot be read, for its picture is cut short, say, is passed over with a warning and another one is drawn:
-    from the generator alone, so a run that is resumed draws the same ones. More than BROKEN of them are an error.
+    from the generator alone, so a run that is resumed draws the same ones. More than reader.BROKEN of them are an error.
 
     Args:
         name: the source's name in the mixture.
@@ -267,6 +267,8 @@ class DocumentSource:
         crop: captioned pictures are seen through a frame of the same proportions, anywhere, with at least this share of
             their sides, enlarged to their size. 1: always whole.
         cache_bytes: how much of the latest documents' tokens to keep in memory.
+    Attributes:
+        skipped: documents that could not be read so far, by number, and why.
     Raises:
         ValueError: no documents.
     """
@@ -277,7 +279,7 @@ class DocumentSource:
         self.name, self.vocabulary, self.text, self.mirror, self.crop = name, vocabulary, text, mirror, crop
         self._documents = documents
         self._cache: ByteCache[tuple[int, int], Tokens] = ByteCache(cache_bytes, _nbytes)   # (document, choice)
-        self._broken: dict[int, str] = {}      # documents that could not be read, and why
+        self.skipped: dict[int, str] = {}
         self._choices: dict[int, int] = {}     # of a document: its captions, and once more with the picture mirrored
         self._numbers = np.arange(len(documents)) if select is None else np.asarray(select, np.int64)
         if not len(self._numbers):
@@ -304,11 +306,12 @@ class DocumentSource:
             return found
 
         looked_at, without = search(len(self._numbers), has_target)
+        broken = [index for index in without if int(self._numbers[index]) in self.skipped]
         remedy = "only texts, captions and what an assistant says are learnt: give such documents, or leave these out"
         if first:
             remedy = (f"what is learnt stands behind {min(first):,} tokens or more: raise backbone.context, or lower the "
                       "source's max_side (pictures) or max_seconds (sounds)")
-        return Targets("documents", len(self._numbers), looked_at, len(without), remedy)
+        return Targets("documents", len(self._numbers), looked_at - len(broken), len(without) - len(broken), remedy)
 
     def _document(self, rng: np.random.Generator) -> Tokens:
         """The tokens of a drawn document, kept: reading and encoding it costs more than the rest of a row."""
@@ -325,24 +328,28 @@ class DocumentSource:
         """Whether a document cannot be read; one whose tokens or choices are known could be.
 
         Raises:
-            ValueError: more than BROKEN cannot.
+            ValueError: too many cannot.
         """
-        if number in self._broken or number in self._choices:
-            return number in self._broken
+        if number in self.skipped or number in self._choices:
+            return number in self.skipped
         try:
             document = self._documents[number]
         except ValueError as error:
-            self._broken[number] = str(error)
-        else:
-            captions = len(document.captions) if isinstance(document, Caption) else 0
-            self._choices[number] = captions * (1 + self.mirror) or 1
-            return False
-        if len(self._broken) > BROKEN * len(self._numbers):
-            raise ValueError(f"source {self.name!r}: {len(self._broken)} of {len(self._numbers)} documents cannot be read, at "
-                             f"most "
-                             f"{BROKEN:.0%} may be passed over; the last: {self._broken[number]}")
-        warnings.warn(f"{self._broken[number]}; passed over, {len(self._broken)} so far", stacklevel=2)
-        return True
+            self.skip({number: str(error)})
+            warnings.warn(f"{error}; passed over, {len(self.skipped)} so far", stacklevel=2)
+            return True
+        captions = len(document.captions) if isinstance(document, Caption) else 0
+        self._choices[number] = captions * (1 + self.mirror) or 1
+        return False
+
+    def skip(self, found: Mapping[int, str]) -> None:
+        """Pass over these documents, number -> why.
+
+        Raises:
+            ValueError: too many are passed over.
+        """
+        self.skipped.update(found)
+        check_broken(f"source {self.name!r}", self.skipped.values(), len(self._numbers))
 
     def _encode(self, number: int, choice: int, document: Document) -> Tokens:
         if isinstance(document, Caption) and choice >= len(document.captions):

@@ -30,6 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="RUN", help="folder of the new run")
     parser.add_argument("--predict", action="store_true", help="name the classes of files or texts")
     console.add_common(parser, "--device", "--json")
+    parser.add_argument("--data-changed", action="store_true",
+                        help="continue a run though its data were mended or have grown since it began")
     console.add_old_spellings(parser, SPELLINGS)
     arguments = parser.parse_args(argv)
     if not arguments.predict and arguments.out is None:
@@ -46,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         classification.show_answers(found, "item", arguments.json)
         return 0
     settings = load_config(FinetuneSettings, None, arguments.data[1:])
-    report = finetune(arguments.encoder, arguments.data[0], Path(arguments.out), settings, arguments.device)
+    report = finetune(arguments.encoder, arguments.data[0], Path(arguments.out), settings, arguments.device,
+                      arguments.data_changed)
     classification.show_report(report, arguments.json)
     console.wrote(arguments.out)
     return 0

@@ -23,12 +23,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--probe", metavar="DATA", help="labelled data of the same kind, to measure the encoder on every "
                                                          "training.evaluate_every steps")
     parser.add_argument("--label", default="label", metavar="FIELD", help="field of a .jsonl record that has the class")
+    parser.add_argument("--data-changed", action="store_true",
+                        help="continue a run though its data were mended or have grown since it began")
     arguments = parser.parse_args(argv)
 
     from calico.scripts.training.pretraining import load_settings, pretrain
 
     settings = load_settings(arguments.config, arguments.overrides)
-    console.wrote(pretrain(settings, arguments.probe, arguments.label, arguments.device))
+    console.wrote(pretrain(settings, arguments.probe, arguments.label, arguments.device, arguments.data_changed))
     return 0
 
 

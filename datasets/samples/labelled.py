@@ -202,9 +202,18 @@ def listed_files(path: Path, open_store: Callable[[Path], FileStore], label: str
         return Listed(open_store(images_beside(path, names)), names, [class_of(record, label) for record in records])
     store = open_store(path)
     names = named_files(store)
+    return Listed(store, names, class_folders(store, names), left_out(store, names))
+
+
+def class_folders(store: FileStore, names: Sequence[str]) -> list[str]:
+    """The folder that each file lies in.
+
+    Raises:
+        ValueError: one lies in none.
+    """
     if loose := [name for name in names if "/" not in name]:
         raise ValueError(f"{loose[0]!r} in {store.path} lies in no class folder; sort the {store.what}s as <class>/<file>")
-    return Listed(store, names, [name.split("/")[-2] for name in names], left_out(store, names))
+    return [name.split("/")[-2] for name in names]
 
 
 def file_of(record: dict[str, Any]) -> Any:
@@ -255,7 +264,7 @@ def label_files(listed: Listed, count: ProgressCallback) -> Labelled:
     if faults:
         raise ValueError(f"{len(faults)} of {len(names)} {store.what}s cannot be read: {some_of(faults)}; mend or remove them")
     labels, known = number(classes)
-    remarks = (f"{times} of {len(names)} {store.what}s: {remark}" for remark, times in getattr(store, "remarks", {}).items())
+    remarks = (f"{times} of {len(names)} {store.what}s: {remark}" for remark, times in store.remarks.items())
     return Labelled(Chosen([(store, name) for name in names]), labels, known, keys, (*others, *remarks))
 
 

@@ -158,6 +158,22 @@ def resampled(opened: list[OpenedSource]) -> Iterator[str]:
             yield f"{source.name}: sounds are resampled to {SOUND_RATE} Hz: {listed} among those looked at"
 
 
+def remarked(opened: list[OpenedSource]) -> Iterator[str]:
+    """One line for each source of which some pictures or sounds are not seen or heard as they are in the file."""
+    for source in opened:
+        if found := source.data.remarks():
+            listed = "; ".join(f"{number} {remark}" for remark, number in found.most_common())
+            yield f"{source.name}: of the pictures and sounds read so far {listed}"
+
+
+def passed_over(mixture: Mixture) -> Iterator[str]:
+    """One line for each source of which documents cannot be read."""
+    for name, found in mixture.skipped.items():
+        if found:
+            yield (f"{name}: {len(found)} of the documents read so far cannot be read and are passed over: "
+                   f"{next(iter(found.values()))}")
+
+
 def build_mixture(opened: list[OpenedSource], settings: RunSettings, vocabulary: Vocabulary,
                   text: TextTokenizer, held_out: bool = False) -> Mixture:
     """The stream of batches, with `held_out` of what is not trained on; what has no targets is counted on stderr.

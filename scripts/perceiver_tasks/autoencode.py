@@ -83,7 +83,8 @@ def train(task: str, argv: Sequence[str]) -> int:
     document = {"task": task, "model": config_to_json(model.config), "classes": clips.labels,
                 "data": [[video.name, len(video.frames), float(video.sound.std())] for video in videos]}
     trainer = runs.train(model, autoencoding_loss, lambda number: tensors(clips.batch(number, settings.batch_size)),
-                         lambda model: measure(model, kept), document, settings, arguments.out, arguments.device)
+                         lambda model: measure(model, kept), document, settings, arguments.out, arguments.device,
+                         arguments.data_changed)
     report = {"task": task, "videos": len(videos), **costs(trainer), **trainer.evaluation, **constant(kept)}
     write_report(report, arguments.out)
     console.print_result(report, arguments.json, ("figure", "value"), report.items())

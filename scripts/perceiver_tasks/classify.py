@@ -232,18 +232,20 @@ def train(task: str, argv: Sequence[str]) -> int:
     parser = runs.training_parser(task, TRAIN.format(task=task, evaluations=EVALUATIONS, **vars(kind)), kind.settings)
     arguments = parser.parse_args(argv)
     settings = load_task_settings(kind.settings, arguments.overrides)
-    classification.show_report(fit(task, arguments.data, settings, arguments.out, arguments.device), arguments.json)
+    classification.show_report(fit(task, arguments.data, settings, arguments.out, arguments.device,
+                                   data_changed=arguments.data_changed), arguments.json)
     console.wrote(arguments.out)
     return 0
 
 
 def fit(task: str, path: Path, settings: Any, run: Path, device: str = "cpu",
-        network: Callable[[ClassifierConfig], Any] = Classifier) -> dict[str, Any]:
+        network: Callable[[ClassifierConfig], Any] = Classifier, data_changed: bool = False) -> dict[str, Any]:
     """Train to the end, continuing what is in the run's folder; returns the held-out report, which is also written there.
 
     Args:
         settings: those of the task's kind.
         network: makes what is trained where there is no model to start from; `calico bench perceiver-scores` has others.
+        data_changed: continue though the data are others than when the run began.
     Raises:
         ValueError: data or the model to start from cannot be read or do not fit, or the run began with other settings.
     """
@@ -259,7 +261,7 @@ def fit(task: str, path: Path, settings: Any, run: Path, device: str = "cpu",
                 "data": data.fingerprint}
     trainer = runs.train(model, classification_loss(settings.smoothing),
                          work.batches(settings.batch_size, settings.training.seed), work.accuracy, document, settings, run,
-                         device)
+                         device, data_changed)
     return work.report(trainer, run, task)
 
 

@@ -65,7 +65,7 @@ class LanguageSettings(TaskSettings):
 def train(task: str, argv: Sequence[str]) -> int:
     arguments = runs.training_parser(task, TRAIN, LanguageSettings()).parse_args(argv)
     settings = load_task_settings(LanguageSettings(), arguments.overrides)
-    report = fit(task, arguments.data, settings, arguments.out, arguments.device)
+    report = fit(task, arguments.data, settings, arguments.out, arguments.device, data_changed=arguments.data_changed)
     if arguments.json:
         console.print_json(report)
     else:
@@ -77,11 +77,12 @@ def train(task: str, argv: Sequence[str]) -> int:
 
 
 def fit(task: str, path: Path, settings: LanguageSettings, run: Path, device: str = "cpu",
-        network: Callable[[LanguageConfig], Any] = MaskedLanguage) -> dict[str, Any]:
+        network: Callable[[LanguageConfig], Any] = MaskedLanguage, data_changed: bool = False) -> dict[str, Any]:
     """Train to the end, continuing what is in the run's folder; returns the held-out report, which is also written there.
 
     Args:
         network: makes what is trained where there is no model to start from; `calico bench perceiver-scores` has others.
+        data_changed: continue though the data are others than when the run began.
     Raises:
         ValueError: data or the model to start from cannot be read, or the run began with other settings.
     """
@@ -106,7 +107,8 @@ def fit(task: str, path: Path, settings: LanguageSettings, run: Path, device: st
 
     document = {"task": task, "model": config_to_json(model.config), "input": config_to_json(fit_in),
                 "data": reader.fingerprint}
-    trainer = runs.train(model, loss_of, batch_of, lambda model: measure(model, examples), document, settings, run, device)
+    trainer = runs.train(model, loss_of, batch_of, lambda model: measure(model, examples), document, settings, run, device,
+                         data_changed)
     report = {**trainer.evaluation, "held_out": min(len(held_out), MEASURED), "task": task, "train": len(training),
               **costs(trainer)}
     write_report(report, run)

@@ -93,7 +93,7 @@ def train(task: str, argv: Sequence[str]) -> int:
     document = {"task": task, "model": config_to_json(model.config), "motion": asdict(motion), "shown": pictures,
                 "scales": settings.scales}
     trainer = runs.train(model, flow_loss, lambda number: made.batch(number, settings.batch_size // 2), evaluate, document,
-                         settings, arguments.out, arguments.device)
+                         settings, arguments.out, arguments.device, arguments.data_changed)
     report: dict[str, Any] = {
         "task": task, **costs(trainer), "end_point_error": trainer.evaluation["end_point_error"],
         "zero_flow": float(torch.stack([end_point_error(0 * batch["flow"], batch["flow"]) for batch in held_out]).mean())}

@@ -101,6 +101,8 @@ def training_parser(task: str, doc: str, defaults: TaskSettings) -> console.Pars
     parser.add_argument("data", type=Path, metavar="DATA")
     console.add_common(parser, "overrides", "--device", "--json")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
+    parser.add_argument("--data-changed", action="store_true",
+                        help="continue a run though its data were mended or have grown since it began")
     console.add_old_spellings(parser, SPELLINGS)
     return parser
 
@@ -121,11 +123,12 @@ def started_from(settings: TaskSettings, tasks: Sequence[str]) -> Trained | None
 
 def train(model: Net, loss: LossFunction[Net], batch_of: Callable[[int], Any],
           evaluate: Callable[[Net], Mapping[str, float]], document: Mapping[str, Any], settings: TaskSettings, run: Path,
-          device: str) -> Trainer[Net]:
+          device: str, data_changed: bool = False) -> Trainer[Net]:
     """Train to the end, continuing what is in the run's folder.
 
     Args:
         document: what the run is besides its settings, as JSON values; kept in its checkpoints, see agent/perceiver/runs.py.
+        data_changed: continue though the document's "data" are others than when the run began.
     Raises:
         ValueError: the run in the folder began with other settings or data, or is another process's.
     """
@@ -133,10 +136,13 @@ def train(model: Net, loss: LossFunction[Net], batch_of: Callable[[int], Any],
     before = runs.saved_config("perceive", (DOCUMENT,), type(settings))
     with runs.begin_or_continue(run, config, FREE, device=device, before=before) as saved:
         trainer = Trainer(model, loss, settings.optimizer, settings.training)
-        if saved is not None:
-            runs.check_same_run(run, document, document_of(saved))
-            trainer.restore(saved)
         documents = {DOCUMENT: document, "config": config, "order": ORDER}
+        if saved is not None:
+            old = document_of(saved)
+            if changes := runs.check_same_data(run, saved, "DATA", old.get("data"), document.get("data"), data_changed):
+                documents[runs.CHANGES] = changes
+            runs.check_same_run(run, document, old, free=("data",))
+            trainer.restore(saved)
         runs.run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, {}, evaluate=evaluate)
     return trainer
 

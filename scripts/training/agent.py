@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,16 +15,25 @@ from calico.datasets.mixture import Mixture, prefetched
 from calico.scripts.common import console, sources
 from calico.scripts.common.config import config_to_json, save_resolved
 from calico.scripts.common.settings import RunSettings
-from calico.scripts.training.runs import LENGTH, begin_or_continue, run_with_progress_bar, saved_config
+from calico.scripts.training.runs import (
+    CHANGES,
+    LENGTH,
+    accepted_changes,
+    begin_or_continue,
+    run_with_progress_bar,
+    saved_config,
+)
 from calico.tokenizers.vocabulary import Vocabulary
 
 FREE = ("out", "data.workers", *LENGTH)      # what a continued run may change
 HELD_OUT_BATCHES = 4                         # that are measured, where sources hold something out; the same ones each time
 
 
-def train(settings: RunSettings, device: str = "cpu") -> Path:
+def train(settings: RunSettings, device: str = "cpu", data_changed: bool = False) -> Path:
     """Train to the last step, continuing from the run's latest checkpoint if there is one; returns the run's folder.
 
+    Args:
+        data_changed: continue though the data of a source are others than when the run began.
     Raises:
         ValueError: no such device, an empty mixture, data that cannot be read or that differ from those the run began with.
         checkpoint.CheckpointError: a damaged checkpoint.
@@ -45,11 +55,18 @@ def train(settings: RunSettings, device: str = "cpu") -> Path:
             agent = Agent.from_checkpoint(saved, device)
         mixture = sources.build_mixture(opened, settings, agent.vocabulary, agent.text)
         trainer = Trainer(agent.model, agent_loss(mixture.names), settings.optimizer, training)
+        kept: dict[str, Any] = {}
         if saved is not None:
-            mixture.check_state(saved.documents["mixture"])
+            changes = mixture.check_state(saved.documents["mixture"], data_changed)
+            kept = {CHANGES: found} if (found := accepted_changes(saved, changes)) else {}
+            others = {change["source"] for change in changes}      # documents of the same numbers are not the same there
+            mixture.skip({name: numbers for name, numbers in saved.documents.get("skipped", {}).items() if name not in others})
             trainer.restore(saved)
+        for line in (*sources.remarked(opened), *sources.passed_over(mixture)):
+            console.note(line)
         save_resolved(settings, run / "config.json")
-        documents = {**agent.documents(), "config": config_to_json(settings), "mixture": mixture.state()}
+        documents = {**agent.documents(), "config": config_to_json(settings), "mixture": mixture.state(),
+                     "skipped": mixture.skipped, **kept}
         batch_of = prefetched(mixture, trainer.step * training.accumulate, training.steps * training.accumulate,
                               settings.data.workers)
         run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, agent.files(),

@@ -46,9 +46,12 @@ class FinetuneSettings:
             raise ValueError(f"hidden={self.hidden} must be a fraction: at least 0, less than 1")
 
 
-def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, device: str = "cpu") -> dict[str, Any]:
+def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, device: str = "cpu",
+             data_changed: bool = False) -> dict[str, Any]:
     """Train to the last step, continuing from the run's latest checkpoint if there is one.
 
+    Args:
+        data_changed: continue though the data are others than when the run began; the classes must be the same.
     Returns:
         the held-out report, which is also written into the run's folder.
     Raises:
@@ -63,13 +66,17 @@ def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, dev
     inputs = Inputs(classifier.encoder, pretrained.text, settings.seconds, settings.hidden)
     work = classification.Task(labelled, learnt, held_out, named(inputs), varied=settings.augment)
     config, files = config_to_json(settings), {} if pretrained.text is None else {TOKENIZER_FILE: pretrained.text.to_bytes()}
-    documents = {"encoder": encoder_document(classifier.encoder), "classes": labelled.classes, "seconds": settings.seconds,
-                 "config": config, "finetuning": {"data": labelled.fingerprint}, "order": ORDER}
+    documents: dict[str, Any] = {
+        "encoder": encoder_document(classifier.encoder), "classes": labelled.classes, "seconds": settings.seconds,
+        "config": config, "finetuning": {"data": labelled.fingerprint}, "order": ORDER}
     before = runs.saved_config("finetune", ("finetuning", "classes"), FinetuneSettings)
     with runs.begin_or_continue(run, config, before=before, device=device) as saved:
         trainer = Trainer(classifier, classification_loss(settings.smoothing), settings.optimizer, settings.training)
         if saved is not None:
-            runs.check_same_run(run, {"data": labelled.fingerprint}, {"data": saved.documents["finetuning"]["data"]})
+            if changes := runs.check_same_data(run, saved, data, saved.documents["finetuning"]["data"], labelled.fingerprint,
+                                               data_changed):
+                documents[runs.CHANGES] = changes
+            runs.check_same_run(run, {"classes": labelled.classes}, {"classes": saved.documents["classes"]})
             trainer.restore(saved)
         save_resolved(settings, run / "config.json")
         runs.run_with_progress_bar(trainer, f"finetune {run.name}", work.batches(settings.batch_size, seed), run, documents,

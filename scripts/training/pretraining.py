@@ -71,9 +71,12 @@ def load_settings(config: str | Path | None, overrides: list[str]) -> PretrainSe
     return load_config(replace(start, objective=objective), config, overrides)
 
 
-def pretrain(settings: PretrainSettings, probe: str | None = None, label: str = "label", device: str = "cpu") -> Path:
+def pretrain(settings: PretrainSettings, probe: str | None = None, label: str = "label", device: str = "cpu",
+             data_changed: bool = False) -> Path:
     """Train to the last step, continuing from the run's latest checkpoint if there is one; returns the run's folder.
 
+    Args:
+        data_changed: continue though the data are others than when the run began.
     Raises:
         ValueError: data or settings that cannot be used, or that differ from those the run began with.
         CollapseError: the run learns nothing any more.
@@ -95,7 +98,9 @@ def pretrain(settings: PretrainSettings, probe: str | None = None, label: str = 
         documents = {"encoder": encoder_document(encoder), "config": config_to_json(settings), "data": data.fingerprint,
                      "order": ORDER}
         if saved is not None:
-            runs.check_same_run(run, {"data": data.fingerprint}, {"data": saved.documents["data"]})
+            if changes := runs.check_same_data(run, saved, ", ".join(settings.data.paths), saved.documents["data"],
+                                          data.fingerprint, data_changed):
+                documents[runs.CHANGES] = changes
             trainer.restore(saved)
             guard.steps = trainer.step
         save_resolved(settings, run / "config.json")

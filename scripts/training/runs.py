@@ -20,12 +20,15 @@ from calico.agent import checkpoint
 from calico.agent.run_lock import run_lock
 from calico.agent.training.trainer import Trainer, TrainingReport
 from calico.datasets.mixture import first_difference
+from calico.datasets.sources import digest
 from calico.datasets.streams import ORDER
 from calico.scripts.common import console
 from calico.scripts.common.config import config_from_json, config_to_json
 
 # What may change between the first start of a run and a later one, in every verb: its length and rhythm.
 LENGTH = tuple(f"training.{name}" for name in ("steps", "minutes", "log_every", "evaluate_every", "save_every", "compile"))
+
+CHANGES = "data_changes"      # a checkpoint's document: {step, source, before, after} of each change that was accepted
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -92,6 +95,36 @@ def saved_config(verb: str, documents: Collection[str], schema: type[Any]) -> Ca
         check_written_by(verb, saved, documents)
         return config_to_json(config_from_json(schema, saved.documents.get("config", {})))
     return config_of
+
+
+def accepted_changes(saved: checkpoint.Checkpoint, changes: Collection[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """What a run's checkpoints keep of changes of its data, those of before included; the new ones are said.
+
+    Args:
+        changes: {source, before, after} of each, the last two are fingerprints.
+    """
+    for change in changes:
+        console.note(f"{change['source']}: the data changed since step {saved.step}: {change['before'][:12]} became "
+                     f"{change['after'][:12]}; the run goes on with what is there now")
+    return [*saved.documents.get(CHANGES, []), *({"step": saved.step, **change} for change in changes)]
+
+
+def check_same_data(run: Path, saved: checkpoint.Checkpoint, where: str, before: Any, after: Any,
+                    data_changed: bool) -> list[dict[str, Any]]:
+    """For a run of one source: what its checkpoints keep of changes of the data, see `accepted_changes`.
+
+    Args:
+        where: the data's path.
+        before, after: their fingerprints, or JSON values that identify them.
+        data_changed: other data are accepted.
+    Raises:
+        ValueError: they are others.
+    """
+    old, new = (found if isinstance(found, str) else digest(found) for found in (before, after))
+    if old != new and not data_changed:
+        raise ValueError(f"{run} began with other data than {where} holds now (fingerprint {new[:12]}, before {old[:12]}); "
+                         "restore them, accept the change with --data-changed, or choose another out for a new run")
+    return accepted_changes(saved, [{"source": where, "before": old, "after": new}] if old != new else [])
 
 
 def check_written_by(verb: str, saved: checkpoint.Checkpoint, documents: Collection[str]) -> None:

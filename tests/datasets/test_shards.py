@@ -67,6 +67,15 @@ def test_a_folder_of_shards_is_one_data_set(tmp_path: Path) -> None:
     assert open_data(tmp_path).fingerprint != before
 
 
+def test_the_first_picture_of_an_animation_in_a_shard_is_used_and_said(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(out, "PNG", save_all=True, append_images=frames[1:])
+    reader = open_data(shard(tmp_path / "s.tar", {"1.png": out.getvalue(), "1.txt": "a"}))
+    assert (reader[0].image == (255, 0, 0)).all() and reader[0].image.shape == (8, 8, 3)
+    assert reader.remarks() == {"holds several pictures, the first one is used": 1}
+
+
 def test_questions_may_stand_in_shards(tmp_path: Path) -> None:
     reader = open_data(shard(tmp_path / "q.tar", {"1.png": PNG, "1.json": '{"question": "what?", "answer": "noise"}'}))
     assert isinstance(reader, DialogueReader)

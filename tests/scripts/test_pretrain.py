@@ -212,6 +212,28 @@ def test_nothing_changes_unnoticed_when_a_run_is_continued(data: dict[str, Path]
     assert "data.paths[0] is" in refused(*config) or "data.paths is" in refused(*config)
 
 
+def test_mended_data_are_accepted_when_the_user_says_so(data: dict[str, Path], tmp_path: Path, refused: Refused,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = Path(shutil.copytree(data["vision"], tmp_path / "pictures"))
+    run, classes = tmp_path / "run", tmp_path / "classes"
+
+    def finetune(steps: int) -> list[str]:
+        return ["finetune", str(run), str(pictures), f"training.steps={steps}", "batch_size=8", "training.save_every=1",
+                "--out", str(classes)]
+
+    assert main(words("vision", pictures, run, "training.steps=2")) == 0 and main(finetune(1)) == 0
+    sorted(pictures.rglob("*.png"))[0].unlink()
+    for command, out in ((words("vision", pictures, run, "training.steps=3"), run), (finetune(2), classes)):
+        said = refused(*command)
+        assert f"{out} began with other data than {pictures} holds now" in said and "--data-changed" in said
+        before = checkpoint.load(out).step
+        assert main([*command, "--data-changed"]) == 0
+        assert f"{pictures}: the data changed since step {before}: " in capsys.readouterr().err
+        saved = checkpoint.load(out)
+        (change,) = saved.documents["data_changes"]
+        assert saved.step == before + 1 and (change["step"], change["source"]) == (before, str(pictures))
+
+
 # ---- wrong input
 
 def test_an_empty_folder_and_no_path(tmp_path: Path, refused: Refused) -> None:

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from calico.agent import checkpoint
@@ -351,6 +353,75 @@ def test_data_that_changed_under_a_run_is_refused(small_run: SmallRun, tmp_path:
     assert main(["collect", "CartPole-v1", "--episodes", "5", "--out", str(own.data)]) == 0
     said = refused(*words(own, tmp_path / "run"))
     assert "the data are not those of the run that is resumed: sources.CartPole-v1.data" in said
+    assert "or accept the change with --data-changed" in said
+    assert main([*words(own, tmp_path / "run"), "--data-changed"]) == 0
+
+
+def captioned(folder: Path, broken: int) -> Path:
+    """40 captioned pictures, one of them cut short, one animated."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    for i in range(40):
+        Image.fromarray(rng.integers(256, size=(16, 16, 3), dtype=np.uint8)).save(folder / "images" / f"{i}.png")
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    frames[0].save(folder / "images" / "8.png", save_all=True, append_images=frames[1:])
+    damaged = folder / "images" / f"{broken}.png"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    lines = [json.dumps({"image": f"{i}.png", "caption": f"picture {i}"}) for i in range(40)]
+    (folder / "captions.jsonl").write_text("\n".join(lines))
+    return folder / "captions.jsonl"
+
+
+@pytest.mark.filterwarnings("ignore:.*passed over:UserWarning", "ignore:.*left out:UserWarning")
+@pytest.mark.parametrize("held_out", [0, 0.3])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_passed_over_and_may_be_removed(small_run: SmallRun, tmp_path: Path, held_out: float, workers: int,
+                                                            refused: Refused, capsys: pytest.CaptureFixture[str]) -> None:
+    path, run = captioned(tmp_path / "data", 17), tmp_path / "run"
+
+    def command(out: Path, *more: str) -> list[str]:
+        return ["train", str(small_run.config), f"data.sources=[{{path: {path}, held_out: {held_out}}}]", f"out={out}",
+                f"data.workers={workers}", *more]
+
+    assert main(command(run, "training.steps=2")) == 0
+    said = capsys.readouterr().err
+    assert "captions: of the pictures and sounds read so far 1 holds several pictures, the first one is used\n" in said
+    saved = checkpoint.load(run).documents["skipped"]["captions"]
+    assert list(saved) == ([] if held_out else ["17"])          # with held-out ones, it is on neither side
+    assert held_out or "line 18: image '17.png'" in saved["17"]
+    assert main(command(run, "training.steps=4")) == 0
+    assert main(command(tmp_path / "whole", "training.steps=4")) == 0
+    assert_same_run(run, tmp_path / "whole")
+
+    kept = [line for line in path.read_text().splitlines() if "17.png" not in line]
+    path.write_text("\n".join(kept))
+    assert "sources.captions.data is" in refused(*command(run, "training.steps=6"))
+    assert main(command(run, "training.steps=6", "--data-changed")) == 0
+    assert "captions: the data changed since step 4: " in capsys.readouterr().err
+    saved = checkpoint.load(run).documents
+    (change,) = saved["data_changes"]
+    assert (change["step"], change["source"]) == (4, "captions") and change["before"] != change["after"]
+    assert saved["skipped"] == {"captions": {}}
+    assert main(command(run, "training.steps=7")) == 0          # from then on the data are those
+    path.write_text("\n".join([*kept, kept[0].replace("picture 0", "picture again")]))
+    assert main(command(run, "training.steps=8", "--data-changed")) == 0
+    assert [change["step"] for change in checkpoint.load(run).documents["data_changes"]] == [4, 7]
+
+
+@pytest.mark.filterwarnings("ignore:.*passed over:UserWarning")
+def test_what_was_passed_over_once_is_passed_over_to_the_end(small_run: SmallRun, tmp_path: Path) -> None:
+    """A picture that could not be read for a moment: a run that resumes draws as the one that never stopped."""
+    path = captioned(tmp_path / "data", 17)
+    picture = path.parent / "images" / "17.png"
+    command = ["train", str(small_run.config), f"data.sources=[{{path: {path}}}]"]
+    assert main([*command, f"out={tmp_path / 'whole'}", "training.steps=4"]) == 0
+    assert main([*command, f"out={tmp_path / 'run'}", "training.steps=2"]) == 0
+    size = picture.stat().st_size
+    Image.new("RGB", (1, 1)).save(picture)                       # it can be read again
+    picture.write_bytes(picture.read_bytes().ljust(size, b"\0"))
+    assert picture.stat().st_size == size
+    assert main([*command, f"out={tmp_path / 'run'}", "training.steps=4"]) == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_a_checkpoint_of_another_program_is_not_continued(small_run: SmallRun, tmp_path: Path, refused: Refused) -> None:

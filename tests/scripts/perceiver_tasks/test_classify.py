@@ -120,6 +120,26 @@ def test_stopping_and_continuing_changes_nothing(tmp_path: Path, capsys: pytest.
     assert (tuned["encoder.latents"] - one["encoder.latents"]).abs().max() < 0.01    # one step from where `whole` stopped
 
 
+def test_mended_data_are_accepted_when_the_user_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, _ = make_data("classify-image", tmp_path)
+    words = ["classify-image", "train", str(data), "batch_size=8", "side=8", "--out", str(tmp_path / "run")]
+    assert main(["perceive", *words, "training.steps=1"]) == 0
+    remove_one(data)
+    assert "began with other data than DATA holds now" in refused(capsys, *words, "training.steps=2")
+    assert main(["perceive", *words, "training.steps=2", "--data-changed"]) == 0
+    (change,) = checkpoint.load(tmp_path / "run").documents["data_changes"]
+    assert change["step"] == 1 and change["before"] != change["after"]
+
+
+def remove_one(archive: Path) -> None:
+    """Take the last file out of a zip."""
+    with zipfile.ZipFile(archive) as file:
+        kept = {name: file.read(name) for name in file.namelist()[:-1]}
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, content in kept.items():
+            file.writestr(name, content)
+
+
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     capsys.readouterr()
     assert main(["perceive", *words]) == 2
