@@ -114,7 +114,8 @@ def check_same_data(run: Path, saved: checkpoint.Checkpoint, where: str, before:
     old, new = (found if isinstance(found, str) else digest(found) for found in (before, after))
     if old != new and not data_changed:
         raise ValueError(f"{run} began with other data than {where} holds now (its fingerprint is {new[:12]}, "
-                         f"it was {old[:12]}); restore them, accept the change with --data-changed, or choose another out for a new run")
+                         f"it was {old[:12]}); restore them, accept the change with --data-changed, or choose another out for "
+                         "a new run")
     return accepted_changes(saved, [{"source": where, "before": old, "after": new}] if old != new else [])
 
 

@@ -188,8 +188,8 @@ def fuzz_samples(examples: int, folder: Path, subject: str = "") -> None:
             assert made.frames.shape[1:] == (16, 16, 3) and len(made.sound) == len(made.frames) * 400
 
     valid = minari(folder / "made")
-    text_rows = [{"text": "a", "label": "x"}, {"text": "b", "label": 2}]
-    picture_rows = [{"file": "a.png", "label": "x"}, {"image": "b.png", "label": "y"}]
+    text_rows: list[dict[str, Any]] = [{"text": "a", "label": "x"}, {"text": "b", "label": 2}]
+    picture_rows: list[dict[str, Any]] = [{"file": "a.png", "label": "x"}, {"image": "b.png", "label": "y"}]
     classes = archive({"x/a.png": PICTURES[0], "y/b.png": PICTURES[1]})
     points = array(RNG.normal(size=(40, 3)).astype(np.float32))
     clouds = archive({"x/a.npy": points, "y/a.off": OFF, "y/a.ply": PLY, "y/a.stl": STL, "x/a.obj": OBJ,
