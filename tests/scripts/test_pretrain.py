@@ -300,7 +300,7 @@ def test_a_text_cannot_be_hidden_whole(hidden: float, runs: dict[str, Path], dat
                                        refused: Refused) -> None:
     run = tmp_path / "run"
     said = refused("finetune", runs["text"], data["text"], "--out", run, f"hidden={hidden}")
-    assert f"hidden={hidden} must be a share" in said and not run.exists()
+    assert f"hidden={hidden} must be a fraction" in said and not run.exists()
 
 
 def test_the_probe_shows_all_sides(runs: dict[str, Path], data: dict[str, Path], answered: Answered) -> None:
