@@ -15,6 +15,7 @@ checked when a file is opened; an error names the file and the line.
 
 import contextlib
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -316,8 +317,8 @@ def images_beside(manifest: Path, names: Sequence[str] = ()) -> Path:
     paths = paths_beside(manifest)
     folder = manifest if manifest.is_dir() else manifest.parent
     found = [path for path in paths if path.exists()]
-    if names and (not found or (folder / names[0]).is_file()) and (
-            names[0].startswith("data:") or (folder / names[0]).is_file()):
+    if names and (not found or os.path.isfile(folder / names[0])) and (
+            names[0].startswith("data:") or os.path.isfile(folder / names[0])):
         return folder
     if not found:
         raise ValueError(f"{manifest} names images, but there is none of {', '.join(p.name for p in paths)} beside it")

@@ -93,7 +93,7 @@ class FileStore:
             return self._source.has_file(name)
         if name.startswith(INLINE):
             return True
-        return name in self._names if self._names is not None else self._file(name).is_file()
+        return name in self._names if self._names is not None else os.path.isfile(self._file(name))
 
     def __getitem__(self, name: str) -> np.ndarray:
         """The decoded file, read-only.

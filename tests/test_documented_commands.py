@@ -210,6 +210,7 @@ TREATMENTS: list[tuple[str, str | Elsewhere | Long]] = [
     (r"vqa RUN seven.*", Elsewhere("tests/test_sounds.py::test_a_sound_is_asked_about_as_a_picture_is")),
     (r"rollout .*", Elsewhere("tests/scripts/test_rollout.py::test_films_show_the_first_episodes_side_by_side")),
     (r"evaluate .*", Elsewhere("tests/scripts/test_evaluate.py::test_every_ability_in_one_document")),
+    (r"inspect FILE", Elsewhere("tests/scripts/test_inspect.py::test_a_text_file")),
     (r"check .*", Elsewhere("tests/scripts/test_check.py::test_broken_doubled_and_remarked_pictures_are_told")),
     (r"score .*", Elsewhere("tests/scripts/test_score.py::test_the_table_gets_what_was_measured")),
     (r"(import|export) .*", Elsewhere("tests/scripts/test_import.py::test_collected_episodes_come_back_from_minari")),

@@ -23,6 +23,7 @@ from gymnasium import spaces
 from ...tokenizers.episode import Episode
 from ...tokenizers.spaces import AnyText, flatten, is_text, join, space_from_json
 from ..publish import whole_folder
+from ..records import require_text
 from .importing import ImportedEpisodes, Spaces, fitted_episode, reading, task_values
 from .parquet_part import plain_json
 
@@ -54,19 +55,19 @@ def read_minari(path: Path, name: str | None = None, both: Spaces | None = None)
         warnings.simplefilter("ignore")   # its environment's version may be out of date, which data does not mind
         data = minari.MinariDataset(folder)
         exported = json.loads(data.storage.metadata.get(TASK_KEY, "{}"))
-    spec = data.env_spec
-    if exported and name in (None, exported["name"]) and both is None:
-        task = exported
-        both = space_from_json(task["observation_space"]), space_from_json(task["action_space"])
-    else:
-        both = both or (data.observation_space, data.action_space)
-        about = {key: value for key in ("algorithm_name", "code_permalink", "minari_version")
-                 if (value := data.storage.metadata.get(key))}
-        task = task_values(name or exported.get("name") or (spec.id if spec else data.id), both, format="minari", id=data.id,
-                           environment=spec.id if spec else None, **about)
-    readers = (partial(_episode, f"{path}, episode {number}", data, task["name"], both, number)
-               for number in map(int, data.episode_indices))
-    return ImportedEpisodes(task=task, readers=readers, total=int(data.total_episodes))
+        own = (space_from_json(exported["observation_space"]), space_from_json(exported["action_space"])) if exported else None
+        spec, known = data.env_spec, require_text(exported["name"], f"name in {TASK_KEY}") if exported else None
+        if own and name in (None, known) and both is None:
+            task, both = exported, own
+        else:
+            both = both or (data.observation_space, data.action_space)
+            about = {key: value for key in ("algorithm_name", "code_permalink", "minari_version")
+                     if (value := data.storage.metadata.get(key))}
+            task = task_values(name or known or (spec.id if spec else data.id), both, format="minari", id=data.id,
+                               environment=spec.id if spec else None, **about)
+        readers = (partial(_episode, f"{path}, episode {number}", data, task["name"], both, number)
+                   for number in map(int, data.episode_indices))
+        return ImportedEpisodes(task=task, readers=readers, total=int(data.total_episodes))
 
 
 def import_minari() -> Any:

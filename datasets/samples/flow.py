@@ -5,8 +5,6 @@ It is NaN where the truth is not known.
 """
 
 import io
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +60,9 @@ def _decode_npz(data: bytes) -> tuple[np.ndarray, np.ndarray]:
         with np.load(io.BytesIO(data)) as arrays:
             flow = arrays["flow"].astype(np.float32)
             return flow, arrays["valid"].astype(bool) if "valid" in arrays else np.ones(flow.shape[:2], bool)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"no .npz file with an array `flow` ({error})") from None
+    except Exception as error:    # NumPy's and zipfile's: BadZipFile, NotImplementedError, zlib.error, TokenError and more
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"no .npz file with an array `flow` ({why})") from None
 
 
 def _decode_kitti(data: bytes) -> tuple[np.ndarray, np.ndarray]:

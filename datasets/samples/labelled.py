@@ -318,7 +318,8 @@ def load_arrays(path: Path, needed: Sequence[str] = ()) -> dict[str, np.ndarray]
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except Exception as error:    # NumPy raises OSError, EOFError, zipfile's and zlib's errors and more
-        raise ValueError(f"{path} is not a readable .npz file of plain arrays ({error or type(error).__name__})") from error
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is not a readable .npz file of plain arrays ({why})") from error
     if missing := [name for name in needed if name not in arrays]:
         raise ValueError(f"{path} has no array {missing[0]!r}; it has {', '.join(arrays) or 'none'}")
     return arrays

@@ -4,6 +4,7 @@ Pictures are cut to the wanted proportions around their middle and resized; a mo
 sound comes from the file, else from a sound file of the same name beside it, else it is silence; what was done is said.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ def read_video(path: Path | str, form: Format, *, sound: Path | str | None = Non
         ImportError: the extra `media` is not installed.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):      # Path.is_file() raises OSError for a name that is too long
         raise ValueError(f"{path} is not a file; give a video")
     frames, has_sound, cut = _read_frames(path, form)
     notes = [f"{path.name} is longer than {MAX_SECONDS:.0f} s: the rest is left out"] if cut else []

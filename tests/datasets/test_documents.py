@@ -27,6 +27,7 @@ from calico.datasets.document_writers import CaptionWriter, DialogueWriter
 from calico.datasets.documents import Caption, CaptionReader, DialogueReader
 from calico.datasets.images import ImageStore, decode_file, encode_file
 from calico.datasets.records import JsonLines
+from calico.datasets.samples.video import Format, read_video
 from calico.datasets.texts import TextReader
 
 from ..tones import tone, write_tones, write_wav
@@ -419,3 +420,12 @@ def test_lines_are_found_again(tmp_path: Path) -> None:
     assert found.lines.tolist() == [2, 5, 6]
     assert [value["a"] for value in found] == ["é" * 50, 2, 3]
     assert found[-1] == {"a": 3}
+
+
+def test_a_name_that_is_too_long_for_the_disk_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "x" * 300, "caption": "b"}))
+    with pytest.raises(ValueError, match="line 1: image 'xxx.*' is not in"):
+        CaptionReader(tmp_path / "captions.jsonl")
+    with pytest.raises(ValueError, match="is not a file; give a video"):
+        read_video(tmp_path / ("x" * 300), Format())

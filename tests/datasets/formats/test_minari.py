@@ -140,6 +140,18 @@ def test_what_is_no_data_set_is_named(tmp_path: Path) -> None:
         read_minari(folder)
 
 
+def test_a_damaged_description_of_the_task_is_named(tmp_path: Path) -> None:
+    folder = write_minari(tmp_path, make_task("numbers"), make_episodes("numbers"))
+    metadata = folder / "data" / "metadata.json"
+    values = json.loads(metadata.read_text())
+    for key, wrong in (("observation_space", None), ("action_space", {"type": "Bax"}), ("name", 3)):
+        task = json.loads(values["calico_task"])
+        task.update({key: wrong}) if wrong else task.pop(key)
+        metadata.write_text(json.dumps(values | {"calico_task": json.dumps(task)}))
+        with pytest.raises(ValueError, match=f"cannot be read .*({key}|Bax)"):
+            read_minari(folder)
+
+
 def test_a_lost_step_is_named(tmp_path: Path) -> None:
     import h5py
 
