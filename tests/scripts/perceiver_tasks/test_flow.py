@@ -112,4 +112,4 @@ def test_wrong_input_is_one_line(tmp_path: Path, refused: Callable[..., str], an
 def test_scales_must_be_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([*FLOW, "predict", "run", "--scales", "8,x"])
-    assert "invalid scales value: '8,x'" in capsys.readouterr().err
+    assert "invalid numbers value: '8,x'" in capsys.readouterr().err
