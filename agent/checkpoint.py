@@ -14,7 +14,6 @@ then deletes older checkpoints. Pickles (.pt, .bin, .pkl, ...) are never read.
 """
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -31,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..datasets.publish import flush, sha256_now, versions, write_flushed
+from ..datasets.publish import digest, flush, sha256_now, versions, write_flushed
 from ..tokenizers.spelling import nearest
 from .run_lock import is_alive, run_lock
 from .training.optimizer_state import flatten_optimizer, restore_optimizer
@@ -193,8 +192,7 @@ def _write_manifest(folder: Path, step: int) -> None:
 
 def _digest(manifest: Mapping[str, Any]) -> str:
     """Hash of the rest of the manifest, to detect a flipped bit in the manifest itself."""
-    rest = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return digest({key: value for key, value in manifest.items() if key != "sha256"})
 
 
 def load(path: Path | str, *, map_location: str | torch.device = "cpu", only: Collection[str] | None = None) -> Checkpoint:

@@ -12,7 +12,6 @@ Every row has a target: one that has none, because its pictures fill it or its d
         ...
 """
 
-import hashlib
 import json
 import math
 import os
@@ -26,6 +25,7 @@ import numpy as np
 
 from ..tokenizers.tokens import BESIDE, DTYPES, MODALITIES, Tokens
 from ..tokenizers.vocabulary import Vocabulary
+from .publish import digest
 from .sources import DocumentSource, Source
 from .streams import stream
 
@@ -146,7 +146,7 @@ class Mixture:
 
     def fingerprint(self) -> str:
         """SHA-256 of `state`, 64 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(self.state(), sort_keys=True).encode()).hexdigest()
+        return digest(self.state())
 
     def skip(self, found: Mapping[str, Mapping[Any, str]]) -> None:
         """Pass over documents that another process, or the run that is resumed, could not read.

@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all: written beside their place, flushed to disk, then renamed; and their SHA-256.
+"""Files that appear whole or not at all: written beside their place, flushed to disk, renamed; SHA-256 of files and values.
 
 A process that dies on the way leaves at most a hidden `.….tmp` file, which no reader looks at.
 """
 
 import contextlib
 import hashlib
+import json
 import os
 import platform
 import secrets
@@ -12,6 +13,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 # (path, size, mtime, inode) -> digest: a file is hashed once per process, and again only when it changes.
 _digests: dict[tuple[str, int, int, int], str] = {}
@@ -79,6 +81,11 @@ def sha256_now(path: Path) -> str:
     """SHA-256 of a file as 64 hexadecimal digits, every byte of it read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(values: Any) -> str:
+    """SHA-256 of plain JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,6 @@ paper's mask counts text and actions wherever they stand, so the actions of a pr
 """
 
 import hashlib
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +28,7 @@ from ..tokenizers.vocabulary import Vocabulary
 from .byte_cache import ByteCache
 from .documents import Caption, Dialogue, Document
 from .images import random_crop
+from .publish import digest
 from .reader import check_broken
 
 SHUFFLED_STEPS = 16       # of one episode in a row: a row mixes several episodes
@@ -470,11 +470,6 @@ def fill(length: int, draw: Callable[[int], Tokens]) -> Tokens:
         pieces.append(draw(length - filled))
         filled += len(pieces[-1])
     return Tokens.concatenate(pieces, renumber=True)[:length]
-
-
-def digest(values: Any) -> str:
-    """SHA-256 of plain JSON values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def text_digest(text: TextTokenizer | None) -> str | None:

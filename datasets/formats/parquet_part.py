@@ -4,7 +4,6 @@ The layout is described in ../episodes.py.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import warnings
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..columns import Column, action_name, column_values, is_label, label_values
-from ..publish import file_sha256
+from ..publish import digest, file_sha256
 
 FORMAT = 2                     # version of the layout; readers take every version up to their own. 2: labels
 MAX_GROUP_BYTES = 1 << 30      # a row group that would need more memory than this is refused before it is read
@@ -44,13 +43,13 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} has {path.stat().st_size} bytes; sidecars have at most {MAX_SIDECAR_BYTES}")
     try:
         sidecar = json.loads(path.read_bytes())
-        version, digest = sidecar["format"], sidecar["digest"]
+        version, written = sidecar["format"], sidecar["digest"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not a sidecar of episodes: {str(error) or type(error).__name__}") from error
     if not isinstance(version, int) or version > FORMAT:
         raise ValueError(f"{path} has format version {version}, this Calico reads up to {FORMAT}; upgrade it: "
                          f"pip install --upgrade calico-agent")
-    if digest != sidecar_digest(sidecar):
+    if written != sidecar_digest(sidecar):
         raise ValueError(f"{path} does not match its own digest: it was damaged or edited after it was written")
     return sidecar
 
@@ -194,8 +193,7 @@ def plain_json(value: Any, what: str, indent: int | None = None) -> str:
 
 def sidecar_digest(sidecar: Mapping[str, Any]) -> str:
     """SHA-256 of a sidecar's values, whatever its layout as text; the key `digest` is left out."""
-    values = {key: value for key, value in sidecar.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return digest({key: value for key, value in sidecar.items() if key != "digest"})
 
 
 def part_paths(folder: Path) -> list[Path]:

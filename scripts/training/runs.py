@@ -20,7 +20,7 @@ from calico.agent import checkpoint
 from calico.agent.run_lock import run_lock
 from calico.agent.training.trainer import Trainer, TrainingReport
 from calico.datasets.mixture import first_difference
-from calico.datasets.sources import digest
+from calico.datasets.publish import digest
 from calico.datasets.streams import ORDER
 from calico.scripts.common import console
 from calico.scripts.common.config import config_from_json, config_to_json
