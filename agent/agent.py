@@ -27,6 +27,9 @@ from .sampling import SamplingConfig
 
 TOKENIZER_FILE = "tokenizer.model"
 
+# Checkpoints that come with the package, by name: folders like any other checkpoint's, with weights in bf16.
+SHIPPED = {path.parent.name: path.parent for path in (Path(__file__).parent / "shipped").glob(f"*/{checkpoint.MANIFEST}")}
+
 
 @dataclass(frozen=True)
 class Agent:
@@ -57,9 +60,9 @@ class Agent:
 
     @staticmethod
     def load(path: Path | str, device: str = "cpu") -> "Agent":
-        """Rebuild an agent from a run folder or one of its checkpoints. Raises CheckpointError where there is none, or where a
-        file, which is named, is damaged."""
-        return Agent.from_checkpoint(checkpoint.load(Path(path)), device)
+        """Rebuild an agent from a run folder, one of its checkpoints or the name of a shipped one (SHIPPED). Raises
+        CheckpointError where there is none, or where a file, which is named, is damaged."""
+        return Agent.from_checkpoint(checkpoint.load(located(path), only=("model",)), device)
 
     @staticmethod
     def from_checkpoint(saved: "checkpoint.Checkpoint", device: str = "cpu") -> "Agent":
@@ -115,3 +118,8 @@ class Agent:
                precision: Precision = "auto") -> AgentPolicy:
         """Play a task; see AgentPolicy."""
         return AgentPolicy(self.model, self.codec(task), sampling, prompt=prompt, precision=precision)
+
+
+def located(run: Path | str) -> Path:
+    """The folder of a run: of a shipped one by its name, unless there is a folder of that name here."""
+    return SHIPPED[str(run)] if str(run) in SHIPPED and not Path(run).exists() else Path(run)

@@ -345,6 +345,35 @@ def _refusal(path: Path) -> str:
         f", such as {path.parent}" if (path.parent / MANIFEST).exists() else "")
 
 
+def pack(path: Path | str, out: Path | str, documents: Collection[str]) -> Path:
+    """A checkpoint's network alone in the new folder `out`: weights in bf16, its files and these of its documents."""
+    saved, out = load(path, only=("model",)), Path(out)
+    weights = {name: tensor.bfloat16() if tensor.is_floating_point() else tensor
+               for name, tensor in saved.tensors["model"].items()}
+    try:
+        out.mkdir(parents=True)
+        _write_tensors(out / "model.safetensors", weights)
+        for name, content in saved.files.items():
+            write_flushed(out / name, content)
+        for stem in documents:
+            if stem in saved.documents:
+                write_flushed(out / f"{stem}.json", json.dumps(saved.documents[stem], allow_nan=False).encode())
+        _write_manifest(out, saved.step)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {out}: {error}; give a folder that does not exist yet") from None
+    return out
+
+
+def add(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put more files into a checkpoint's folder, or replace some of its own."""
+    step = _verify(folder)["step"]
+    (folder / MANIFEST).unlink()
+    for name, content in files.items():
+        (folder / name).unlink(missing_ok=True)
+        write_flushed(folder / name, content)
+    _write_manifest(folder, step)
+
+
 def export(path: Path | str, out: Path | str, *, optimizer: bool = False) -> Path:
     """Copy a checkpoint into the new folder `out` with its own manifest; optimizer: with the optimizer's state."""
     checkpoint, out = load(path, only=()), Path(out)

@@ -39,9 +39,9 @@ def _size(width: int, depth: int, heads: int, patch_channels: int, **more: float
 # In the paper's sizes (Table 5) every layer attends to the whole context of 1,024 tokens. With rotary positions instead of
 # Transformer-XL's they have 3 to 8 % fewer parameters than the paper says: one width x width matrix less per block.
 SIZES: dict[str, ModelConfig] = {
-    "tiny": _size(128, 4, 4, 16),      # one head: a third faster per token, but its loss falls more slowly even per second
-    "small": _size(256, 6, 4, 16),
-    "medium": _size(512, 8, 8, 32),
+    "tiny": _size(128, 4, 4, 16, segments=True),   # one head: a third faster, but its loss falls more slowly even per second
+    "small": _size(256, 6, 4, 16, segments=True),
+    "medium": _size(512, 8, 8, 32, segments=True),
     "gato-79m": _size(768, 8, 24, 64, context=1024, window=1024, stochastic_depth=0.1),
     "gato-364m": _size(1536, 12, 12, 64, context=1024, window=1024, stochastic_depth=0.1),
     "gato-1.18b": _size(2048, 24, 16, 64, context=1024, window=1024, stochastic_depth=0.1),
@@ -82,6 +82,8 @@ class Model(nn.Module):
 
     def forward(self, tokens: Tokens, where: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Whole sequences (B, S) -> hidden states (B, S, width), or (n, width) of the positions `where` alone."""
+        if getattr(self.config.backbone, "segments", False):
+            return self.backbone(self.embedding(tokens), where, tokens.segment)  # type: ignore[call-arg]
         return self.backbone(self.embedding(tokens), where)
 
     def extend(self, tokens: Tokens, cache: Cache, counts: Tensor | None = None,

@@ -53,6 +53,11 @@ class _Row:
     steps: int = 0
     texts: tuple[str, ...] | None = None
 
+    def forget(self) -> None:
+        """Begin a history anew in the middle of the episode."""
+        self.fresh, self.last_action, self.texts = True, None, None
+        self.history.clear()
+
 
 class AgentPolicy:
     """Plays one task with a batch of environments; the runner calls `reset` and `act`."""
@@ -65,8 +70,11 @@ class AgentPolicy:
             codec: of the task that is played.
             prompt: a demonstration of the same task, (seq,), whole timesteps: each episode begins after it.
         Raises:
-            ValueError: the prompt leaves no room for a step, see `prompt_room`.
+            ValueError: the prompt leaves no room for a step, see `prompt_room`, or the task is played without memory.
         """
+        if prompt is not None and not codec.memory:
+            raise ValueError("this checkpoint plays the task without memory, so a prompt would not be seen; leave it out, or "
+                             "train on its data with memory=true")
         room = prompt_room(model.config, codec)
         if prompt is not None and room is not None and len(prompt) > room:
             raise ValueError(f"a prompt of {len(prompt)} tokens leaves no room for a step in this model's context of "
@@ -103,6 +111,9 @@ class AgentPolicy:
                 its history is given before it is reset.
         """
         known = [self.rows.get(row) for row in rows]                     # one that was never reset is refused below
+        if not self.codec.memory:
+            for each in filter(None, known):
+                each.forget()
         steps = [0 if row is None else row.steps for row in known]
         before = [None if row is None else row.texts for row in known]
         encoded = self.codec.encode_observations(list(observations), steps, before)

@@ -280,7 +280,7 @@ class EpisodeReader(Reader[Episode]):
         ValueError: no episodes there; a part that is damaged, of another task, of a newer format, or too large.
     """
 
-    settings = frozenset({"shuffle_steps"})
+    settings = frozenset({"memory"})
     task: dict[str, Any]
 
     def __init__(self, path: str | Path, *, cache_bytes: int = 1 << 28, in_memory: bool = False) -> None:
@@ -360,6 +360,8 @@ class EpisodeReader(Reader[Episode]):
 
     def texts(self, numbers: Iterable[int] | None = None) -> Iterator[str]:
         """Observed strings; missions stay the same in an episode, so the first ones are all."""
+        if not any(column.dtype == "str" for column in self._parts[0].columns.values()):
+            return
         for index in range(len(self)) if numbers is None else numbers:
             first = self.window(index, 0, 0).observations
             yield from (str(leaf[0]) for leaf in first.values() if leaf.dtype == object and len(leaf))
@@ -374,7 +376,8 @@ class EpisodeReader(Reader[Episode]):
             observation, action = (space_from_json(self.task[key]) for key in ("observation_space", "action_space"))
             return TaskCodec(observation, action, options.vocabulary, options.text, max_text_tokens=options.max_text_tokens,
                              observation_text_loss=options.observation_text_loss, numbers=options.numbers,
-                             text_every=options.text_every)
+                             text_every=options.text_every, title=self.task["name"] if options.titles else "",
+                             memory=options.memory)
         except KeyError as error:
             raise ValueError(f"{self.path} does not say what its {error.args[0]} is; collect it again") from None
         except ValueError as error:
@@ -388,8 +391,7 @@ class EpisodeReader(Reader[Episode]):
     def source(self, name: str, numbers: np.ndarray, options: SourceOptions) -> EpisodeSource:
         """Windows of the episodes, or their steps in random order."""
         prompt = PromptConfig(probability=options.prompt_probability)
-        return EpisodeSource(name, self, self.codec(options), prompt=prompt, select=numbers,
-                             shuffle_steps=options.shuffle_steps)
+        return EpisodeSource(name, self, self.codec(options), prompt=prompt, select=numbers)
 
     def demonstrated(self, index: int) -> np.ndarray:
         """bool (steps,): `Episode.demonstrated` of an episode, nothing else read."""

@@ -34,19 +34,20 @@ class SourceOptions:
     text: TextTokenizer
     mirror: bool = False
     crop: float = 1.0
-    shuffle_steps: bool = False
     prompt_probability: float = 0.25
     observation_text_loss: bool = True
     max_text_tokens: int = 64
     numbers: Numbers = "binned"
     text_every: int = 1
+    titles: bool = False
+    memory: bool | None = None
 
 
 class Reader(Sequence[Item]):
     """Documents or episodes to train on; `reader[i]` reads one.
 
     Attributes:
-        settings: which of "mirror", "crop" and "shuffle_steps" change the rows; another one is refused.
+        settings: which of "mirror", "crop" and "memory" change the rows; another one is refused.
         task: what the data say about the task that they were recorded from; None where nothing is played.
         format: what the data were taken for and why, for people; "" where there is no choice.
     """

@@ -99,7 +99,7 @@ class PromptConfig:
 
 
 class EpisodeSource:
-    """Windows of one task's episodes.
+    """Windows of one task's episodes; of a task without memory (TaskCodec.memory) single steps in random order.
 
     Args:
         name: the source's name in the mixture, usually the task's.
@@ -107,19 +107,13 @@ class EpisodeSource:
         codec: how the task becomes tokens.
         prompt: see the top of the file. With a single episode there is no other one to show, so there are no prompts.
         select: which episodes take part (their numbers); default all. See splits.py.
-        shuffle_steps: rows of single steps in random order instead of windows, without prompts. For tasks whose
-            observation is the whole state. In a window the last action predicts the next one so well that a model
-            copies it: a low loss, and in the loop, where the last action is its own, it repeats itself for ever
-            (de Haan et al., "Causal confusion in imitation learning", arXiv:1905.11979). Among shuffled steps only
-            the observation tells.
     Raises:
         ValueError: no episode with a step.
     """
 
     def __init__(self, name: str, episodes: Sequence[Episode], codec: TaskCodec, *, prompt: PromptConfig | None = None,
-                 select: Sequence[int] | np.ndarray | None = None, shuffle_steps: bool = False) -> None:
+                 select: Sequence[int] | np.ndarray | None = None) -> None:
         self.name, self.codec, self.prompt = name, codec, prompt or PromptConfig()
-        self.shuffle_steps = shuffle_steps
         self._episodes = episodes
         lengths = getattr(episodes, "lengths", None)
         lengths = np.array([len(e) for e in episodes], np.int64) if lengths is None else lengths
@@ -140,18 +134,20 @@ class EpisodeSource:
         if length < longest:
             raise ValueError(f"source {self.name!r}: a step takes up to {longest} tokens, which does not fit the "
                              f"context of {length}; raise the context or choose a more frugal view")
-        if self.shuffle_steps:
+        if not self.codec.memory:
             return fill(length, lambda room: self._shuffled(rng, room))
         pieces: list[Tokens] = []
         index, start = self._draw(rng, length)
-        if len(self._lengths) > 1 and rng.random() < self.prompt.probability:
+        prompted = len(self._lengths) > 1 and rng.random() < self.prompt.probability
+        if prompted:
             pieces.append(self._prompt(rng, index, length))
         filled = sum(map(len, pieces))
         while filled < length:
             pieces.append(self._window(index, start, length - filled))
             filled += len(pieces[-1])
             index, start = self._draw(rng, max(length - filled, 1))
-        return Tokens.concatenate(pieces, renumber=True)[:length]
+        row = Tokens.concatenate(pieces, renumber=True)[:length]
+        return self._join_prompt(row, len(pieces[0])) if prompted else row
 
     def targets(self, length: int) -> Targets:
         """An episode has targets where an action is demonstrated, or observed text is one."""
@@ -176,12 +172,12 @@ class EpisodeSource:
         return self._encode(index, start, min(start + steps, int(self._lengths[index])))
 
     def _shuffled(self, rng: np.random.Generator, length: int) -> Tokens:
-        """Steps of one episode in random order: enough for `length` tokens, SHUFFLED_STEPS at most."""
+        """Steps of one episode in random order, each a segment: enough for `length` tokens, SHUFFLED_STEPS at most."""
         index, _ = draw_window(rng, self._ends, 1)
         steps = min(SHUFFLED_STEPS, -(-length // self.codec.tokens_per_step[0]))
         chosen = rng.integers(self._lengths[index], size=steps).astype(np.int32)
         tokens = self.codec.encode_episode(take_steps(self._episodes[int(self._numbers[index])], chosen), apart=True)
-        return replace(tokens, timestep=chosen[tokens.timestep])
+        return replace(tokens, timestep=chosen[tokens.timestep], segment=tokens.timestep)
 
     def _prompt(self, rng: np.random.Generator, index: int, length: int) -> Tokens:
         """Whole steps of another episode, at most prompt.length tokens but at least one step."""
@@ -196,6 +192,14 @@ class EpisodeSource:
         start = last if rng.random() < self.prompt.ends else int(rng.integers(last + 1))
         tokens = self._last_steps(other, start, start + steps, room)
         return tokens if self.prompt.loss else replace(tokens, loss_mask=np.zeros_like(tokens.loss_mask))
+
+    @staticmethod
+    def _join_prompt(row: Tokens, length: int) -> Tokens:
+        """The prompt of `length` tokens and the window after it as one segment: the window sees the prompt. Its first token is
+        no target, as the first of a segment never is."""
+        loss_mask = row.loss_mask.copy()
+        loss_mask[length:length + 1] = False
+        return replace(row, segment=np.maximum(row.segment - 1, 0), loss_mask=loss_mask)
 
     def _encode(self, index: int, start: int, stop: int) -> Tokens:
         number = int(self._numbers[index])
@@ -216,7 +220,7 @@ class EpisodeSource:
     def describe(self) -> dict[str, Any]:
         """Digest of the data, prompt settings, digest of the codec."""
         return {"data": data_fingerprint(self._episodes), "episodes": digest(self._numbers.tolist()),
-                "prompt": asdict(self.prompt), "shuffle_steps": self.shuffle_steps, "codec": digest(self.codec.to_json()),
+                "prompt": asdict(self.prompt), "codec": digest(self.codec.to_json()),
                 "text": text_digest(self.codec.text)}
 
 

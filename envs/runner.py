@@ -47,8 +47,8 @@ OnFault = Callable[[EnvironmentFault], None]
 
 
 def rollout(task: Task | str, policy: Policy, seeds: Iterable[int], *, num_envs: int = 16, noise: float = 0.0,
-            noise_steps: int = 1, max_steps: int | None = None, on_step: OnStep | None = None,
-            on_fault: OnFault | None = None, record: bool = True, render: bool = False,
+            noise_steps: int = 1, teacher: Policy | None = None, mix: float = 0.0, max_steps: int | None = None,
+            on_step: OnStep | None = None, on_fault: OnFault | None = None, record: bool = True, render: bool = False,
             make: Callable[[Task, bool], gym.Env] = registry.make) -> Iterator[Episode]:
     """Play one episode per seed and yield each as it ends.
 
@@ -61,6 +61,9 @@ def rollout(task: Task | str, policy: Policy, seeds: Iterable[int], *, num_envs:
             the episode's seed alone; `Episode.demonstrated` is False there, and `Episode.labels` holds what the policy chose.
         noise_steps: length of a stretch of noise, in which one random action is held: single random steps cancel out, a
             held one leads to states from which the expert must recover. `noise` stays the share of all steps.
+        teacher: is asked at every step what it would do: `Episode.labels` holds that, whatever was done (DAgger, Ross et al.,
+            arXiv:1011.0686).
+        mix: probability with which a step is the teacher's in place of the policy's.
         max_steps: cut episodes after this many steps (truncated).
         on_step: called after each reset (steps done = 0) and each step, e.g. a `Film`.
         on_fault: called with each EnvironmentFault in place of raising it; the environment is closed and replaced, its
@@ -75,17 +78,22 @@ def rollout(task: Task | str, policy: Policy, seeds: Iterable[int], *, num_envs:
             always.
     """
     task = get_task(task) if isinstance(task, str) else task
+    if teacher is not None and noise:
+        raise ValueError(f"noise={noise} and a teacher exclude each other: the policy's own mistakes are what it corrects")
+    if not 0 <= mix <= 1:
+        raise ValueError(f"mix={mix} must be in [0, 1]")
     if num_envs < 1 or noise_steps < 1 or not 0 <= noise <= 1 or (max_steps is not None and max_steps < 1):
         raise ValueError(f"num_envs={num_envs}, noise_steps={noise_steps} and max_steps={max_steps} must be at least 1, "
                          f"noise={noise} in [0, 1]")
 
     waiting = deque(int(seed) for seed in seeds)
-    rows = [_Row(index, task, lambda: make(task, render), record, (noise, noise_steps), max_steps, on_step)
+    rows = [_Row(index, task, lambda: make(task, render), record, (noise, noise_steps), teacher, mix, max_steps, on_step)
             for index in range(min(num_envs, len(waiting)))]
-    return _play(policy, waiting, rows, on_fault)
+    return _play(policy, teacher, waiting, rows, on_fault)
 
 
-def _play(policy: Policy, waiting: deque[int], rows: list["_Row"], on_fault: OnFault | None) -> Iterator[Episode]:
+def _play(policy: Policy, teacher: Policy | None, waiting: deque[int], rows: list["_Row"],
+          on_fault: OnFault | None) -> Iterator[Episode]:
     active = list(rows)
 
     def fail(row: _Row, fault: EnvironmentFault) -> None:
@@ -122,6 +130,12 @@ def _play(policy: Policy, waiting: deque[int], rows: list["_Row"], on_fault: OnF
             if not legal(actions):
                 for row, action in zip(active, actions, strict=True):
                     row.check_action(action)
+            if teacher is not None:
+                said = teacher.act(observations, indices)
+                if not legal(said):
+                    for row, label in zip(active, said, strict=True):
+                        row.check_action(label)
+                actions = [row.corrected(action, label) for row, action, label in zip(active, actions, said, strict=True)]
             if noisy:
                 actions = [row.disturbed(action) for row, action in zip(active, actions, strict=True)]
             if elsewhere:
@@ -167,6 +181,8 @@ class _Row:
     make: Callable[[], gym.Env]
     record: bool
     noise: tuple[float, int]   # share of the steps, length of a stretch
+    teacher: Policy | None
+    mix: float
     max_steps: int | None
     on_step: OnStep | None
 
@@ -203,8 +219,9 @@ class _Row:
         if self.env is None:
             self.env = self.make()
             self.complaint = complaint(self.env.observation_space)
-        if self.noise[0]:
+        if self.labelled:
             self.random = np.random.default_rng([seed, 3])   # 3: no other stream of this seed, see experts.action_sampler
+        if self.noise[0]:
             self.random_action = action_sampler(self.env.action_space, seed, stream=4)
         try:
             self.observation, self.info = self.env.reset(seed=seed)
@@ -212,6 +229,8 @@ class _Row:
             raise self._fault(f"reset raised {type(error).__name__}: {error}") from error
         self.check_observation()
         policy.reset(self.index, seed, self.env)
+        if self.teacher is not None:
+            self.teacher.reset(self.index, seed, self.env)
         self.note()
 
     def step(self, action: Any) -> bool:
@@ -241,15 +260,26 @@ class _Row:
             action, self.noise_left = self.noise_action, self.noise_left - 1
         return action
 
+    def corrected(self, action: Any, label: Any) -> Any:
+        """The action, or now and then the teacher's, which is the label in any case."""
+        self.label = label
+        self.demonstrated.append(bool(self.random.random() < self.mix))
+        return label if self.demonstrated[-1] else action
+
+    @property
+    def labelled(self) -> bool:
+        """Whether what is executed may differ from what is to be learnt."""
+        return self.noise[0] > 0 or self.teacher is not None
+
     def note(self) -> None:
         """Keep copies of a sound step, for some environments reuse their buffers, and show it."""
         if self.env is None:
             return
         if self.record:
             if self.steps:
-                chosen = self.label if self.noise[0] else self.action
+                chosen = self.label if self.labelled else self.action
                 self.actions.append(_copies(self.env.action_space, self.action))
-                if self.noise[0]:
+                if self.labelled:
                     self.labels.append(_copies(self.env.action_space, chosen))
                 self.guesses += isinstance(chosen, FallbackAction)
             self.observations.append(_copies(self.env.observation_space, self.observation))
@@ -277,7 +307,7 @@ class _Row:
         episode = Episode(
             task=self.task.name, seed=self.seed,
             observations=stack_leaves(self.observations), actions=stack_leaves(self.actions),
-            demonstrated=np.array(self.demonstrated, bool) if self.noise[0] else np.ones(self.steps, bool),
+            demonstrated=np.array(self.demonstrated, bool) if self.labelled else np.ones(self.steps, bool),
             rewards=np.array(self.rewards, np.float64),
             terminated=bool(self.terminated), truncated=bool(self.truncated), info=info,
             labels=stack_leaves(self.labels) if self.labels else None,

@@ -1,4 +1,4 @@
-"""`calico caption RUN IMAGE...`: describe pictures.
+"""`calico caption [RUN] IMAGE...`: describe pictures; without RUN by the network that comes with Calico.
 
     calico caption runs/demo room.png other.jpg
     calico caption runs/demo *.png --samples 3                  # three captions of each, drawn at temperature 0.9
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from calico.scripts.common import console
+from calico.scripts.common.shipped import HELP, is_media, split_run
 
 SAMPLED = 0.9              # temperature where several are drawn: Gato, appendix
 
@@ -21,8 +22,7 @@ SAMPLED = 0.9              # temperature where several are drawn: Gato, appendix
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
     parser = console.make_parser("caption", __doc__)
-    parser.add_argument("run")
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument("words", nargs="+", metavar="[RUN] IMAGE", help=HELP)
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="captions of each picture (default 1)")
     parser.add_argument("--best-of", type=int, metavar="N", help="draw so many and keep the likeliest different ones")
     parser.add_argument("--beams", type=int, metavar="N", help="beam search in place of drawing")
@@ -30,12 +30,16 @@ def main(argv: list[str] | None = None) -> int:
     console.add_common(parser, "--seed", "--max-side", "--device", "--json")
     arguments = parser.parse_args(argv)
     drawn, temperature = check_options(arguments)
+    run, names = split_run(arguments.words, is_media)
+    paths = [Path(name) for name in names]
+    if not paths:
+        raise ValueError(f"{run} is taken for the RUN, and no picture is named; give one or more, such as room.png")
 
     from calico.agent.sampling import SamplingConfig
     from calico.agent.talk import Generated, TextGenerator
     from calico.scripts.common.media_inputs import in_batches, load
 
-    agent, pictures = load(arguments.run, arguments.images, arguments.max_side, arguments.device)
+    agent, pictures = load(run, paths, arguments.max_side, arguments.device)
     speaker = TextGenerator(agent, SamplingConfig(temperature=temperature, seed=arguments.seed))
 
     def describe(part: Sequence[Any]) -> list[list[Generated]]:
@@ -45,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.best_of:                                      # the best of many draws are often one and the same
         captions = [list({caption.text: caption for caption in group}.values()) for group in captions]
     captions = [group[: arguments.samples] for group in captions]
-    described = list(zip(arguments.images, captions, strict=True))
+    described = list(zip(paths, captions, strict=True))
     if arguments.json:
         console.print_json([{"image": path, "caption": group[0].text, "captions": [
             {"caption": one.text, "log_likelihood": one.log_likelihood} for one in group]} for path, group in described])

@@ -1,4 +1,4 @@
-"""`calico chat RUN`: talk to a run, with pictures and sounds.
+"""`calico chat [RUN]`: talk to a run, with pictures and sounds; without RUN to the network that comes with Calico.
 
     calico chat runs/demo                                  # /help lists what else can be typed than words
     calico chat runs/demo --message "who are you?" --json  # one turn, for programs
@@ -12,12 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from calico.scripts.common import console
+from calico.scripts.common.shipped import DEFAULT_RUN, HELP
 
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
     parser = console.make_parser("chat", __doc__)
-    parser.add_argument("run")
+    parser.add_argument("run", nargs="?", default=DEFAULT_RUN, help=HELP)
     parser.add_argument("--message", help="say this, print the reply and end")
     parser.add_argument("--image", type=Path, help="a picture or a sound to go with the first message")
     parser.add_argument("--history", type=Path, metavar="FILE", help="what was said before: a file with one dialogue")

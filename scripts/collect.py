@@ -5,6 +5,7 @@
     calico collect Acrobot-v1 --episodes 500 --keep 80 --workers 8 --out data    # only what is worth 80 % of the expert
     calico collect BabyAI-GoToLocal-v0 --compact --episodes 1000 --out data  # a board costs one patch in place of sixteen
     calico collect HalfCheetah-v5 --policy npz:cheetah.npz --out data        # a player from a file: npz:, sb3:, hf:, replay:
+    calico collect CartPole-v1 --policy runs/demo --label expert --out more  # the run plays, the expert says what was right
     calico collect CartPole-v1 --train-expert --episodes 100 --out data      # train one first: minutes here, hours elsewhere
     calico collect --scenes minigrid lander --episodes 5000 --out data       # pictures with captions and questions
     torchrun --nproc-per-node 4 -m calico.scripts.collect CartPole-v1 --episodes 9999 --out data   # each rank its share
@@ -21,6 +22,7 @@ from pathlib import Path
 from calico.envs.registry import get_task
 from calico.envs.scenes import WORLDS, scenes
 from calico.scripts.common import console
+from calico.scripts.common.shipped import DEFAULT_RUN
 
 PLAYERS = "expert, random, npz:FILE, sb3:FILE.zip, hf:OWNER/NAME[/FILE], replay:FILE"   # those of envs/experts.py
 TRAIN_STEPS = 100_000   # of an expert
@@ -40,7 +42,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--noise-steps", type=int, default=1, help="hold each random action for so many steps (default 1)")
     parser.add_argument("--compact", action="store_true",
                         help="see the tasks in the views that cost fewest tokens: MiniGrid's and Sokoban's boards as one patch")
-    parser.add_argument("--policy", default="expert", metavar="P", help=f"who plays: {PLAYERS} (default expert)")
+    parser.add_argument("--policy", default="expert", metavar="P",
+                        help=f"who plays: {PLAYERS}, or a trained run (default expert)")
+    parser.add_argument("--label", metavar="P",
+                        help="who says at each step what training asks for, whatever the policy does (DAgger): mostly expert")
+    parser.add_argument("--mix", type=float, default=0.0, help="share of the steps that --label plays itself (default 0)")
     parser.add_argument("--train-expert", action="store_true",
                         help="train a network with Stable-Baselines3 (in OUT/experts, unless it is there) and let it play")
     parser.add_argument("--train-steps", type=int, default=TRAIN_STEPS, help=f"steps of its training (default {TRAIN_STEPS:,})")
@@ -56,6 +62,12 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"--episodes {arguments.episodes} must be at least 1")
     if arguments.train_expert and arguments.policy != "expert":
         raise ValueError(f"--train-expert and --policy {arguments.policy} exclude each other")
+    if not 0 <= arguments.mix <= 1:
+        raise ValueError(f"--mix {arguments.mix:g} must be from 0 to 1")
+    if arguments.mix and arguments.label is None:
+        raise ValueError("--mix shares the steps with --label; give that too, such as --label expert")
+    if arguments.label and arguments.noise:
+        raise ValueError("--label and --noise exclude each other: the policy's own mistakes are what is labelled")
     if arguments.seed < 0:
         raise ValueError(f"--seed {arguments.seed} must be at least 0")
 
@@ -66,17 +78,29 @@ def main(argv: list[str] | None = None) -> int:
     tasks = [task.compact() for task in tasks] if arguments.compact else tasks
     for world in arguments.scenes:
         scenes(world, ())
+    agent = None
+    if is_run(arguments.policy):
+        from calico.agent.agent import Agent
+        from calico.scripts.evaluation.control import as_trained
+
+        agent = Agent.load(arguments.policy)
+        tasks = [as_trained(agent, task.name) for task in tasks]
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
     written = []
     for task in tasks:
         policy = train_expert(task, arguments.out, arguments.train_steps) if arguments.train_expert else arguments.policy
         written.append(collect(task, seeds, arguments.out, noise=arguments.noise, noise_steps=arguments.noise_steps,
                                policy=policy, keep=arguments.keep, processes=arguments.workers,
-                               time_limit=arguments.time_limit))
+                               time_limit=arguments.time_limit, label=arguments.label, mix=arguments.mix, agent=agent))
     for world in arguments.scenes:
         written += collect_scenes(world, seeds, arguments.out)
     console.wrote(*written)
     return 0
+
+
+def is_run(policy: str) -> bool:
+    """Whether a policy is a trained run: its folder, or the name of the one that comes with Calico."""
+    return policy == DEFAULT_RUN or Path(policy).is_dir()
 
 
 if __name__ == "__main__":

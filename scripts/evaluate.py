@@ -1,4 +1,4 @@
-"""`calico evaluate RUN`: every ability of one checkpoint.
+"""`calico evaluate [RUN]`: every ability of one checkpoint; without RUN of the one that comes with Calico.
 
     calico evaluate runs/demo --episodes 20                       # all that the run can do; minutes
     calico evaluate runs/demo --suite captions --suite vqa --json
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from calico.envs.scenes import WORLDS
 from calico.scripts.common import console
+from calico.scripts.common.shipped import DEFAULT_RUN, HELP
 
 SUITES = ("control", "captions", "vqa", "chat", "text")   # all but the first: see evaluation/data.py
 
@@ -25,7 +26,7 @@ SUITES = ("control", "captions", "vqa", "chat", "text")   # all but the first: s
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
     parser = console.make_parser("evaluate", __doc__)
-    parser.add_argument("run")
+    parser.add_argument("run", nargs="?", default=DEFAULT_RUN, help=HELP)
     parser.add_argument("--suite", choices=SUITES, action="append",
                         help="may be given more than once (default: all that there is something for)")
     parser.add_argument("--episodes", type=int, default=20, help="per control task (default 20)")

@@ -30,6 +30,7 @@ VERBS = {
     "train": "one mixture, one model: calico train CONFIG [key=value ...]",
     "rollout": "let a trained run play tasks",
     "evaluate": "every ability of one checkpoint: scores, captions, questions, chat, text, report",
+    "card": "what a network can do: the score of every task, data, licences",
     "caption": "describe pictures",
     "vqa": "answer a question about a picture",
     "chat": "talk to a run",

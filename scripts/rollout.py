@@ -1,5 +1,6 @@
-"""`calico rollout RUN TASK... --episodes N`: let a trained run play.
+"""`calico rollout [RUN] TASK... --episodes N`: let a trained run play; without RUN the network that comes with Calico.
 
+    calico rollout CartPole-v1 --video films                                 # the network that comes with Calico
     calico rollout runs/demo CartPole-v1 --episodes 20                       # a table: return, length, share of expert
     calico rollout runs/demo ALE/Breakout-v5 --episodes 4 --video films      # one MP4 per task, episodes side by side
     calico rollout runs/demo Acrobot-v1 --prompt data/Acrobot-v1             # each episode begins after a demonstration
@@ -13,14 +14,14 @@ from pathlib import Path
 
 from calico.envs.scores import FIRST_SEED
 from calico.scripts.common import console
+from calico.scripts.common.shipped import HELP, is_task, split_run
 
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
     """Parse, play, report."""
     parser = console.make_parser("rollout", __doc__)
-    parser.add_argument("run", help="a run's folder, or one of its checkpoints")
-    parser.add_argument("tasks", nargs="*", default=[], metavar="TASK")
+    parser.add_argument("words", nargs="*", metavar="[RUN] TASK", help=HELP)
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--num-envs", type=int, default=16, help="environments side by side (default 16)")
     parser.add_argument("--seed", type=int, default=FIRST_SEED,
@@ -55,9 +56,10 @@ def main(argv: list[str] | None = None) -> int:
 
     if arguments.video:
         import_av()                                            # what is missing is told before playing
-    agent = Agent.load(arguments.run, arguments.device)
+    run, named = split_run(arguments.words, is_task)
+    agent = Agent.load(run, arguments.device)
     sampling = SamplingConfig(temperature=arguments.temperature, top_k=arguments.top_k)
-    tasks = arguments.tasks or sorted(agent.tasks)
+    tasks = named or sorted(agent.tasks)
     for task in tasks:
         agent.codec(task)                                      # every name is checked before the first episode
     for folder in (arguments.video, arguments.gif):

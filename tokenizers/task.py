@@ -4,7 +4,9 @@ A timestep reads, as in Gato (arXiv:2205.06175, section 2.1): observed text, ima
 action; within each group keys in lexicographic order. Training (`encode_episode`) and acting (`encode_observations`)
 run the same code, so what the trainer saw is what the policy sends. With numbers="vector" the real numbers of an
 observation are not one token each, but come last in it, up to 32 in a token. With text_every=n observed text that stays
-the same is written at every n-th step of an episode only, and where a stretch of it begins: a window, a prompt.
+the same is written at every n-th step of an episode only, and where a stretch of it begins: a window, a prompt. A task
+may have a `title`, which stands before all observed text and is no target: it tells apart tasks whose observations do not.
+With memory=False every step is a sequence of its own, in training as in play.
 
 All steps are encoded at once: leaves become
 (steps, k) blocks that are laid side by side; only text of changing length leaves holes, which are cut out at the end.
@@ -57,12 +59,12 @@ class TaskCodec:
         action_kinds: uint8 (A,), the Kind of each; an `end` inside a text action keeps Kind.TEXT.
         observation_tokens: (least, most) tokens of an observation, without the separator.
         tokens_per_step: (least, most) tokens of a step: observation, separator, action.
-        repeats_text: observed text, if there is any, is written at every step.
+        repeats_text: title and observed text, if there are any, are written at every step.
     """
 
     def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], vocabulary: Vocabulary,
                  text: TextTokenizer | None, *, observation_text_loss: bool = True, max_text_tokens: int = 64,
-                 numbers: Numbers = "binned", text_every: int = 1) -> None:
+                 numbers: Numbers = "binned", text_every: int = 1, title: str = "", memory: bool | None = True) -> None:
         """Choose how each leaf is written; see leaves.py for the rules.
 
         Args:
@@ -73,6 +75,11 @@ class TaskCodec:
                 are binned always.
             text_every: observed text is written at the first step of a stretch, where it differs from the step before, and at
                 each step of the episode that this divides: what slides out of a model's view comes again.
+            title: text that stands before the observed text, wherever that is written.
+            memory: a step sees those before it. Where the observation is the whole state it need not, and should not: the
+                last action predicts the next one so well that a model copies it, and then, in play, repeats itself for ever
+                (de Haan et al., "Causal confusion in imitation learning", arXiv:1905.11979). None: only where pictures or words
+                are observed, for numbers alone are mostly the whole state.
         Raises:
             ValueError: a space without tokens, an action with more values than the vocabulary has ids, text without a
                 tokenizer, an observation of more than 32,767 tokens, vectors in the paper's layout.
@@ -84,7 +91,7 @@ class TaskCodec:
         self.observation_space, self.action_space = observation_space, action_space
         self.vocabulary, self.text = vocabulary, text
         self.observation_text_loss, self.max_text_tokens, self.numbers = observation_text_loss, max_text_tokens, numbers
-        self.text_every = text_every
+        self.text_every, self.title = text_every, title
         if numbers not in ("binned", "vector"):
             raise ValueError(f"numbers={numbers!r} is unknown; choose 'binned' or 'vector'")
         if numbers == "vector" and vocabulary.config.layout == "gato":
@@ -99,18 +106,23 @@ class TaskCodec:
         self.action_length: int = sum(leaf.tokens for leaf in self._acted.values())
         self.action_kinds = np.concatenate([np.full(leaf.tokens, leaf.kind, np.uint8) for leaf in self._acted.values()]
                                            or [np.zeros(0, np.uint8)])
+        self.memory = bool({Kind.TEXT, Kind.PATCH} & {leaf.kind for leaf in observed.values()}) if memory is None else memory
         real = {name: leaf for name, leaf in self._observed.items() if isinstance(leaf, ContinuousLeaf) and leaf.tokens}
         self._vector = VectorLeaf(real) if numbers == "vector" and real else None
         laid = [leaf for leaf in self._observed.values() if self._vector is None or not isinstance(leaf, ContinuousLeaf)]
         self._laid: list[ObservedLeaf | VectorLeaf] = [*laid, *([self._vector] if self._vector else [])]
-        most = sum(leaf.tokens for leaf in self._laid)
+        if title and text is None:
+            raise ValueError(f"the title {title!r} is text but there is no TextTokenizer; train or load one")
+        self._title = text.encode(title) + np.int32(vocabulary.text_start) if title and text else np.zeros(0, np.int32)
+        most = len(self._title) + sum(leaf.tokens for leaf in self._laid)
         if most > MOST_TOKENS:
             raise ValueError(f"an observation of {most} tokens is too long, {MOST_TOKENS} is the most; shrink "
                              f"{observation_space}")
         self._texts = {name: leaf for name, leaf in self._observed.items() if isinstance(leaf, TextLeaf)}
-        self.repeats_text = text_every == 1 or not self._texts            # all text that is observed is written
+        self.repeats_text = text_every == 1 or not (self._texts or len(self._title))
         self._fixed = sum(leaf.tokens for leaf in self._laid if not isinstance(leaf, TextLeaf))     # tokens of each observation
-        least = self._fixed + (sum(leaf.least for leaf in self._texts.values()) if text_every == 1 else 0)
+        shortest = len(self._title) + sum(leaf.least for leaf in self._texts.values())
+        least = self._fixed + (shortest if text_every == 1 else 0)
         self.observation_tokens: tuple[int, int] = (least, most)
         self.tokens_per_step: tuple[int, int] = (least + 1 + self.action_length, most + 1 + self.action_length)
         images = [leaf for leaf in self._observed.values() if isinstance(leaf, ImageLeaf)]
@@ -217,6 +229,8 @@ class TaskCodec:
         """
         steps = len(timesteps)
         texts, patches, numbers = self._encode_leaves(observations)
+        if len(self._title):
+            texts.insert(0, (_tile(self._title, steps), None))
         vectors = self._vector.encode(observations) if self._vector else BESIDE["vectors"]
         text_width = sum(ids.shape[1] for ids, _ in texts)
         separator = np.full((steps, 1), self.vocabulary.separator, np.int32)
@@ -285,7 +299,7 @@ class TaskCodec:
             position = np.concatenate([places, [NO_POSITION], np.full(len(action), ACTION)])
             position = position.astype(DTYPES["position"])
             loss = np.zeros(len(kind), np.bool_)
-            loss[:text_width] = self.observation_text_loss
+            loss[len(self._title):text_width] = self.observation_text_loss
             loss[len(kinds) + 1:] = True
             self._templates[key] = kind, position, loss
         return self._templates[key]
@@ -354,7 +368,8 @@ class TaskCodec:
         def parts(role: str, leaves: Mapping[str, ObservedLeaf]) -> list[Part]:
             return [Part(f"{role}/{name}" if name else role, leaf.kind, leaf.tokens) for name, leaf in leaves.items()]
 
-        seen = parts("observation", {name: leaf for name, leaf in self._observed.items() if leaf in self._laid})
+        titled = [Part("title", Kind.TEXT, len(self._title))] if len(self._title) else []
+        seen = titled + parts("observation", {name: leaf for name, leaf in self._observed.items() if leaf in self._laid})
         if self._vector:
             names = "+".join(self._vector.leaves)
             seen.append(Part(f"observation/{names}" if names else "observation", Kind.VECTOR, self._vector.tokens))
@@ -375,7 +390,8 @@ class TaskCodec:
         values = {"observation_space": space_to_json(self.observation_space),
                   "action_space": space_to_json(self.action_space),
                   "observation_text_loss": self.observation_text_loss, "max_text_tokens": self.max_text_tokens}
-        newer = {"numbers": ("binned", self.numbers), "text_every": (1, self.text_every)}
+        newer = {"numbers": ("binned", self.numbers), "text_every": (1, self.text_every), "title": ("", self.title),
+                 "memory": (True, self.memory)}
         return values | {name: value for name, (before, value) in newer.items() if value != before}
 
     @staticmethod
@@ -386,12 +402,12 @@ class TaskCodec:
             ValueError: a key is missing or unknown, or a space is none.
         """
         known = {"observation_space", "action_space", "observation_text_loss", "max_text_tokens"}
-        if values.keys() - {"numbers", "text_every"} != known:
+        newer = {name: values[name] for name in ("numbers", "text_every", "title", "memory") if name in values}
+        if values.keys() - newer.keys() != known:
             raise ValueError(f"a task's JSON must have the keys {sorted(known)}, got {sorted(values)}")
         return TaskCodec(space_from_json(values["observation_space"]), space_from_json(values["action_space"]),
                          vocabulary, text, observation_text_loss=values["observation_text_loss"],
-                         max_text_tokens=values["max_text_tokens"], numbers=values.get("numbers", "binned"),
-                         text_every=values.get("text_every", 1))
+                         max_text_tokens=values["max_text_tokens"], **newer)
 
 
 def _label(role: str, name: str) -> str:

@@ -91,8 +91,8 @@ class TextTokenizer:
         self._mark = [byte_ids[byte] for byte in SPACE_MARK.encode()]
 
     @classmethod
-    def train(cls, sentences: Iterable[str], vocab_size: int, *, seed: int = 0,
-              max_lines: int = 500_000) -> "TextTokenizer":
+    def train(cls, sentences: Iterable[str], vocab_size: int, *, seed: int = 0, max_lines: int = 500_000,
+              words: Sequence[str] = ()) -> "TextTokenizer":
         """Learn pieces by byte-pair encoding; the same sentences, size and seed give the same model, byte for byte.
 
         Args:
@@ -100,6 +100,7 @@ class TextTokenizer:
             vocab_size: how many pieces to aim for, 260 or more, better 1,000. A small corpus gives fewer, see `size`.
             seed: chooses the lines when there are more than `max_lines`.
             max_lines: how many lines to learn from at most.
+            words: each becomes one piece, wherever it stands in a text; they count towards `vocab_size`.
         Raises:
             ValueError: `vocab_size` is too small, or there is no text to learn from.
         """
@@ -117,7 +118,8 @@ class TextTokenizer:
             hard_vocab_limit=False, byte_fallback=True, character_coverage=1.0, required_chars=SPACE_MARK,
             normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False,
             split_digits=True,              # numbers read digit by digit: 17 and 71 have the same pieces
-            max_sentence_length=4 * LONGEST_LINE, bos_id=-1, eos_id=-1, pad_id=-1, num_threads=1, minloglevel=2)
+            max_sentence_length=4 * LONGEST_LINE, user_defined_symbols=list(words), bos_id=-1, eos_id=-1, pad_id=-1,
+            num_threads=1, minloglevel=2)
         return cls(model.getvalue(), "the model just trained")
 
     @classmethod

@@ -266,9 +266,13 @@ class Tokens:
 
     @staticmethod
     def concatenate(parts: Sequence["Tokens"], renumber: bool = False) -> "Tokens":
-        """Join sequences along seq. With `renumber`, segment becomes the part's number (padding keeps -1)."""
+        """Join sequences along seq. With `renumber`, segments are counted on from part to part (padding keeps -1)."""
         if renumber:
-            parts = [replace(p, segment=np.where(p.segment < 0, -1, i).astype(np.int32)) for i, p in enumerate(parts)]
+            first, counted = 0, []
+            for part in parts:
+                counted.append(replace(part, segment=np.where(part.segment < 0, -1, part.segment + first).astype(np.int32)))
+                first += int(part.segment.max(initial=-1)) + 1
+            parts = counted
         if not parts:
             return Tokens.empty()
         joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in DTYPES if name != "targets"}

@@ -1,23 +1,35 @@
-"""AdamW with warm-up and cosine decay, as Gato (arXiv:2205.06175, appendix) and its re-implementations."""
+"""Muon for the matrices and AdamW for the rest, with warm-up and decay; AdamW alone as Gato (arXiv:2205.06175, appendix).
+
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; with the scale of arXiv:2502.16982): the momentum of a
+matrix is replaced by the nearest matrix whose singular values are about equal, so every direction is learnt at the same pace.
+torch.optim.Muon computes that in bf16, which a CPU without such instructions does fifteen times slower than fp32; here it is
+computed in fp32 on CPUs, for all matrices of a shape at once.
+"""
 
 import math
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..config_json import at_least
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)   # the quintic whose five iterations bring singular values near 1
+ITERATIONS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW and its schedule. A small model needs a larger rate than the paper's 1e-4."""
+    """The optimiser and its schedule. A small model needs a larger rate than the paper's 1e-4."""
 
+    kind: Literal["adamw", "muon"] = "adamw"   # muon: for the backbone's matrices, AdamW for the rest
     learning_rate: float = 2e-3     # at the end of the warm-up
     final_share: float = 0.1        # fraction of the learning rate after the cosine decay: Gato decays tenfold
     warmup_steps: int = 100
     beta1: float = 0.9
     beta2: float = 0.95
+    momentum: float = 0.95          # Muon's
     weight_decay: float = 0.1       # on matrices only
     clip: float = 1.0               # largest gradient norm; 0: no clipping, as the paper
 
@@ -25,17 +37,75 @@ class OptimizerConfig:
         at_least(self, "optimizer.", warmup_steps=0, clip=0)
         if self.learning_rate <= 0:
             raise ValueError(f"optimizer.learning_rate={self.learning_rate} must be positive")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optimizer.momentum={self.momentum} must be in [0, 1)")
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters; vectors (norms, biases) and lookup tables are not decayed."""
+class MuonWithAdamW(torch.optim.AdamW):
+    """AdamW, but Muon in the groups that have an entry "momentum"."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step of both."""
+        groups = self.param_groups
+        for group in groups:
+            if "momentum" in group:
+                self._muon_step(group)
+        self.param_groups = [group for group in groups if "momentum" not in group]
+        try:
+            return super().step(closure)
+        finally:
+            self.param_groups = groups
+
+    def _muon_step(self, group: dict[str, Any]) -> None:
+        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                by_shape.setdefault(parameter.shape, []).append(parameter)
+        for shape, parameters in by_shape.items():
+            updates = []
+            for parameter in parameters:
+                state = self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+                updates.append(parameter.grad.lerp(state["momentum"], group["momentum"]))       # Nesterov's
+            scale = 0.2 * math.sqrt(max(shape))                    # steps of the size of AdamW's, arXiv:2502.16982
+            for parameter, update in zip(parameters, equalized(torch.stack(updates)), strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update, alpha=-group["lr"] * scale)
+
+
+def equalized(matrices: Tensor) -> Tensor:
+    """(n, rows, columns) -> the same with all singular values between about 0.7 and 1.2: Newton-Schulz iterations."""
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    wide = x.shape[1] <= x.shape[2]
+    x = x if wide else x.transpose(1, 2)
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(ITERATIONS):
+        square = x @ x.transpose(1, 2)
+        x = a * x + (b * square + c * square @ square) @ x
+    return (x if wide else x.transpose(1, 2)).to(matrices.dtype)
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW over all parameters, or Muon over the matrices of the blocks; vectors (norms, biases) and lookup tables are not
+    decayed."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    groups: dict[str, list[nn.Parameter]] = {"muon": [], "decayed": [], "plain": []}
     for parameter in model.parameters():
-        groups[parameter.ndim > 1 and id(parameter) not in tables].append(parameter)
-    return torch.optim.AdamW(
-        [{"params": groups[True], "weight_decay": config.weight_decay}, {"params": groups[False], "weight_decay": 0.0}],
-        lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=1e-8, fused=True)
+        if parameter.ndim < 2 or id(parameter) in tables:
+            groups["plain"].append(parameter)
+        else:
+            groups["muon" if config.kind == "muon" and parameter.ndim == 2 else "decayed"].append(parameter)
+    listed: list[dict[str, Any]] = [{"params": groups["decayed"], "weight_decay": config.weight_decay},
+                                    {"params": groups["plain"], "weight_decay": 0.0}]
+    kind = torch.optim.AdamW
+    if config.kind == "muon":
+        kind = MuonWithAdamW
+        listed.append({"params": groups["muon"], "weight_decay": config.weight_decay, "momentum": config.momentum})
+    return kind(listed, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=1e-8, fused=True)
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:

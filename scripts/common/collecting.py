@@ -3,8 +3,9 @@
 import contextlib
 import json
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,22 +13,31 @@ from calico.datasets.document_writers import CaptionWriter, DialogueWriter
 from calico.datasets.episodes import EpisodeReader, EpisodeWriter
 from calico.datasets.synthetic_captions import caption, picture_dialogue, small_talk, told_dialogue
 from calico.envs import scores, workers
-from calico.envs.experts import episodes_of, make_player, task_for
+from calico.envs.experts import Policy, episodes_of, make_player, task_for
 from calico.envs.registry import Task, make, recorded_task
-from calico.envs.runner import EnvironmentFault
+from calico.envs.runner import EnvironmentFault, rollout
 from calico.envs.sb3 import RUNS_CODE, runs_code
 from calico.envs.scenes import scenes
 from calico.scripts.common import console
 from calico.scripts.common.sharding import folder_name, share
+from calico.tokenizers.episode import Episode
 from calico.tokenizers.spaces import space_to_json
+
+if TYPE_CHECKING:
+    from calico.agent.agent import Agent
 
 PART_SECONDS = 60.0   # a kill costs what is in the unfinished file: at most a minute's work
 
 
 def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_steps: int = 1, policy: str = "expert",
-            keep: float | None = None, processes: int = 0, time_limit: float = 120.0) -> Path:
+            keep: float | None = None, processes: int = 0, time_limit: float = 120.0, label: str | None = None,
+            mix: float = 0.0, agent: "Agent | None" = None) -> Path:
     """Record one task's episodes, those that the folder lacks; returns the folder.
 
+    Args:
+        label: a player that says at each step what is to be learnt, whatever `policy` does; see `rollout`.
+        mix: share of the steps that this player takes itself.
+        agent: plays, `policy` is its name and `task` in the view that it was trained with.
     Raises:
         ValueError: the task has no such player, no scores to keep a share of, or the folder holds episodes of another kind.
         EnvironmentFault: not one episode could be played to its end.
@@ -36,7 +46,11 @@ def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_st
     if runs_code(policy):
         console.note(f"{policy} {RUNS_CODE}")
     task, recorded = task_for(task, policy), episodes_of(task, policy)
-    make_player(task, policy)
+    player = make_player(task, policy) if agent is None else agent.policy(task.name)
+    teacher = None if label is None else make_player(task, label)
+    played: dict[str, Any] = {"policy": policy, "noise": noise, "noise_steps": noise_steps, "keep": keep}
+    if label is not None:
+        played |= {"label": label, "mix": mix}
     if recorded is not None:
         if noise:
             raise ValueError(f"--noise {noise:g}: what is recorded in {policy} fits undisturbed games only")
@@ -50,15 +64,14 @@ def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_st
         raise ValueError(f"--keep {keep:g}: {task.name} has no reference scores; run `calico score {task.name} --write` first")
     env = make(task)
     about = {"name": task.name, "observation_space": space_to_json(env.observation_space),
-             "action_space": space_to_json(env.action_space), "environment": task.to_json(), "policy": policy,
-             "expert": task.expert if policy == "expert" else None, "noise": noise, "noise_steps": noise_steps, "keep": keep}
+             "action_space": space_to_json(env.action_space), "environment": task.to_json(),
+             "expert": task.expert if "expert" in (policy, label) else None, **played}
     env.close()
     done: set[int] = set()
     if any(folder.glob("*.parquet")):
         reader = EpisodeReader(folder)
-        wanted = {"policy": policy, "noise": noise, "noise_steps": noise_steps, "keep": keep}
-        if (found := {key: reader.task.get(key) for key in wanted}) != wanted:
-            raise ValueError(f"{folder} holds episodes of {found}, not of {wanted}; choose another --out, or the same settings")
+        if (found := {key: reader.task.get(key) for key in played}) != played:
+            raise ValueError(f"{folder} holds episodes of {found}, not of {played}; choose another --out, or the same settings")
         before = recorded_task(task.name, reader.task.get("environment", {})).view
         if before != task.view:
             raise ValueError(f"{folder} holds episodes in the view {dict(before)}, not in {dict(task.view)}; choose another "
@@ -70,8 +83,13 @@ def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_st
     missing = [seed for seed in mine if seed not in done]
     with EpisodeWriter(folder, about, part_seconds=PART_SECONDS) as writer, \
             console.progress(f"collect {task.name}", total=len(mine), unit="episodes", start=len(mine) - len(missing)) as bar:
-        for episode in workers.play(task, policy, missing, workers=processes, time_limit=time_limit, noise=noise,
-                                    noise_steps=noise_steps):
+        given: Iterator[Episode | EnvironmentFault]
+        if agent is None and teacher is None:
+            given = workers.play(task, policy, missing, workers=processes, time_limit=time_limit, noise=noise,
+                                 noise_steps=noise_steps)
+        else:
+            given = played_here(task, player, missing, noise=noise, noise_steps=noise_steps, teacher=teacher, mix=mix)
+        for episode in given:
             if isinstance(episode, EnvironmentFault):
                 faults.append(episode)
                 console.note(f"failed: {episode}")
@@ -91,6 +109,16 @@ def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_st
     if faults and len(faults) == len(missing):
         raise faults[0]
     return folder
+
+
+def played_here(task: Task, player: Policy, seeds: list[int], **settings: Any) -> Iterator[Episode | EnvironmentFault]:
+    """Many environments side by side in this process, as a network plays fastest."""
+    faults: list[EnvironmentFault] = []
+    for episode in rollout(task, player, seeds, on_fault=faults.append, **settings):
+        while faults:
+            yield faults.pop(0)
+        yield episode
+    yield from faults
 
 
 def read_left_out(path: Path) -> set[int]:

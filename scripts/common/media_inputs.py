@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from calico.agent import checkpoint
-from calico.agent.agent import Agent
+from calico.agent.agent import Agent, located
 from calico.datasets.images import read_image
 from calico.datasets.sounds import SUFFIXES, read_sound
 from calico.scripts.common import console
@@ -33,7 +33,7 @@ def load(run: str, files: Sequence[Path], max_side: int | None, device: str,
 
 def load_agent(run: str, device: str) -> tuple[Agent, int]:
     """A run's agent, and the pixels on the longer side of the largest pictures that it was trained on."""
-    saved = checkpoint.load(Path(run), only=("model",))
+    saved = checkpoint.load(located(run), only=("model",))
     sources = saved.documents.get("config", {}).get("data", {}).get("sources", [])
     return Agent.from_checkpoint(saved, device), max((source.get("max_side", 64) for source in sources), default=64)
 

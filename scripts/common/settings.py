@@ -9,6 +9,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from calico.agent.backbones import BackboneConfig
 from calico.agent.backbones.decoder import DecoderConfig
@@ -30,7 +31,7 @@ class SourceSettings:
     images: str = ""     # folder or zip of a manifest's images or sounds; empty: beside it
     max_side: int = 64   # larger images are shrunk to so many pixels: a 64 x 64 one costs 16 tokens
     max_seconds: float = 10.0     # longer sounds are cut: a second costs 25 tokens
-    shuffle_steps: bool = False   # single steps in random order: for tasks whose observation is the whole state
+    memory: bool | None = None    # a task's steps see those before; null: where pictures or words are observed
     mirror: bool = False          # captioned pictures are mirrored half of the time: few photographs go further
     crop: float = 1.0             # captioned pictures are seen through a frame of at least this share of their sides
     held_out: float = 0.0         # share that is not trained on, by picture, dialogue or episode; `calico evaluate` judges it
@@ -55,6 +56,7 @@ class DataSettings:
     prompt_probability: float = 0.25      # control rows that begin with another episode of the task (Gato: 0.25)
     observation_text_loss: bool = True    # observed text (missions) is a target, as in the paper
     numbers: Numbers = "binned"           # observed real numbers: a token each, as in the paper, or "vector": 32 in one
+    titles: bool = False                  # a task's name stands before its observed text, one piece of the vocabulary
     text_every: int = 1                   # steps after which observed text that stays the same (missions) is written again
     max_text_tokens: int = 64             # longest observed text, and the places of an acted one
     tokenizer: str = ""                   # a SentencePiece model; empty: learnt from the text of the sources
@@ -101,3 +103,15 @@ def load_settings(config: str | Path | None, overrides: list[str]) -> RunSetting
     shape = named_size(str(size or RunSettings.size), kind=str(kind or "decoder"))
     start = RunSettings(embedding=shape.embedding, backbone=shape.backbone)
     return load_config(start, config, overrides)
+
+
+def without_gone(document: dict[str, Any]) -> dict[str, Any]:
+    """A saved config without the settings that this version has no more.
+
+    `shuffle_steps` of a source is one: Mixture.check_state refuses to continue runs that used it.
+    """
+    data = document.get("data")
+    if not isinstance(data, dict) or "sources" not in data:
+        return document
+    sources = [{key: value for key, value in source.items() if key != "shuffle_steps"} for source in data["sources"]]
+    return {**document, "data": {**data, "sources": sources}}

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
+from glob import glob, has_magic
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ TEXT_LINES = 200_000       # strings that a tokenizer is learnt from,
 TEXT_CHARACTERS = 1 << 27  # and characters at most: texts may be larger than memory
 NEEDS = {"mirror": "captioned pictures to mirror or crop; leave mirror and crop",
          "crop": "captioned pictures to mirror or crop; leave mirror and crop",
-         "shuffle_steps": "episodes whose steps could be shuffled; leave shuffle_steps"}
+         "memory": "episodes whose steps could do without memory; leave memory"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,26 @@ def open_sources(settings: RunSettings) -> list[OpenedSource]:
     return opened
 
 
+def expanded(sources: Iterable[SourceSettings]) -> list[SourceSettings]:
+    """With `*` in a path, a source of the same settings for each folder or file that it matches and no other source names.
+
+    Raises:
+        ValueError: nothing matches.
+    """
+    sources = list(sources)
+    named = {Path(source.path) for source in sources if not has_magic(source.path)}
+    found = []
+    for source in sources:
+        if not has_magic(source.path):
+            found.append(source)
+            continue
+        matching = [path for path in sorted(glob(source.path)) if Path(path) not in named]
+        if not matching:
+            raise ValueError(f"{source.path} matches nothing here; name the folder with the data, such as 'demos/*'")
+        found += [replace(source, path=path) for path in matching]
+    return found
+
+
 def open_source(source: SourceSettings, taken: Set[str]) -> OpenedSource:
     """Open one source; `taken` are names that others have.
 
@@ -74,7 +95,7 @@ def open_source(source: SourceSettings, taken: Set[str]) -> OpenedSource:
     """
     data = open_data(source.path, images=source.images or None, max_side=source.max_side,
                      max_seconds=source.max_seconds)
-    changed = {"mirror": source.mirror, "crop": source.crop < 1, "shuffle_steps": source.shuffle_steps}
+    changed = {"mirror": source.mirror, "crop": source.crop < 1, "memory": source.memory is not None}
     for setting, missing in NEEDS.items():
         if changed[setting] and setting not in data.settings:
             raise ValueError(f"{source.path} has no {missing} out")
@@ -107,17 +128,23 @@ def text_tokenizer(settings: RunSettings, opened: list[OpenedSource]) -> TextTok
     if encoder is not None and (text := load_pretrained(encoder.encoder, "text").text) is not None:
         return text
     found = list(limited(strings(opened)))
+    titles = sorted({o.data.task["name"] for o in opened if o.data.task is not None}) if settings.data.titles else []
     try:
-        return TextTokenizer.train(found or ["calico"], settings.vocabulary.text)
+        return TextTokenizer.train(found or ["calico"], settings.vocabulary.text, words=titles)
     except ValueError as error:
         raise ValueError(f"vocabulary.text={settings.vocabulary.text}: {error}") from error
 
 
 def options_of(source: SourceSettings, settings: RunSettings, vocabulary: Vocabulary, text: TextTokenizer) -> SourceOptions:
     """How the rows of a source are made."""
-    data = settings.data
-    return SourceOptions(vocabulary=vocabulary, text=text, mirror=source.mirror, crop=source.crop,
-                         shuffle_steps=source.shuffle_steps, prompt_probability=data.prompt_probability,
+    data, memory = settings.data, source.memory
+    if not getattr(settings.backbone, "segments", False):
+        if memory is False:
+            raise ValueError(f"{source.path}: memory=false needs a decoder with backbone.segments=true, in which a step can be "
+                             "read alone; leave memory out")
+        memory = True
+    return SourceOptions(vocabulary=vocabulary, text=text, mirror=source.mirror, crop=source.crop, memory=memory,
+                         titles=data.titles, prompt_probability=data.prompt_probability,
                          observation_text_loss=data.observation_text_loss, max_text_tokens=data.max_text_tokens,
                          numbers=data.numbers, text_every=data.text_every)
 

@@ -1,6 +1,7 @@
 """All suites on one checkpoint: what there is to evaluate, the figures, and the report with films and a chat."""
 
 import argparse
+import json
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -12,7 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from calico.agent import checkpoint
-from calico.agent.agent import Agent
+from calico.agent.agent import SHIPPED, Agent, located
 from calico.agent.sampling import SamplingConfig
 from calico.agent.talk import TextGenerator, user_message
 from calico.datasets.formats.parquet_part import PACKAGES
@@ -23,7 +24,7 @@ from calico.envs.scenes import scenes
 from calico.envs.statistics import Estimate
 from calico.scripts.common import console
 from calico.scripts.common.config import config_from_json
-from calico.scripts.common.settings import RunSettings
+from calico.scripts.common.settings import RunSettings, without_gone
 from calico.scripts.common.sharding import Results, rank_and_size
 from calico.scripts.evaluation import data
 from calico.scripts.evaluation.control import UNSEEN, aggregates, film_of, play, report_scores
@@ -37,6 +38,7 @@ Evaluated: TypeAlias = Mapping[str, Sequence[SuiteResult[Any]]]   # suite -> its
 EVALUATE: dict[str, Callable[[Evaluator, data.EvaluationSet, Evaluator | None], SuiteResult[Any]]] = {
     "captions": evaluate_captions, "vqa": evaluate_questions, "chat": evaluate_chat, "text": evaluate_text}
 DRAWN = {"captions": data.drawn_captions, "vqa": data.drawn_questions}
+SUMMARY = "summary.json"     # in the results' folder: what the latest evaluation found, for `calico card`
 CHAT = ("hello", "who are you?", "what is lunar lander?", "thank you")
 
 
@@ -71,6 +73,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     other = Evaluator(against[0], results_folder(Path(arguments.against))) if against else None
     evaluated = {suite: [EVALUATE[suite](evaluator, one, other) for one in found] for suite, found in sets.items() if found}
     found = summary(results, evaluated)
+    kept.mkdir(parents=True, exist_ok=True)
+    (kept / SUMMARY).write_text(json.dumps(console.jsonable({**about, "episodes": arguments.episodes, **found}), indent=1))
     if arguments.json:
         console.print_json(found)
     else:
@@ -83,9 +87,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def open_run(run: Path, device: str) -> tuple[Agent, RunSettings]:
     """A run's agent and its config; defaults where the checkpoint has none."""
-    saved = checkpoint.load(run, only=("model",))
+    saved = checkpoint.load(located(run), only=("model",))
     config = saved.documents.get("config")
-    return Agent.from_checkpoint(saved, device), config_from_json(RunSettings, config) if config else RunSettings()
+    return Agent.from_checkpoint(saved, device), config_from_json(RunSettings, without_gone(config)) if config else RunSettings()
 
 
 def check_held_out(settings: RunSettings, other: RunSettings, name: str) -> None:
@@ -112,7 +116,9 @@ def material(settings: RunSettings, suites: Sequence[str], paths: Sequence[str],
 
 
 def results_folder(run: Path) -> Path:
-    """Where the results of a run, or of one of its checkpoints, are kept."""
+    """Where the results of a run, or of one of its checkpoints, are kept; those of a shipped one in the working directory."""
+    if str(run) in SHIPPED and not run.exists():
+        return Path("runs") / run / "evaluation"
     return next((path for path in (run, *run.parents) if (path / "checkpoints").is_dir()), run) / "evaluation"
 
 
@@ -121,7 +127,9 @@ def summary(results: Sequence[TaskScore], evaluated: Evaluated) -> dict[str, Any
     if results:
         found["share_at_50"] = scores.share_at([r.normalised for r in results], 50)
         found["aggregates"] = aggregates(results)
-        found["tasks"] = {r.task: {"score": r.score, "normalised": r.normalised} for r in results}
+        found["tasks"] = {r.task: {"family": r.family, "score": r.score, "interval": r.interval, "random": r.random,
+                                   "expert": r.expert, "normalised": r.normalised, "episodes": len(r.returns),
+                                   "failed": r.failed} for r in results}
     for suite, ones in evaluated.items():
         found[suite] = {one.name: one.figures for one in ones}
     for name, suite in (("caption_accuracy", "captions"), ("question_accuracy", "vqa")):

@@ -1,6 +1,7 @@
 """An agent's training run, from its settings to its checkpoints: the work of `calico train`."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def train(settings: RunSettings, device: str = "cpu", data_changed: bool = False
         ValueError: no such device, an empty mixture, data that cannot be read or that differ from those the run began with.
         checkpoint.CheckpointError: a damaged checkpoint.
     """
+    settings = replace(settings, data=replace(settings.data, sources=sources.expanded(settings.data.sources)))
     run, training = Path(settings.out), settings.training
     usable_device(device)
     opened = sources.open_sources(settings)

@@ -91,7 +91,7 @@ def make_data(folder: Path) -> list[SourceSettings]:
     for name, (episodes, noise, weight) in TASKS.items():
         path = collect(get_task(name), range(episodes), folder, noise=noise, processes=os.cpu_count() or 1,
                        noise_steps=NOISE_STEPS if name in STATE_TASKS else 1)
-        sources.append(SourceSettings(path=str(path), weight=weight, shuffle_steps=name in STATE_TASKS))
+        sources.append(SourceSettings(path=str(path), weight=weight))
     for world, (pictures, caption_weight, dialogue_weight) in WORLDS.items():
         paths = [folder / f"{world}-captions", folder / f"{world}-dialogues"]
         if not all(path.exists() and any(path.glob("*.jsonl")) for path in paths):

@@ -24,6 +24,7 @@ from calico.datasets.publish import digest
 from calico.datasets.streams import ORDER
 from calico.scripts.common import console
 from calico.scripts.common.config import config_from_json, config_to_json
+from calico.scripts.common.settings import without_gone
 
 # What may change between the first start of a run and a later one, in every verb: its length and rhythm.
 LENGTH = tuple(f"training.{name}" for name in ("steps", "minutes", "log_every", "evaluate_every", "save_every", "compile"))
@@ -93,7 +94,7 @@ def saved_config(verb: str, documents: Collection[str], schema: type[Any]) -> Ca
     """What gives the config of a run of this command; settings that are newer than the run have their defaults."""
     def config_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:
         check_written_by(verb, saved, documents)
-        return config_to_json(config_from_json(schema, saved.documents.get("config", {})))
+        return config_to_json(config_from_json(schema, without_gone(saved.documents.get("config", {}))))
     return config_of
 
 

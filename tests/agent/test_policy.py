@@ -280,3 +280,25 @@ def test_choose_greedy_top_k_and_shares() -> None:
     assert best == {1, 2}
     with pytest.raises(ValueError, match="temperature=-1"):
         SamplingConfig(temperature=-1)
+
+
+def test_without_memory_each_step_is_read_as_a_sequence_of_its_own() -> None:
+    """The same actions as a policy that meets each observation as the first of an episode, whatever was played before."""
+    observation, action = SPACES["three, mixed"]
+    alone = TaskCodec(observation, action, VOCABULARY, TEXT, numbers="vector", title="go to", memory=False)
+    model = make_model(vectors=True)
+    greedy = SamplingConfig(temperature=0)
+    policy, rows = AgentPolicy(model, alone, greedy, precision="fp32"), range(3)
+    seen = [[observation for observation in observations_of(alone, 6, seed)] for seed in rows]
+    for row in rows:
+        policy.reset(row, row)
+    for step in range(6):
+        now = [seen[row][step] for row in rows]
+        acted = policy.act(now, list(rows))
+        fresh = AgentPolicy(model, alone, greedy, precision="fp32")
+        for row in rows:
+            fresh.reset(row, row)
+        for one, other in zip(acted, fresh.act(now, list(rows)), strict=True):
+            assert one["grip"] == other["grip"] and np.array_equal(one["move"], other["move"])
+    with pytest.raises(ValueError, match="without memory"):
+        AgentPolicy(model, alone, prompt=stream(4))

@@ -40,6 +40,7 @@ VOCABULARY = Vocabulary(VocabularyConfig(text=TEXT.size))
 NO_PROMPT = PromptConfig(probability=0)
 
 STATE = TaskCodec(spaces.Box(-10, 10, (3,), np.float32), spaces.Discrete(4), VOCABULARY, None)              # 5 a step
+STATE_ALONE = TaskCodec(STATE.observation_space, STATE.action_space, VOCABULARY, None, memory=False)
 FRAMES = TaskCodec(spaces.Box(0, 255, (32, 32, 3), np.uint8), spaces.Discrete(4), VOCABULARY, None)         # 6 a step
 MISSIONS = spaces.Text(60, charset="".join(sorted(set("".join(SENTENCES)))))
 MISSION = TaskCodec(spaces.Dict(mission=MISSIONS, place=spaces.Discrete(9)), spaces.Discrete(4), VOCABULARY, TEXT)
@@ -104,6 +105,12 @@ def same(one: Batch, other: Batch) -> bool:
 def same_tokens(one: Tokens, other: Tokens) -> bool:
     pairs = [(np.asarray(getattr(one, name)), np.asarray(getattr(other, name))) for name in DTYPES]
     return all(left.dtype == right.dtype and np.array_equal(left, right) for left, right in pairs)
+
+
+@pytest.fixture
+def prompts_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt and its window are two segments, as before they are joined: so that `pieces` finds both."""
+    monkeypatch.setattr(EpisodeSource, "_join_prompt", staticmethod(lambda row, length: row))
 
 
 def pieces(tokens: Tokens) -> list[Tokens]:
@@ -250,6 +257,7 @@ def test_shares_follow_the_weights() -> None:
     assert len(first_rows) >= 2                                      # a row is not tied to a source
 
 
+@pytest.mark.usefixtures("prompts_apart")
 def test_windows_begin_at_timestep_borders_and_run_on() -> None:
     source = EpisodeSource("state", [state_episode(s, 5 + 10 * s) for s in range(8)], STATE)
     separator, starts = VOCABULARY.separator, []
@@ -292,7 +300,7 @@ def test_steps_are_seen_about_equally_often() -> None:
 def test_shuffled_steps_stand_alone_and_keep_their_action() -> None:
     """Every step is one of an episode, with the action that was taken in it; neighbours are no neighbours in time."""
     episodes = [state_episode(seed, 40) for seed in range(5)]
-    source = EpisodeSource("state", episodes, STATE, shuffle_steps=True)
+    source = EpisodeSource("state", episodes, STATE_ALONE)
     row = source.sample(np.random.default_rng(0), 1000)
     assert len(row) == 1000 and not same_tokens(row, source.sample(np.random.default_rng(1), 1000))
     steps = row.ids.reshape(-1, 5)
@@ -303,10 +311,13 @@ def test_shuffled_steps_stand_alone_and_keep_their_action() -> None:
     for step, time in zip(steps, times[:, 0], strict=True):
         assert any((step == tokens[time]).all() for tokens in whole.values())
     assert row.loss_mask.reshape(-1, 5).tolist() == [[False] * 4 + [True]] * 200
+    assert (np.diff(row.segment.reshape(-1, 5), axis=1) == 0).all() and row.segment.tolist() == sorted(row.segment.tolist())
+    assert len(set(row.segment.tolist())) > 100                        # few neighbours are the same step twice
     assert source.describe() != EpisodeSource("state", episodes, STATE).describe()
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.usefixtures("prompts_apart")
 def test_each_piece_begins_with_its_mission_and_repeats_it(tmp_path: Path, on_disk: bool) -> None:
     """Prompts, windows and their cuts, with episodes in memory and read from files: text at a piece's first step and at each
     step that 5 divides; a prompt fills its room as nearly as whole steps can."""
@@ -327,17 +338,18 @@ def test_each_piece_begins_with_its_mission_and_repeats_it(tmp_path: Path, on_di
             steps = piece.timestep.tolist()
             texts = sorted(set(piece.timestep[piece.kind == Kind.TEXT].tolist()))
             assert texts == sorted({steps[0], *range(-(-steps[0] // 5) * 5, steps[-1] + 1, 5)})
-    shuffled = EpisodeSource("mission", episodes, codec, shuffle_steps=True).sample(np.random.default_rng(0), 160)
+    alone = TaskCodec(MISSION.observation_space, MISSION.action_space, VOCABULARY, TEXT, text_every=5, memory=False)
+    shuffled = EpisodeSource("mission", episodes, alone).sample(np.random.default_rng(0), 160)
     for piece in pieces(shuffled):
         edges = [0, *(np.flatnonzero(np.diff(piece.timestep)) + 1).tolist()]
         assert (piece.kind[edges] == Kind.TEXT).all()
 
 
-@pytest.mark.parametrize("shuffle_steps", [False, True])
-def test_labels_stay_with_their_steps(shuffle_steps: bool) -> None:
+@pytest.mark.parametrize("memory", [True, False])
+def test_labels_stay_with_their_steps(memory: bool) -> None:
     """Through windows, prompts, shuffled steps and rows that mix sources with and without labels."""
     labelled = [replace(e, labels={"": (e.actions[""] + 1) % 4}) for e in (state_episode(seed, 40) for seed in range(5))]
-    sources = [EpisodeSource("labelled", labelled, STATE, shuffle_steps=shuffle_steps),
+    sources = [EpisodeSource("labelled", labelled, STATE if memory else STATE_ALONE),
                EpisodeSource("plain", [state_episode(9, 40), state_episode(8, 40)], STATE)]
     mixture = Mixture(sources, vocabulary=VOCABULARY, context=53, batch_size=8, seed=1)
     batch = mixture.batch(0)
@@ -363,6 +375,7 @@ def test_patches_belong_to_their_tokens() -> None:
     assert patch == len(batch.patches) > 200
 
 
+@pytest.mark.usefixtures("prompts_apart")
 def test_a_quarter_begins_with_prompts_and_half_of_these_are_ends() -> None:
     episodes, rows = [state_episode(s, 100) for s in range(50)], 2000
     source = EpisodeSource("state", episodes, STATE, prompt=PromptConfig(loss=False))   # prompts show by their mask
@@ -377,6 +390,7 @@ def test_a_quarter_begins_with_prompts_and_half_of_these_are_ends() -> None:
     assert len(pieces(only.sample(np.random.default_rng(1), 50))) <= 2   # nobody else to show
 
 
+@pytest.mark.usefixtures("prompts_apart")
 def test_prompts_show_every_other_episode_and_every_piece_of_it_equally_often() -> None:
     source = EpisodeSource("state", [state_episode(s, 60) for s in range(4)], STATE,
                            prompt=PromptConfig(probability=1, ends=0, length=100, loss=False))
@@ -399,8 +413,8 @@ def test_windows_read_from_a_file_are_those_of_the_episodes_in_memory(tmp_path: 
     with EpisodeWriter(tmp_path, {"name": "state"}, group_bytes=200) as writer:
         for episode in episodes:
             writer.append(episode)
-    for shuffle_steps in (False, True):
-        memory, file = (EpisodeSource("state", each, STATE, shuffle_steps=shuffle_steps)
+    for codec in (STATE, STATE_ALONE):
+        memory, file = (EpisodeSource("state", each, codec)
                         for each in (episodes, EpisodeReader(tmp_path)))
         rows = [(memory.sample(np.random.default_rng(i), 100), file.sample(np.random.default_rng(i), 100)) for i in range(40)]
         assert all(same_tokens(one, other) for one, other in rows)
@@ -409,6 +423,7 @@ def test_windows_read_from_a_file_are_those_of_the_episodes_in_memory(tmp_path: 
 
 @pytest.mark.parametrize(("loss", "length", "expected"), [(True, 40, 40), (False, 40, 40), (True, 33, 30),
                                                           (True, 3, 5)])
+@pytest.mark.usefixtures("prompts_apart")
 def test_prompt_settings(loss: bool, length: int, expected: int) -> None:
     prompt = PromptConfig(probability=1, ends=1, length=length, loss=loss)
     source = EpisodeSource("state", [state_episode(s, 100) for s in range(5)], STATE, prompt=prompt)
@@ -418,6 +433,21 @@ def test_prompt_settings(loss: bool, length: int, expected: int) -> None:
         assert first.timestep[-1] == 99
         assert first.loss_mask.sum() == (expected // 5 if loss else 0)
         assert second.loss_mask.sum() == len(second) // 5
+
+
+def test_a_window_sees_its_prompt_and_its_first_token_is_no_target() -> None:
+    """Where observed text is a target, too: nothing before the window predicts how it begins."""
+    episodes = [mission_episode(seed, 40) for seed in range(4)]
+    source = EpisodeSource("mission", episodes, MISSION, prompt=PromptConfig(probability=1, length=50))
+    plain = EpisodeSource("mission", episodes, MISSION, prompt=PromptConfig(probability=0))
+    for i in range(20):
+        row = source.sample(np.random.default_rng(i), 160)
+        first = pieces(row)[0]
+        borders = [at for at in range(1, len(first)) if first.timestep[at] != first.timestep[at - 1]
+                   and first.timestep[at] != first.timestep[at - 1] + 1]
+        assert row.segment[0] == 0 and (np.diff(row.segment) >= 0).all() and set(np.diff(row.segment).tolist()) <= {0, 1}
+        assert len(first) > 50 and not any(first.loss_mask[at] for at in borders)
+        assert pieces(plain.sample(np.random.default_rng(i), 160))[0].loss_mask[0]      # text is
 
 
 @pytest.mark.parametrize("values", [{"probability": 1.5}, {"ends": -0.1}, {"length": 0}])

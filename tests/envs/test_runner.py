@@ -120,6 +120,22 @@ def test_labels_are_what_the_expert_says_there() -> None:
     np.testing.assert_array_equal(noisy.labels[""][noisy.demonstrated], noisy.actions[""][noisy.demonstrated])
 
 
+def test_a_teacher_labels_every_step_and_takes_its_share_of_them() -> None:
+    """DAgger: the labels are what the teacher would do where the policy has brought them."""
+    for mix, share in ((0.0, 0.0), (0.5, 0.5), (1.0, 1.0)):
+        episodes = run(Checking(action=2), range(60), teacher=Checking(action=3), mix=mix, num_envs=4)
+        done = np.concatenate([episode.actions[""] for episode in episodes])
+        assert all(e.labels is not None and e.labels[""].tolist() == [3] * len(e) for e in episodes)
+        assert abs((done == 3).mean() - share) < 0.1
+        assert np.array_equal(np.concatenate([episode.demonstrated for episode in episodes]), done == 3)
+    with pytest.raises(ValueError, match="exclude each other"):
+        run(Checking(), [1], teacher=Checking(), noise=0.5)
+    with pytest.raises(ValueError, match="mix=1.5"):
+        run(Checking(), [1], teacher=Checking(), mix=1.5)
+    with pytest.raises(ValueError, match="action 9 of type int is not in"):
+        run(Checking(), [1], teacher=Checking(action=9))
+
+
 def test_an_expert_that_guesses_where_noise_acts_is_counted() -> None:
     (episode,) = run(Checking(action=FallbackAction(1)), [3], noise=1.0)
     assert episode.info["guesses"] == len(episode)

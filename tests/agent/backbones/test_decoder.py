@@ -44,6 +44,26 @@ def test_banded_attention_equals_masked_attention() -> None:
         torch.testing.assert_close(banded_attention(q, k, v, window), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_within_segments_attention_equals_masked_attention() -> None:
+    q, k, v = torch.randn(3, 2, 2, 300, 16).unbind()
+    segment = (torch.rand(2, 300) < 0.1).cumsum(1)
+    distance = torch.arange(300)[:, None] - torch.arange(300)
+    for window in (1, 5, 128, 300):
+        seen = (distance >= 0) & (distance < window) & (segment[:, None, :, None] == segment[:, None, None, :])
+        expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        torch.testing.assert_close(banded_attention(q, k, v, window, segment), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_segment_is_read_as_if_it_stood_alone(decoder: Decoder) -> None:
+    """Rotary positions are relative: where in a row a segment begins does not matter."""
+    x = torch.randn(2, 14, 32)
+    segment = torch.tensor([[0] * 3 + [1] * 5 + [2] * 6, [4] * 14])
+    states = decoder(x, None, segment)
+    for start, stop in ((0, 3), (3, 8), (8, 14)):
+        torch.testing.assert_close(states[:1, start:stop], decoder(x[:1, start:stop]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(states[1:], decoder(x[1:]), atol=1e-5, rtol=1e-5)
+
+
 def test_biased_attention_equals_torch() -> None:
     q, k, v = torch.randn(2, 2, 3, 16), torch.randn(2, 2, 9, 16), torch.randn(2, 2, 9, 16)
     bias = torch.zeros(2, 1, 3, 9).masked_fill_(torch.rand(2, 1, 3, 9) < 0.3, -torch.inf)

@@ -1,11 +1,13 @@
 """What AdamW decays, and the schedule of its rate."""
 
 import pytest
+import torch
 
 from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.embedding import EmbeddingConfig
 from calico.agent.model import Model, ModelConfig
-from calico.agent.training.optimizer import OptimizerConfig, build_optimizer, learning_rate
+from calico.agent.training.optimizer import MuonWithAdamW, OptimizerConfig, build_optimizer, equalized, learning_rate
+from calico.agent.training.optimizer_state import flatten_optimizer, restore_optimizer
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
 
 
@@ -28,3 +30,46 @@ def test_the_rate_rises_then_falls_to_its_final_fraction() -> None:
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert rates[10] == 1 and rates[60] == pytest.approx(0.55) and rates[-1] == pytest.approx(0.1, abs=1e-3)
     assert all(later <= earlier for earlier, later in zip(rates[9:], rates[10:], strict=False))
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 40), (2, 40, 16), (1, 8, 8)])
+def test_equalized_matrices_have_singular_values_near_one_and_the_same_directions(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    given = torch.randn(shape)
+    u, _, v = torch.linalg.svd(given, full_matrices=False)
+    found = equalized(given)
+    values = torch.linalg.svdvals(found)
+    assert found.shape == given.shape and 0.5 < values.min() and values.max() < 1.3
+    assert torch.linalg.matrix_norm(found - u @ v).max() < 0.4 * torch.linalg.matrix_norm(u @ v).max()
+
+
+def test_muon_moves_matrices_and_adamw_the_rest_as_alone() -> None:
+    """The parameters that are no matrices move exactly as under AdamW; a step of Muon is of AdamW's size; state is restored."""
+    def trained(kind: str, steps: int) -> tuple[Model, torch.optim.Optimizer]:
+        torch.manual_seed(1)
+        config = ModelConfig(embedding=EmbeddingConfig(patch_channels=4), backbone=DecoderConfig(width=32, depth=1))
+        model = Model(config, Vocabulary(VocabularyConfig(text=300)))
+        optimizer = build_optimizer(model, OptimizerConfig(kind=kind, learning_rate=1e-2, weight_decay=0))  # type: ignore[arg-type]
+        torch.manual_seed(2)
+        for _ in range(steps):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        return model, optimizer
+
+    (plain, _), (muon, optimizer), (start, _) = trained("adamw", 3), trained("muon", 3), trained("muon", 0)
+    assert isinstance(optimizer, MuonWithAdamW)
+    matrices = {id(parameter) for group in optimizer.param_groups if "momentum" in group for parameter in group["params"]}
+    moved = {True: 0, False: 0}
+    for (name, one), other, before in zip(muon.named_parameters(), plain.parameters(), start.parameters(), strict=True):
+        moved[id(one) in matrices] += 1
+        if id(one) in matrices:
+            ratio = (one - before).square().mean().sqrt() / (other - before).square().mean().sqrt()
+            assert name.endswith("weight") and 0.05 < ratio < 1
+        else:
+            assert torch.equal(one, other), name
+    assert moved[True] == 5 and moved[False] > 5
+    flat = flatten_optimizer(optimizer, muon)
+    again, fresh = trained("muon", 0)
+    restore_optimizer(fresh, again, flat)
+    assert all(torch.equal(value, flat[name]) for name, value in flatten_optimizer(fresh, again).items()) and len(flat) > 10

@@ -8,8 +8,11 @@ import pytest
 
 from calico.datasets.documents import CaptionReader
 from calico.datasets.images import encode_file
-from calico.scripts.common.settings import load_settings
-from calico.scripts.common.sources import build_mixture, open_sources, strings, text_tokenizer
+from calico.envs.registry import get_task
+from calico.scripts.common.collecting import collect
+from calico.scripts.common.settings import SourceSettings, load_settings
+from calico.scripts.common.sources import build_mixture, expanded, open_sources, strings, task_specs, text_tokenizer
+from calico.tokenizers.task import TaskCodec
 from calico.tokenizers.tokens import Kind
 from calico.tokenizers.vocabulary import Vocabulary
 
@@ -49,11 +52,39 @@ def test_a_side_of_no_pixels_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("setting", "message"), [
     ("mirror: true", "no captioned pictures to mirror or crop"), ("crop: 0.5", "no captioned pictures to mirror or crop"),
-    ("shuffle_steps: true", "no episodes whose steps could be shuffled")])
+    ("memory: false", "no episodes whose steps could do without memory")])
 def test_settings_for_other_data_are_refused(tmp_path: Path, setting: str, message: str) -> None:
     (tmp_path / "t.txt").write_text("once upon a time")
     with pytest.raises(ValueError, match=f"t.txt has {message}; leave "):
         open_sources(load_settings("tiny", [f"data.sources=[{{path: {tmp_path}/t.txt, {setting}}}]"]))
+
+
+def test_a_star_stands_for_every_folder_that_no_other_source_names(tmp_path: Path) -> None:
+    for name in ("b", "a", "c"):
+        (tmp_path / name).mkdir()
+    listed = [SourceSettings(path=str(tmp_path / "b"), weight=3.0), SourceSettings(path=f"{tmp_path}/*", weight=0.5)]
+    found = expanded(listed)
+    assert [(Path(source.path).name, source.weight) for source in found] == [("b", 3.0), ("a", 0.5), ("c", 0.5)]
+    with pytest.raises(ValueError, match="matches nothing here"):
+        expanded([SourceSettings(path=f"{tmp_path}/x*")])
+
+
+def test_numbers_alone_need_no_memory_unless_the_source_or_the_backbone_says_so(tmp_path: Path) -> None:
+    """And a title stands before what is observed, as one piece."""
+    collect(get_task("CartPole-v1"), range(2), tmp_path)
+    path = tmp_path / "CartPole-v1"
+
+    def codec(setting: str = "", *more: str) -> TaskCodec:
+        settings = load_settings("tiny", [f"data.sources=[{{path: {path}{setting}}}]", *more])
+        opened = open_sources(settings)
+        vocabulary, text = Vocabulary(settings.vocabulary), text_tokenizer(settings, opened)
+        return TaskCodec.from_json(task_specs(opened, settings, vocabulary, text)["CartPole-v1"]["codec"], vocabulary, text)
+
+    assert not codec().memory and codec(", memory: true").memory and codec("", "backbone.segments=false").memory
+    with pytest.raises(ValueError, match="memory=false needs a decoder with backbone.segments=true"):
+        codec(", memory: false", "backbone=perceiver")
+    plain, titled = codec(), codec("", "data.titles=true")
+    assert titled.title == "CartPole-v1" and titled.tokens_per_step[1] == plain.tokens_per_step[1] + 1
 
 
 def test_what_is_held_out_is_trained_on_nowhere(tmp_path: Path) -> None:

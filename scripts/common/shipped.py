@@ -1,0 +1,32 @@
+"""RUN may be left out of a command line: then the network that comes with the package is used."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from calico.envs.task_table import rows
+from calico.tokenizers.spelling import nearest
+
+DEFAULT_RUN = "calico-small"     # agent.agent.SHIPPED has its folder; importing that loads torch
+HELP = f"a run's folder, or one of its checkpoints (default: {DEFAULT_RUN}, which comes with Calico)"
+
+
+def split_run(words: Sequence[str], is_other: Callable[[str], bool]) -> tuple[str, list[str]]:
+    """The RUN of a command line and the words after it.
+
+    Args:
+        words: all of them; the first one is the RUN unless `is_other`.
+        is_other: whether a word that is no folder here is meant as one of those after RUN.
+    """
+    if words and (words[0] == DEFAULT_RUN or Path(words[0]).is_dir() or not is_other(words[0])):
+        return words[0], list(words[1:])
+    return DEFAULT_RUN, list(words)
+
+
+def is_task(word: str) -> bool:
+    """Whether a word is a task's name, or is spelt like one."""
+    return word in rows() or bool(nearest(word, rows()))
+
+
+def is_media(word: str) -> bool:
+    """Whether a word names a file, there or not: runs are folders, and have no suffix."""
+    return Path(word).is_file() or bool(Path(word).suffix)
