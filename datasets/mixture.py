@@ -174,8 +174,8 @@ class Mixture:
         changes = []
         for part in old.get("sources", {}).values():
             if part.pop("shuffle_steps", False):     # of versions up to November 2026, which laid steps into one sequence
-                raise ValueError("this run shuffled steps (shuffle_steps=true), which this version does in another way; start a "
-                                 "new run from its weights")
+                raise ValueError("this run shuffled steps (shuffle_steps=true), which this version does otherwise; start a new "
+                                 "run from its weights")
         for name in self.names if old.get("order") == self.names else []:
             before, after = (side["sources"][name] for side in (old, new))
             held, there = ({key: part.get(key) for key in CONTENT} for part in (before, after))

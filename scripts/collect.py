@@ -8,6 +8,7 @@
     calico collect CartPole-v1 --policy runs/demo --label expert --out more  # the run plays, the expert says what was right
     calico collect CartPole-v1 --train-expert --episodes 100 --out data      # train one first: minutes here, hours elsewhere
     calico collect --scenes minigrid lander --episodes 5000 --out data       # pictures with captions and questions
+    calico collect --recipe generalist --out demos                           # all that the shipped network was made from
     torchrun --nproc-per-node 4 -m calico.scripts.collect CartPole-v1 --episodes 9999 --out data   # each rank its share
 
 Episode i is always played with seed `--seed` + i. A folder that already holds some of the episodes is completed, so a
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = console.make_parser("collect", __doc__)
     parser.add_argument("tasks", nargs="*", metavar="TASK", help="names from `calico tasks`")
     parser.add_argument("--scenes", nargs="+", default=[], metavar="WORLD", help=f"pictures of {', '.join(WORLDS)}")
+    parser.add_argument("--recipe", metavar="NAME", help="a list of tasks, episodes and pictures: a YAML file, or generalist")
     parser.add_argument("--episodes", type=int, default=10, help="per task, or pictures per world (default 10)")
     parser.add_argument("--out", type=Path, required=True, help="folder; each task gets one of its own in it")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default 0)")
@@ -56,8 +58,15 @@ def main(argv: list[str] | None = None) -> int:
                         help="processes side by side (default: one per core; 0 plays in this one)")
     parser.add_argument("--time-limit", type=float, default=120.0, help="seconds a step or a reset may take (default 120)")
     arguments = parser.parse_args(argv)
+    if arguments.recipe:
+        if arguments.tasks or arguments.scenes:
+            raise ValueError("--recipe names its tasks and worlds itself; leave TASK and --scenes out")
+        from calico.scripts.common.recipes import collect_recipe
+
+        console.wrote(*collect_recipe(arguments.recipe, arguments.out, arguments.workers, arguments.time_limit))
+        return 0
     if not arguments.tasks and not arguments.scenes:
-        raise ValueError("name at least one task or --scenes WORLD; `calico tasks` lists what can be played")
+        raise ValueError("name at least one task, --scenes WORLD or --recipe NAME; `calico tasks` lists what can be played")
     if arguments.episodes < 1:
         raise ValueError(f"--episodes {arguments.episodes} must be at least 1")
     if arguments.train_expert and arguments.policy != "expert":

@@ -89,7 +89,8 @@ def open_run(run: Path, device: str) -> tuple[Agent, RunSettings]:
     """A run's agent and its config; defaults where the checkpoint has none."""
     saved = checkpoint.load(located(run), only=("model",))
     config = saved.documents.get("config")
-    return Agent.from_checkpoint(saved, device), config_from_json(RunSettings, without_gone(config)) if config else RunSettings()
+    settings = config_from_json(RunSettings, without_gone(config)) if config else RunSettings()
+    return Agent.from_checkpoint(saved, device), settings
 
 
 def check_held_out(settings: RunSettings, other: RunSettings, name: str) -> None:

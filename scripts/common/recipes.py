@@ -1,0 +1,93 @@
+"""Recipes: everything that a network's data is made of, in one YAML file.
+
+    families:
+      classic: {noise: 0.2, noise_steps: 2, episodes: {CartPole-v1: 16, Acrobot-v1: 90}}
+    scenes: {minigrid: 3000}
+    small_talk: true
+
+A recipe that was stopped goes on where it was: folders that are complete are passed over.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from calico.envs import task_table
+from calico.envs.registry import get_task
+from calico.scripts.common import console
+from calico.scripts.common.collecting import collect, collect_scenes, collect_small_talk
+from calico.scripts.common.config import load_config
+
+FOLDER = Path(__file__).parents[1] / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyRecipe:
+    """Demonstrations of one family's experts, in compact views.
+
+    Attributes:
+        noise, noise_steps: see `runner.rollout`.
+        episodes: task -> how many, with seeds from 0.
+    """
+
+    noise: float = 0.1
+    noise_steps: int = 1
+    episodes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """See the top of the file.
+
+    Attributes:
+        families: family -> its demonstrations.
+        scenes: world -> pictures, with captions and dialogues.
+        small_talk: dialogues about the agent itself.
+    """
+
+    families: dict[str, FamilyRecipe] = field(default_factory=dict)
+    scenes: dict[str, int] = field(default_factory=dict)
+    small_talk: bool = False
+
+
+def read_recipe(name: str) -> Recipe:
+    """A recipe that comes with Calico, by its name, or a YAML file.
+
+    Raises:
+        ValueError: there is none, or a key or value of it is wrong.
+    """
+    shipped = FOLDER / f"{name}.yaml"
+    if not shipped.exists() and not Path(name).exists():
+        known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+        raise ValueError(f"there is no recipe {name!r}; name a YAML file, or one of {known}")
+    return load_config(Recipe, shipped if shipped.exists() else Path(name))
+
+
+def collect_recipe(name: str, out: Path, processes: int, time_limit: float = 120.0) -> list[Path]:
+    """Make what is missing of a recipe's data; returns the folders.
+
+    Tasks whose packages are not installed are left out, and named with the command that installs them.
+    """
+    recipe = read_recipe(name)
+    for tasks in recipe.families.values():
+        for task in tasks.episodes:
+            get_task(task)                                     # every name is checked before the first episode
+    written: list[Path] = []
+    for family, part in recipe.families.items():
+        if missing := task_table.missing_module(family):
+            install = task_table.table()["families"][family]["install"]
+            console.note(f"{len(part.episodes)} tasks of {family} are left out: {missing} is not installed; {install}")
+            continue
+        for task, episodes in part.episodes.items():
+            written.append(collect(get_task(task).compact(), range(episodes), out, noise=part.noise,
+                                   noise_steps=part.noise_steps, processes=processes, time_limit=time_limit))
+    for world, pictures in recipe.scenes.items():
+        folders = [out / f"{world}-captions", out / f"{world}-dialogues"]
+        if not all(any(folder.glob("*.jsonl")) for folder in folders):
+            collect_scenes(world, range(pictures), out)
+        written += folders
+    if recipe.small_talk:
+        talk = out / "small-talk"
+        if not any(talk.glob("*.jsonl")):
+            collect_small_talk(out)
+        written.append(talk)
+    return written

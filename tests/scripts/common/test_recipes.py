@@ -1,0 +1,60 @@
+"""A recipe names everything that a network's data is made of, and what is there already is not made again."""
+
+from pathlib import Path
+
+import pytest
+
+from calico.datasets.episodes import EpisodeReader
+from calico.envs import scores, task_table
+from calico.scripts.common import recipes
+from calico.scripts.common.recipes import collect_recipe, read_recipe
+
+SMALL = """
+families:
+  classic: {noise: 0.2, noise_steps: 2, episodes: {CartPole-v1: 3, Acrobot-v1: 2}}
+  minigrid: {episodes: {MiniGrid-Empty-5x5-v0: 4}}
+scenes: {lander: 12}
+small_talk: true
+"""
+
+
+def test_a_recipe_is_collected_and_completed(tmp_path: Path) -> None:
+    file, out = tmp_path / "small.yaml", tmp_path / "out"
+    file.write_text(SMALL)
+    written = collect_recipe(str(file), out, 0)
+    assert [path.name for path in written] == ["CartPole-v1", "Acrobot-v1", "MiniGrid-Empty-5x5-v0", "lander-captions",
+                                               "lander-dialogues", "small-talk"]
+    cart, grid = EpisodeReader(out / "CartPole-v1"), EpisodeReader(out / "MiniGrid-Empty-5x5-v0")
+    assert len(cart) == 3 and len(grid) == 4 and cart.task["noise"] == 0.2 and grid.task["environment"]["view"]["tile"] == 2
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    file.write_text(SMALL.replace("CartPole-v1: 3", "CartPole-v1: 5"))
+    collect_recipe(str(file), out, 0)
+    assert len(EpisodeReader(out / "CartPole-v1")) == 5
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+
+
+def test_what_is_not_installed_is_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text("families: {panda: {episodes: {PandaReach-v3: 2}}}")
+    monkeypatch.setattr(recipes.task_table, "missing_module", lambda family: "panda_gym")
+    assert collect_recipe(str(file), tmp_path / "out", 0) == []
+    assert "1 tasks of panda are left out: panda_gym is not installed; pip install" in capsys.readouterr().err
+
+
+def test_wrong_recipes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no recipe 'none'; name a YAML file, or one of generalist"):
+        read_recipe("none")
+    file = tmp_path / "wrong.yaml"
+    file.write_text("families: {classic: {episodes: {CartPole-v9: 2}}}")
+    with pytest.raises(ValueError, match="CartPole-v9"):
+        collect_recipe(str(file), tmp_path / "out", 0)
+
+
+def test_the_generalists_recipe_names_tasks_of_its_families_that_have_a_measured_expert() -> None:
+    recipe, rows = read_recipe("generalist"), task_table.rows()
+    names = [task for part in recipe.families.values() for task in part.episodes]
+    assert len(names) == len(set(names)) > 300 and len(recipe.families) >= 12
+    for family, part in recipe.families.items():
+        assert all(rows[task]["family"] == family for task in part.episodes)
+    assert all(scores.reference(task).normalise(0) is not None for task in names)
