@@ -184,7 +184,8 @@ def _write_tensors(path: Path, group: Mapping[str, Tensor]) -> None:
 
 
 def _write_manifest(folder: Path, step: int) -> None:
-    entries = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_now(path)} for path in sorted(folder.iterdir())}
+    entries = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_now(path)} for path in sorted(folder.iterdir())
+               if path.is_file()}
     manifest: dict[str, Any] = {"format": FORMAT, "step": step, "versions": versions(PACKAGES), "files": entries}
     manifest["sha256"] = _digest(manifest)
     write_flushed(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())

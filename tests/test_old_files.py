@@ -41,7 +41,6 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 COMMANDS: dict[str, tuple[list[str], int]] = {
     "agent": (["train", "agent.yaml", "backbone.segments=false",
                "data.sources=[{path: episodes/CartPole-v1}, {path: words.txt}]", "out=agent"], 4),
-               "data.sources=[{path: episodes/CartPole-v1}, {path: words.txt}]", "out=agent"], 4),
     "pretrained": (["pretrain", "pretrain.yaml", "data.paths=[pictures.npz]", "out=pretrained"], 4),
     "finetuned": (["finetune", "pretrained", "pictures.npz", "batch_size=4", "training.ema=0.9", "optimizer.warmup_steps=2",
                    "--out", "finetuned"], 4),

@@ -1,25 +1,32 @@
 """The config of a training run: everything that `calico train` can be told, in one tree.
 
     size: small                       # tiny, small, medium, gato-79m, gato-364m, gato-1.18b
+    init: calico-small                # or another run: its weights, shape, vocabulary and text pieces instead of random ones
     backbone: {context: 1024}         # any field of the size can be changed
     # backbone: perceiver             # or perceiver-ar, data2vec: another kind of the same width and depth
     # backbone: {kind: perceiver, latents: 32}
     data: {sources: [{path: data/CartPole-v1}, {path: data/captions, weight: 2.0}]}
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from calico.agent import checkpoint
+from calico.agent.agent import located
 from calico.agent.backbones import BackboneConfig
 from calico.agent.backbones.decoder import DecoderConfig
+from calico.agent.config_json import from_json
 from calico.agent.embedding import EmbeddingConfig
 from calico.agent.model import SIZES, ModelConfig, named_size
 from calico.agent.training.optimizer import OptimizerConfig
 from calico.agent.training.trainer import TrainingConfig
 from calico.scripts.common.config import given, load_config
 from calico.tokenizers.task import Numbers
-from calico.tokenizers.vocabulary import VocabularyConfig
+from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
+
+FORM = ("numbers", "text_every", "titles", "observation_text_loss", "max_text_tokens", "tokenizer")   # how a network sees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +82,7 @@ class RunSettings:
     """A training run."""
 
     out: str = "runs/run"                 # the run's folder: checkpoints, TensorBoard, resolved config
+    init: str = ""                        # a run whose network this one starts from, in its shape and vocabulary
     size: str = "tiny"                    # where backbone and embedding start from
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
@@ -102,7 +110,28 @@ def load_settings(config: str | Path | None, overrides: list[str]) -> RunSetting
     size, kind = (given(config, overrides, key) for key in ("size", "backbone.kind"))
     shape = named_size(str(size or RunSettings.size), kind=str(kind or "decoder"))
     start = RunSettings(embedding=shape.embedding, backbone=shape.backbone)
-    return load_config(start, config, overrides)
+    settings = load_config(start, config, overrides)
+    return like_run(settings, overrides) if settings.init else settings
+
+
+def like_run(settings: RunSettings, overrides: Sequence[str]) -> RunSettings:
+    """The settings with shape, vocabulary and form of the observations of the run that `init` names.
+
+    Raises:
+        ValueError: an override asks for another shape or form.
+        CheckpointError: there is no such run.
+    """
+    own = ("size", *(f"data.{name}" for name in FORM))
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key in own or key.partition(".")[0] in ("vocabulary", "embedding", "backbone"):
+            raise ValueError(f"init={settings.init} brings its own {key}; leave {override} out, or train from the start")
+    saved = checkpoint.load(located(settings.init), only=())
+    model: ModelConfig = from_json(ModelConfig, saved.documents["model"])
+    codec: dict[str, Any] = next(iter(saved.documents["tasks"].values()), {}).get("codec", {})
+    form = {name: codec[name] for name in FORM if name in codec} | {"titles": bool(codec.get("title"))}
+    return replace(settings, embedding=model.embedding, backbone=model.backbone, data=replace(settings.data, **form),
+                   vocabulary=Vocabulary.from_json(saved.documents["vocabulary"]).config)
 
 
 def without_gone(document: dict[str, Any]) -> dict[str, Any]:

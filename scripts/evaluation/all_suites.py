@@ -20,7 +20,7 @@ from calico.datasets.formats.parquet_part import PACKAGES
 from calico.datasets.publish import versions
 from calico.envs import scores
 from calico.envs.registry import get_task
-from calico.envs.scenes import scenes
+from calico.envs.scenes import WORLDS, scenes
 from calico.envs.statistics import Estimate
 from calico.scripts.common import console
 from calico.scripts.common.config import config_from_json
@@ -51,7 +51,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if against:
         check_held_out(settings, against[1], arguments.against)
     sets = material(settings, [suite for suite in suites if suite != "control"], arguments.data, arguments.limit,
-                    arguments.worlds, arguments.pictures)
+                    arguments.worlds or (None if arguments.data else packed_worlds(run)), arguments.pictures)
     for suite in arguments.suite or ():
         if suite in sets and not sets[suite]:
             raise ValueError(f"{run} has nothing for --suite {suite}: its config holds nothing of that kind out "
@@ -91,6 +91,12 @@ def open_run(run: Path, device: str) -> tuple[Agent, RunSettings]:
     config = saved.documents.get("config")
     settings = config_from_json(RunSettings, without_gone(config)) if config else RunSettings()
     return Agent.from_checkpoint(saved, device), settings
+
+
+def packed_worlds(run: Path) -> list[str]:
+    """The worlds of which a network that was packed to be given away has seen pictures; see card.py."""
+    names = checkpoint.load(located(run), only=()).documents.get("sources", ())
+    return [world for world in WORLDS if f"{world}-captions" in names]
 
 
 def check_held_out(settings: RunSettings, other: RunSettings, name: str) -> None:

@@ -12,7 +12,7 @@ from calico.agent.hardware import usable_device
 from calico.agent.model import Model
 from calico.agent.training.agent_loss import agent_loss
 from calico.agent.training.trainer import PER_SOURCE, Sums, Trainer
-from calico.datasets.mixture import Mixture, prefetched
+from calico.datasets.mixture import Mixture, first_difference, prefetched
 from calico.scripts.common import console, sources
 from calico.scripts.common.config import config_to_json, save_resolved
 from calico.scripts.common.settings import RunSettings
@@ -48,11 +48,16 @@ def train(settings: RunSettings, device: str = "cpu", data_changed: bool = False
     before = saved_config("train", ("config", "mixture"), RunSettings)
     with begin_or_continue(run, config_to_json(settings), FREE, device=device, before=before, any_order=True) as saved:
         if saved is None:
-            text = sources.text_tokenizer(settings, opened)
+            base = Agent.load(settings.init, device) if settings.init else None
+            text = base.text if base else sources.text_tokenizer(settings, opened)
             vocabulary = Vocabulary(settings.vocabulary)
             specs = sources.task_specs(opened, settings, vocabulary, text)
             config = sources.model_config(opened, settings)
             agent = Agent.build(config, vocabulary, text, specs, seed=training.seed, device=device)
+            if base:
+                check_same_tasks(settings.init, base, specs)
+                # what it lacks, such as the block for sounds where it has heard none, stays as it was drawn
+                agent.model.load_state_dict(base.model.state_dict(), strict=False)
         else:
             agent = Agent.from_checkpoint(saved, device)
         mixture = sources.build_mixture(opened, settings, agent.vocabulary, agent.text)
@@ -74,6 +79,14 @@ def train(settings: RunSettings, device: str = "cpu", data_changed: bool = False
         run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, agent.files(),
                               evaluate=held_out_loss(opened, settings, agent))
     return run
+
+
+def check_same_tasks(init: str, base: Agent, specs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError where the network sees a task in another way than these data show it."""
+    for name, spec in specs.items():
+        if name in base.tasks and (difference := first_difference(spec["codec"], base.tasks[name]["codec"])):
+            raise ValueError(f"init={init} knows {name} otherwise than these data show it: {difference}; collect them in its "
+                             "view (with or without --compact), or train from the start")
 
 
 def held_out_loss(opened: list[sources.OpenedSource], settings: RunSettings,

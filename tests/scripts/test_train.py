@@ -436,3 +436,27 @@ def test_a_run_that_is_in_use_names_the_process(small_run: SmallRun, tmp_path: P
 
 def test_every_default_can_be_built() -> None:
     assert load_settings("tiny", []).backbone.width == RunSettings().backbone.width
+
+
+def test_a_run_starts_from_another_ones_network(small_run: SmallRun, tmp_path: Path, refused: Refused) -> None:
+    """Shape, vocabulary, text pieces and weights are its; tasks are those of the new data; resuming needs nothing more."""
+    out = tmp_path / "more"
+    given = words(small_run, out, f"init={small_run.run}", "optimizer.learning_rate=1e-9", sources=("CartPole-v1",))
+    given[1] = "tiny"                                             # whose shape and vocabulary are others
+    assert main(given) == 0
+    before, after = Agent.load(small_run.run), Agent.load(out)
+    assert after.model.config == before.model.config and after.vocabulary.to_json() == before.vocabulary.to_json()
+    assert after.text.to_bytes() == before.text.to_bytes() and set(after.tasks) == {"CartPole-v1"}
+    for name, tensor in before.model.state_dict().items():
+        torch.testing.assert_close(after.model.state_dict()[name], tensor, atol=1e-4, rtol=0)
+    assert main([*given, "training.steps=6"]) == 0 and checkpoint.load(out).step == 6
+    said = refused(*given[:-2], f"init={small_run.run}", "backbone.width=64")
+    assert "brings its own backbone.width; leave backbone.width=64 out" in said
+    assert "does not exist" in refused(*words(small_run, tmp_path / "none", "init=runs/none"))
+
+
+def test_a_network_that_sees_a_task_otherwise_is_refused(small_run: SmallRun, tmp_path: Path, refused: Refused) -> None:
+    assert main(["collect", "BabyAI-GoToLocal-v0", "--compact", "--episodes", "3", "--out", str(tmp_path)]) == 0
+    said = refused("train", "tiny", f"data.sources=[{{path: {tmp_path}/BabyAI-GoToLocal-v0}}]", f"init={small_run.run}",
+                   f"out={tmp_path}/run")
+    assert "knows BabyAI-GoToLocal-v0 otherwise than these data show it" in said and "--compact" in said
