@@ -28,6 +28,7 @@ from .sampling import SamplingConfig
 TOKENIZER_FILE = "tokenizer.model"
 
 # Checkpoints that come with the package, by name: folders like any other checkpoint's, with weights in bf16.
+COMES_WITH_CALICO = ("calico-small",)      # each release has it; a copy of the repository alone may not
 SHIPPED = {path.parent.name: path.parent for path in (Path(__file__).parent / "shipped").glob(f"*/{checkpoint.MANIFEST}")}
 
 
@@ -121,5 +122,14 @@ class Agent:
 
 
 def located(run: Path | str) -> Path:
-    """The folder of a run: of a shipped one by its name, unless there is a folder of that name here."""
-    return SHIPPED[str(run)] if str(run) in SHIPPED and not Path(run).exists() else Path(run)
+    """The folder of a run: of a shipped one by its name, unless there is a folder of that name here.
+
+    Raises:
+        CheckpointError: one that comes with the package, but not with this copy of it.
+    """
+    if Path(run).exists():
+        return Path(run)
+    if str(run) in COMES_WITH_CALICO and str(run) not in SHIPPED:
+        raise checkpoint.CheckpointError(f"{run}, the network that comes with Calico, is not in this installation; install a "
+                                         "release (pip install --upgrade calico-agent), or name a run, such as runs/demo")
+    return SHIPPED.get(str(run), Path(run))

@@ -218,6 +218,10 @@ class DialogueReader(DocumentReader[Dialogue]):
         return samples[:self._longest]
 
     @property
+    def has_pictures(self) -> bool:
+        return any(shown.images for shown in self._shown)
+
+    @property
     def has_sounds(self) -> bool:
         return self._sounds is not None
 

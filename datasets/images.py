@@ -66,6 +66,18 @@ def read_image(data: bytes, max_side: int | None = None) -> tuple[np.ndarray, st
         raise ValueError(f"not a readable image, such as PNG, JPEG or WebP ({' '.join(why.split())})") from error
 
 
+def seen(image: Image.Image, max_side: int | None = None) -> np.ndarray:
+    """An open picture as `read_image` gives it: uint8 (height, width, 3).
+
+    Raises:
+        ValueError: it is broken, or its numbers are no brightness.
+    """
+    try:
+        return _seen(image.copy(), max_side)       # a copy: shrinking changes the picture itself
+    except Exception as error:                     # as above
+        raise ValueError(f"not a readable picture ({' '.join(str(error).split())})") from error
+
+
 def _seen(image: Any, max_side: int | None) -> np.ndarray:
     """uint8 (height, width, 3) of an open file."""
     if image.format != "JPEG":               # that one is decoded at a smaller size where it is shrunk

@@ -99,6 +99,11 @@ class Reader(Sequence[Item]):
         return Split(self, readable[train]), Split(self, readable[held])
 
     @property
+    def has_pictures(self) -> bool:
+        """Whether pictures are shown, with words about them."""
+        return False
+
+    @property
     def has_sounds(self) -> bool:
         """Whether the network needs a block for sounds."""
         return False
@@ -142,6 +147,10 @@ def check_broken(where: str, reasons: Collection[str], total: int) -> None:
 
 class DocumentReader(Reader[Item]):
     """A reader of str, Caption or Dialogue, each placed whole in a row."""
+
+    @property
+    def has_pictures(self) -> bool:
+        return True       # those that cannot know it say that there may be some
 
     def source(self, name: str, numbers: np.ndarray, options: SourceOptions) -> "Source":
         """Drawn uniformly, one after another."""

@@ -1,5 +1,6 @@
 """The wheel holds every module and every data file of the tree: a folder missing in pyproject.toml is lost silently."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -7,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from .conftest import SmallRun
+
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("agent", "datasets", "envs", "scripts", "tokenizers")
+PACKAGE, TOP = Path("typings") / "calico", ("__init__.py", "py.typed")    # what stands above the five folders
 NOT_SHIPPED = {"__pycache__"}
 
 
@@ -20,7 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     tree.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         (tree / name).write_bytes((ROOT / name).read_bytes())
-    for path in files_of_the_tree():
+    for path in [*files_of_the_tree(), *(PACKAGE / name for name in TOP)]:
         target = tree / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / path).read_bytes())
@@ -39,7 +43,7 @@ def files_of_the_tree() -> list[Path]:
 
 def test_wheel_and_tree_hold_the_same_files(wheel: zipfile.ZipFile) -> None:
     packed = {name.removeprefix("calico/") for name in wheel.namelist() if name.startswith("calico/")}
-    assert packed == {path.as_posix() for path in files_of_the_tree()}
+    assert packed == {path.as_posix() for path in files_of_the_tree()} | set(TOP)
 
 
 def test_wheel_brings_the_licence_and_the_command(wheel: zipfile.ZipFile) -> None:
@@ -53,3 +57,28 @@ def test_wheel_puts_nothing_beside_calico(wheel: zipfile.ZipFile) -> None:
     # A top-level `datasets` or `tokenizers` in site-packages would break Hugging Face's packages.
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"calico"}
+
+
+PLAYS = """
+import calico
+agent = calico.load({run!r})
+policy, env = agent.policy("CartPole-v1"), agent.make("CartPole-v1")
+observation, _ = env.reset(seed=0)
+ended = False
+while not ended:
+    action, _ = policy.predict(observation)
+    observation, reward, terminated, truncated, _ = env.step(action)
+    ended = terminated or truncated
+print(calico.__file__, calico.agent.__file__, len(calico.tasks()), "CartPole-v1" in str(agent.tokens("CartPole-v1")))
+"""
+
+
+def test_python_programs_run_on_the_wheel(wheel: zipfile.ZipFile, small_run: SmallRun, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    wheel.extractall(site)
+    done = subprocess.run([sys.executable, "-c", PLAYS.format(run=str(small_run.run))], cwd=tmp_path, capture_output=True,
+                          text=True, env={**os.environ, "PYTHONPATH": str(site)})
+    assert done.returncode == 0, done.stderr
+    top, agent, tasks, shown = done.stdout.split()
+    assert top == str(site / "calico" / "__init__.py") and agent == str(site / "calico" / "agent" / "__init__.py")
+    assert int(tasks) > 600 and shown == "True"

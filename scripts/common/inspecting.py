@@ -1,6 +1,6 @@
 """The tokens of a task's episode, of a stored episode or of a document, ready to be shown (token_view.py)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from calico.envs.experts import RandomPolicy, make_expert
 from calico.envs.registry import Task, get_task, make, recorded_task
 from calico.envs.runner import rollout
 from calico.scripts.common.token_view import Inspected
+from calico.tokenizers.document import Part as DocumentPart
 from calico.tokenizers.document import Text, caption_parts, dialogue_parts, encode_document, text_parts
 from calico.tokenizers.episode import Episode
 from calico.tokenizers.spaces import space_from_json
@@ -38,9 +39,15 @@ def inspect_target(target: str, *, layout: str = "disjoint", index: int = 0, sta
     Raises:
         ValueError: neither a task nor data that can be read, or a window outside the episode.
     """
+    scheme = Scheme(layout=layout, agent=load_agent(run) if run else None)
+    return inspect_with(scheme, target, index=index, start=start, steps=steps, seed=seed, random=random)
+
+
+def inspect_with(scheme: "Scheme", target: str, *, index: int = 0, start: int = 0, steps: int = 4, seed: int = 0,
+                 random: bool = False) -> Inspected:
+    """`inspect_target` with the ids and text pieces of `scheme`."""
     if steps < 1 or start < 0:
         raise ValueError(f"--steps {steps} --start {start}: show at least one step, from step 0 on")
-    scheme = Scheme(layout=layout, agent=load_agent(run) if run else None)
     if not Path(target).exists():
         if "/" in target and Path(target).suffix:
             raise ValueError(f"{target} does not exist; give a file that does, or a task's name")
@@ -141,6 +148,11 @@ def _inspect_document(document: Document, scheme: Scheme, details: list[str]) ->
             title, parts = "dialogue", dialogue_parts(document.messages, document.images, sounds=document.sounds)
         case _:
             title, parts = "text", text_parts(document)
+    return inspect_parts(title, parts, scheme, details)
+
+
+def inspect_parts(title: str, parts: Sequence[DocumentPart], scheme: Scheme, details: list[str]) -> Inspected:
+    """The tokens of a document that is made of these parts."""
     vocabulary, text = scheme.ids(part.text for part in parts if isinstance(part, Text))
     return Inspected(title=title, details=details, vocabulary=vocabulary, text=text,
                      tokens=encode_document(parts, vocabulary, text))

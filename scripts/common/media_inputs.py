@@ -14,6 +14,7 @@ from calico.scripts.common import console
 from calico.tokenizers.tokens import SOUND_RATE, SOUND_SAMPLES
 
 ROWS = 32                  # texts that are generated at once
+SHOWN = "shown"            # a checkpoint's document: whether there were pictures among its captions and dialogues
 
 Found = TypeVar("Found")
 
@@ -25,17 +26,34 @@ def load(run: str, files: Sequence[Path], max_side: int | None, device: str,
     Args:
         read: reads a file; default `read_picture`.
     Raises:
-        ValueError: see `Agent.load` and `read`.
+        ValueError: see `Agent.load` and `read`; pictures for a network that never saw any with words.
     """
-    agent, side = load_agent(run, device)
-    return agent, [(read or read_picture)(path, side if max_side is None else max_side) for path in files]
+    saved = checkpoint.load(located(run), only=("model",))
+    if any(not is_sound(path) for path in files):
+        check_saw_pictures(saved)
+    side = largest_side(saved) if max_side is None else max_side
+    return Agent.from_checkpoint(saved, device), [(read or read_picture)(path, side) for path in files]
 
 
 def load_agent(run: str, device: str) -> tuple[Agent, int]:
     """A run's agent, and the pixels on the longer side of the largest pictures that it was trained on."""
     saved = checkpoint.load(located(run), only=("model",))
+    return Agent.from_checkpoint(saved, device), largest_side(saved)
+
+
+def largest_side(saved: checkpoint.Checkpoint) -> int:
+    """The pixels on the longer side of the largest pictures that a run was trained on."""
     sources = saved.documents.get("config", {}).get("data", {}).get("sources", [])
-    return Agent.from_checkpoint(saved, device), max((source.get("max_side", 64) for source in sources), default=64)
+    return max((source.get("max_side", 64) for source in sources), default=64)
+
+
+def check_saw_pictures(saved: checkpoint.Checkpoint) -> None:
+    """Raise ValueError where the run was trained on no pictures with words: what it says about one would be noise."""
+    learnt = saved.documents.get("mixture", {}).get("sources", {})       # networks that are given away do not say
+    documents = [name for name, about in learnt.items() if "documents" in about]
+    if learnt and not (documents and saved.documents.get(SHOWN, {}).get("pictures", True)):
+        raise ValueError(f"{saved.path} never saw a picture with words: it was trained on {', '.join(sorted(learnt))}; name a "
+                         "run with captioned pictures among its data.sources (`calico collect --scenes minigrid` draws some)")
 
 
 def read_picture(path: Path, max_side: int = 64) -> np.ndarray:

@@ -38,7 +38,7 @@ def style_of(kind: int) -> Style:
     return Style(color="#1b1a18" if brightness > 128 else "#f4f1ec", bgcolor=colour)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Inspected:
     """What is shown: tokens, and what is known about them."""
 
@@ -49,6 +49,14 @@ class Inspected:
     text: TextTokenizer | None
     codec: TaskCodec | None = None
     rewards: np.ndarray | None = None   # by timestep
+
+    def __str__(self) -> str:
+        """Title, tokens as `meaning/id` with a star before targets, and the legend, without colours."""
+        lines = [*header(self), Text(), *plain_stream(self), legend(self)]
+        return "\n".join(line.plain for line in lines)
+
+    def __repr__(self) -> str:
+        return f"<{self.title}: {len(self.tokens)} tokens>"
 
     @cached_property
     def words(self) -> list[str]:

@@ -15,6 +15,7 @@ from calico.agent.training.trainer import PER_SOURCE, Sums, Trainer
 from calico.datasets.mixture import Mixture, first_difference, prefetched
 from calico.scripts.common import console, sources
 from calico.scripts.common.config import config_to_json, save_resolved
+from calico.scripts.common.media_inputs import SHOWN
 from calico.scripts.common.settings import RunSettings
 from calico.scripts.training.runs import (
     CHANGES,
@@ -73,7 +74,7 @@ def train(settings: RunSettings, device: str = "cpu", data_changed: bool = False
             console.note(line)
         save_resolved(settings, run / "config.json")
         documents = {**agent.documents(), "config": config_to_json(settings), "mixture": mixture.state(),
-                     "skipped": mixture.skipped, **kept}
+                     "skipped": mixture.skipped, SHOWN: {"pictures": any(one.data.has_pictures for one in opened)}, **kept}
         batch_of = prefetched(mixture, trainer.step * training.accumulate, training.steps * training.accumulate,
                               settings.data.workers)
         run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, agent.files(),
