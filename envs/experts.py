@@ -17,9 +17,10 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 
+from .families import own
 from .networks import npz_player
 from .recordings import recorded_task, recording, replay
-from .registry import Controller, Start, Task, family, get_task, nearest
+from .registry import OWN, Controller, Start, Task, family, get_task, nearest
 from .sb3 import hub_player, sb3_player
 
 BLOCK = 32   # random actions drawn at once
@@ -100,6 +101,9 @@ def make_expert(task: Task | str) -> RowPolicy:
         ValueError: the task has none.
     """
     task = get_task(task) if isinstance(task, str) else task
+    if task.expert is None and task.family == OWN:
+        raise ValueError(f"{task.name} has no expert that Calico knows; give one of your own (--policy my_module:expert), a "
+                         "file, or train one (--train-expert)")
     if task.expert is None:
         with_one = [t.name for t in family(task.family).tasks if t.expert]
         raise ValueError(f"{task.name} has no scripted expert; in its family these have one: "
@@ -128,7 +132,7 @@ FROM_FILES: dict[str, tuple[str, Callable[[Task, str], Start]]] = {   # how the 
     "npz": ("FILE", npz_player), "sb3": ("FILE.zip", sb3_player), "hf": ("OWNER/NAME[/FILE]", hub_player),
     "replay": ("FILE", replay),
 }
-PLAYERS = "expert, random, " + ", ".join(f"{kind}:{rest}" for kind, (rest, _) in FROM_FILES.items())
+PLAYERS = "expert, random, " + ", ".join(f"{kind}:{rest}" for kind, (rest, _) in FROM_FILES.items()) + ", MODULE:NAME"
 
 
 def make_player(task: Task, spec: str) -> Policy:
@@ -137,7 +141,8 @@ def make_player(task: Task, spec: str) -> Policy:
     Args:
         task: what it will play; for a replay, the task that `task_for` gives.
         spec: "expert" for the task's scripted expert, "random" for uniform actions, or from a file: "npz:FILE" (see
-            networks.py), "sb3:FILE.zip" and "hf:OWNER/NAME[/FILE]" (see sb3.py), "replay:FILE" (see recordings.py).
+            networks.py), "sb3:FILE.zip" and "hf:OWNER/NAME[/FILE]" (see sb3.py), "replay:FILE" (see recordings.py);
+            or "MODULE:NAME" for one of your own, see `player_of`.
     Raises:
         ValueError: an unknown name, the task has no expert, or the file does not fit.
     """
@@ -146,9 +151,38 @@ def make_player(task: Task, spec: str) -> Policy:
         return make_expert(task)
     if spec == "random":
         return RandomPolicy()
-    if kind not in FROM_FILES or not where:
-        raise ValueError(f"unknown policy {spec!r}{nearest(kind, ('expert', 'random', *FROM_FILES))}; there are: {PLAYERS}")
-    return RowPolicy(FROM_FILES[kind][1](task, where))
+    if kind in FROM_FILES and where:
+        return RowPolicy(FROM_FILES[kind][1](task, where))
+    near = nearest(kind, ("expert", "random", *FROM_FILES))
+    if not own.ADDRESS.fullmatch(spec):
+        raise ValueError(f"unknown policy {spec!r}{near}; there are: {PLAYERS}")
+    try:
+        given = own.object_at(spec)
+    except ValueError as error:
+        raise ValueError(f"unknown policy {spec!r}{near}: {error}; there are: {PLAYERS}") from error
+    return player_of(spec, given)
+
+
+def player_of(name: str, given: Any) -> Policy:
+    """A player of somebody else's: a Policy, a class of them, or a function (env, seed) -> controller, as experts are.
+
+    Raises:
+        ValueError: something else.
+    """
+    if hasattr(given, "act") and hasattr(given, "reset"):
+        return given() if isinstance(given, type) else given
+    if not callable(given) or isinstance(given, type):
+        kind = "class" if isinstance(given, type) else type(given).__name__
+        raise ValueError(f"{name} is a {kind}; expected a function (env, seed) -> (observation -> action), or "
+                         "what has `reset` and `act`")
+
+    def start(env: gym.Env, seed: int) -> Controller:
+        controller = given(env, seed)
+        if not callable(controller):
+            raise ValueError(f"{name}(env, seed) gave a {type(controller).__name__}; expected a function observation -> action")
+        return controller
+
+    return RowPolicy(start)
 
 
 def task_for(task: Task, spec: str) -> Task:

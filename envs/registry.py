@@ -2,11 +2,18 @@
 
 One file per family in `families/` (classic.py, box2d.py, ...) holds its list of tasks, how an environment is made and
 viewed, and its experts; it imports the family's packages only when an environment is made. A new family is one such file
-with a `FAMILY` in it plus its name in `FAMILIES` below.
+with a `FAMILY` in it plus its name in `FAMILIES` below. Other packages bring families as entry points:
+
+    [project.entry-points."calico.families"]
+    mazes = "my_package.mazes:FAMILY"
+
+Whatever else Gymnasium knows, and what a module of your own registers ("my_module:MyEnv-v0"), is families/own.py's.
 """
 
 import importlib
+import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib import metadata
@@ -22,6 +29,9 @@ FAMILIES = (   # files of families/; listing order of `calico tasks`
     "vizdoom", "procgen",
 )
 
+OWN = "own"                          # the file of families/ for all other environments of Gymnasium
+ENTRY_POINTS = "calico.families"     # name of a family -> its FAMILY, of other packages
+
 Controller = Callable[[Any], Any]                # observation -> action, for one episode
 Start = Callable[["gym.Env", int], Controller]     # (environment, episode's seed) -> the controller of that episode
 
@@ -36,7 +46,7 @@ class Task:
 
     Attributes:
         name: the Gymnasium id, e.g. "CartPole-v1".
-        family: the file of families/ that makes it.
+        family: the file of families/ that makes it, the name of an entry point, or "module:FAMILY".
         kwargs: arguments of the environment's constructor.
         view: settings of what the agent sees; stored with the data and with every checkpoint.
         compact_view: settings with which a step costs fewest tokens, where those of `view` do not; see `compact`.
@@ -99,6 +109,7 @@ class Family:
         tasks: all tasks, in listing order.
         make: (task, render) -> environment, with Calico's view applied; `render` makes `env.render()` give RGB frames.
         experts: expert name -> how its controller of one episode starts.
+        scores: task -> mean score by "random" and by "expert", of families that are not in scores.json.
         modules: what must be importable before `make`.
         extra: which extra of calico-agent brings them; None: they come with every installation.
         apt: Debian packages that they need besides, e.g. to draw without a screen.
@@ -108,6 +119,7 @@ class Family:
     tasks: tuple[Task, ...]
     make: Callable[[Task, bool], "gym.Env"]
     experts: Mapping[str, Start] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     extra: str | None = None
     apt: tuple[str, ...] = ()
@@ -121,19 +133,56 @@ class Family:
 
 @cache
 def family(name: str) -> Family:
-    """Load one family's file.
+    """Load one family: its file, what another package brings, or the object "module:FAMILY".
 
     Raises:
         ValueError: no such family.
     """
-    if name not in FAMILIES:
-        raise ValueError(f"unknown family {name!r}{nearest(name, FAMILIES)}; there are: {', '.join(FAMILIES)}")
-    return importlib.import_module(f".families.{name}", __package__).FAMILY
+    if name in FAMILIES or name == OWN:
+        return importlib.import_module(f".families.{name}", __package__).FAMILY
+    if ":" in name:
+        from .families import own
+
+        return own.family_at(name)
+    if name in (found := brought()):
+        return found[name]
+    known = (*FAMILIES, *found)
+    raise ValueError(f"unknown family {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
+
+
+@cache
+def brought() -> dict[str, Family]:
+    """The families of other packages; what cannot be loaded, or has a name of ours, is left out with a warning."""
+    from .task_table import rows
+
+    found: dict[str, Family] = {}
+    for point in metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            given = point.load()
+            if not isinstance(given, Family):
+                raise TypeError(f"it is a {type(given).__name__}, expected a calico.envs.registry.Family")
+            if point.name in (*FAMILIES, OWN):
+                raise ValueError("Calico has a family of that name")
+        except Exception as error:   # whatever a foreign package raises, the other families can be played
+            warnings.warn(f"the family {point.name!r} ({point.value}) is left out: {type(error).__name__}: {error}",
+                          stacklevel=2)
+            continue
+        own = [replace(task, family=point.name) for task in given.tasks if task.name not in rows()]
+        if clashing := [task.name for task in given.tasks if task.name in rows()]:
+            warnings.warn(f"the family {point.name!r} brings {', '.join(clashing)}, which Calico has itself and keeps",
+                          stacklevel=2)
+        found[point.name] = replace(given, tasks=tuple(own))
+    return found
+
+
+def families() -> tuple[str, ...]:
+    """Names of all families, those of other packages last."""
+    return (*FAMILIES, *brought())
 
 
 def tasks(family_name: str | None = None) -> list[Task]:
     """All tasks, or those of one family. Loads no environment package."""
-    return [task for name in ([family_name] if family_name else FAMILIES) for task in family(name).tasks]
+    return [task for name in ([family_name] if family_name else families()) for task in family(name).tasks]
 
 
 @cache
@@ -142,15 +191,26 @@ def _by_name() -> dict[str, Task]:
 
 
 def get_task(name: str) -> Task:
-    """Look a task up by its name.
+    """Look a task up by its name: Calico's own, another package's, any Gymnasium id, "module:Env-v0".
 
     Raises:
         ValueError: no such task; the message names the nearest ones.
     """
-    if name not in _by_name():
-        raise ValueError(f"unknown task {name!r}{nearest(name, _by_name())}; "
-                         f"`calico tasks` lists all {len(_by_name())}")
-    return _by_name()[name]
+    if name in _by_name():
+        return _by_name()[name]
+    from .families import own
+
+    if found := own.find(name):
+        return found
+    raise ValueError(f"unknown task {name!r}{nearest(name, _by_name())}; `calico tasks` lists all {len(_by_name())}, and "
+                     "module:Env-v0 is one of your own")
+
+
+def is_known(name: str) -> bool:
+    """Whether there is such a task."""
+    with suppress(ValueError, MissingPackage):
+        return bool(get_task(name))
+    return False
 
 
 def recorded_task(name: str, environment: Mapping[str, Any]) -> Task:

@@ -17,7 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .registry import get_task
+from . import task_table
+from .registry import family, get_task, is_known
 
 TABLE = Path(__file__).with_name("scores.json")
 FIRST_SEED = 10_000   # references are measured on seeds that no demonstration is collected from
@@ -58,11 +59,18 @@ def reference(task: str) -> Reference:
 
 
 def recorded(task: str) -> Reference:
-    """What scores.json holds under exactly this name."""
+    """What scores.json holds under exactly this name; for a task from outside, what its family says."""
     measured = {kind: values["mean"] for kind, values in table()["measured"].get(task, {}).items()}
+    if not measured and is_outside(task):
+        measured = dict(family(get_task(task).family).scores.get(task, {}))
     published = table()["published"]["scores"].get(task, {})
     return Reference(task=task, random=measured.get("random", published.get("random")), expert=measured.get("expert"),
                      human=published.get("human"))
+
+
+def is_outside(task: str) -> bool:
+    """Whether a task is none of those that come with Calico."""
+    return task not in task_table.rows() and is_known(task)
 
 
 def normalise(score: float, random: float | None, expert: float | None) -> float | None:

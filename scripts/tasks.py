@@ -10,6 +10,7 @@ of the scripted expert, of a person.
 """
 
 import argparse
+from importlib import metadata
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -18,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from calico.envs import scores, task_table
-from calico.envs.registry import FAMILIES, get_task, nearest, version
+from calico.envs.registry import ENTRY_POINTS, FAMILIES, MissingPackage, Task, family, get_task, tasks, version
 from calico.scripts.common.console import make_parser, note, print_json, run_command, wrote
 
 COLUMNS = ("task", "sees", "does", "tokens/step", "compact", "expert", "random score", "expert score", "human score")
@@ -41,14 +42,12 @@ def main(argv: list[str] | None = None) -> int:
         write_table()
         wrote(task_table.TABLE)
         return 0
-    if args.family and args.family not in FAMILIES:
-        raise ValueError(f"unknown family {args.family!r}{nearest(args.family, FAMILIES)}; there are: {', '.join(FAMILIES)}")
-    names = args.names or [name for name, row in task_table.rows().items() if args.family in (None, row["family"])]
+    names = args.names or listed(args.family)
     entries = [describe(name) for name in names]
     if args.json:
         print_json(entries)
         return 0
-    for name in FAMILIES:
+    for name in dict.fromkeys((*FAMILIES, *(entry["family"] for entry in entries))):
         of_family = [entry for entry in entries if entry["family"] == name]
         if of_family:
             _print_family(name, of_family)
@@ -56,6 +55,18 @@ def main(argv: list[str] | None = None) -> int:
     note(f"{len(entries)} tasks, {experts} with an expert that `calico collect` records; "
          "`calico inspect TASK` shows tokens")
     return 0
+
+
+def listed(family_name: str | None) -> list[str]:
+    """Names of all tasks, those of other packages last, or of those of one family.
+
+    Raises:
+        ValueError: no such family.
+    """
+    brought = metadata.entry_points(group=ENTRY_POINTS) if family_name is None else ()
+    if (family_name is None and not brought) or family_name in FAMILIES:     # Calico's own: from the table, at once
+        return [name for name, row in task_table.rows().items() if family_name in (None, row["family"])]
+    return [task.name for task in tasks(family_name)]
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -70,21 +81,40 @@ def describe(name: str) -> dict[str, Any]:
         ValueError: no such task.
     """
     if name not in task_table.rows():
-        get_task(name)   # raises, and names the nearest
-        raise ValueError(f"{name} is not in {task_table.TABLE} yet; run: python -m calico.scripts.tasks --write")
+        task = get_task(name)   # raises for an unknown one, and names the nearest
+        if task.family in FAMILIES:
+            raise ValueError(f"{name} is not in {task_table.TABLE} yet; run: python -m calico.scripts.tasks --write")
+        return describe_outside(task)
     about = dict(task_table.rows()[name])
     group = task_table.table()["families"][about["family"]]
-    known = scores.recorded(about["scores_of"] or name)
-    interface = about.pop("interface")
-    entry = {"task": about.pop("name"), "family": about.pop("family"),
-             **{key: interface[key] for key in ("observation", "action", "tokens_per_step", "compact_tokens_per_step")},
-             "max_steps": about.pop("episode_limit"), "expert": about.pop("expert"),
-             "random_score": known.random, "expert_score": known.expert, "human_score": known.human,
-             "extra": group["extra"], "licence": about.pop("licence"), **about,
-             "versions": {package: version(package) for package in about["packages"]}, **interface}
+    entry = _entry(about, group["extra"])
     if module := task_table.missing_module(entry["family"]):
         entry["missing"] = f"{group['title']} needs the package {module!r}, which is missing here; run: {group['install']}"
     return entry
+
+
+def describe_outside(task: Task) -> dict[str, Any]:
+    """The same of a task that does not come with Calico; its environment is made for it."""
+    from calico.envs.interfaces import describe as interface_of
+
+    try:
+        return _entry({**task.record(), "interface": interface_of(task)}, family(task.family).extra)
+    except MissingPackage as error:
+        interface = {"observation": "?", "action": "?", "tokens_per_step": [0, 0], "compact_tokens_per_step": [0, 0]}
+        return {**_entry({**task.record(), "interface": interface}, family(task.family).extra), "missing": str(error)}
+
+
+def _entry(about: dict[str, Any], extra: str | None) -> dict[str, Any]:
+    """What is told of a task, from its record and its interface."""
+    name = about["name"]
+    known = scores.recorded(about["scores_of"] or name)
+    interface = about.pop("interface")
+    return {"task": about.pop("name"), "family": about.pop("family"),
+             **{key: interface[key] for key in ("observation", "action", "tokens_per_step", "compact_tokens_per_step")},
+             "max_steps": about.pop("episode_limit"), "expert": about.pop("expert"),
+             "random_score": known.random, "expert_score": known.expert, "human_score": known.human,
+             "extra": extra, "licence": about.pop("licence"), **about,
+             "versions": {package: version(package) for package in about["packages"]}, **interface}
 
 
 def _print_family(name: str, entries: list[dict[str, Any]]) -> None:
@@ -96,7 +126,8 @@ def _print_family(name: str, entries: list[dict[str, Any]]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200   # one line per task for grep and less
-    console.print(Text(f"{task_table.table()['families'][name]['title']}:", "bold"),
+    title = task_table.table()["families"][name]["title"] if name in FAMILIES else family(name).title
+    console.print(Text(f"{title}:", "bold"),
                   Text(f"{len(entries)} tasks, {versions}, licence {licences}", "dim"))
     if "missing" in entries[0]:
         console.print(Text("not installed", "bold"))

@@ -34,8 +34,8 @@ def share(items: Sequence[Item]) -> list[Item]:
 
 
 def folder_name(task: str) -> str:
-    """"ALE/Pong-v5" -> "ALE-Pong-v5"."""
-    return task.replace("/", "-")
+    """"ALE/Pong-v5" -> "ALE-Pong-v5", "my_module:MyEnv-v0" -> "my_module-MyEnv-v0"."""
+    return task.replace("/", "-").replace(":", "-")
 
 
 class Results:

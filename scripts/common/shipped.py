@@ -1,5 +1,6 @@
 """RUN may be left out of a command line: then the network that comes with the package is used."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from calico.envs.task_table import rows
 from calico.tokenizers.spelling import nearest
 
 DEFAULT_RUN = "calico-small"     # agent.agent.SHIPPED has its folder; importing that loads torch
+MODULE_TASK = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[\w./-]+")      # module:Env-v0, see envs/families/own.py
 HELP = f"a run's folder, or one of its checkpoints (default: {DEFAULT_RUN}, which comes with Calico)"
 
 
@@ -23,8 +25,22 @@ def split_run(words: Sequence[str], is_other: Callable[[str], bool]) -> tuple[st
 
 
 def is_task(word: str) -> bool:
-    """Whether a word is a task's name, or is spelt like one."""
-    return word in rows() or bool(nearest(word, rows()))
+    """Whether a word is a task's name, or is spelt like one; MODULE:ENV is always one of your own."""
+    return word in rows() or bool(MODULE_TASK.fullmatch(word)) or bool(nearest(word, rows())) or is_gymnasium(word)
+
+
+def is_own_task(word: str) -> bool:
+    """Whether a word that is no file or folder here names a task."""
+    return not Path(word).exists() and (word in rows() or bool(MODULE_TASK.fullmatch(word)) or is_gymnasium(word))
+
+
+def is_gymnasium(word: str) -> bool:
+    """Whether a word is the name of a task that Calico does not bring, such as another Gymnasium id."""
+    if not re.fullmatch(r"[\w./-]+-v\d+", word):
+        return False
+    from calico.envs.registry import is_known  # late: it loads Gymnasium
+
+    return is_known(word)
 
 
 def is_media(word: str) -> bool:

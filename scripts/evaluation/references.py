@@ -19,6 +19,10 @@ def score(arguments: argparse.Namespace) -> int:
     chosen = [task for task in chosen if task.scores_of is None]
     if not chosen:
         raise ValueError("name at least one task (one that has scores of its own), or --family F; `calico tasks` lists them")
+    for task in chosen:
+        if arguments.write and scores.is_outside(task.name):
+            raise ValueError(f"{task.name} is none of Calico's own tasks: measure it without --write, and put the means into "
+                             "the `scores` of its FAMILY, see docs/extending.md")
     seeds = range(scores.FIRST_SEED, scores.FIRST_SEED + arguments.episodes)
     found: list[dict[str, Any]] = []
     for task in chosen:

@@ -16,6 +16,7 @@ from calico.envs.networks import save_network
 from calico.envs.registry import MissingPackage, Task, make
 from calico.envs.sb3 import as_network
 from calico.scripts.common import console
+from calico.scripts.common.sharding import folder_name
 
 PPO_ROWS = 8
 FIRST_SEED = 5_000   # the environments' seeds in training begin here
@@ -32,7 +33,7 @@ def train_expert(task: Task, out: Path, steps: int) -> str:
     """
     if steps < 1:
         raise ValueError(f"--train-steps {steps} must be at least 1")
-    stem = out / "experts" / task.name.replace("/", "-")
+    stem = out / "experts" / folder_name(task.name)
     zipped, small, about = (stem.with_name(stem.name + ending) for ending in (".zip", ".npz", ".json"))
     if not about.is_file():   # written last
         model = _train(task, steps)
