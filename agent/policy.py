@@ -158,7 +158,9 @@ class AgentPolicy:
         """The row of the cache of each given row; new ones get one, and those of fresh rows begin with the prompt or empty."""
         joining = [row for row in rows if row not in self.rows or self.rows[row].slot is None]
         for row in joining:
-            if row not in self.rows or not self.rows[row].fresh:
+            if row not in self.rows:
+                raise ValueError(f"row {row} acts before it was reset; call reset(row, seed) where its episode begins")
+            if not self.rows[row].fresh:
                 raise ValueError(f"row {row} lost its place while half of the rows or fewer played; reset it first")
         placed = self.placed + joining
         if 2 * len(rows) <= len(placed):

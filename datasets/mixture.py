@@ -219,13 +219,18 @@ def first_difference(new: Any, old: Any, path: str = "") -> str | None:
             if found:
                 return found
         return None
-    return None if new == old else f"{path} is {short(new)} but was {short(old)}"
+    if new == old:
+        return None
+    now, before = json.dumps(new), json.dumps(old)
+    same = len(os.path.commonprefix([now, before]))
+    return f"{path} is {short(now, same)} but was {short(before, same)}"
 
 
-def short(value: Any) -> str:
-    """A value in at most 60 characters."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def short(text: str, around: int = 0) -> str:
+    """At most some 60 characters of a text, the one at `around` among them."""
+    start = 0 if len(text) <= 60 or around < 50 else min(around - 20, len(text) - 54)
+    end = len(text) if len(text) - start <= 57 else start + 54
+    return ("..." if start else "") + text[start:end] + ("..." if end < len(text) else "")
 
 
 def loader(mixture: Mixture, start_step: int, stop_step: int, workers: int = 0, *, rows: slice = slice(None),

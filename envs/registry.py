@@ -11,6 +11,7 @@ Whatever else Gymnasium knows, and what a module of your own registers ("my_modu
 """
 
 import importlib
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -234,6 +235,9 @@ def make(task: Task | str, render: bool = False) -> "gym.Env":
         MissingPackage: the family's package is not installed.
     """
     task = get_task(task) if isinstance(task, str) else task
+    if render:   # SDL looks for a screen and a sound card, and complains of none; frames need neither
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     return require(task.family, task.name).make(task, render)
 
 

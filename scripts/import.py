@@ -1,6 +1,6 @@
 """`calico import FORMAT PATH --out DIR`: episodes of other projects, written as Calico's own.
 
-    calico import minari ~/.minari/datasets/D4RL/door/human-v2 --out data
+    calico import minari D4RL/door/human-v2 --out data                             # by its id, or its folder
     calico import jat jat-dataset/mujoco-hopper --task jat-hopper --out data       # a folder of Parquet files
     calico import d4rl hopper-medium-v2.hdf5 --task Hopper-v5 --out data           # data/Hopper-v5
 
@@ -26,7 +26,7 @@ NAMED = 5      # episodes that were left out; the others are counted
 def main(argv: list[str] | None = None) -> int:
     parser = console.make_parser("import", __doc__)
     parser.add_argument("format", choices=FORMATS)
-    parser.add_argument("path", type=Path, help="a data set's folder or file")
+    parser.add_argument("path", type=Path, help="a data set's folder or file; Minari's by its id, too")
     parser.add_argument("--task", metavar="NAME", help="what the episodes are of (default: what the data set says)")
     parser.add_argument("--out", type=Path, required=True, help="folder; the task gets one of its own in it")
     arguments = parser.parse_args(argv)

@@ -11,8 +11,14 @@ A fifth of the data, chosen by a hash of each item, is held out and measured. A 
 command is given again. `init=` and `predict` also take the folder of a Hugging Face Perceiver checkpoint (safetensors).
 """
 
+import argparse
+import contextlib
 import importlib
+import io
+import json
+import os
 import sys
+from pathlib import Path
 
 from calico.scripts.common import console
 
@@ -26,6 +32,30 @@ TASKS = {
     "flow": "flow",
     "autoencode": "autoencode",
 }
+VERBS = ("train", "predict")
+
+
+# The help of each task's verbs, as their own parsers give it: those load torch, which takes seconds. Written anew by
+# `python -m calico.scripts.perceive --write`; tests/scripts/test_perceive.py compares.
+HELP = Path(__file__).parent / "perceiver_tasks" / "help.json"
+COLUMNS = "100"
+
+
+def helps() -> dict[str, str]:
+    """"TASK VERB" -> its help."""
+    found = {}
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = COLUMNS
+    try:
+        for task, file in TASKS.items():
+            module = importlib.import_module(f"calico.scripts.perceiver_tasks.{file}")
+            for verb in VERBS:
+                with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+                    getattr(module, verb)(task, ["--help"])
+                found[f"{task} {verb}"] = printed.getvalue()
+    finally:
+        os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
+    return found
 
 
 @console.run_command
@@ -34,9 +64,17 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     parser = console.make_parser("perceive", __doc__)
     parser.add_argument("task", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
-    parser.add_argument("verb", choices=("train", "predict"), metavar="VERB", help="train or predict")
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="train or predict")
     parser.add_argument("more", nargs="*", help="see calico perceive TASK VERB --help")
+    parser.add_argument("--write", action="store_true", help=argparse.SUPPRESS)   # for those who change a setting
+    if words == ["--write"]:
+        HELP.write_text(json.dumps(helps(), indent=1) + "\n")
+        console.wrote(HELP)
+        return 0
     arguments = parser.parse_args(words[:2])
+    if {"-h", "--help"} & set(words[2:]):
+        print(json.loads(HELP.read_text())[f"{arguments.task} {arguments.verb}"], end="")
+        parser.exit()
     module = importlib.import_module(f"calico.scripts.perceiver_tasks.{TASKS[arguments.task]}")
     return int(getattr(module, arguments.verb)(arguments.task, words[2:]))
 

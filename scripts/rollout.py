@@ -49,13 +49,14 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.spread < 0 or (arguments.spread and arguments.isolate):
         raise ValueError(f"--spread {arguments.spread} must be at least 0, and is not for --isolate")
 
+    if arguments.video:
+        console.check_installed("av", "media", "films as MP4 need the package av", "(GIFs need nothing more: --gif DIR)")
+
     from calico.agent.agent import Agent  # torch takes seconds: not before the words are known to be right
     from calico.agent.sampling import SamplingConfig
-    from calico.scripts.common.film import REEL_ROWS, import_av
+    from calico.scripts.common.film import REEL_ROWS
     from calico.scripts.evaluation import control
 
-    if arguments.video:
-        import_av()                                            # what is missing is told before playing
     run, named = split_run(arguments.words, is_task)
     agent = Agent.load(run, arguments.device)
     sampling = SamplingConfig(temperature=arguments.temperature, top_k=arguments.top_k)

@@ -120,7 +120,7 @@ def test_any_gymnasium_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_pictures_are_shrunk_in_the_compact_view() -> None:
-    class Screen(gym.Env[Any, int]):
+    class Screen(gym.Env[Any, Any]):
         screen = gym.spaces.Box(0, 255, (210, 160, 3), np.uint8)
         observation_space = gym.spaces.Dict(screen=screen, lives=gym.spaces.Discrete(4))
         action_space = gym.spaces.Discrete(2)
@@ -128,7 +128,7 @@ def test_pictures_are_shrunk_in_the_compact_view() -> None:
         def reset(self, **_: Any) -> Any:
             return {"screen": np.full((210, 160, 3), 80, np.uint8), "lives": 3}, {}
 
-    gym.register("Screen-v0", Screen)
+    gym.register("Screen-v0", lambda **_: Screen())
     try:
         env = make(get_task("Screen-v0").compact())
         observation, _ = env.reset(seed=0)
@@ -163,7 +163,7 @@ def test_what_is_misspelt_is_one_line(module: Module, words: str, says: str, cap
 # ---- the contract
 
 
-class Sound(gym.Env[Any, int]):
+class Sound(gym.Env[Any, Any]):
     """Counts up; the tests break it, one method each."""
 
     observation_space: gym.Space[Any] = gym.spaces.Box(0, 100, (1,))
@@ -237,7 +237,7 @@ class Constant(Sound):
 
 
 def checked(kind: type[gym.Env[Any, Any]], **settings: Any) -> Any:
-    gym.register("Broken-v0", kind, **settings)
+    gym.register("Broken-v0", lambda **_: kind(), **settings)
     try:
         return check(get_task("Broken-v0"), elsewhere=False)
     finally:

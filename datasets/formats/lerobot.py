@@ -12,7 +12,7 @@
     reward, end of the episode, demonstrated  next.reward, next.done, demonstrated
 
 LeRobot keeps no final observation, does not tell terminated from truncated, and counts in seconds, which Calico's steps do
-not have: FPS is a number for its clock.
+not have: `fps` is a number for its clock, the environment's own frames per second where they are known.
 """
 
 import io
@@ -32,7 +32,7 @@ from ...tokenizers.episode import Episode
 from ...tokenizers.spaces import is_image, is_text, leaf_spaces, space_from_json
 from ..publish import whole_folder
 
-FPS = 10
+FPS = 10                   # where nobody knows
 FILE_BYTES = 100 << 20     # a new data file from here on (uncompressed); LeRobot's own limit is 100 MB
 FILES_PER_CHUNK = 1000
 PLACE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
@@ -40,11 +40,12 @@ COUNTERS = {"timestamp": "float32", "frame_index": "int64", "episode_index": "in
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-def write_lerobot(root: Path, task: Mapping[str, Any], episodes: Iterable[Episode]) -> Path:
+def write_lerobot(root: Path, task: Mapping[str, Any], episodes: Iterable[Episode], fps: int = FPS) -> Path:
     """Write episodes as `root / <name of the task, "/" as "-">`; it appears whole or not at all.
 
     Args:
         task: a reader's `task`, which holds the spaces.
+        fps: steps per second of LeRobot's clock.
     Returns:
         The data set's folder, for `LeRobotDataset(name, root=folder)`.
     Raises:
@@ -57,7 +58,7 @@ def write_lerobot(root: Path, task: Mapping[str, Any], episodes: Iterable[Episod
         raise ValueError(f"the episodes of {task['name']} come without their spaces, which tell pictures from states")
     layout = Layout(space_from_json(task["observation_space"]), space_from_json(task["action_space"]))
     with whole_folder(folder) as temporary:
-        writer = _Writer(temporary, task["name"], layout)
+        writer = _Writer(temporary, task["name"], layout, fps)
         for episode in episodes:
             writer.append(episode)
         writer.close()
@@ -143,8 +144,8 @@ class Statistics:
 class _Writer:
     """The files of one data set, while they are being written."""
 
-    def __init__(self, folder: Path, name: str, layout: Layout) -> None:
-        self.folder, self.name, self.layout, self.schema = folder, name, layout, layout.schema()
+    def __init__(self, folder: Path, name: str, layout: Layout, fps: int) -> None:
+        self.folder, self.name, self.layout, self.schema, self.fps = folder, name, layout, layout.schema(), fps
         self.tasks: dict[str, int] = {}
         self.rows: list[dict[str, Any]] = []          # of meta/episodes
         self.statistics = {name: Statistics() for name in layout.features}
@@ -162,7 +163,7 @@ class _Writer:
         frame = np.arange(steps)
         values = {
             "next.reward": episode.rewards.astype(np.float32), "next.done": frame == steps - 1,
-            "demonstrated": episode.demonstrated, "timestamp": (frame / FPS).astype(np.float32), "frame_index": frame,
+            "demonstrated": episode.demonstrated, "timestamp": (frame / self.fps).astype(np.float32), "frame_index": frame,
             "episode_index": np.full(steps, number), "index": self.frames + frame,
             "task_index": np.array([self.tasks[text] for text in texts]),
         }
@@ -213,7 +214,7 @@ class _Writer:
         stats = {name: self.statistics[name].to_json((-1, 1, 1) if described["dtype"] == "image" else described["shape"])
                  for name, described in self.layout.features.items()}
         info = {
-            "codebase_version": "v3.0", "robot_type": None, "fps": FPS, "features": self.layout.features,
+            "codebase_version": "v3.0", "robot_type": None, "fps": self.fps, "features": self.layout.features,
             "total_episodes": len(self.rows), "total_frames": self.frames, "total_tasks": len(self.tasks),
             "chunks_size": FILES_PER_CHUNK, "data_files_size_in_mb": math.ceil(FILE_BYTES / 1e6), "video_files_size_in_mb": 200,
             "splits": {"train": f"0:{len(self.rows)}"}, "data_path": f"data/{PLACE}.parquet", "video_path": None}

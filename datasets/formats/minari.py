@@ -9,6 +9,7 @@ step info, `info` as episode metadata, the writer's `task` in metadata.json. Pic
 default, JPEG, would change them. Minari's own way to create data sets needs jax; its storage classes do not.
 """
 
+import copy
 import json
 import re
 import warnings
@@ -17,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
@@ -29,6 +31,7 @@ from .parquet_part import plain_json
 
 TASK_KEY = "calico_task"     # in metadata.json
 INFO_KEY = "calico_info"     # in an episode's metadata
+DATASET_ID = re.compile(r"(?:[\w-]+/)*[\w-]+-v\d+")      # Minari's own form: namespaces, name, version
 MARK_KEY = "demonstrated"    # in the step infos; entry t + 1 is of action t, as Minari's infos begin with that of the reset
 
 
@@ -36,7 +39,8 @@ def read_minari(path: Path, name: str | None = None, both: Spaces | None = None)
     """Open a local Minari data set.
 
     Args:
-        path: its folder, or the folder `data` in it.
+        path: its folder, or the folder `data` in it; or its id, such as D4RL/door/human-v2, of one that is on this machine or
+            can be downloaded.
         name: of the task; default: what Calico exported it with, else the id of its environment, else its own id.
         both: spaces of observations and actions; default: those of the data set.
     Raises:
@@ -44,6 +48,7 @@ def read_minari(path: Path, name: str | None = None, both: Spaces | None = None)
         ImportError: Minari, or a package that it needs for this format, is missing; the message says what to install.
     """
     minari = import_minari()
+    path = path if path.exists() else downloaded(minari, path)
     folder = path if (path / "metadata.json").exists() else path / "data"
     if not (folder / "metadata.json").exists():
         raise ValueError(f"{path} is no Minari data set (no data/metadata.json); give its folder, such as "
@@ -68,6 +73,26 @@ def read_minari(path: Path, name: str | None = None, both: Spaces | None = None)
         readers = (partial(_episode, f"{path}, episode {number}", data, task["name"], both, number)
                    for number in map(int, data.episode_indices))
         return ImportedEpisodes(task=task, readers=readers, total=int(data.total_episodes))
+
+
+def downloaded(minari: Any, path: Path) -> Path:
+    """The folder of the data set whose id is written in place of a path, downloaded if need be; the path where it is no id.
+
+    Raises:
+        ValueError: it is on no server, or cannot be reached.
+    """
+    name = path.as_posix()
+    if not DATASET_ID.fullmatch(name):
+        return path
+    folder = Path(minari.storage.get_dataset_path(name))
+    if not folder.exists():
+        try:
+            minari.download_dataset(name)
+        except Exception as error:    # its servers' clients raise errors of their own
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"there is no folder {name} here, and the Minari data set of that id cannot be downloaded: "
+                             f"{reason}") from error
+    return folder
 
 
 def import_minari() -> Any:
@@ -153,9 +178,24 @@ def write_minari(root: Path, task: Mapping[str, Any], episodes: Iterable[Episode
         for key, space in (("observation_space", observation), ("action_space", action)):
             metadata[key] = serialize_space(texts.declared(space))     # now that all texts are known
         metadata |= {"dataset_id": minari_id(task), "minari_version": minari.__version__, TASK_KEY: plain_json(task, "task"),
+                     **({"env_spec": spec} if (spec := env_spec(task)) else {}),
                      "algorithm_name": str(task.get("expert") or task.get("policy") or "unknown")}
         (data / "metadata.json").write_text(json.dumps(metadata))
     return folder
+
+
+def env_spec(task: Mapping[str, Any]) -> str | None:
+    """Gymnasium's specification of the environment as JSON, with which Minari makes it again; None where `gym.make` would show
+    something else than the data do, or knows no such environment."""
+    environment = task.get("environment", {})
+    if any(value is not None for value in environment.get("view", {}).values()) or task["name"] not in gym.registry:
+        return None
+    spec = copy.deepcopy(gym.spec(task["name"]))
+    spec.kwargs.update(environment.get("kwargs", {}))
+    try:
+        return spec.to_json()
+    except ValueError:          # made by a function that no JSON can name
+        return None
 
 
 def columns(space: spaces.Space[Any], leaves: Mapping[str, np.ndarray], name: str = "") -> Any:

@@ -118,7 +118,7 @@ def bare(name: str) -> str:
 def _make(task: Task, render: bool) -> gym.Env:
     if address := ADDRESS.fullmatch(task.name):
         module_of(address[1])   # in a worker process nobody has imported it yet
-    mode = {"render_mode": "rgb_array"} if render else {}       # not every environment has the argument
+    mode: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}       # not every environment has the argument
     try:
         env = gym.make(bare(task.name), disable_env_checker=True, **mode, **task.kwargs)
     except gym.error.DependencyNotInstalled as error:

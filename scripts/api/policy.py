@@ -175,4 +175,5 @@ def _row(space: gym.Space[Any], observation: Any, row: int) -> Any:
 
 def join(space: gym.Space[Any], actions: Sequence[Any]) -> Any:
     """Actions stacked, as `gym.vector` takes them."""
-    return concatenate(space, actions, create_empty_array(space, len(actions)))
+    empty: Any = create_empty_array(space, len(actions))
+    return concatenate(space, actions, empty)

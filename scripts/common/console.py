@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import inspect
 import json
 import math
@@ -86,6 +87,12 @@ def check_positive(arguments: argparse.Namespace, *names: str) -> None:
     for name in names:
         if (number := getattr(arguments, name)) is not None and number < 1:
             raise ValueError(f"--{name.replace('_', '-')} {number} must be at least 1")
+
+
+def check_installed(module: str, extra: str, what: str, rest: str = "") -> None:
+    """Raise ImportError, with the command that installs it, where a package of an extra is missing; it is not imported."""
+    if sys.modules.get(module, module) is None or importlib.util.find_spec(module) is None:
+        raise ImportError(f'{what}; run: pip install "calico-agent[{extra}]" {rest}'.rstrip())
 
 
 def run_command(main: Main) -> Callable[..., int]:

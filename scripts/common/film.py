@@ -225,11 +225,9 @@ def import_av() -> Any:
     Raises:
         ImportError: it is missing; the message says how to install it.
     """
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError('films as MP4 need the package av; run: pip install "calico-agent[media]" '
-                          '(GIFs need nothing more: --gif DIR)') from error
+    console.check_installed("av", "media", "films as MP4 need the package av", "(GIFs need nothing more: --gif DIR)")
+    import av
+
     return av
 
 

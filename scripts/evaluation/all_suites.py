@@ -4,7 +4,7 @@ import argparse
 import json
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -90,6 +90,8 @@ def open_run(run: Path, device: str) -> tuple[Agent, RunSettings]:
     saved = checkpoint.load(located(run), only=("model",))
     config = saved.documents.get("config")
     settings = config_from_json(RunSettings, without_gone(config)) if config else RunSettings()
+    sources = [data.found_again(source, saved.path) for source in settings.data.sources]
+    settings = replace(settings, data=replace(settings.data, sources=sources))
     return Agent.from_checkpoint(saved, device), settings
 
 
@@ -210,15 +212,17 @@ def sample(examples: Sequence[Example], count: int = 8) -> list[Example]:
     return [examples[index] for index in np.linspace(0, len(examples) - 1, min(count, len(examples))).astype(int)]
 
 
-def chat(speaker: TextGenerator) -> list[dict[str, str]]:
-    """A short conversation, the last turn about a picture."""
+def chat(speaker: TextGenerator) -> list[dict[str, Any]]:
+    """A short conversation, the last turn about a picture, which stands under "image"."""
     messages: list[dict[str, Any]] = []
     (scene,) = scenes("minigrid", [data.UNSEEN_SCENES])
     turns = [*(user_message(None, line) for line in CHAT), user_message(scene.image, "what do you see?")]
     for turn in turns:
         messages.append(turn)
         messages.append({"role": "assistant", "content": speaker.replies([messages])[0]})
-    return [{"role": m["role"], "content": m["content"] if isinstance(m["content"], str) else m["content"][-1]["text"]}
+    return [{"role": m["role"], "content": m["content"]} if isinstance(m["content"], str) else
+            {"role": m["role"], "content": m["content"][-1]["text"], **{key: entry[key] for entry in m["content"]
+                                                                        for key in ("image",) if key in entry}}
             for m in messages]
 
 

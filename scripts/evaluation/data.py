@@ -63,6 +63,17 @@ class EvaluationSet:
         return replace(self, documents=chosen, known=known)
 
 
+def found_again(source: SourceSettings, run: Path) -> SourceSettings:
+    """The source where its data lie now: paths are stored as they were given, so a relative one that is not here is looked for
+    in the folders above the run, where the run was trained in most cases."""
+    def place(path: str) -> str:
+        if not path or Path(path).is_absolute() or Path(path).exists():
+            return path
+        return next((str(above / path) for above in run.resolve().parents if (above / path).exists()), path)
+
+    return replace(source, path=place(source.path), images=place(source.images))
+
+
 def open_here(settings: RunSettings, suites: Iterable[str]) -> list[OpenedSource]:
     """The run's sources for these suites; those that cannot be opened are named on stderr."""
     readers = tuple(READERS[suite] for suite in suites)
@@ -71,7 +82,8 @@ def open_here(settings: RunSettings, suites: Iterable[str]) -> list[OpenedSource
         try:
             found = open_source(source, {o.name for o in opened})
         except ValueError as error:
-            console.note(f"not judged: {console.one_line(error)}")
+            where = "" if Path(source.path).exists() else "; run the command where the run was trained, or name data by --data"
+            console.note(f"not judged: {console.one_line(error)}{where}")
             continue
         if isinstance(found.data, readers):
             opened.append(found)

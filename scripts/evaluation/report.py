@@ -115,7 +115,7 @@ class Report:
         films, captions, questions: examples to look at; the accuracies below may count many more.
         caption_accuracy, question_accuracy: in [0, 1]; None where there were none.
         captions_judged, questions_judged: the number of samples of those accuracies.
-        chats: transcripts, each a list of {"role": ..., "content": ...}.
+        chats: transcripts, each a list of {"role": ..., "content": ...}, with "image" where one is shown.
         facts: further rows for "How it was made", e.g. {"backbone": "decoder, width 256, depth 6"}.
         versions: package -> version.
     """
@@ -135,7 +135,7 @@ class Report:
     questions: Sequence[Question] = ()
     question_accuracy: float | None = None
     questions_judged: int = 0
-    chats: Sequence[Sequence[Mapping[str, str]]] = ()
+    chats: Sequence[Sequence[Mapping[str, Any]]] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -160,7 +160,9 @@ class Report:
                                        "normalised": t.normalised, "episodes": len(t.returns)} for t in self.tasks]
         found: dict[str, Any] = console.jsonable(without(self, "films") | {
             "tasks": tasks, "share_at_50": self.share_at(50), "captions": [without(c, "image") for c in self.captions],
-            "questions": [without(q, "image") for q in self.questions]})
+            "questions": [without(q, "image") for q in self.questions],
+            "chats": [[{key: value for key, value in message.items() if key != "image"} for message in chat]
+                      for chat in self.chats]})
         return found
 
 

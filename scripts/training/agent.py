@@ -1,6 +1,7 @@
 """An agent's training run, from its settings to its checkpoints: the work of `calico train`."""
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from calico.scripts.training.runs import (
 from calico.tokenizers.vocabulary import Vocabulary
 
 FREE = ("out", "data.workers", *LENGTH)      # what a continued run may change
+SOURCES_TOLD = 8                             # by name
 HELD_OUT_BATCHES = 4                         # that are measured, where sources hold something out; the same ones each time
 
 
@@ -72,6 +74,8 @@ def train(settings: RunSettings, device: str = "cpu", data_changed: bool = False
             trainer.restore(saved)
         for line in (*sources.remarked(opened), *sources.passed_over(mixture)):
             console.note(line)
+        for line in described(settings, agent, opened, training.steps - trainer.step, device):
+            console.note(line)
         save_resolved(settings, run / "config.json")
         documents = {**agent.documents(), "config": config_to_json(settings), "mixture": mixture.state(),
                      "skipped": mixture.skipped, SHOWN: {"pictures": any(one.data.has_pictures for one in opened)}, **kept}
@@ -79,7 +83,29 @@ def train(settings: RunSettings, device: str = "cpu", data_changed: bool = False
                               settings.data.workers)
         run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, agent.files(),
                               evaluate=held_out_loss(opened, settings, agent))
+    console.note(f"next: {next_command(run, agent, opened)}")
     return run
+
+
+def described(settings: RunSettings, agent: Agent, opened: Sequence[sources.OpenedSource], steps: int,
+              device: str) -> Iterator[str]:
+    """What is about to be trained, in a few lines."""
+    backbone, data = settings.backbone, settings.data
+    yield (f"{Path(settings.out).name}: {agent.model.parameter_count():,} parameters ({backbone.kind}, width {backbone.width}, "
+           f"depth {backbone.depth}), {agent.text.size:,} text pieces; {steps:,} steps of {data.batch_size} rows of "
+           f"{backbone.context} tokens on {device}")
+    total = sum(source.settings.weight for source in opened)
+    told = [f"{source.name} ({len(source.data):,}, {source.settings.weight / total:.0%})" for source in opened[:SOURCES_TOLD]]
+    more = f", and {len(opened) - SOURCES_TOLD} more" if len(opened) > SOURCES_TOLD else ""
+    yield f"{len(opened)} source{'s' * (len(opened) != 1)} (items, share of the rows): {', '.join(told)}{more}"
+
+
+def next_command(run: Path, agent: Agent, opened: Sequence[sources.OpenedSource]) -> str:
+    """What to type once the run is trained."""
+    if agent.tasks:
+        return f"calico rollout {shlex.quote(str(run))} {sorted(agent.tasks)[0]}"
+    return f"calico {'caption' if any(source.data.has_pictures for source in opened) else 'chat'} {shlex.quote(str(run))}" + (
+        " IMAGE" if any(source.data.has_pictures for source in opened) else "")
 
 
 def check_same_tasks(init: str, base: Agent, specs: Mapping[str, Mapping[str, Any]]) -> None:

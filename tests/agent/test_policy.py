@@ -247,6 +247,12 @@ def test_actions_are_legal_and_seeds_reproduce(model: Model) -> None:
     assert any(not np.array_equal(step[0]["move"], step[1]["move"]) for step in together)
 
 
+def test_a_row_that_was_never_reset_is_told(model: Model) -> None:
+    codec = make_codec("one action token")
+    with pytest.raises(ValueError, match=r"row 0 acts before it was reset; call reset\(row, seed\)"):
+        AgentPolicy(model, codec, precision="fp32").act(observations_of(codec, 1, 0), [0])
+
+
 def test_a_row_that_lost_its_place_is_not_played_without_its_history(model: Model) -> None:
     codec = make_codec("one action token")
     policy = AgentPolicy(model, codec, precision="fp32")

@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from calico.datasets.documents import Caption, Dialogue
 from calico.datasets.episodes import EpisodeReader, EpisodeWriter
-from calico.datasets.mixture import Batch, Mixture, loader, prefetched
+from calico.datasets.mixture import Batch, Mixture, first_difference, loader, prefetched
 from calico.datasets.sources import (
     DocumentSource,
     EpisodeSource,
@@ -746,3 +746,12 @@ def test_texts_of_one_character_count() -> None:
     row = source.sample(np.random.default_rng(0), 20)
     assert TEXT.decode(row.ids[row.kind == Kind.TEXT] - VOCABULARY.text_start).startswith("a")
     assert source.targets(20).total == 1
+
+
+def test_two_long_values_are_shown_where_they_differ() -> None:
+    paths = [{"path": f"data/{name}", "weight": 1.0} for name in ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "Pong")]
+    said = first_difference({"sources": paths}, {"sources": [*paths[:2], {**paths[2], "weight": 2.5}, paths[3]]})
+    assert said and '"weight": 1.0' in said and '"weight": 2.5' in said and len(said) < 160
+    assert first_difference({"a": 1}, {"a": 2}) == "a is 1 but was 2"
+    said = first_difference({"a": "x" * 100 + "a"}, {"a": "x" * 100 + "b"})
+    assert said and 'xa" but was ...' in said and said.endswith('xb"')

@@ -1,6 +1,9 @@
 """Task lookups and their messages; what the families list is what their packages register."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -89,3 +92,11 @@ def test_view_settings_change_what_is_seen() -> None:
 def test_a_task_without_expert_says_which_have_one() -> None:
     with pytest.raises(ValueError, match="BipedalWalkerHardcore-v3 has no scripted expert; .*LunarLander-v3"):
         make_expert("BipedalWalkerHardcore-v3")
+
+
+def test_frames_are_drawn_without_a_word_from_sdl(tmp_path: Path) -> None:
+    code = ("from calico.envs.registry import make\n"
+            "env = make('LunarLander-v3', render=True)\nenv.reset(seed=0)\nprint(env.render().shape)\nenv.close()")
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("SDL_", "XDG_", "DISPLAY"))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=bare, cwd=tmp_path)
+    assert done.stdout == "(400, 600, 3)\n" and "XDG" not in done.stderr and "ALSA" not in done.stderr, done.stderr

@@ -1,5 +1,6 @@
 """`calico import` and `calico export`: there and back through the commands, and one line for what is wrong."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -72,3 +73,11 @@ def test_a_missing_package_names_the_command(small_run: SmallRun, tmp_path: Path
     monkeypatch.setitem(sys.modules, "minari", None)   # makes `import minari` fail
     for words in (("import", "minari", tmp_path), ("export", "minari", small_run.data / "CartPole-v1")):
         assert 'run: pip install "calico-agent[data]"' in refused(*words, "--out", tmp_path)
+
+
+def test_lerobot_s_clock_is_the_environment_s(small_run: SmallRun, tmp_path: Path, refused: Refused) -> None:
+    for words, fps in (((), 50), (("--fps", "7"), 7)):
+        out = tmp_path / str(fps)
+        assert main(["export", "lerobot", str(small_run.data / "CartPole-v1"), "--out", str(out), *words]) == 0
+        assert json.loads((out / "CartPole-v1" / "meta" / "info.json").read_text())["fps"] == fps
+    assert "--fps 7 is for lerobot" in refused("export", "minari", tmp_path, "--out", tmp_path, "--fps", 7)

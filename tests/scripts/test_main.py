@@ -77,6 +77,13 @@ def test_wrong_words_are_told_before_anything_heavy_is_loaded(words: list[str], 
     assert done.stdout == "2 []\n" and says in done.stderr
 
 
+def test_a_film_s_missing_package_is_told_before_anything_heavy_is_loaded() -> None:
+    code = ("import sys; sys.modules['av'] = None; from calico.scripts.main import main; "
+            f"code = main(['rollout', 'CartPole-v1', '--video', 'films']); print(code, sorted({HEAVY} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 []\n" and 'run: pip install "calico-agent[media]"' in done.stderr
+
+
 def test_torchrun_runs_a_verb() -> None:
     command = ["-m", "torch.distributed.run", "--nproc-per-node", "1", "-m", "calico.scripts.train", "tiny", "--nonsense"]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True)

@@ -1,12 +1,15 @@
 """calico perceive: one door, a file per task."""
 
 import importlib
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from calico.scripts.main import main
-from calico.scripts.perceive import TASKS
+from calico.scripts.perceive import HELP, TASKS, helps
 from calico.scripts.perceiver_tasks.classify import KINDS
 from calico.scripts.perceiver_tasks.training import load_task_settings
 
@@ -21,6 +24,18 @@ def test_every_task_has_both_verbs_with_an_example(task: str, verb: str, capsys:
     assert left.value.code == 0 and out.startswith(f"usage: calico perceive {task} {verb} ")
     assert f"    calico perceive {task} {verb} " in out
     assert max(map(len, out.splitlines())) <= 130
+
+
+def test_the_help_of_the_tasks_is_that_of_their_parsers() -> None:
+    assert json.loads(HELP.read_text()) == helps(), "run: python -m calico.scripts.perceive --write"
+
+
+def test_the_help_of_a_task_loads_nothing_heavy() -> None:
+    code = ("import atexit, sys; from calico.scripts.main import main\n"
+            "atexit.register(lambda: print(sorted({'torch', 'scipy', 'gymnasium', 'numpy'} & set(sys.modules))))\n"
+            "main(['perceive', 'classify-image', 'train', '--help'])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "optimizer.learning_rate" in done.stdout and done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("words, expected", [

@@ -460,3 +460,16 @@ def test_a_network_that_sees_a_task_otherwise_is_refused(small_run: SmallRun, tm
     said = refused("train", "tiny", f"data.sources=[{{path: {tmp_path}/BabyAI-GoToLocal-v0}}]", f"init={small_run.run}",
                    f"out={tmp_path}/run")
     assert "knows BabyAI-GoToLocal-v0 otherwise than these data show it" in said and "--compact" in said
+
+
+def test_it_says_what_it_trains_and_what_to_type_next(small_run: SmallRun, tmp_path: Path,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(small_run, tmp_path / "run", "training.steps=1")) == 0
+    err = capsys.readouterr().err
+    count = Agent.load(tmp_path / "run").model.parameter_count()
+    assert f"run: {count:,} parameters (decoder, width 32, depth 1)" in err
+    assert "1 steps of 4 rows of 128 tokens on cpu" in err
+    assert "2 sources (items, share of the rows): CartPole-v1 (4, 50%), minigrid-captions (24, 50%)" in err
+    assert f"next: calico rollout {tmp_path / 'run'} CartPole-v1\nwrote" in err
+    assert main(words(small_run, tmp_path / "eyes", "training.steps=1", sources=("minigrid-captions",))) == 0
+    assert f"next: calico caption {tmp_path / 'eyes'} IMAGE" in capsys.readouterr().err

@@ -186,3 +186,31 @@ def test_a_relative_folder_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     write_minari(Path("datasets"), make_task("mission"), make_episodes("mission"))
     assert read_minari(tmp_path / "datasets" / minari_id(make_task("mission"))).total == 3
+
+
+def test_a_data_set_is_named_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    episodes = make_episodes("numbers")
+    write_minari(tmp_path / "sets", make_task("numbers"), episodes)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "sets"))
+    monkeypatch.chdir(tmp_path)
+    found = list(read_minari(Path("Test/numbers-v1/expert-v0")).episodes)
+    assert len(found) == len(episodes)
+
+    def unreachable(name: str) -> None:
+        raise ConnectionError(f"no server for {name}\nat all")
+
+    monkeypatch.setattr(minari, "download_dataset", unreachable)
+    with pytest.raises(ValueError, match="no folder Test/none-v3 here, and .* downloaded: no server for Test/none-v3$"):
+        read_minari(Path("Test/none-v3"))
+    with pytest.raises(ValueError, match="is no Minari data set"):
+        read_minari(Path("no id"))
+
+
+@pytest.mark.parametrize("name, view, known", [("CartPole-v1", {}, True), ("CartPole-v1", {"height": 64}, False),
+                                               ("CartPole-v1", {"side": None}, True), ("Nothing-v1", {}, False)])
+def test_the_environment_is_told_where_gym_make_gives_it(tmp_path: Path, name: str, view: dict[str, Any], known: bool) -> None:
+    task = make_task("numbers") | {"name": name, "environment": {"view": view, "kwargs": {"sutton_barto_reward": True}}}
+    spec = minari.MinariDataset(write_minari(tmp_path, task, make_episodes("numbers")) / "data").env_spec
+    assert (spec is not None) == known
+    if known:
+        assert spec.id == name and spec.kwargs["sutton_barto_reward"] is True

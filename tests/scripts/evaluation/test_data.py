@@ -14,6 +14,7 @@ from calico.scripts.evaluation.data import (
     SUITES,
     EvaluationSet,
     drawn_questions,
+    found_again,
     held_out_sets,
     named_sets,
     open_here,
@@ -92,3 +93,24 @@ def test_worlds_are_those_of_the_run(small_run: SmallRun, folder: Path) -> None:
     assert len(drawn.documents) == 4 and len(drawn.known) > 4
     for document in drawn.documents:
         assert isinstance(document, Dialogue) and [message["role"] for message in document.messages] == ["user", "assistant"]
+
+
+def test_data_are_found_again_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "project" / "runs" / "demo"
+    (tmp_path / "project" / "data" / "CartPole-v1").mkdir(parents=True)
+    run.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    source = SourceSettings(path="data/CartPole-v1", images="data")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = found_again(source, run)
+    data = tmp_path / "project" / "data"
+    assert found.path == str(data / "CartPole-v1") and found.images == str(data)
+    gone = SourceSettings(path="data/gone")
+    assert found_again(gone, run) == gone
+    monkeypatch.chdir(tmp_path / "project")
+    assert found_again(source, run) == source
+
+
+def test_data_that_are_gone_say_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert open_here(settings_of(SourceSettings(path="nowhere/words.jsonl")), SUITES) == []
+    assert "run the command where the run was trained, or name data by --data" in capsys.readouterr().err

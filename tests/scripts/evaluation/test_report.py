@@ -210,3 +210,10 @@ def test_other_numbers_read_well() -> None:
 def test_the_running_mean_of_a_constant_is_the_constant() -> None:
     np.testing.assert_allclose(running_mean(np.full(57, 3.0)), 3.0)
     assert running_mean(np.zeros(0)).shape == (0,)
+
+
+def test_a_chat_shows_the_picture_that_is_asked_about(report: Report) -> None:
+    picture = np.full((16, 16, 3), 90, np.uint8)
+    shown = dataclasses.replace(Report(), chats=[[{"role": "user", "content": "what is it?", "image": picture}]])
+    assert 'alt="The picture that is asked about"' in render_html(shown) and "data:image" in render_html(shown)
+    assert "The picture that is asked about" not in render_html(dataclasses.replace(Report(), chats=report.chats))
