@@ -128,7 +128,8 @@ def like_run(settings: RunSettings, overrides: Sequence[str]) -> RunSettings:
             raise ValueError(f"init={settings.init} brings its own {key}; leave {override} out, or train from the start")
     saved = checkpoint.load(located(settings.init), only=())
     model: ModelConfig = from_json(ModelConfig, saved.documents["model"])
-    codec: dict[str, Any] = next(iter(saved.documents["tasks"].values()), {}).get("codec", {})
+    tasks: list[dict[str, Any]] = list(saved.documents["tasks"].values())
+    codec = tasks[0]["codec"] if tasks else {}
     form = {name: codec[name] for name in FORM if name in codec} | {"titles": bool(codec.get("title"))}
     return replace(settings, embedding=model.embedding, backbone=model.backbone, data=replace(settings.data, **form),
                    vocabulary=Vocabulary.from_json(saved.documents["vocabulary"]).config)
