@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--suite", choices=SUITES, action="append",
                         help="may be given more than once (default: all that there is something for)")
     parser.add_argument("--episodes", type=int, default=20, help="per control task (default 20)")
+    parser.add_argument("--max-steps", type=int, metavar="N", help="cut episodes after N steps: a game without an end is long")
     parser.add_argument("--num-envs", type=int, default=16, help="environments side by side (default 16)")
     parser.add_argument("--pictures", type=int, default=100, help="per drawn world (default 100)")
     parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), help="(default: those that the run was trained on)")
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--isolate", action="store_true", help="each environment in a process of its own")
     console.add_common(parser, "--device", "--json")
     arguments = parser.parse_args(argv)
-    console.check_positive(arguments, "episodes", "num_envs", "pictures", "limit")
+    console.check_positive(arguments, "episodes", "max_steps", "num_envs", "pictures", "limit")
 
     from calico.scripts.evaluation.all_suites import evaluate
 
