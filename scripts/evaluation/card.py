@@ -64,6 +64,7 @@ def card_of(run: str, measured: bool = False) -> dict[str, Any]:
             "caption_accuracy": found.get("caption_accuracy"), "question_accuracy": found.get("question_accuracy"),
             "parameters": agent.model.parameter_count(), "bytes": weights, "tokens": int(agent.about.get("tokens", 0)),
             "training_hours": round(float(agent.about.get("seconds", 0)) / 3600, 2), "episodes": found["episodes"],
+            "max_steps": found.get("max_steps"),
             "temperature": found["sampling"]["temperature"], "by_family": families, "scores": scores,
             "data": saved.documents.get("sources", []), "licences": trained, "limits": list(LIMITS)}
 
@@ -90,7 +91,8 @@ def readme(card: Mapping[str, Any]) -> str:
     lines += [f"| {name} | {group['tasks']} | {percent(group['share_at_50'])} | {estimate(group['interquartile_mean'])} |"
               for name, group in card["by_family"].items()]
     lines += ["", "## Tasks", "",
-              f"Mean return over {card['episodes']} episodes with seeds that no demonstration was made from.", "",
+              f"Mean return over {card['episodes']} episodes with seeds that no demonstration was made from"
+              + (f", each of {card['max_steps']:,} steps at most." if card["max_steps"] else "."), "",
               "| task | return | ± 95 % | random | expert | of expert |", "|---|---|---|---|---|---|"]
     lines += [f"| {name} | {task['score']:.2f} | {task['interval']:.2f} | {task['random']:.2f} | {task['expert']:.2f} | "
               f"{percent(task['of_expert'])} |" for name, task in card["scores"].items()]

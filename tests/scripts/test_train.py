@@ -460,3 +460,16 @@ def test_a_network_that_sees_a_task_otherwise_is_refused(small_run: SmallRun, tm
     said = refused("train", "tiny", f"data.sources=[{{path: {tmp_path}/BabyAI-GoToLocal-v0}}]", f"init={small_run.run}",
                    f"out={tmp_path}/run")
     assert "knows BabyAI-GoToLocal-v0 otherwise than these data show it" in said and "--compact" in said
+
+
+def test_some_tasks_are_played_meanwhile_and_training_is_the_same(small_run: SmallRun, tmp_path: Path,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    given = words(small_run, tmp_path / "played", "training.play_every=2", "training.play_episodes=1",
+                  sources=("BabyAI-GoToLocal-v0", "CartPole-v1"))
+    assert main(given) == 0
+    assert re.search(r"in play -?\d+ % of expert", capsys.readouterr().err)
+    events = EventAccumulator(str(tmp_path / "played" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("play/CartPole-v1")][:2] == [2, 3]     # and in each report after it
+    assert main(words(small_run, tmp_path / "plain", sources=("BabyAI-GoToLocal-v0", "CartPole-v1"))) == 0
+    one, other = (checkpoint.load(tmp_path / name).tensors["model"] for name in ("played", "plain"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
