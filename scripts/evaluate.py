@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", nargs="+", default=[], metavar="PATH", help="evaluate these, not what the run held out")
     parser.add_argument("--limit", type=int, metavar="N", help="evaluate the first N documents of each data set (default: all)")
     parser.add_argument("--against", metavar="RUN", help="another run, such as one of the same size without pictures")
-    parser.add_argument("--temperature", type=float, default=1.0, help="of actions (default 1); text is greedy")
+    parser.add_argument("--temperature", type=float,
+                        help="of actions (default: what the network was found to play best at, or 1); text is greedy")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html and report.json, with films and a chat")
     parser.add_argument("--isolate", action="store_true", help="each environment in a process of its own")
     console.add_common(parser, "--device", "--json")

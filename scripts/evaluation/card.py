@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from calico.agent import checkpoint
-from calico.agent.agent import Agent, located
+from calico.agent.agent import ACTING, Agent, located
 from calico.envs import task_table
 from calico.scripts.common import console
 from calico.scripts.evaluation.all_suites import SUMMARY, results_folder
@@ -20,12 +20,17 @@ LIMITS = (
     "Scores are means over the seeds given; a task below half of the expert is not played well, and is listed all the same.")
 
 
-def pack(run: str, out: Path) -> Path:
-    """See checkpoint.pack; of each source the data's name and licence stay, paths do not."""
+def pack(run: str, out: Path, temperature: float | None = None) -> Path:
+    """See checkpoint.pack; of each source the data's name stays, its path does not.
+
+    Args:
+        temperature: of its actions, unless somebody asks for another one.
+    """
     folder = checkpoint.pack(located(run), out, PACKED)
     config = checkpoint.load(located(run), only=()).documents.get("config", {})
     names = [Path(source["path"]).name for source in config.get("data", {}).get("sources", ()) if source.get("weight")]
-    checkpoint.add(folder, {"sources.json": json.dumps(names).encode()})
+    acting = {} if temperature is None else {f"{ACTING}.json": json.dumps({"temperature": temperature}).encode()}
+    checkpoint.add(folder, {"sources.json": json.dumps(names).encode(), **acting})
     return folder
 
 

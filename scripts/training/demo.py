@@ -88,8 +88,9 @@ def film_shipped(out: Path) -> Path:
     agent, films = Agent.load(DEFAULT_RUN), []
     names = [name for name in SHOWN if name in agent.tasks and not task_table.missing_module(get_task(name).family)]
     with console.progress("film", total=len(names), unit="tasks") as bar:
+        sampling = SamplingConfig(temperature=agent.temperature)
         for name in names:
-            if film := film_of(agent, name, UNSEEN, SAMPLING, max_steps=SHOWN_STEPS):
+            if film := film_of(agent, name, UNSEEN, sampling, max_steps=SHOWN_STEPS):
                 films.append(film)
             bar.advance(note=name)
     out.mkdir(parents=True, exist_ok=True)
