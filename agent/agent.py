@@ -26,6 +26,8 @@ from .policy import AgentPolicy
 from .sampling import SamplingConfig
 
 TOKENIZER_FILE = "tokenizer.model"
+NAMED = 12                # tasks that an error lists
+ACTING = "acting"         # document of a checkpoint: {"temperature": ...}, at which it was found to play best
 
 # Checkpoints that come with the package, by name: folders like any other checkpoint's, with weights in bf16.
 COMES_WITH_CALICO = ("calico-small",)      # each release has it; a copy of the repository alone may not
@@ -40,7 +42,7 @@ class Agent:
         text: its SentencePiece model.
         tasks: task name -> its entry in the checkpoint: "codec" (TaskCodec.to_json) and the description in its data (package
             versions, wrappers, expert, scores).
-        about: other facts in the checkpoint: step, tokens read in training, package versions.
+        about: other facts in the checkpoint: step, tokens read in training, package versions, `temperature` of its actions.
     """
 
     model: Model
@@ -88,7 +90,7 @@ class Agent:
             writer = saved.versions.get("calico-agent", "unknown")
             raise checkpoint.CheckpointError(f"{saved.path} holds no agent that this Calico can rebuild ({error!r}); it was "
                                              f"written by calico-agent {writer}") from error
-        about = {**saved.documents.get("state", {}), "versions": saved.versions}
+        about = {**saved.documents.get("state", {}), **saved.documents.get(ACTING, {}), "versions": saved.versions}
         return Agent(model.to(where).eval(), vocabulary, text, tasks, about)
 
     def fingerprint(self) -> str:
@@ -111,13 +113,21 @@ class Agent:
     def codec(self, task: str) -> TaskCodec:
         """How this agent turns the task's values into tokens. Raises ValueError where it was not trained on the task."""
         if task not in self.tasks:
-            hint = did_you_mean(task, self.tasks, otherwise=f"; it knows {', '.join(sorted(self.tasks)) or 'none'}")
-            raise ValueError(f"this checkpoint has no spec for the task {task!r}{hint}")
+            known = ", ".join(sorted(self.tasks)[:NAMED]) + (f" and {len(self.tasks) - NAMED} more" * (len(self.tasks) > NAMED))
+            hint = did_you_mean(task, self.tasks, otherwise=f"; it knows {known or 'none'}")
+            raise ValueError(f"this checkpoint has no spec for the task {task!r}{hint}; `calico improve RUN {task} --out NEW` "
+                             "teaches it, where the task has an expert")
         return TaskCodec.from_json(self.tasks[task]["codec"], self.vocabulary, self.text)
+
+    @property
+    def temperature(self) -> float:
+        """Of its actions, unless somebody asks for another one."""
+        return float(self.about.get("temperature", SamplingConfig().temperature))
 
     def policy(self, task: str, sampling: SamplingConfig | None = None, *, prompt: Tokens | None = None,
                precision: Precision = "auto") -> AgentPolicy:
-        """Play a task; see AgentPolicy."""
+        """Play a task; see AgentPolicy. sampling: default: at its own temperature."""
+        sampling = sampling or SamplingConfig(temperature=self.temperature)
         return AgentPolicy(self.model, self.codec(task), sampling, prompt=prompt, precision=precision)
 
 

@@ -360,11 +360,10 @@ class EpisodeReader(Reader[Episode]):
 
     def texts(self, numbers: Iterable[int] | None = None) -> Iterator[str]:
         """Observed strings; missions stay the same in an episode, so the first ones are all."""
-        if not any(column.dtype == "str" for column in self._parts[0].columns.values()):
-            return
-        for index in range(len(self)) if numbers is None else numbers:
-            first = self.window(index, 0, 0).observations
-            yield from (str(leaf[0]) for leaf in first.values() if leaf.dtype == object and len(leaf))
+        wanted = range(len(self)) if numbers is None else numbers
+        found = [texts for part in self._parts for texts in part.first_texts()]
+        for index in wanted:
+            yield from found[index]
 
     def codec(self, options: SourceOptions) -> TaskCodec:
         """How the task becomes tokens.

@@ -1,8 +1,9 @@
-"""`calico bench acting|training|tokenizers|runner|perceiver|data2vec|text`: speed, as ratios measured side by side in one run.
+"""`calico bench acting|training|learning|tokenizers|runner|perceiver|data2vec|text`: ratios measured side by side in one run.
 
     calico bench acting --json           # cached against uncached, many rows against one; about a minute
     calico bench training                # against Hugging Face's GPT-2 of the same shape, and against the matmul peak
     calico bench training --compile      # the same with torch.compile; two minutes more
+    calico bench learning --b data.numbers=binned --minutes 5    # which of two settings plays better after equal minutes?
     calico bench tokenizers              # tokens per second, vectorised, one core
     calico bench runner                  # environments: the runner beside bare loops, Gymnasium's vector and rendering
     calico bench perceiver --json        # beside transformers and other Perceivers; a quarter of an hour
@@ -22,16 +23,16 @@ from calico.scripts.common import console
 
 # scripts/benchmarks/NAME.py has `bench_NAME(turns) -> figures`
 BENCHES = ("acting", "training", "tokenizers", "runner", "perceiver", "data2vec", "text")
-SCORES = "perceiver-scores"     # has a parser of its own
+OWN_PARSERS = {"perceiver-scores": "perceiver_scores", "learning": "learning"}
 
 
 @console.run_command
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
-    if words and words[0] == SCORES:
-        return int(import_module("calico.scripts.benchmarks.perceiver_scores").main(words[1:]))
+    if words and words[0] in OWN_PARSERS:
+        return int(import_module(f"calico.scripts.benchmarks.{OWN_PARSERS[words[0]]}").main(words[1:]))
     parser = console.make_parser("bench", __doc__)
-    parser.add_argument("what", choices=(*BENCHES, SCORES))
+    parser.add_argument("what", choices=(*BENCHES, *OWN_PARSERS))
     parser.add_argument("--compile", action="store_true", help="training: with torch.compile")
     parser.add_argument("--turns", type=int, default=5, help="how often each side runs (default 5)")
     console.add_common(parser, "--json")

@@ -21,14 +21,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = console.make_parser("card", __doc__)
     parser.add_argument("run", nargs="?", default=DEFAULT_RUN, help=HELP)
     parser.add_argument("--pack", type=Path, metavar="FOLDER", help="write the network alone into this new folder, in bf16")
+    parser.add_argument("--temperature", type=float, metavar="T", help="with --pack: of its actions, unless told otherwise")
     parser.add_argument("--write", action="store_true", help="put the card into the network's folder")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
+    if arguments.temperature is not None and (not arguments.pack or arguments.temperature < 0):
+        raise ValueError(f"--temperature {arguments.temperature:g} goes with --pack, and is at least 0")
 
     from calico.scripts.evaluation import card  # late: it loads torch
 
     if arguments.pack:
-        console.wrote(card.pack(arguments.run, arguments.pack))
+        console.wrote(card.pack(arguments.run, arguments.pack, arguments.temperature))
         return 0
     found = card.card_of(arguments.run, measured=arguments.write)
     if arguments.write:

@@ -30,18 +30,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--suite", choices=SUITES, action="append",
                         help="may be given more than once (default: all that there is something for)")
     parser.add_argument("--episodes", type=int, default=20, help="per control task (default 20)")
+    parser.add_argument("--max-steps", type=int, metavar="N", help="cut episodes after N steps: a game without an end is long")
     parser.add_argument("--num-envs", type=int, default=16, help="environments side by side (default 16)")
     parser.add_argument("--pictures", type=int, default=100, help="per drawn world (default 100)")
     parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), help="(default: those that the run was trained on)")
     parser.add_argument("--data", nargs="+", default=[], metavar="PATH", help="evaluate these, not what the run held out")
     parser.add_argument("--limit", type=int, metavar="N", help="evaluate the first N documents of each data set (default: all)")
     parser.add_argument("--against", metavar="RUN", help="another run, such as one of the same size without pictures")
-    parser.add_argument("--temperature", type=float, default=1.0, help="of actions (default 1); text is greedy")
+    parser.add_argument("--temperature", type=float,
+                        help="of actions (default: what the network was found to play best at, or 1); text is greedy")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html and report.json, with films and a chat")
     parser.add_argument("--isolate", action="store_true", help="each environment in a process of its own")
     console.add_common(parser, "--device", "--json")
     arguments = parser.parse_args(argv)
-    console.check_positive(arguments, "episodes", "num_envs", "pictures", "limit")
+    console.check_positive(arguments, "episodes", "max_steps", "num_envs", "pictures", "limit")
 
     from calico.scripts.evaluation.all_suites import evaluate
 

@@ -26,7 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--num-envs", type=int, default=16, help="environments side by side (default 16)")
     parser.add_argument("--seed", type=int, default=FIRST_SEED,
                         help=f"seed of the first episode (default {FIRST_SEED})")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
+    parser.add_argument("--temperature", type=float,
+                        help="of actions; 0 is greedy (default: what the network was found to play best at, or 1)")
     parser.add_argument("--top-k", type=int, default=0, help="sample among the k best tokens (default: all)")
     parser.add_argument("--prompt", type=Path, help="episodes of the task: the best one is shown before each episode")
     parser.add_argument("--prompt-tokens", type=int, default=256,
@@ -59,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
 
     run, named = split_run(arguments.words, is_task)
     agent = Agent.load(run, arguments.device)
-    sampling = SamplingConfig(temperature=arguments.temperature, top_k=arguments.top_k)
+    temperature = agent.temperature if arguments.temperature is None else arguments.temperature
+    sampling = SamplingConfig(temperature=temperature, top_k=arguments.top_k)
     tasks = named or sorted(agent.tasks)
     for task in tasks:
         agent.codec(task)                                      # every name is checked before the first episode

@@ -231,9 +231,11 @@ def banded_attention(q: Tensor, k: Tensor, v: Tensor, window: int, segment: Tens
     seq = q.shape[2]
     if q.is_cuda:
         distance = torch.arange(seq, device=q.device)[:, None] - torch.arange(seq, device=q.device)
-        mask = None if window >= seq and segment is None else (distance >= 0) & (distance < window)
+        mask: Tensor | None = (distance >= 0) & (distance < window)
         if segment is not None:
-            mask = mask & (segment[:, None, :, None] == segment[:, None, None, :])
+            mask = (distance >= 0) & (distance < window) & (segment[:, None, :, None] == segment[:, None, None, :])
+        elif window >= seq:
+            mask = None
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
     # Without autocast, which would copy more; the softmax stays in fp32, which its gradient needs.
     # A bias costs less than masked_fill, whose backward pass fills again.

@@ -65,11 +65,12 @@ class MuonWithAdamW(torch.optim.AdamW):
         for shape, parameters in by_shape.items():
             updates = []
             for parameter in parameters:
-                state = self.state[parameter]
+                gradient, state = parameter.grad, self.state[parameter]
+                assert gradient is not None
                 if not state:
                     state["momentum"] = torch.zeros_like(parameter)
-                state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                updates.append(parameter.grad.lerp(state["momentum"], group["momentum"]))       # Nesterov's
+                state["momentum"].lerp_(gradient, 1 - group["momentum"])
+                updates.append(gradient.lerp(state["momentum"], group["momentum"]))             # Nesterov's
             scale = 0.2 * math.sqrt(max(shape))                    # steps of the size of AdamW's, arXiv:2502.16982
             for parameter, update in zip(parameters, equalized(torch.stack(updates)), strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])

@@ -92,6 +92,7 @@ class TrainingReport:
         step, steps: done, and expected in all (fewer than configured where the clock ends the run).
         loss, numbers: means over the interval; numbers without a single count are left out.
         evaluation: the latest held-out figures; empty before the first.
+        played: the latest scores in play, task -> per cent of expert; empty before the first.
         tokens: read since the first step; 0 where the loss counts none.
         steps_per_second, tokens_per_second: of the interval.
         learning_rate, gradient_norm: of its last step.
@@ -102,6 +103,7 @@ class TrainingReport:
     loss: float
     numbers: Mapping[str, float]
     evaluation: Mapping[str, float]
+    played: Mapping[str, float]
     tokens: int
     steps_per_second: float
     tokens_per_second: float
@@ -152,6 +154,7 @@ class Trainer(Generic[Net]):
         self.step, self.tokens = 0, 0
         self.seconds, self.core_seconds = 0.0, 0.0           # core_seconds: CPU time, which does not count waiting
         self.evaluation: Mapping[str, float] = {}
+        self.played: Mapping[str, float] = {}
         if config.compile:
             compile_model(model)
 
@@ -263,6 +266,7 @@ class Trainer(Generic[Net]):
 
     def run(self, batch_of: Callable[[int], Any], run: Path, documents: Mapping[str, Any], files: Mapping[str, bytes], *,
             evaluate: Callable[[Net], Mapping[str, float]] | None = None,
+            play: Callable[[Net], Mapping[str, float]] | None = None, play_every: int = 0,
             on_report: Callable[[TrainingReport], None] = lambda report: None) -> None:
         """Train to the end; TensorBoard in `run`/tensorboard, checkpoints in `run`/checkpoints.
 
@@ -270,6 +274,7 @@ class Trainer(Generic[Net]):
             batch_of: batch number -> batch; step s takes numbers s * accumulate, s * accumulate + 1, ...
             documents, files: saved in every checkpoint.
             evaluate: held-out figures of `final`, every `evaluate_every` steps and at the end; runs without gradient.
+            play: scores of `final` in play, every `play_every` steps; 0: never.
             on_report: called every `log_every` steps, after evaluations and at the end.
         Raises:
             KeyboardInterrupt: on Ctrl-C or SIGTERM, after the step under way has been finished and saved.
@@ -287,6 +292,8 @@ class Trainer(Generic[Net]):
                 if measured := evaluate is not None and (self.step % config.evaluate_every == 0 or last):
                     with torch.inference_mode(), autocast(self.device, config.precision):
                         self.evaluation = evaluate(self.final)
+                if play is not None and play_every and self.step % play_every == 0:
+                    self.played, measured = play(self.final), True
                 if self.step % config.log_every == 0 or measured or last:
                     report = self.report(interval, norm)
                     log(writer, report)
@@ -304,8 +311,8 @@ class Trainer(Generic[Net]):
         seconds, sums = time.perf_counter() - interval.began, interval.sums
         return TrainingReport(
             self.step, self.steps, sums.loss.value, {name: mean.value for name, mean in sums.numbers.items() if mean.count},
-            self.evaluation, self.tokens, (self.step - interval.step) / seconds, (self.tokens - interval.tokens) / seconds,
-            self.optimizer.param_groups[0]["lr"], norm)
+            self.evaluation, self.played, self.tokens, (self.step - interval.step) / seconds,
+            (self.tokens - interval.tokens) / seconds, self.optimizer.param_groups[0]["lr"], norm)
 
 
 @dataclass
@@ -337,6 +344,7 @@ def log(writer: SummaryWriter, report: TrainingReport) -> None:
                 else {"speed/steps_per_second": report.steps_per_second})
     scalars |= {name if "/" in name else f"train/{name}": number for name, number in report.numbers.items()}
     scalars |= {f"held_out/{name}": number for name, number in report.evaluation.items()}
+    scalars |= {f"play/{name}": number for name, number in report.played.items()}
     for name, value in scalars.items():
         writer.add_scalar(name, value, report.step)
     writer.flush()

@@ -6,7 +6,10 @@ The layout is described in ../episodes.py.
 import contextlib
 import json
 import os
+import resource
 import warnings
+import weakref
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -122,11 +125,18 @@ class Part:
     def _open(self) -> pq.ParquetFile:
         # A handle is not shared with forked loader workers; each opens its own.
         if self._file is None or self._process != os.getpid():
+            make_room(self)
             # Text comes as a dictionary: a mission repeated on each row takes no memory, however long it is.
             text = [name for name, column in self.columns.items() if column.dtype == "str"]
             self._file = pq.ParquetFile(self.path, page_checksum_verification=True, read_dictionary=text)
             self._process = os.getpid()
         return self._file
+
+    def close(self) -> None:
+        """Close the file; reading opens it again."""
+        if self._file is not None and self._process == os.getpid():
+            self._file.close(force=True)
+        self._file = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
@@ -151,6 +161,22 @@ class Part:
             return found | {name: label_values(column, table[name] if column.size else None, found[action_name(name)])
                             for name, column in columns.items() if is_label(name)}
 
+    def first_texts(self) -> list[list[str]]:
+        """Per episode the strings observed first, in the order of their columns; nothing else is read.
+
+        Raises:
+            ValueError: damaged, with the file.
+        """
+        columns = {name: c for name, c in self.columns.items() if c.dtype == "str" and name.startswith("observation")}
+        first = np.concatenate([[0], np.cumsum(self.lengths + 1)])[:-1]         # row at which each episode begins
+        with damage(self.path, "observed texts"):
+            table = self._open().read(columns=list(columns), use_threads=False)
+            table.validate(full=True)
+            found = [table[name].take(pa.array(first)).to_pylist() for name in columns]
+            if any(not isinstance(text, str) for texts in found for text in texts):
+                raise ValueError("a text is missing")
+        return [list(texts) for texts in zip(*found, strict=True)] if found else [[] for _ in first]
+
     def demonstrated(self, episode: int) -> np.ndarray:
         """bool (steps,): that column of an episode.
 
@@ -162,6 +188,26 @@ class Part:
             table = self._open().read_row_groups(list(range(first, stop)), columns=["demonstrated"], use_threads=False)
             table.validate(full=True)
             return column_values(Column("bool", ()), table["demonstrated"], int(self.lengths[episode]))
+
+
+# Parts of this process whose files are open, in the order of opening: hundreds of data sets have more files than many systems
+# let a process hold open (1,024), so the oldest are closed and opened again when they are read.
+_OPEN: OrderedDict[int, weakref.ReferenceType[Part]] = OrderedDict()
+_open_in = 0             # the process that the list is of
+
+
+def make_room(part: Part) -> None:
+    """Note that a part's file will be opened; close the oldest ones beyond half of what the process may hold."""
+    global _open_in
+    if _open_in != os.getpid():
+        _OPEN.clear()
+        _open_in = os.getpid()
+    most = max(8, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+    while len(_OPEN) >= most:
+        _, oldest = _OPEN.popitem(last=False)
+        if (other := oldest()) is not None and other is not part:
+            other.close()
+    _OPEN[id(part)] = weakref.ref(part)
 
 
 @contextlib.contextmanager

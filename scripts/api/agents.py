@@ -78,19 +78,21 @@ class Agent:
 
     # ---- to play
 
-    def policy(self, task: str, *, temperature: float = 1.0, top_k: int = 0, seed: int = 0,
+    def policy(self, task: str, *, temperature: float | None = None, top_k: int = 0, seed: int = 0,
                prompt: Tokens | None = None) -> Policy:
         """A player of one task, with its own memory; for Gymnasium, Stable-Baselines3 and loops of your own.
 
         Args:
-            temperature: of drawn actions; 0 always takes the likeliest, as `predict(..., deterministic=True)` does.
+            temperature: of drawn actions; 0 always takes the likeliest, as `predict(..., deterministic=True)` does. Default:
+                what the network was found to play best at, or 1.
             top_k: draw among the k likeliest tokens; 0: all.
             seed: of what is drawn.
             prompt: a demonstration that each episode begins after, see AgentPolicy.
         Raises:
             ValueError: the network was not trained on the task; the nearest name is told.
         """
-        sampling = SamplingConfig(temperature=temperature, top_k=top_k, seed=seed)
+        sampling = SamplingConfig(temperature=self.network.temperature if temperature is None else temperature, top_k=top_k,
+                                  seed=seed)
         return Policy(self.network.policy(task, sampling, prompt=prompt), task)
 
     def make(self, task: str, *, render_mode: str | None = None) -> gym.Env:

@@ -17,7 +17,7 @@ from calico.agent import checkpoint
 from calico.agent.agent import located
 from calico.agent.backbones import BackboneConfig
 from calico.agent.backbones.decoder import DecoderConfig
-from calico.agent.config_json import from_json
+from calico.agent.config_json import at_least, from_json
 from calico.agent.embedding import EmbeddingConfig
 from calico.agent.model import SIZES, ModelConfig, named_size
 from calico.agent.training.optimizer import OptimizerConfig
@@ -78,6 +78,19 @@ class DataSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AgentTraining(TrainingConfig):
+    """How an agent is trained, and how often it plays meanwhile: a low loss does not say that it plays well."""
+
+    play_every: int = 0          # steps between two looks at some of its tasks in play, in TensorBoard under play/; 0: never
+    play_tasks: int = 6          # that are played, evenly chosen from those with reference scores
+    play_episodes: int = 2       # of each
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, "training.", play_every=0, play_tasks=1, play_episodes=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """A training run."""
 
@@ -88,7 +101,7 @@ class RunSettings:
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     backbone: BackboneConfig = field(default_factory=DecoderConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: AgentTraining = field(default_factory=AgentTraining)
     data: DataSettings = field(default_factory=DataSettings)
 
     def __post_init__(self) -> None:
@@ -128,7 +141,8 @@ def like_run(settings: RunSettings, overrides: Sequence[str]) -> RunSettings:
             raise ValueError(f"init={settings.init} brings its own {key}; leave {override} out, or train from the start")
     saved = checkpoint.load(located(settings.init), only=())
     model: ModelConfig = from_json(ModelConfig, saved.documents["model"])
-    codec: dict[str, Any] = next(iter(saved.documents["tasks"].values()), {}).get("codec", {})
+    tasks: list[dict[str, Any]] = list(saved.documents["tasks"].values())
+    codec = tasks[0]["codec"] if tasks else {}
     form = {name: codec[name] for name in FORM if name in codec} | {"titles": bool(codec.get("title"))}
     return replace(settings, embedding=model.embedding, backbone=model.backbone, data=replace(settings.data, **form),
                    vocabulary=Vocabulary.from_json(saved.documents["vocabulary"]).config)

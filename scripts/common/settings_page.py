@@ -22,6 +22,7 @@ TRAIN = (   # keys, file, class
     ("embedding.vision. / .audio. / .text.", "agent/front_end.py", "FrontEndConfig"),
     ("optimizer.", "agent/training/optimizer.py", "OptimizerConfig"),
     ("training.", "agent/training/trainer.py", "TrainingConfig"),
+    ("training. (of calico train)", "scripts/common/settings.py", "AgentTraining"),
     ("backbone. (kind: decoder)", "agent/backbones/decoder.py", "DecoderConfig"),
     ("backbone. (kind: perceiver)", "agent/backbones/perceiver.py", "PerceiverConfig"),
     ("backbone. (kind: perceiver-ar)", "agent/backbones/perceiver_ar.py", "PerceiverARConfig"),

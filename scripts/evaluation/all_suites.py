@@ -45,8 +45,8 @@ CHAT = ("hello", "who are you?", "what is lunar lander?", "thank you")
 def evaluate(arguments: argparse.Namespace) -> int:
     """What `calico evaluate` does once its options are known; returns its exit code."""
     run, suites = Path(arguments.run), arguments.suite or ("control", *data.SUITES)
-    sampling = SamplingConfig(temperature=arguments.temperature)
     agent, settings = open_run(run, arguments.device)
+    sampling = SamplingConfig(temperature=agent.temperature if arguments.temperature is None else arguments.temperature)
     against = open_run(Path(arguments.against), arguments.device) if arguments.against else None
     if against:
         check_held_out(settings, against[1], arguments.against)
@@ -63,7 +63,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
     seeds = range(UNSEEN, UNSEEN + arguments.episodes)
     # Other weights, sampling or packages do not match what was kept.
     about = {"network": agent.fingerprint(), "sampling": asdict(sampling)}
+    about |= {"max_steps": arguments.max_steps} if arguments.max_steps else {}
     results = [play(agent, task, seeds, sampling, num_envs=arguments.num_envs, isolate=arguments.isolate,
+                    max_steps=arguments.max_steps,
                     results=Results(kept, task, "agent", about | {"versions": get_task(task).versions()})) for task in names]
     rank, ranks = rank_and_size()
     if rank or (ranks > 1 and any(len(result.returns) < len(seeds) for result in results)):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from calico.agent import checkpoint
-from calico.agent.agent import Agent, located
+from calico.agent.agent import ACTING, Agent, located
 from calico.envs import task_table
 from calico.scripts.common import console
 from calico.scripts.evaluation.all_suites import SUMMARY, results_folder
@@ -20,12 +20,17 @@ LIMITS = (
     "Scores are means over the seeds given; a task below half of the expert is not played well, and is listed all the same.")
 
 
-def pack(run: str, out: Path) -> Path:
-    """See checkpoint.pack; of each source the data's name and licence stay, paths do not."""
+def pack(run: str, out: Path, temperature: float | None = None) -> Path:
+    """See checkpoint.pack; of each source the data's name stays, its path does not.
+
+    Args:
+        temperature: of its actions, unless somebody asks for another one.
+    """
     folder = checkpoint.pack(located(run), out, PACKED)
     config = checkpoint.load(located(run), only=()).documents.get("config", {})
     names = [Path(source["path"]).name for source in config.get("data", {}).get("sources", ()) if source.get("weight")]
-    checkpoint.add(folder, {"sources.json": json.dumps(names).encode()})
+    acting = {} if temperature is None else {f"{ACTING}.json": json.dumps({"temperature": temperature}).encode()}
+    checkpoint.add(folder, {"sources.json": json.dumps(names).encode(), **acting})
     return folder
 
 
@@ -64,6 +69,7 @@ def card_of(run: str, measured: bool = False) -> dict[str, Any]:
             "caption_accuracy": found.get("caption_accuracy"), "question_accuracy": found.get("question_accuracy"),
             "parameters": agent.model.parameter_count(), "bytes": weights, "tokens": int(agent.about.get("tokens", 0)),
             "training_hours": round(float(agent.about.get("seconds", 0)) / 3600, 2), "episodes": found["episodes"],
+            "max_steps": found.get("max_steps"),
             "temperature": found["sampling"]["temperature"], "by_family": families, "scores": scores,
             "data": saved.documents.get("sources", []), "licences": trained, "limits": list(LIMITS)}
 
@@ -90,7 +96,8 @@ def readme(card: Mapping[str, Any]) -> str:
     lines += [f"| {name} | {group['tasks']} | {percent(group['share_at_50'])} | {estimate(group['interquartile_mean'])} |"
               for name, group in card["by_family"].items()]
     lines += ["", "## Tasks", "",
-              f"Mean return over {card['episodes']} episodes with seeds that no demonstration was made from.", "",
+              f"Mean return over {card['episodes']} episodes with seeds that no demonstration was made from"
+              + (f", each of {card['max_steps']:,} steps at most." if card["max_steps"] else "."), "",
               "| task | return | ± 95 % | random | expert | of expert |", "|---|---|---|---|---|---|"]
     lines += [f"| {name} | {task['score']:.2f} | {task['interval']:.2f} | {task['random']:.2f} | {task['expert']:.2f} | "
               f"{percent(task['of_expert'])} |" for name, task in card["scores"].items()]

@@ -11,13 +11,15 @@ import torch
 from calico.agent.agent import Agent
 from calico.agent.hardware import usable_device
 from calico.agent.model import Model
+from calico.agent.sampling import SamplingConfig
 from calico.agent.training.agent_loss import agent_loss
 from calico.agent.training.trainer import PER_SOURCE, Sums, Trainer
 from calico.datasets.mixture import Mixture, first_difference, prefetched
+from calico.envs import scores
 from calico.scripts.common import console, sources
 from calico.scripts.common.config import config_to_json, save_resolved
 from calico.scripts.common.media_inputs import SHOWN
-from calico.scripts.common.settings import RunSettings
+from calico.scripts.common.settings import AgentTraining, RunSettings
 from calico.scripts.training.runs import (
     CHANGES,
     LENGTH,
@@ -28,7 +30,9 @@ from calico.scripts.training.runs import (
 )
 from calico.tokenizers.vocabulary import Vocabulary
 
-FREE = ("out", "data.workers", *LENGTH)      # what a continued run may change
+PLAY = ("training.play_every", "training.play_tasks", "training.play_episodes")
+FREE = ("out", "data.workers", *PLAY, *LENGTH)      # what a continued run may change
+FIRST_PLAYED = 20_000                        # seeds of what is played in training: no data set's and no evaluation's
 SOURCES_TOLD = 8                             # by name
 HELD_OUT_BATCHES = 4                         # that are measured, where sources hold something out; the same ones each time
 
@@ -82,7 +86,8 @@ def train(settings: RunSettings, device: str = "cpu", data_changed: bool = False
         batch_of = prefetched(mixture, trainer.step * training.accumulate, training.steps * training.accumulate,
                               settings.data.workers)
         run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, agent.files(),
-                              evaluate=held_out_loss(opened, settings, agent))
+                              evaluate=held_out_loss(opened, settings, agent), play=player(training, agent),
+                              play_every=training.play_every)
     console.note(f"next: {next_command(run, agent, opened)}")
     return run
 
@@ -106,6 +111,24 @@ def next_command(run: Path, agent: Agent, opened: Sequence[sources.OpenedSource]
         return f"calico rollout {shlex.quote(str(run))} {sorted(agent.tasks)[0]}"
     return f"calico {'caption' if any(source.data.has_pictures for source in opened) else 'chat'} {shlex.quote(str(run))}" + (
         " IMAGE" if any(source.data.has_pictures for source in opened) else "")
+
+
+def player(training: AgentTraining, agent: Agent) -> Callable[[Model], Mapping[str, float]]:
+    """Scores of some of the tasks in play, task -> per cent of expert."""
+    from calico.scripts.evaluation.control import play  # late: what it loads takes a second, and most runs never play
+
+    known = [name for name in sorted(agent.tasks) if scores.reference(name).normalise(0.0) is not None]
+    chosen = known[:: max(1, len(known) // training.play_tasks)][: training.play_tasks]
+    seeds = range(FIRST_PLAYED, FIRST_PLAYED + training.play_episodes)
+
+    def scores_of(model: Model) -> dict[str, float]:
+        now, found = replace(agent, model=model), dict[str, float]()
+        for name in chosen:
+            result = play(now, name, seeds, SamplingConfig(), num_envs=len(seeds), progress=False)
+            found[name] = result.normalised or 0.0
+        return found
+
+    return scores_of
 
 
 def check_same_tasks(init: str, base: Agent, specs: Mapping[str, Mapping[str, Any]]) -> None:

@@ -6,16 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from calico.agent.agent import Agent
+from calico.agent.agent import SHIPPED, Agent
 from calico.agent.sampling import SamplingConfig
+from calico.envs import task_table
 from calico.envs.registry import get_task
 from calico.scripts.common import console
 from calico.scripts.common.collecting import collect, collect_scenes, collect_small_talk
 from calico.scripts.common.film import FILM_FPS, encode_gif, side_by_side
 from calico.scripts.common.memory import watched_memory
 from calico.scripts.common.settings import RunSettings, SourceSettings
+from calico.scripts.common.shipped import DEFAULT_RUN
 from calico.scripts.evaluation.all_suites import report_of, results_folder
-from calico.scripts.evaluation.control import UNSEEN, play_side_by_side
+from calico.scripts.evaluation.control import UNSEEN, film_of, play_side_by_side
 from calico.scripts.evaluation.data import drawn_captions, drawn_questions
 from calico.scripts.evaluation.pictures import evaluate_captions, evaluate_questions
 from calico.scripts.evaluation.report import Report, write_report
@@ -25,7 +27,7 @@ from calico.scripts.training.agent import train
 # task -> demonstrations, fraction of noisy actions in them, weight in the mixture. Noise shows how the expert recovers; in
 # the state tasks a random action is held for NOISE_STEPS, or it would cancel out before there is anything to recover from.
 NOISE_STEPS = 8
-STATE_TASKS: dict[str, tuple[int, float, float]] = {   # the observation is the whole state: single steps, shuffled
+STATE_TASKS: dict[str, tuple[int, float, float]] = {   # the observation is the whole state: steps stand alone
     "CartPole-v1": (40, 0.2, 0.5),
     "Acrobot-v1": (60, 0.2, 0.4),
     "Pendulum-v1": (150, 0.3, 1.2),
@@ -50,11 +52,18 @@ LONGEST = 2100         # steps of an evaluated episode: Breakout without a ball 
 PICTURES = 100         # evaluated of each world
 SAMPLING = SamplingConfig(temperature=1.0)
 TITLE = "One small network plays, captions and chats"
+# What the shipped network is filmed in, where the world is installed.
+SHOWN = ("CartPole-v1", "LunarLander-v3", "BabyAI-GoToLocal-v0", "MiniGrid-DoorKey-5x5-v0", "Sokoban-6x6-1", "ALE/Freeway-v5",
+         "Acrobot-v1", "MountainCar-v0", "Meta-World/door-open-v3", "PandaReach-v3", "dm_control/cheetah-run", "FetchPush-v4",
+         "MiniWorld-OneRoom-v0", "VizdoomBasic-v1", "HalfCheetah-v5")
+SHOWN_STEPS = 240      # of each film
 
 
 def demo(settings: RunSettings, episodes: int) -> tuple[Path, ...]:
     """Collect, train, evaluate; returns the files of the report."""
     out, started = Path(settings.out), time.perf_counter()
+    if DEFAULT_RUN in SHIPPED:
+        console.note(f"the network that comes with Calico, at play: {film_shipped(out)}")
     with watched_memory() as peak:
         settings = replace(settings, data=replace(settings.data, sources=make_data(out / "data")))
         collected = time.perf_counter()
@@ -72,6 +81,22 @@ def demo(settings: RunSettings, episodes: int) -> tuple[Path, ...]:
                  f"score or more ({fraction or 0:.0%}); captions right {report.caption_accuracy:.0%}, "
                  f"answers right {report.question_accuracy:.0%}")
     return page, out / "report.json", out / "films.gif"
+
+
+def film_shipped(out: Path) -> Path:
+    """A GIF of the shipped network in a dozen worlds; about half a minute."""
+    agent, films = Agent.load(DEFAULT_RUN), []
+    names = [name for name in SHOWN if name in agent.tasks and not task_table.missing_module(get_task(name).family)]
+    with console.progress("film", total=len(names), unit="tasks") as bar:
+        sampling = SamplingConfig(temperature=agent.temperature)
+        for name in names:
+            if film := film_of(agent, name, UNSEEN, sampling, max_steps=SHOWN_STEPS):
+                films.append(film)
+            bar.advance(note=name)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "shipped.gif"
+    path.write_bytes(encode_gif(side_by_side(films), FILM_FPS))
+    return path
 
 
 def evaluate(run: Path, episodes: int) -> Report:

@@ -69,7 +69,7 @@ def learn(run: str, folders: Sequence[Path], out: Path, overrides: Sequence[str]
 
 def judge(agent: Agent, tasks: Sequence[str], folder: Path, episodes: int) -> list[TaskScore]:
     """Scores over unseen seeds; what was played before is kept."""
-    sampling, seeds = SamplingConfig(), range(UNSEEN, UNSEEN + episodes)
+    sampling, seeds = SamplingConfig(temperature=agent.temperature), range(UNSEEN, UNSEEN + episodes)
     about = {"network": agent.fingerprint(), "sampling": asdict(sampling)}
     return [play(agent, name, seeds, sampling, results=Results(folder / "evaluation", name, "agent", about)) for name in tasks]
 

@@ -137,24 +137,27 @@ def check_written_by(verb: str, saved: checkpoint.Checkpoint, documents: Collect
 def run_with_progress_bar(trainer: Trainer[Net], what: str, batch_of: Callable[[int], Any], run: Path,
                           documents: Mapping[str, Any], files: Mapping[str, bytes], *,
                           evaluate: Callable[[Net], Mapping[str, float]] | None = None,
+                          play: Callable[[Net], Mapping[str, float]] | None = None, play_every: int = 0,
                           shown: Collection[str] | None = None) -> None:
     """Train to the end under a progress bar.
 
     Args:
         what: the bar's words, such as "train demo".
         shown: which of the loss's numbers stand beside the loss; None: all. Those of single sources never do.
-        batch_of, documents, files, evaluate: see Trainer.run.
+        batch_of, documents, files, evaluate, play, play_every: see Trainer.run.
     """
     def note(report: TrainingReport) -> str:
         numbers = {name: value for name, value in report.numbers.items()
                    if "/" not in name and (shown is None or name in shown)}
         parts = [f"loss {report.loss:.3f}", *(f"{words(name)} {value:.3g}" for name, value in numbers.items()),
                  *(f"held-out {words(name)} {value:.3g}" for name, value in report.evaluation.items() if "/" not in name)]
+        if report.played:
+            parts.append(f"in play {sum(report.played.values()) / len(report.played):.0f} % of expert")
         return "  ".join([*parts, *([f"{report.tokens_per_second:,.0f} tokens/s"] if report.tokens else [])])
 
     def words(name: str) -> str:
         return name.replace("_", " ")
 
     with console.progress(what, total=trainer.steps, unit="steps", start=trainer.step) as bar:
-        trainer.run(batch_of, run, documents, files, evaluate=evaluate,
+        trainer.run(batch_of, run, documents, files, evaluate=evaluate, play=play, play_every=play_every,
                     on_report=lambda report: bar.update(report.step, note(report), report.steps))

@@ -481,3 +481,21 @@ def test_a_full_disk_is_one_line_and_spares_what_is_there(tmp_path: Path) -> Non
     assert sorted(os.listdir(tmp_path)) == ["_part-00000.json", "part-00000.parquet"]
     assert len(EpisodeReader(tmp_path)) == 1
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY   # only the child was limited
+
+
+def test_more_files_than_a_process_may_hold_open(tmp_path: Path) -> None:
+    """Hundreds of data sets are read at random by a process that may hold 64 files; the handles are closed and opened again."""
+    for number in range(90):
+        write(tmp_path / str(number), [make_episode(number, 3, frames=False)])
+    program = textwrap.dedent(f"""
+        import os, random, resource
+        from calico.datasets.episodes import EpisodeReader
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        readers = [EpisodeReader(f"{tmp_path}/{{number}}", cache_bytes=0) for number in range(90)]
+        order = list(range(90)) * 2
+        random.Random(0).shuffle(order)
+        assert all(readers[number][0].seed == number for number in order)
+        assert len(os.listdir("/proc/self/fd")) < 50
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 0, done.stderr

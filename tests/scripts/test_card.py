@@ -22,7 +22,7 @@ SMALL = ("--episodes", "2", "--pictures", "3")
 def packed(small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small run's network, with its card."""
     folder = tmp_path_factory.mktemp("packed") / "small"
-    assert main(["card", str(small_run.run), "--pack", str(folder)]) == 0
+    assert main(["card", str(small_run.run), "--pack", str(folder), "--temperature", "0.5"]) == 0
     assert main(["evaluate", str(folder), *SMALL]) == 0
     assert main(["card", str(folder), "--write"]) == 0
     return folder
@@ -38,12 +38,15 @@ def test_a_packed_network_is_small_plays_and_names_no_path(small_run: SmallRun, 
     assert str(small_run.data) not in (packed / "sources.json").read_text() + (packed / "tasks.json").read_text()
     agent = Agent.load(packed)
     assert next(agent.model.parameters()).dtype == next(Agent.load(small_run.run).model.parameters()).dtype
+    assert agent.temperature == agent.policy("CartPole-v1").sampling.temperature == 0.5
+    assert Agent.load(small_run.run).temperature == 1
     assert agent.tasks.keys() == Agent.load(small_run.run).tasks.keys()
 
 
 def test_the_card_says_what_was_measured(packed: Path, answered: Answered) -> None:
     card = answered("card", packed)
     found = json.loads((packed / "evaluation" / "summary.json").read_text())
+    assert card["temperature"] == found["sampling"]["temperature"] == 0.5
     assert card["tasks"] == 2 and card["families"] == 2 and card["episodes"] == 2
     assert card["share_at_50"] == found["share_at_50"]
     middle = found["aggregates"]["all"]["interquartile_mean"]["value"]

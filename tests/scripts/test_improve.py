@@ -30,7 +30,7 @@ def improved(small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
-def test_each_round_adds_corrections_and_trains_on_from_the_one_before(improved: Path) -> None:
+def test_each_round_adds_corrections_and_trains_on(improved: Path) -> None:
     """Acrobot is new to the run: in the first round there is nothing to correct yet."""
     assert sorted(path.relative_to(improved / "data").as_posix() for path in (improved / "data").glob("*/*")) == [
         "expert/Acrobot-v1", "expert/CartPole-v1", "round-1/CartPole-v1", "round-2/Acrobot-v1", "round-2/CartPole-v1"]

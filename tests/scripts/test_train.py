@@ -473,3 +473,16 @@ def test_it_says_what_it_trains_and_what_to_type_next(small_run: SmallRun, tmp_p
     assert f"next: calico rollout {tmp_path / 'run'} CartPole-v1\nwrote" in err
     assert main(words(small_run, tmp_path / "eyes", "training.steps=1", sources=("minigrid-captions",))) == 0
     assert f"next: calico caption {tmp_path / 'eyes'} IMAGE" in capsys.readouterr().err
+
+
+def test_some_tasks_are_played_meanwhile_and_training_is_the_same(small_run: SmallRun, tmp_path: Path,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    given = words(small_run, tmp_path / "played", "training.play_every=2", "training.play_episodes=1",
+                  sources=("BabyAI-GoToLocal-v0", "CartPole-v1"))
+    assert main(given) == 0
+    assert re.search(r"in play -?\d+ % of expert", capsys.readouterr().err)
+    events = EventAccumulator(str(tmp_path / "played" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("play/CartPole-v1")][:2] == [2, 3]     # and in each report after it
+    assert main(words(small_run, tmp_path / "plain", sources=("BabyAI-GoToLocal-v0", "CartPole-v1"))) == 0
+    one, other = (checkpoint.load(tmp_path / name).tensors["model"] for name in ("played", "plain"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
