@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 
+from .families.atari_planner import planning_player
 from .networks import npz_player
 from .recordings import recorded_task, recording, replay
 from .registry import Controller, Start, Task, family, get_task, nearest
@@ -112,7 +113,11 @@ def expert_version(task: Task) -> str:
 
     Experts that come with a package are in `Task.versions`.
     """
-    start: Any = family(task.family).experts[task.expert or ""]
+    return code_version(family(task.family).experts[task.expert or ""])
+
+
+def code_version(start: Any) -> str:
+    """Digest of the files that a player is written in."""
     found: dict[str, bytes] = {}
     waiting = [getattr(start, "func", start).__module__]
     while waiting:
@@ -124,11 +129,11 @@ def expert_version(task: Task) -> str:
     return hashlib.sha256(b"".join(found[name] for name in sorted(found))).hexdigest()[:12]
 
 
-FROM_FILES: dict[str, tuple[str, Callable[[Task, str], Start]]] = {   # how the spec goes on, what makes the player
+MADE_FROM: dict[str, tuple[str, Callable[[Task, str], Start]]] = {   # how the spec goes on, what makes the player
     "npz": ("FILE", npz_player), "sb3": ("FILE.zip", sb3_player), "hf": ("OWNER/NAME[/FILE]", hub_player),
-    "replay": ("FILE", replay),
+    "replay": ("FILE", replay), "iw": ("FRAMES", planning_player),
 }
-PLAYERS = "expert, random, " + ", ".join(f"{kind}:{rest}" for kind, (rest, _) in FROM_FILES.items())
+PLAYERS = "expert, random, " + ", ".join(f"{kind}:{rest}" for kind, (rest, _) in MADE_FROM.items())
 
 
 def make_player(task: Task, spec: str) -> Policy:
@@ -137,18 +142,19 @@ def make_player(task: Task, spec: str) -> Policy:
     Args:
         task: what it will play; for a replay, the task that `task_for` gives.
         spec: "expert" for the task's scripted expert, "random" for uniform actions, or from a file: "npz:FILE" (see
-            networks.py), "sb3:FILE.zip" and "hf:OWNER/NAME[/FILE]" (see sb3.py), "replay:FILE" (see recordings.py).
+            networks.py), "sb3:FILE.zip" and "hf:OWNER/NAME[/FILE]" (see sb3.py), "replay:FILE" (see recordings.py); or
+            "iw:FRAMES", which plans in any Atari game (see families/atari_planner.py).
     Raises:
-        ValueError: an unknown name, the task has no expert, or the file does not fit.
+        ValueError: an unknown name, the task has no expert, or the player does not fit it.
     """
     kind, _, where = spec.partition(":")
     if spec == "expert":
         return make_expert(task)
     if spec == "random":
         return RandomPolicy()
-    if kind not in FROM_FILES or not where:
-        raise ValueError(f"unknown policy {spec!r}{nearest(kind, ('expert', 'random', *FROM_FILES))}; there are: {PLAYERS}")
-    return RowPolicy(FROM_FILES[kind][1](task, where))
+    if kind not in MADE_FROM or not where:
+        raise ValueError(f"unknown policy {spec!r}{nearest(kind, ('expert', 'random', *MADE_FROM))}; there are: {PLAYERS}")
+    return RowPolicy(MADE_FROM[kind][1](task, where))
 
 
 def task_for(task: Task, spec: str) -> Task:

@@ -5,6 +5,7 @@
     calico collect Acrobot-v1 --episodes 500 --keep 80 --workers 8 --out data    # only what is worth 80 % of the expert
     calico collect BabyAI-GoToLocal-v0 --compact --episodes 1000 --out data  # a board costs one patch in place of sixteen
     calico collect HalfCheetah-v5 --policy npz:cheetah.npz --out data        # a player from a file: npz:, sb3:, hf:, replay:
+    calico collect ALE/MsPacman-v5 --policy iw:400 --out data                # plans over copies of the emulator; any Atari game
     calico collect CartPole-v1 --policy runs/demo --label expert --out more  # the run plays, the expert says what was right
     calico collect CartPole-v1 --train-expert --episodes 100 --out data      # train one first: minutes here, hours elsewhere
     calico collect --scenes minigrid lander --episodes 5000 --out data       # pictures with captions and questions
@@ -25,7 +26,7 @@ from calico.envs.scenes import WORLDS, scenes
 from calico.scripts.common import console
 from calico.scripts.common.shipped import DEFAULT_RUN
 
-PLAYERS = "expert, random, npz:FILE, sb3:FILE.zip, hf:OWNER/NAME[/FILE], replay:FILE"   # those of envs/experts.py
+PLAYERS = "expert, random, npz:FILE, sb3:FILE.zip, hf:OWNER/NAME[/FILE], replay:FILE, iw:FRAMES"   # those of envs/experts.py
 TRAIN_STEPS = 100_000   # of an expert
 
 

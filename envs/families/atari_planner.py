@@ -7,21 +7,21 @@ depth; such a branch is closed for the rest of the search. The first action of t
 is played, and the tree below it is kept. There is no learning and nothing about any game.
 
 What differs: a lost life ends a branch and costs as much as the largest reward seen so far; actions are held for `hold` raw
-frames, as people do; and the planner knows the sticky actions that are to come (`sticky`), since it reads the environment's
-generator. Plans run in an emulator of their own, so that the environment, its screen included, is left as it is.
+frames, as people do; and the planner knows which frames to come will be sticky, since it copies the environment's generator
+(`knows_sticky`). Plans run in an emulator of their own, so that the environment, its screen included, is left as it is.
 """
 
 import copy
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 
-from ..registry import Controller
+from ..registry import Controller, Start, Task
 
-Sticky = Literal["known", "drawn", "none"]
 UNMET = np.iinfo(np.int32).max
 
 
@@ -29,11 +29,11 @@ UNMET = np.iinfo(np.int32).max
 class SearchConfig:
     """How long a plan thinks, and what it prefers."""
 
-    frames: int = 400          # raw frames emulated for one plan, about; the last action tried is finished
-    hold: int = 16             # raw frames that an action of a plan is held; a whole number of steps, at least one
+    frames: int = 100          # raw frames emulated for one plan, about; the last action tried is finished
+    hold: int = 8              # raw frames that an action of a plan is held; a whole number of steps, at least one
     discount: float = 0.99     # per step
     horizon: int = 300         # steps that a plan may look ahead
-    sticky: Sticky = "known"   # "known": those that will come; "drawn": others of the same probability; "none"
+    knows_sticky: bool = True  # which frames to come are sticky; otherwise plans are made as if none were
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.hold < 1 or self.horizon < 1:
@@ -218,10 +218,13 @@ def trace(ale: Any, held: Any) -> Hashable:
 
 
 def planner(env: gym.Env, seed: int, config: SearchConfig) -> Controller:
-    """Plan from wherever the game is; a plan goes on while the game goes as it says, and is made anew where it does not."""
+    """Plan from wherever the game is. A plan is followed while the game goes as it says, and made anew where it does not.
+
+    An episode depends on its seed alone.
+    """
     game: Any = env.unwrapped
-    random = np.random.default_rng([seed, 5])   # 5: no other stream of this seed, see experts.action_sampler
     console = Console(game)
+    random = np.random.default_rng([seed, 5])   # 5: no other stream of this seed, see experts.action_sampler
     search = Search(console, config, random, max(1, config.hold // game.frame_skip), game.frame_skip)
     plan: Node | None = None
     action = passed = 0   # what is being held, and for how many steps it was
@@ -235,9 +238,8 @@ def planner(env: gym.Env, seed: int, config: SearchConfig) -> Controller:
         search.root = kept(search.root, state, game.held)
         if search.root is None:
             search.start((state, game.held))
-        draws = copy.deepcopy(game.np_random) if config.sticky == "known" else random
-        stickiness = 0.0 if config.sticky == "none" else game.stickiness
-        console.repeats = draws.random((config.horizon + search.steps, game.frame_skip)) < stickiness
+        draws = copy.deepcopy(game.np_random).random((config.horizon + search.steps, game.frame_skip))
+        console.repeats = draws < (game.stickiness if config.knows_sticky else 0.0)
         action, passed = search.plan(), 0
         plan = search.root.children[action]
         return action
@@ -251,3 +253,19 @@ def kept(root: Node | None, state: Any, held: Any) -> Node | None:
         if not child.ended and child.state[1] == held and child.state[0].equals(state):
             return child
     return None
+
+
+iw = partial(planner, config=SearchConfig())   # the expert of the games that it was measured to play well, see atari.py
+
+
+def planning_player(task: Task, frames: str) -> Start:
+    """`iw:FRAMES`: any game, planning for so many raw frames before each choice.
+
+    Raises:
+        ValueError: not an Atari game, or no number of frames.
+    """
+    if task.family != "atari":
+        raise ValueError(f"iw:{frames} plans over copies of the Atari emulator; {task.name} is of the family {task.family!r}")
+    if not frames.isdecimal() or not int(frames):
+        raise ValueError(f"iw:{frames}: {frames!r} is not a number of frames to emulate for each choice; try iw:400")
+    return partial(planner, config=SearchConfig(frames=int(frames)))
