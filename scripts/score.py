@@ -7,7 +7,7 @@
 
 Every episode leaves a small file under --out, so that a stopped measurement goes on where it was; one made with other
 packages, another view or an expert that was changed since is played again. `--write` puts finished tasks into the table that
-the package ships (envs/scores.json), with seeds, versions and view settings; only whole episodes of those two policies go there.
+the package ships (envs/scores.json), with seeds, versions and view settings; whole episodes of these two alone.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("tasks", nargs="*", metavar="TASK", help="names from `calico tasks`")
     parser.add_argument("--family", metavar="F", help=f"all tasks of this family: {', '.join(FAMILIES)}")
     parser.add_argument("--episodes", type=int, default=20, help="per task and policy (default 20)")
-    parser.add_argument("--policy", metavar="P", help="only this one: random, expert, or iw:FRAMES, which plans in any Atari game")
+    parser.add_argument("--policy", metavar="P", help="only this one: random, expert or iw:FRAMES (plans in any Atari game)")
     parser.add_argument("--max-steps", type=int, metavar="N", help="cut episodes after N steps")
     parser.add_argument("--workers", type=int, default=1, help="processes side by side (default 1; 0 plays in this one)")
     parser.add_argument("--time-limit", type=float, default=120.0, help="seconds a step or a reset may take (default 120)")
