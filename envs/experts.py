@@ -18,6 +18,7 @@ import gymnasium as gym
 import numpy as np
 
 from .families import own
+from .families.atari_planner import planning_player
 from .networks import npz_player
 from .recordings import recorded_task, recording, replay
 from .registry import OWN, Controller, Start, Task, family, get_task, nearest
@@ -116,7 +117,11 @@ def expert_version(task: Task) -> str:
 
     Experts that come with a package are in `Task.versions`.
     """
-    start: Any = family(task.family).experts[task.expert or ""]
+    return code_version(family(task.family).experts[task.expert or ""])
+
+
+def code_version(start: Any) -> str:
+    """Digest of the files that a player is written in."""
     found: dict[str, bytes] = {}
     waiting = [getattr(start, "func", start).__module__]
     while waiting:
@@ -128,11 +133,11 @@ def expert_version(task: Task) -> str:
     return hashlib.sha256(b"".join(found[name] for name in sorted(found))).hexdigest()[:12]
 
 
-FROM_FILES: dict[str, tuple[str, Callable[[Task, str], Start]]] = {   # how the spec goes on, what makes the player
+MADE_FROM: dict[str, tuple[str, Callable[[Task, str], Start]]] = {   # how the spec goes on, what makes the player
     "npz": ("FILE", npz_player), "sb3": ("FILE.zip", sb3_player), "hf": ("OWNER/NAME[/FILE]", hub_player),
-    "replay": ("FILE", replay),
+    "replay": ("FILE", replay), "iw": ("FRAMES", planning_player),
 }
-PLAYERS = "expert, random, " + ", ".join(f"{kind}:{rest}" for kind, (rest, _) in FROM_FILES.items()) + ", MODULE:NAME"
+PLAYERS = "expert, random, " + ", ".join(f"{kind}:{rest}" for kind, (rest, _) in MADE_FROM.items()) + ", MODULE:NAME"
 
 
 def make_player(task: Task, spec: str) -> Policy:
@@ -142,18 +147,19 @@ def make_player(task: Task, spec: str) -> Policy:
         task: what it will play; for a replay, the task that `task_for` gives.
         spec: "expert" for the task's scripted expert, "random" for uniform actions, or from a file: "npz:FILE" (see
             networks.py), "sb3:FILE.zip" and "hf:OWNER/NAME[/FILE]" (see sb3.py), "replay:FILE" (see recordings.py);
-            or "MODULE:NAME" for one of your own, see `player_of`.
+            "iw:FRAMES" plans in any Atari game (see families/atari_planner.py); "MODULE:NAME" is one of your own, see
+            `player_of`.
     Raises:
-        ValueError: an unknown name, the task has no expert, or the file does not fit.
+        ValueError: an unknown name, the task has no expert, or the player does not fit it.
     """
     kind, _, where = spec.partition(":")
     if spec == "expert":
         return make_expert(task)
     if spec == "random":
         return RandomPolicy()
-    if kind in FROM_FILES and where:
-        return RowPolicy(FROM_FILES[kind][1](task, where))
-    near = nearest(kind, ("expert", "random", *FROM_FILES))
+    if kind in MADE_FROM and where:
+        return RowPolicy(MADE_FROM[kind][1](task, where))
+    near = nearest(kind, ("expert", "random", *MADE_FROM))
     if not own.ADDRESS.fullmatch(spec):
         raise ValueError(f"unknown policy {spec!r}{near}; there are: {PLAYERS}")
     try:

@@ -6,6 +6,7 @@
     calico collect BabyAI-GoToLocal-v0 --compact --episodes 1000 --out data  # a board costs one patch in place of sixteen
     calico collect HalfCheetah-v5 --policy npz:cheetah.npz --out data        # a player from a file: npz:, sb3:, hf:, replay:
     calico collect my_module:MyEnv-v0 --policy my_module:expert --out data   # an environment and an expert of your own
+    calico collect ALE/MsPacman-v5 --policy iw:400 --out data                # plans over copies of the emulator; any Atari game
     calico collect CartPole-v1 --policy runs/demo --label expert --out more  # the run plays, the expert says what was right
     calico collect CartPole-v1 --train-expert --episodes 100 --out data      # train one first: minutes here, hours elsewhere
     calico collect --scenes minigrid lander --episodes 5000 --out data       # pictures with captions and questions
@@ -26,7 +27,7 @@ from calico.envs.scenes import WORLDS, scenes
 from calico.scripts.common import console
 from calico.scripts.common.shipped import DEFAULT_RUN
 
-PLAYERS = "expert, random, npz:FILE, sb3:FILE.zip, hf:OWNER/NAME[/FILE], replay:FILE, MODULE:NAME"   # those of envs/experts.py
+PLAYERS = "expert, random, npz:FILE, sb3:FILE.zip, hf:OWNER/NAME[/FILE], replay:FILE, iw:FRAMES, MODULE:NAME"   # envs/experts.py
 TRAIN_STEPS = 100_000   # of an expert
 
 

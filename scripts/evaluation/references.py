@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from calico.envs import scores, workers
-from calico.envs.experts import expert_version
+from calico.envs.experts import code_version, expert_version
+from calico.envs.families.atari_planner import planner
 from calico.envs.registry import Task, get_task, tasks
 from calico.envs.runner import EnvironmentFault
 from calico.scripts.common import console
@@ -32,8 +33,12 @@ def score(arguments: argparse.Namespace) -> int:
             about: dict[str, Any] = {"versions": task.versions(), "view": dict(task.view)}
             if policy == "expert":
                 about |= {"name": task.expert, "expert_version": expert_version(task)}
-            results = Results(arguments.out, task.name, policy, about)
-            measure(task, policy, seeds, results, arguments.workers, arguments.time_limit)
+            elif policy != "random":
+                about |= {"name": policy, "expert_version": code_version(planner)}
+            if arguments.max_steps:
+                about["max_steps"] = arguments.max_steps
+            results = Results(arguments.out, task.name, policy.replace(":", "-"), about)
+            measure(task, policy, seeds, results, arguments)
             if missing := results.missing(seeds):
                 console.note(f"{task.name} {policy}: {len(missing)} episodes are other ranks', or still to be played")
                 continue
@@ -47,13 +52,14 @@ def score(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def measure(task: Task, policy: str, seeds: range, results: Results, processes: int, time_limit: float) -> None:
+def measure(task: Task, policy: str, seeds: range, results: Results, arguments: argparse.Namespace) -> None:
     """Play this rank's episodes that have no result yet. One that its environment did not survive is a result, too."""
     missing = results.missing(share(seeds))
     if not missing:
         return
     with console.progress(f"{task.name} {policy}", total=len(seeds), unit="episodes", start=len(seeds) - len(missing)) as bar:
-        for episode in workers.play(task, policy, missing, workers=processes, time_limit=time_limit, record=False):
+        for episode in workers.play(task, policy, missing, workers=arguments.workers, time_limit=arguments.time_limit,
+                                    max_steps=arguments.max_steps, record=False):
             if isinstance(episode, EnvironmentFault):
                 results.put(episode.seed, {"fault": str(episode)})
                 console.note(f"failed: {episode}")

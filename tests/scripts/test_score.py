@@ -101,3 +101,26 @@ def test_wrong_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert "name at least one task" in capsys.readouterr().err
     assert main([TASK, "--episodes", "0"]) == 2
     assert "--episodes 0 must be at least 1" in capsys.readouterr().err
+
+
+def test_a_planner_and_a_part_of_a_game_can_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["ALE/Boxing-v5", "--policy", "iw:8", "--episodes", "2", "--workers", "0", "--out", str(tmp_path), "--json"]
+    assert main([*arguments, "--max-steps", "3"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["policy"], row["name"], row["max_steps"], row["length"], row["episodes"]) == ("iw:8", "iw:8", 3, 3, 2)
+    assert len(row["expert_version"]) == 12
+    assert main([*arguments, "--max-steps", "2"]) == 0   # another condition, played again
+    assert json.loads(capsys.readouterr().out)[0]["length"] == 2
+
+
+@pytest.mark.parametrize(("more", "message"), [
+    (["--write", "--max-steps", "3"], "--write takes whole episodes"),
+    (["--write", "--policy", "iw:8"], "--write takes whole episodes"),
+    (["--policy", "npz:a.npz"], "none of random, expert, iw:FRAMES"),
+    (["--policy", "iw:many"], "'many' is not a number of frames"),
+    (["--max-steps", "0"], "--max-steps 0 must be at least 1"),
+])
+def test_what_cannot_be_measured_is_refused(more: list[str], message: str, tmp_path: Path,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ALE/Boxing-v5", "--workers", "0", "--out", str(tmp_path), *more]) == 2
+    assert message in capsys.readouterr().err
