@@ -27,7 +27,7 @@ from calico.envs.scenes import WORLDS, scenes
 from calico.scripts.common import console
 from calico.scripts.common.shipped import DEFAULT_RUN
 
-PLAYERS = "expert, random, npz:FILE, sb3:FILE.zip, hf:OWNER/NAME[/FILE], replay:FILE, iw:FRAMES, MODULE:NAME"   # envs/experts.py
+PLAYERS = "expert, random, npz:FILE, sb3:FILE.zip, hf:OWNER/NAME[/FILE], replay:FILE, iw:FRAMES, MODULE:NAME"  # envs/experts.py
 TRAIN_STEPS = 100_000   # of an expert
 
 
