@@ -192,7 +192,7 @@ def test_what_an_expert_could_not_plan_is_no_demonstration(tmp_path: Path, capsy
     (["CartPol-v1"], "unknown task 'CartPol-v1'; nearest: CartPole-v1"),
     (["Counting-v0", "CartPol-v1"], "unknown task 'CartPol-v1'"),
     (["--scenes", "minigird"], "unknown world 'minigird'; nearest: minigrid"),
-    ([], "name at least one task or --scenes WORLD"),
+    ([], "name at least one task, --scenes WORLD or --recipe NAME"),
     (["MiniGrid-Playground-v0"], "MiniGrid-Playground-v0 has no scripted expert"),
     (["Counting-v0", "--episodes", 0], "--episodes 0 must be at least 1"),
     (["Counting-v0", "--seed", -1], "--seed -1 must be at least 0"),

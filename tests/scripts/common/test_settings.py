@@ -43,7 +43,7 @@ def test_the_kind_may_stand_in_the_file_or_on_the_command_line_in_short_or_in_fu
     file.write_text("backbone: {kind: data2vec, window: 64}")
     assert load_settings(file, []).backbone == MaskedEncoderConfig(window=64)
     file.write_text("backbone: {context: 64}")
-    assert load_settings(file, []).backbone == DecoderConfig(context=64, heads=4)
+    assert load_settings(file, []).backbone == DecoderConfig(context=64, heads=4, segments=True)
 
 
 @pytest.mark.parametrize("overrides, says", [
