@@ -85,6 +85,9 @@ def demo(settings: RunSettings, episodes: int) -> tuple[Path, ...]:
 
 def film_shipped(out: Path) -> Path:
     """A GIF of the shipped network in a dozen worlds; about half a minute."""
+    path = out / "shipped.gif"
+    if path.exists():
+        return path
     agent, films = Agent.load(DEFAULT_RUN), []
     names = [name for name in SHOWN if name in agent.tasks and not task_table.missing_module(get_task(name).family)]
     with console.progress("film", total=len(names), unit="tasks") as bar:
@@ -94,7 +97,6 @@ def film_shipped(out: Path) -> Path:
                 films.append(film)
             bar.advance(note=name)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "shipped.gif"
     path.write_bytes(encode_gif(side_by_side(films), FILM_FPS))
     return path
 

@@ -20,6 +20,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "TASKS", {name: (3, *demo.TASKS[name][1:]) for name in ("CartPole-v1", "Pendulum-v1")})
     monkeypatch.setattr(demo, "WORLDS", {"minigrid": (20, *demo.WORLDS["minigrid"][1:])})
     monkeypatch.setattr(demo, "PICTURES", 4)
+    monkeypatch.setattr(demo, "SHOWN", ("CartPole-v1", "MiniGrid-DoorKey-5x5-v0"))
+    monkeypatch.setattr(demo, "SHOWN_STEPS", 20)
 
 
 def test_from_nothing_to_a_report_and_not_twice(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
