@@ -36,7 +36,7 @@ from .run_lock import is_alive, run_lock
 from .training.optimizer_state import flatten_optimizer, restore_optimizer
 
 __all__ = ["JSON", "Checkpoint", "CheckpointError", "checkpoints", "export", "find", "flatten_optimizer", "from_hub",
-           "load", "push_to_hub", "restore_optimizer", "run_lock", "save"]
+           "hub_folder", "load", "push_to_hub", "restore_optimizer", "run_lock", "save"]
 
 JSON: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None
 
@@ -406,13 +406,17 @@ def push_to_hub(path: Path | str, repo_id: str, *, private: bool = False, optimi
 def from_hub(repo_id: str, *, revision: str | None = None, map_location: str | torch.device = "cpu",
              only: Collection[str] | None = None) -> Checkpoint:
     """Download a checkpoint and load it, every hash checked; a local folder is loaded, too. Pickles are not downloaded."""
-    if Path(repo_id).exists():
-        return load(repo_id, map_location=map_location, only=only)
+    folder = Path(repo_id) if Path(repo_id).exists() else hub_folder(repo_id, revision)
+    return load(folder, map_location=map_location, only=only)
+
+
+def hub_folder(repo_id: str, revision: str | None = None) -> Path:
+    """A repository of the Hub on this disk, downloaded where it is not yet; without its pickles."""
     from huggingface_hub import snapshot_download
 
     with _hub_errors(repo_id):
-        folder = snapshot_download(repo_id, revision=revision, ignore_patterns=[f"*{suffix}" for suffix in sorted(PICKLES)])
-    return load(folder, map_location=map_location, only=only)
+        return Path(snapshot_download(repo_id, revision=revision,
+                                      ignore_patterns=[f"*{suffix}" for suffix in sorted(PICKLES)]))
 
 
 @contextmanager

@@ -25,7 +25,7 @@ VERBS = {
     "collect": "demonstrations from a task's expert, as Parquet episodes",
     "import": "episodes of Minari, JAT or D4RL, as Calico's own",
     "export": "episodes as a Minari or LeRobot data set",
-    "check": "read data once: what is broken, doubled, too long or without targets",
+    "check": "read data once: what is broken, doubled, too long; or play an environment of your own",
     "tokenizer": "learn text pieces: calico tokenizer train FILES --vocab N --out FILE",
     "train": "one mixture, one model: calico train CONFIG [key=value ...]",
     "rollout": "let a trained run play tasks",

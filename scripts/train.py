@@ -8,6 +8,7 @@
 A run that was stopped (Ctrl-C, kill, power) continues from its last checkpoint when the same command is given again, with
 the same losses, bit for bit, as if it had never stopped. Documents that cannot be read are passed over, up to a twentieth of
 a source. Data that were mended, or have grown, are accepted with --data-changed; `calico check` says what is wrong with data.
+Every key of a config, with its default: docs/settings.md.
 """
 
 from calico.scripts.common import console

@@ -7,7 +7,6 @@
 """
 
 import copy
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -26,6 +25,7 @@ from calico.agent.talk import Conversation, TextGenerator, user_message
 from calico.datasets.images import seen
 from calico.envs.registry import Task
 from calico.scripts.api import environments
+from calico.scripts.api.hub import hub_name
 from calico.scripts.api.policy import Policy
 from calico.scripts.common import inspecting
 from calico.scripts.common.chat_loop import describe_truncation
@@ -35,8 +35,6 @@ from calico.scripts.common.token_view import Inspected
 from calico.scripts.evaluation.control import as_trained
 from calico.tokenizers.document import caption_parts, dialogue_parts
 from calico.tokenizers.tokens import Tokens
-
-HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")    # owner/name[@revision]
 
 Shown = str | Path | np.ndarray | Picture.Image    # a picture or sound: a file's name, uint8 (H, W, C) or float (samples,)
 
@@ -51,9 +49,8 @@ def load(run: str | Path = DEFAULT_RUN, *, device: str = "cpu") -> "Agent":
     Raises:
         ValueError: there is none, or a file of it, which is named, is damaged; or no such device.
     """
-    on_hub = HUB.fullmatch(str(run)) if not Path(run).exists() and not Path(run).parent.is_dir() else None
-    if on_hub:
-        saved = checkpoint.from_hub(on_hub[1], revision=on_hub[2], only=("model",))
+    if name := hub_name(run):
+        saved = checkpoint.from_hub(name[0], revision=name[1], only=("model",))
     else:
         saved = checkpoint.load(networks.located(run), only=("model",))
     return Agent(networks.Agent.from_checkpoint(saved, device), saved)

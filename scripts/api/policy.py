@@ -53,7 +53,7 @@ class Policy:
         self.task, self.playing = task, playing
         self.observation_space, self.action_space = playing.codec.observation_space, playing.codec.action_space
         self.longest: int | None = None                # steps of an episode, as far as is known here
-        with suppress(ValueError):                     # a task of a package that is not installed is played all the same
+        with suppress(ValueError, ImportError):        # a task of a package that is not installed is played all the same
             self.longest = get_task(task).episode_limit
         self.complaint = complaint(self.observation_space)
         self.seeds = itertools.count()                 # of episodes: what is drawn in one does not depend on the others

@@ -33,7 +33,7 @@ OTHERS = (("calico pretrain", "scripts/training/pretraining.py", "PretrainSettin
 OPENING = """\
 # Settings
 
-What `calico train CONFIG key=value ...` takes, in a YAML file or on the command line: `training.steps=300`,
+What `calico train CONFIG [key=value ...]` takes, in a YAML file or on the command line: `training.steps=300`,
 `'data.sources=[{path: data/CartPole-v1, weight: 2}]'`. What is given on the command line wins over the file, the file over the
 `size`, and that over the defaults here. The sizes (`tiny`, `small`, ...) set the fields of `backbone` and `embedding`. The
 settings of a run are in its `config.json`. `calico perceive TASK train --help` lists those of the Perceiver's tasks.

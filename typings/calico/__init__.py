@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     from .envs.registry import Task
     from .scripts.api.agents import Agent, load
     from .scripts.api.environments import make, make_vec, tasks
+    from .scripts.api.networks import data2vec, features, perceiver
     from .scripts.api.policy import Policy
 
     __version__: str
 
-__all__ = ["Agent", "Policy", "Task", "__version__", "load", "make", "make_vec", "tasks"]
+__all__ = ["Agent", "Policy", "Task", "__version__", "data2vec", "features", "load", "make", "make_vec", "perceiver", "tasks"]
 
-_HOMES = {"Agent": "scripts.api.agents", "load": "scripts.api.agents", "Policy": "scripts.api.policy", "Task": "envs.registry",
+_HOMES = {"perceiver": "scripts.api.networks", "data2vec": "scripts.api.networks", "features": "scripts.api.networks",
+          "Agent": "scripts.api.agents", "load": "scripts.api.agents", "Policy": "scripts.api.policy", "Task": "envs.registry",
           "make": "scripts.api.environments", "make_vec": "scripts.api.environments", "tasks": "scripts.api.environments"}
 
 
