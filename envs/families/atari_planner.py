@@ -86,7 +86,7 @@ class Node:
 
 
 class Search:
-    """Rollout IW(1) from `root`; the tree outlives a search where `advance` finds the state that came of it.
+    """Rollout IW(1) from `root`; a part of the tree may become the next tree, see `kept`.
 
     Args:
         world: the simulator; it is moved about freely.
