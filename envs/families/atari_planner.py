@@ -29,7 +29,7 @@ UNMET = np.iinfo(np.int32).max
 class SearchConfig:
     """How long a plan thinks, and what it prefers."""
 
-    frames: int = 100          # raw frames emulated for one plan, about; the last action tried is finished
+    frames: int = 400          # raw frames emulated for one plan, about; the last action tried is finished
     hold: int = 8              # raw frames that an action of a plan is held; a whole number of steps, at least one
     discount: float = 0.99     # per step
     horizon: int = 300         # steps that a plan may look ahead
@@ -86,7 +86,7 @@ class Node:
 
 
 class Search:
-    """Rollout IW(1) from `root`; the tree outlives a search where `advance` finds the state that came of it.
+    """Rollout IW(1) from `root`; a part of the tree may become the next tree, see `kept`.
 
     Args:
         world: the simulator; it is moved about freely.
@@ -149,7 +149,8 @@ class Search:
         """Hold an action for as long as an edge is, or until a life is lost."""
         if self.here is not node:
             self.world.load(node.state)
-        total, discount, ended, trail = 0.0, 1.0, False, []
+        total, discount, ended = 0.0, 1.0, False
+        trail: list[Hashable] = []
         while len(trail) < self.steps and not ended:
             reward, dead, over = self.world.step(action, depth + len(trail))
             trail.append(self.world.trace())
@@ -241,7 +242,7 @@ def planner(env: gym.Env, seed: int, config: SearchConfig) -> Controller:
         draws = copy.deepcopy(game.np_random).random((config.horizon + search.steps, game.frame_skip))
         console.repeats = draws < (game.stickiness if config.knows_sticky else 0.0)
         action, passed = search.plan(), 0
-        plan = search.root.children[action]
+        plan = search.root.children[action] if search.root else None
         return action
 
     return act
