@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from calico.agent.perceiver.runs import DOCUMENT, config_to_json
 from calico.scripts.api.hub import hub_name
 from calico.scripts.api.networks import SIZES
 
-SMALL = {"width": 32, "depth": 2, "heads": 2}
+SMALL: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2}
 
 
 def test_every_small_size_gives_logits_and_latents() -> None:
@@ -34,7 +35,12 @@ def test_a_run_and_a_folder_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     again = calico.perceiver(tmp_path / "run")
     assert all(torch.equal(one, other) for one, other in zip(model.parameters(), again.parameters(), strict=True))
     asked: list[tuple[str, str | None]] = []
-    monkeypatch.setattr(checkpoint, "hub_folder", lambda name, revision: asked.append((name, revision)) or tmp_path / "run")
+
+    def downloaded(name: str, revision: str | None) -> Path:
+        asked.append((name, revision))
+        return tmp_path / "run"
+
+    monkeypatch.setattr(checkpoint, "hub_folder", downloaded)
     assert type(calico.perceiver("somebody/points@v2")) is type(model) and asked == [("somebody/points", "v2")]
 
 
