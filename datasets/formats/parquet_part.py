@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..columns import Column, action_name, column_values, is_label, label_values
-from ..publish import digest, file_sha256
+from ..publish import digest, file_sha256, finish_publishing
 
 FORMAT = 2                     # version of the layout; readers take every version up to their own. 2: labels
 MAX_GROUP_BYTES = 1 << 30      # a row group that would need more memory than this is refused before it is read
@@ -202,6 +202,7 @@ def part_paths(folder: Path) -> list[Path]:
     Raises:
         ValueError: nothing there.
     """
+    finish_publishing(folder)
     if folder.is_dir():
         sidecars = sorted(folder.glob("_*.json"))
         parts = [p.with_name(p.stem[1:] + ".parquet") for p in sidecars]
