@@ -30,7 +30,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..datasets.publish import digest, flush, sha256_now, versions, write_flushed
+from ..datasets.publish import (
+    digest,
+    finish_publishing,
+    flush,
+    publish_together,
+    sha256_now,
+    temporary_name,
+    versions,
+    whole_folder,
+    write_flushed,
+)
 from ..tokenizers.spelling import nearest
 from .run_lock import is_alive, run_lock
 from .training.optimizer_state import flatten_optimizer, restore_optimizer
@@ -186,9 +196,13 @@ def _write_tensors(path: Path, group: Mapping[str, Tensor]) -> None:
 def _write_manifest(folder: Path, step: int) -> None:
     entries = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_now(path)} for path in sorted(folder.iterdir())
                if path.is_file()}
+    write_flushed(folder / MANIFEST, _manifest(step, entries))
+
+
+def _manifest(step: int, entries: Mapping[str, Any]) -> bytes:
     manifest: dict[str, Any] = {"format": FORMAT, "step": step, "versions": versions(PACKAGES), "files": entries}
     manifest["sha256"] = _digest(manifest)
-    write_flushed(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    return (json.dumps(manifest, indent=2) + "\n").encode()
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
@@ -270,6 +284,7 @@ def _latest(root: Path) -> Path:
 def _verify(folder: Path) -> dict[str, Any]:
     """The manifest, after checking the size and hash of every file in it."""
     path = folder / MANIFEST
+    finish_publishing(path)
     if not path.is_file():
         raise CheckpointError(f"{path} is missing")
     if path.stat().st_size > MAX_MANIFEST_BYTES:
@@ -351,42 +366,48 @@ def pack(path: Path | str, out: Path | str, documents: Collection[str]) -> Path:
     saved, out = load(path, only=("model",)), Path(out)
     weights = {name: tensor.bfloat16() if tensor.is_floating_point() else tensor
                for name, tensor in saved.tensors["model"].items()}
-    try:
-        out.mkdir(parents=True)
-        _write_tensors(out / "model.safetensors", weights)
+    with _new_folder(out) as folder:
+        _write_tensors(folder / "model.safetensors", weights)
         for name, content in saved.files.items():
-            write_flushed(out / name, content)
+            write_flushed(folder / name, content)
         for stem in documents:
             if stem in saved.documents:
-                write_flushed(out / f"{stem}.json", json.dumps(saved.documents[stem], allow_nan=False).encode())
-        _write_manifest(out, saved.step)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {out}: {error}; give a folder that does not exist yet") from None
+                write_flushed(folder / f"{stem}.json", json.dumps(saved.documents[stem], allow_nan=False).encode())
+        _write_manifest(folder, saved.step)
     return out
 
 
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    try:
+        with whole_folder(out) as folder:
+            yield folder
+    except OSError as error:
+        raise CheckpointError(f"{error}; give a folder that does not exist yet") from None
+
+
 def add(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Put more files into a checkpoint's folder, or replace some of its own."""
-    step = _verify(folder)["step"]
-    (folder / MANIFEST).unlink()
+    """Put more files into a checkpoint's folder, or replace some of its own: all of them, or none if the process dies."""
+    manifest = _verify(folder)
+    changed: dict[Path, Path] = {}
     for name, content in files.items():
-        (folder / name).unlink(missing_ok=True)
-        write_flushed(folder / name, content)
-    _write_manifest(folder, step)
+        changed[(temporary := temporary_name(folder / name))] = folder / name
+        write_flushed(temporary, content)
+        manifest["files"][name] = {"bytes": len(content), "sha256": sha256_now(temporary)}
+    changed[(temporary := temporary_name(folder / MANIFEST))] = folder / MANIFEST
+    write_flushed(temporary, _manifest(manifest["step"], manifest["files"]))
+    publish_together(changed, folder / MANIFEST)
 
 
 def export(path: Path | str, out: Path | str, *, optimizer: bool = False) -> Path:
     """Copy a checkpoint into the new folder `out` with its own manifest; optimizer: with the optimizer's state."""
     checkpoint, out = load(path, only=()), Path(out)
     dropped = () if optimizer else ("optimizer.safetensors", "training.safetensors")   # what only a resumed run needs
-    try:
-        out.mkdir(parents=True)
+    with _new_folder(out) as folder:
         for name in _verify(checkpoint.path)["files"]:
             if name not in dropped:
-                shutil.copyfile(checkpoint.path / name, out / name)
-        _write_manifest(out, checkpoint.step)
-    except OSError as error:
-        raise CheckpointError(f"cannot export to {out}: {error}; give a folder that does not exist yet") from None
+                shutil.copyfile(checkpoint.path / name, folder / name)
+        _write_manifest(folder, checkpoint.step)
     return out
 
 

@@ -9,6 +9,7 @@ it is, and the next writer beside it removes it.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -94,7 +95,8 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, lambda came_now, _: came.append(came_now))
+              for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -154,7 +156,7 @@ def replacing(path: Path, flushed: bool = True) -> Iterator[Path]:
         raise _of_writing(path, error) from error
 
 
-def replace(path: Path, content: bytes | str, flushed: bool = True) -> None:
+def replace_file(path: Path, content: bytes | str, flushed: bool = True) -> None:
     """Give a file these contents; see `replacing`."""
     with replacing(path, flushed) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -162,12 +164,14 @@ def replace(path: Path, content: bytes | str, flushed: bool = True) -> None:
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into; it becomes `folder`, which must not be there or be empty, unless the block raises.
+    """A folder to write into; it becomes `folder`, which must not be there, unless the block raises.
 
     Raises:
         OSError: it cannot be written, or is there already; in one line with the path.
     """
     try:
+        if folder.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder.parent)
         temporary = temporary_name(folder)

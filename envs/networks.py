@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from ..datasets.publish import replacing
 from .registry import Controller, Start, Task
 
 ACTIVATIONS: dict[str | None, Callable[[np.ndarray], np.ndarray]] = {
@@ -114,8 +115,8 @@ def save_network(network: Network, path: Path) -> Path:
         arrays |= {f"w{layer}": weight, f"b{layer}": bias}
     if network.obs_mean is not None:
         arrays |= {"obs_mean": network.obs_mean, "obs_var": network.obs_var}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **arrays)
+    with replacing(path) as temporary, open(temporary, "wb") as file:      # savez would add .npz to a name
+        np.savez_compressed(file, **arrays)
     return path
 
 

@@ -15,6 +15,7 @@ from calico.agent.perceiver.losses import autoencoding_loss, psnr
 from calico.agent.perceiver.runs import config_to_json, load_trained
 from calico.agent.perceiver.sizes import SMALL_AUTOENCODER
 from calico.agent.perceiver.tasks import Autoencoder, AutoencoderConfig
+from calico.datasets.publish import replace_file
 from calico.datasets.samples.video import Clips, Format, Video, clip, read_video, read_videos
 from calico.datasets.sounds import encode_wav
 from calico.scripts.common import console
@@ -149,7 +150,6 @@ def predict(task: str, argv: Sequence[str]) -> int:
     trained = load_trained(options.run, (task,), options.device)
     model, classes = trained.model, trained.document["classes"]
     assert isinstance(model, Autoencoder)
-    options.out.mkdir(parents=True, exist_ok=True)
     reports, written = [], []
     for path in options.videos:
         video = read_video(path, form(model.config), sound=options.sound)
@@ -161,7 +161,7 @@ def predict(task: str, argv: Sequence[str]) -> int:
         reports.append({"video": str(path), **report, "labels": labels})
         film, wav = options.out / f"{path.stem}.mp4", options.out / f"{path.stem}.wav"
         encode_mp4(image, film, FPS, hold=0)
-        wav.write_bytes(encode_wav(sound, form(model.config).rate))
+        replace_file(wav, encode_wav(sound, form(model.config).rate))
         written += [film, wav]
     console.print_result(reports, options.json, ("video", "frames", "video dB", "sound dB", "label", "probability"), [
         [report["video"], report["frames"], report["video_psnr"], report["sound_psnr"], label, chance]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from calico.datasets import publish
+
 from .crashes import run_tries
 
 DOCUMENTS = '''
@@ -107,9 +108,9 @@ assert not [name for name in os.listdir(here / "d") if name.startswith(".")], os
 
 def test_a_file_and_a_folder_appear_whole(tmp_path: Path) -> None:
     run_tries('''
-from calico.datasets.publish import replace, whole_folder
+from calico.datasets.publish import replace_file, whole_folder
 def work():
-    replace(here / "report.html", "new" * 1000)
+    replace_file(here / "report.html", "new" * 1000)
     with whole_folder(here / "set") as temporary:
         (temporary / "a").write_text("a")
         (temporary / "b").write_text("b")
@@ -135,7 +136,7 @@ def test_what_dead_writers_left_goes_and_what_living_ones_write_stays(tmp_path: 
     writers[0].send_signal(signal.SIGKILL)
     writers[0].communicate()
     try:
-        publish.replace(tmp_path / "a.txt", "new")
+        publish.replace_file(tmp_path / "a.txt", "new")
         assert {file.name for file in tmp_path.iterdir()} == {names[1], ".mine.tmp", "a.txt"}
     finally:
         writers[1].communicate("")
@@ -156,7 +157,7 @@ def test_an_error_in_reading_another_file_is_no_error_of_writing(tmp_path: Path)
 
 
 def test_a_name_as_long_as_the_disk_allows_has_a_temporary_one(tmp_path: Path) -> None:
-    publish.replace(tmp_path / ("x" * 255), "long")
+    publish.replace_file(tmp_path / ("x" * 255), "long")
     assert [len(name) for name in os.listdir(tmp_path)] == [255]
 
 
