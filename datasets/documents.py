@@ -113,6 +113,11 @@ class CaptionReader(DocumentReader[Caption]):
         for caption in captions:
             require_text(caption, key.removesuffix("s"))
 
+    @property
+    def names(self) -> list[str]:
+        """Of the images."""
+        return list(self._names)
+
     def __len__(self) -> int:
         return len(self._records)
 

@@ -33,6 +33,18 @@ GONE = ".gone"     # ends a name in it: a file that shall not be there
 _digests: dict[tuple[str, int, int, int], str] = {}
 
 
+def plain_name(name: str) -> str:
+    """A name from foreign data as the name of a file or folder: "ALE/Pong-v5" -> "ALE-Pong-v5".
+
+    Raises:
+        ValueError: it would be hidden, lead to another folder, or cannot be a name.
+    """
+    plain = name.replace("/", "-")
+    if not plain or plain.startswith(".") or not plain.isprintable() or "\\" in plain or len(plain.encode()) > 200:
+        raise ValueError(f"{name[:200]!r} cannot be the name of a folder: give another one, such as CartPole-v1")
+    return plain
+
+
 def temporary_name(path: Path) -> Path:
     """A hidden name beside `path` that no other process uses; it says which process it belongs to."""
     owner = f"{_host()}-{os.getpid()}-{started(os.getpid()) or ''}"

@@ -103,7 +103,7 @@ def _episode(where: str, data: Any, name: str, both: Spaces, number: int) -> Epi
 def minari_id(task: Mapping[str, Any]) -> str:
     """ "ALE/Pong-v5/expert-v0": Minari's custom is environment, then who played, then the data set's version."""
     clean = re.sub(r"[^-\w/]", "-", f"{task['name']}/{task.get('policy') or 'episodes'}")
-    return f"{clean}-v0"
+    return "/".join(part for part in clean.split("/") if part) + "-v0"     # a leading slash would lead out of the root
 
 
 def write_minari(root: Path, task: Mapping[str, Any], episodes: Iterable[Episode]) -> Path:

@@ -20,7 +20,9 @@ import json
 import math
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,7 +38,7 @@ from rich.text import Text
 from calico.tokenizers.spelling import did_you_mean
 
 DEBUG = "CALICO_DEBUG"   # set to 1, errors come with their traceback
-WRONG_INPUT, INTERRUPTED = 2, 130   # exit codes: argparse's, and what a shell reports after Ctrl-C
+WRONG_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143   # exit codes: argparse's, and what a shell reports after the signals
 
 Main = Callable[..., int | None]   # (argv: list[str] | None = None) -> exit code, None for 0
 
@@ -92,18 +94,20 @@ def run_command(main: Main) -> Callable[..., int]:
     """Decorate a script's main(argv): what users can cause becomes one line on stderr and exit code 2.
 
     That is ValueError (CheckpointError is one), OSError, FloatingPointError, and ImportError that says what to install.
-    All else is our mistake and keeps its traceback; CALICO_DEBUG=1 shows it for every error. Ctrl-C is exit code 130.
+    All else is our mistake and keeps its traceback; CALICO_DEBUG=1 shows it for every error. Ctrl-C gives exit code 130,
+    SIGTERM 143.
     """
     @functools.wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> int:
         command = f"calico {_command_name(main)}"
         try:
-            code = main(argv)
+            with _terminable():
+                code = main(argv)
             sys.stdout.flush()   # a closed pipe shows here, not while Python exits
             return code or 0
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             print(f"{command}: stopped", file=sys.stderr)
-            return INTERRUPTED
+            return TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED
         except BrokenPipeError:   # `calico tasks | head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
@@ -115,6 +119,26 @@ def run_command(main: Main) -> Callable[..., int]:
             print(f"{command}: {one_line(error)}", file=sys.stderr)
             return WRONG_INPUT
     return wrapped
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, of a batch system or `kill`: ends a command as Ctrl-C does, so that what is finished is written."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def stop(*_: Any) -> NoReturn:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _command_name(main: Main) -> str:

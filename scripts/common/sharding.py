@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from calico.datasets.publish import replace_file
+from calico.datasets.publish import plain_name, replace_file
 
 Item = TypeVar("Item")
 
@@ -36,7 +36,7 @@ def share(items: Sequence[Item]) -> list[Item]:
 
 def folder_name(task: str) -> str:
     """"ALE/Pong-v5" -> "ALE-Pong-v5"."""
-    return task.replace("/", "-")
+    return plain_name(task)
 
 
 class Results:
