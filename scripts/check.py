@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print_json([{**vars(report), "wrong": report.wrong} for report in reports])
     else:
         for report in reports:
-            print("\n".join(console.printable(line) for line in lines_of(report, arguments.context)))
+            console.say(*lines_of(report, arguments.context))
     return WRONG if any(report.wrong for report in reports) else 0
 
 

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         console.print_json(found)
     else:
-        print(f"{text.size} pieces from {len(texts)} texts; {found['bytes_per_token']:.2f} bytes a token")
+        console.say(f"{text.size} pieces from {len(texts)} texts; {found['bytes_per_token']:.2f} bytes a token")
     console.wrote(arguments.out)
     return 0
 

@@ -8,7 +8,8 @@
             bar.advance(note="return 412")
         console.wrote(folder)
 
-Results go to stdout and nothing else does, so that `--json` can be piped; progress, notes and errors go to stderr.
+Results go to stdout and nothing else does, so that `--json` can be piped; progress, notes and errors go to stderr. What is
+printed may hold names and texts of foreign files, so all that is here goes through `printable`, and commands use nothing else.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -54,7 +56,7 @@ class Parser(argparse.ArgumentParser):
         """One line on stderr, exit code 2; a mistyped option names the nearest."""
         if unknown := re.search(r"unrecognized arguments: .*?(--[\w-]+)", message):
             message += did_you_mean(unknown[1], self._option_string_actions)
-        self.exit(WRONG_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(WRONG_INPUT, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
 
 
 def make_parser(command: str, doc: str | None) -> Parser:
@@ -100,8 +102,9 @@ def run_command(main: Main) -> Callable[..., int]:
     @functools.wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> int:
         command = f"calico {_command_name(main)}"
+        sys.excepthook = _print_exception
         try:
-            with _terminable():
+            with _terminable(), _printable_warnings():
                 code = main(argv)
             sys.stdout.flush()   # a closed pipe shows here, not while Python exits
             return code or 0
@@ -115,10 +118,24 @@ def run_command(main: Main) -> Callable[..., int]:
             if isinstance(error, ImportError) and "pip install" not in str(error):
                 raise
             if os.environ.get(DEBUG) == "1":
-                traceback.print_exc()
+                _print_exception(*sys.exc_info())
             print(f"{command}: {one_line(error)}", file=sys.stderr)
             return WRONG_INPUT
     return wrapped
+
+
+def _print_exception(*error: Any) -> None:
+    print(printable("".join(traceback.format_exception(*error)), keep="\n"), end="", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _printable_warnings() -> Iterator[None]:
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {printable(str(message))}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 class Terminated(KeyboardInterrupt):
@@ -153,8 +170,8 @@ def _command_name(main: Main) -> str:
 def one_line(error: BaseException) -> str:
     """The message without line breaks; for a file, the system's words and the path."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.strerror}: {error.filename}"
-    return " ".join(str(error).split()) or type(error).__name__
+        return printable(f"{error.strerror}: {error.filename}")
+    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 class Bar:
@@ -190,7 +207,7 @@ def progress(description: str, total: float | None = None, unit: str = "", *, st
         every: seconds between lines where stderr is not a terminal; the last line always comes.
         stream, clock: for tests.
     """
-    stream = stream or sys.stderr
+    stream, description, unit = stream or sys.stderr, printable(description), printable(unit)
     console = Console(file=stream, highlight=False)
     if stream.isatty() and not console.is_dumb_terminal:
         with _drawn(description, total, unit, start, console) as bar:
@@ -260,7 +277,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     for i, column in enumerate(columns):
         filled = [row[i] for row in rows if row[i] is not None]
         is_number = bool(filled) and all(isinstance(value, Real) and not isinstance(value, bool) for value in filled)
-        table.add_column(Text(column), justify="right" if is_number else "left")
+        table.add_column(Text(printable(column)), justify="right" if is_number else "left")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))
     console = Console(file=sys.stdout, highlight=False)
@@ -290,7 +307,10 @@ def printable(text: str, keep: str = "") -> str:
 
 def print_json(value: Any) -> None:
     """One strict JSON document on stdout; NumPy and torch numbers, dataclasses and paths become plain values."""
-    print(json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False)
+    if not text.replace("\n", "").isprintable():     # JSON itself lets through what is not ASCII, such as U+009B
+        text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    print(text)
 
 
 def jsonable(value: Any) -> Any:
@@ -308,9 +328,14 @@ def jsonable(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def say(*lines: str, end: str = "\n") -> None:
+    """Lines on stdout."""
+    print("\n".join(map(printable, lines)), end=end)
+
+
 def note(message: str) -> None:
     """A line for people, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def wrote(*paths: Path | str) -> None:
@@ -320,7 +345,7 @@ def wrote(*paths: Path | str) -> None:
         files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
         size = sum(file.stat().st_size for file in files)
         count = f"{len(files)} file{'s' * (len(files) != 1)}, " if path.is_dir() else ""
-        note(f"wrote {printable(str(path))} ({count}{_bytes(size)})")
+        note(f"wrote {path} ({count}{_bytes(size)})")
 
 
 def _bytes(size: float) -> str:

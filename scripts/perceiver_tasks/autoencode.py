@@ -74,7 +74,7 @@ def train(task: str, argv: Sequence[str]) -> int:
     config = start.config if start else replace(SMALL_AUTOENCODER, size=side, resolution=(side[0] // 4, side[1] // 4))
     videos = read_videos(arguments.data, form(config))
     for note in (note for video in videos for note in video.notes):
-        console.note(console.printable(note))
+        console.note(note)
     clips = Clips(videos, config.frames, config.samples_per_frame, config.patch, seed)
     if start and len(clips.labels) > config.labels:
         raise ValueError(f"{arguments.data} has {len(clips.labels)} labels and {settings.init} {config.labels}; leave init out")
@@ -154,7 +154,7 @@ def predict(task: str, argv: Sequence[str]) -> int:
     for path in options.videos:
         video = read_video(path, form(model.config), sound=options.sound)
         for note in video.notes:
-            console.note(console.printable(note))
+            console.note(note)
         image, sound, scores, report = reconstructed(model, video, options)
         best = scores.argsort(descending=True)[:options.top].tolist()
         labels = {str(classes[i]) if i < len(classes) else str(i): float(scores[i]) for i in best}

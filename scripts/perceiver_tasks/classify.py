@@ -177,7 +177,7 @@ def open_sound(name: str, fit: SoundInput) -> list[tuple[str, np.ndarray]]:
     """A sound; another sample rate is resampled, with a note."""
     sound, own = decode_sound(file_bytes(name), fit.rate)
     if own != fit.rate:
-        console.note(f"{console.printable(name)}: resampled from {own} to {fit.rate} Hz, which the model was trained with")
+        console.note(f"{name}: resampled from {own} to {fit.rate} Hz, which the model was trained with")
     return [(name, sound)]
 
 

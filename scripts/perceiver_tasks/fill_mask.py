@@ -69,9 +69,9 @@ def train(task: str, argv: Sequence[str]) -> int:
     if arguments.json:
         console.print_json(report)
     else:
-        print(f"{report['accuracy']:.1%} of masked bytes right, {report['bits_per_byte']:.2f} bits per masked byte in "
-              f"{report['held_out']} held-out texts, trained on {report['train']} in {report['steps']} steps, "
-              f"{report['minutes']:.1f} minutes")
+        console.say(f"{report['accuracy']:.1%} of masked bytes right, {report['bits_per_byte']:.2f} bits per masked byte in "
+                    f"{report['held_out']} held-out texts, trained on {report['train']} in {report['steps']} steps, "
+                    f"{report['minutes']:.1f} minutes")
     console.wrote(arguments.out)
     return 0
 

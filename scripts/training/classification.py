@@ -129,8 +129,9 @@ def show_report(report: Mapping[str, Any], as_json: bool) -> None:
         rows.append([name, int(total), float(confusion[i, i] / total) if total else None, taken])
     top = f", top-5 {report['top_5']:.1%}" if "top_5" in report else ""
     console.print_table(("class", "held out", "right", "most often taken for"), rows)
-    print(f"accuracy {report['accuracy']:.1%}{top} of {report['held_out']} held-out samples, trained on {report['train']} in "
-          f"{report['steps']} steps, {report['minutes']:.1f} minutes, {report['core_minutes']:.1f} of one core's work")
+    console.say(f"accuracy {report['accuracy']:.1%}{top} of {report['held_out']} held-out samples, trained on "
+                f"{report['train']} in {report['steps']} steps, {report['minutes']:.1f} minutes, "
+                f"{report['core_minutes']:.1f} of one core's work")
 
 
 def draw_confusion(report: Mapping[str, Any], path: Path) -> None:
