@@ -35,6 +35,7 @@ from ..datasets.publish import (
     finish_publishing,
     flush,
     publish_together,
+    replace_file,
     sha256_now,
     temporary_name,
     versions,
@@ -45,8 +46,8 @@ from ..tokenizers.spelling import nearest
 from .run_lock import is_alive, run_lock
 from .training.optimizer_state import flatten_optimizer, restore_optimizer
 
-__all__ = ["JSON", "Checkpoint", "CheckpointError", "checkpoints", "export", "find", "flatten_optimizer", "from_hub",
-           "load", "push_to_hub", "restore_optimizer", "run_lock", "save"]
+__all__ = ["JSON", "Checkpoint", "CheckpointError", "checkpoints", "export", "fall_back", "find", "flatten_optimizer",
+           "from_hub", "load", "push_to_hub", "restore_optimizer", "run_lock", "save"]
 
 JSON: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None
 
@@ -56,6 +57,7 @@ PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib
 PACKAGES = ("calico-agent", "torch", "numpy", "safetensors", "sentencepiece", "gymnasium")
 STEP_FOLDER = re.compile(r"step_(\d{8,})")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")   # one plain name: no folder, nothing hidden, no `..`
+WEIGHTS = frozenset({"model", "training"})    # stems of tensors that must be finite
 MAX_MANIFEST_BYTES = 1 << 20   # ours have a few thousand
 
 
@@ -103,6 +105,9 @@ def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tenso
     small = {f"{stem}.json": _to_json(stem, value) for stem, value in documents.items()}
     _check_names([*(f"{stem}.safetensors" for stem in tensors), *small], list(files or {}))
     small |= files or {}
+    for stem in WEIGHTS & tensors.keys():
+        _check_finite(f"{final} is not written: {stem}", tensors[stem], "older checkpoints are untouched. Lower "
+                      "optimizer.learning_rate and continue from the last one")
     needed = sum(map(len, small.values())) + sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
     temporary = root / f".saving_{final.name}_{os.getpid()}"
     try:
@@ -232,6 +237,8 @@ def load(path: Path | str, *, map_location: str | torch.device = "cpu", only: Co
                 saved.files[file.name] = file.read_bytes()
             elif only is None or file.stem in only:
                 saved.tensors[file.stem] = _read_tensors(file, torch.device(map_location))
+                if file.stem in WEIGHTS:
+                    _check_finite(str(file), saved.tensors[file.stem], "its training went wrong")
     except CheckpointError as error:
         raise CheckpointError(f"{error}. {_advice(folder)}") from None
     return saved
@@ -333,6 +340,15 @@ def _read_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
 
 
+def _check_finite(where: str, group: Mapping[str, Tensor], advice: str) -> None:
+    """Raise CheckpointError unless all weights are finite: a network with NaN plays on, and badly, without a word."""
+    for name, tensor in group.items():
+        # A sum costs a fraction of a hash; it may overflow where every value is finite.
+        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+            count = int((~tensor.isfinite()).sum())
+            raise CheckpointError(f"{where}, tensor {name}: {count} of {tensor.numel()} values are not finite: {advice}")
+
+
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
@@ -347,6 +363,31 @@ def _advice(folder: Path) -> str:
             if other.name != folder.name and _verify(other):
                 return f"The newest good checkpoint beside it is {other}: give that path"
     return "There is no other good checkpoint beside it: copy it again from where it came, or start a new run"
+
+
+def fall_back(run: Path | str) -> Path:
+    """Make the newest good checkpoint of a run its latest; damaged ones that are newer are set aside as `damaged_step_...`.
+
+    Returns:
+        its folder. One process at a time: hold `run_lock(run)`.
+    Raises:
+        CheckpointError: none is good.
+    """
+    steps = checkpoints(run)
+    while steps:
+        with suppress(CheckpointError, OSError):
+            load(steps[-1])
+            break
+        steps.pop()
+    else:
+        raise CheckpointError(f"{run} has no good checkpoint to fall back to; start a new run")
+    good, root = steps[-1], steps[-1].parent
+    replace_file(root / "latest", good.name)
+    for folder in checkpoints(run)[len(steps):]:
+        aside = root / f"damaged_{folder.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(folder, aside)
+    return good
 
 
 def _is_pickle(path: Path) -> bool:

@@ -76,7 +76,11 @@ COMMON: dict[str, dict[str, Any]] = {
     "--max-side": {"type": int, "metavar": "PIXELS", "help": "of pictures; default: what the run was trained with"},
     "--seed": {"type": int, "default": 0, "help": "(default 0)"},
     "--device": {"default": "cpu", "help": "cpu (default) or cuda"},
-    "--json": {"action": "store_true", "help": "print JSON"}}
+    "--json": {"action": "store_true", "help": "print JSON"},
+    "--data-changed": {"action": "store_true",
+                       "help": "continue a run though its data were mended or have grown since it began"},
+    "--last-good": {"action": "store_true",
+                    "help": "continue a run from its newest checkpoint that is whole, where the latest is damaged"}}
 
 
 def add_common(parser: argparse.ArgumentParser, *options: str) -> None:

@@ -64,7 +64,7 @@ DEFAULTS = AutoencodeSettings().lasting(2000)
 
 
 def train(task: str, argv: Sequence[str]) -> int:
-    arguments = runs.training_parser(task, TRAIN, DEFAULTS).parse_args(argv)
+    arguments = runs.parse_training(runs.training_parser(task, TRAIN, DEFAULTS), argv)
     settings = load_task_settings(DEFAULTS, arguments.overrides)
     device, seed = usable_device(arguments.device), settings.training.seed
     trained = runs.started_from(settings, (task,))

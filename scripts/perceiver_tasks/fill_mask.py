@@ -63,7 +63,7 @@ class LanguageSettings(TaskSettings):
 
 
 def train(task: str, argv: Sequence[str]) -> int:
-    arguments = runs.training_parser(task, TRAIN, LanguageSettings()).parse_args(argv)
+    arguments = runs.parse_training(runs.training_parser(task, TRAIN, LanguageSettings()), argv)
     settings = load_task_settings(LanguageSettings(), arguments.overrides)
     report = fit(task, arguments.data, settings, arguments.out, arguments.device, data_changed=arguments.data_changed)
     if arguments.json:

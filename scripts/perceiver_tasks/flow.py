@@ -70,7 +70,7 @@ DEFAULTS = FlowSettings(optimizer=replace(FlowSettings().optimizer, learning_rat
 
 
 def train(task: str, argv: Sequence[str]) -> int:
-    arguments = runs.training_parser(task, TRAIN, DEFAULTS).parse_args(argv)
+    arguments = runs.parse_training(runs.training_parser(task, TRAIN, DEFAULTS), argv)
     settings = load_task_settings(DEFAULTS, arguments.overrides)
     seed, device = settings.training.seed, usable_device(arguments.device)
     torch.manual_seed(seed)
