@@ -6,6 +6,8 @@ with a `FAMILY` in it plus its name in `FAMILIES` below.
 """
 
 import importlib
+import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -170,11 +172,19 @@ def make(task: Task | str, render: bool = False) -> "gym.Env":
         task: a Task or its name.
         render: let `env.render()` return RGB frames, uint8 (height, width, 3); slower for some families.
     Raises:
-        ValueError: unknown task.
+        ValueError: unknown task, or one that cannot be made here.
         MissingPackage: the family's package is not installed.
     """
     task = get_task(task) if isinstance(task, str) else task
-    return require(task.family, task.name).make(task, render)
+    group = require(task.family, task.name)
+    if render:      # drawing libraries look for a desktop, and complain on the screen where this is unset
+        os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
+    try:
+        return group.make(task, render)
+    except (ImportError, ValueError):
+        raise
+    except Exception as error:   # of other people's code, which raises everything
+        raise ValueError(f"{task.name} cannot be made: {type(error).__name__}: {error}") from error
 
 
 def require(family_name: str, what: str) -> Family:
