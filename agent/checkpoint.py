@@ -28,7 +28,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..datasets.publish import (
     digest,
@@ -57,6 +57,8 @@ PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib
 PACKAGES = ("calico-agent", "torch", "numpy", "safetensors", "sentencepiece", "gymnasium")
 STEP_FOLDER = re.compile(r"step_(\d{8,})")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")   # one plain name: no folder, nothing hidden, no `..`
+LAYERS = frozenset({"depth", "layers", "position_layers", "blocks"})     # fields of configurations that count modules
+MOST_REPEATED = 64       # modules that may share their weights
 WEIGHTS = frozenset({"model", "training"})    # stems of tensors that must be finite
 MAX_MANIFEST_BYTES = 1 << 20   # ours have a few thousand
 
@@ -237,8 +239,6 @@ def load(path: Path | str, *, map_location: str | torch.device = "cpu", only: Co
                 saved.files[file.name] = file.read_bytes()
             elif only is None or file.stem in only:
                 saved.tensors[file.stem] = _read_tensors(file, torch.device(map_location))
-                if file.stem in WEIGHTS:
-                    _check_finite(str(file), saved.tensors[file.stem], "its training went wrong")
     except CheckpointError as error:
         raise CheckpointError(f"{error}. {_advice(folder)}") from None
     return saved
@@ -335,9 +335,12 @@ def _is_plain(name: str) -> bool:
 
 def _read_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
     try:
-        return {name: tensor.to(device) for name, tensor in load_file(path).items()}
+        tensors = load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+    if path.stem in WEIGHTS:
+        _check_finite(str(path), tensors, "its training went wrong")
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def _check_finite(where: str, group: Mapping[str, Tensor], advice: str) -> None:
@@ -363,6 +366,27 @@ def _advice(folder: Path) -> str:
             if other.name != folder.name and _verify(other):
                 return f"The newest good checkpoint beside it is {other}: give that path"
     return "There is no other good checkpoint beside it: copy it again from where it came, or start a new run"
+
+
+def check_layers(document: Any, tensors: int) -> None:
+    """Raise ValueError where a model's document asks for more layers than the file has tensors: making them takes for ever."""
+    if isinstance(document, Mapping):
+        for name, value in document.items():
+            if name in LAYERS and isinstance(value, int) and value > max(tensors, MOST_REPEATED):
+                raise ValueError(f"it asks for {name}={value}, and there are {tensors} tensors")
+            check_layers(value, tensors)
+    elif isinstance(document, list):
+        for value in document:
+            check_layers(value, tensors)
+
+
+def check_shapes(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless the tensors are the model's, which is on the device "meta": before memory is taken for it."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != found:
+        name = min(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise ValueError(f"tensor {name} has the shape {found.get(name, 'none')}, the model's is {expected.get(name, 'none')}")
 
 
 def fall_back(run: Path | str) -> Path:

@@ -48,7 +48,8 @@ def plain_name(name: str) -> str:
 def temporary_name(path: Path) -> Path:
     """A hidden name beside `path` that no other process uses; it says which process it belongs to."""
     owner = f"{_host()}-{os.getpid()}-{started(os.getpid()) or ''}"
-    return path.with_name(f".{path.name[:80]}.{owner}-{secrets.token_hex(4)}.tmp")
+    name = path.name.encode(errors="surrogateescape")[:80].decode(errors="ignore")     # the disk counts bytes
+    return path.with_name(f".{name}.{owner}-{secrets.token_hex(4)}.tmp")
 
 
 def _host() -> str:
@@ -249,14 +250,14 @@ def finish_publishing(path: Path) -> None:
         path: its key, or a folder: then of all keys in it.
     """
     keys = [path]
-    if path.is_dir():
+    if os.path.isdir(path):      # False, as Path.is_dir is not, for a name that is too long
         keys = [path / name[1 : -len(NEXT)] for name in os.listdir(path) if name.startswith(".") and name.endswith(NEXT)]
     for key in keys:
         _move_gathered(key.with_name(f".{key.name}{NEXT}"), key)
 
 
 def _move_gathered(gathered: Path, key: Path) -> None:
-    if not gathered.is_dir():
+    if not os.path.isdir(gathered):
         return
     for file in sorted(gathered.iterdir(), key=lambda file: file.name == key.name):
         with contextlib.suppress(FileNotFoundError):      # another process moved it meanwhile

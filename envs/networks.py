@@ -7,7 +7,6 @@ same settings and the `file` they belong to. Nothing in it is a pickle.
 """
 
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 
 from ..datasets.publish import replacing
+from ..tokenizers.budget import check_npz
 from .registry import Controller, Start, Task
 
 ACTIVATIONS: dict[str | None, Callable[[np.ndarray], np.ndarray]] = {
@@ -156,12 +156,14 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         ValueError: no such file, or not an npz file.
     """
     try:
+        check_npz(path)
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it is a single array")
             return dict(file)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as npz: {error}") from error
+    except Exception as error:    # NumPy raises zipfile's, zlib's and lzma's errors, NotImplementedError, SyntaxError and more
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as npz: {why}") from error
 
 
 def _shared_settings(path: Path) -> dict[str, Any] | None:

@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from ...datasets.publish import write_error
 from .. import checkpoint
 from ..backbones.decoder import Decoder
 from ..config_json import at_least
@@ -44,7 +45,7 @@ from .optimizer_state import flatten_optimizer, restore_optimizer
 
 Net = TypeVar("Net", bound=nn.Module)
 Batch = Mapping[str, Tensor]     # what most losses take; the loop itself passes on whatever `batch_of` gives
-LONGEST_WAIT = 10.0              # seconds from Ctrl-C or SIGTERM to the end, where the next batch does not come
+LONGEST_WAIT = 20.0              # seconds from Ctrl-C or SIGTERM to the end, where the next batch does not come
 PER_SOURCE, SHARE = "loss/", "share/"    # numbers named "loss/<source>": that source's loss; "share/<source>": its fraction
 
 
@@ -301,7 +302,10 @@ class Trainer(Generic[Net]):
                         self.evaluation = evaluate(self.final)
                 if self.step % config.log_every == 0 or measured or last:
                     report = self.report(interval, norm)
-                    log(writer, report)
+                    try:
+                        log(writer, report)
+                    except OSError as error:      # the figures of a full disk; TensorBoard's thread does not say where
+                        raise write_error(run / "tensorboard", error) from error
                     on_report(report)
                     interval = _Interval(self.step, self.tokens)
                 stopped = interrupted.is_set()      # read once: a later signal is handled in the next step

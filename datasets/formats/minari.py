@@ -9,8 +9,11 @@ step info, `info` as episode metadata, the writer's `task` in metadata.json. Pic
 default, JPEG, would change them. Minari's own way to create data sets needs jax; its storage classes do not.
 """
 
+import errno
 import json
+import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -24,9 +27,11 @@ from ...tokenizers.episode import Episode
 from ...tokenizers.spaces import AnyText, flatten, is_text, join, space_from_json
 from ..publish import whole_folder
 from ..records import require_text
+from .hdf5 import check_episodes, import_h5py
 from .importing import ImportedEpisodes, Spaces, fitted_episode, reading, task_values
 from .parquet_part import plain_json
 
+SPARE = 16 << 20             # bytes that stay free on the disk
 TASK_KEY = "calico_task"     # in metadata.json
 INFO_KEY = "calico_info"     # in an episode's metadata
 MARK_KEY = "demonstrated"    # in the step infos; entry t + 1 is of action t, as Minari's infos begin with that of the reset
@@ -52,6 +57,9 @@ def read_minari(path: Path, name: str | None = None, both: Spaces | None = None)
         # Without them Minari would make the environment that the data set names, and so run whatever code that names.
         if missing := {"observation_space", "action_space"} - json.loads((folder / "metadata.json").read_text()).keys():
             raise ValueError(f"its metadata.json has no {' and no '.join(sorted(missing))}")
+        for file in sorted(folder.glob("*.hdf5")):
+            with import_h5py().File(file, "r") as opened:
+                check_episodes(opened)
         warnings.simplefilter("ignore")   # its environment's version may be out of date, which data does not mind
         data = minari.MinariDataset(folder)
         exported = json.loads(data.storage.metadata.get(TASK_KEY, "{}"))
@@ -135,6 +143,7 @@ def write_minari(root: Path, task: Mapping[str, Any], episodes: Iterable[Episode
             if not len(episode):
                 raise ValueError(f"episode {number} (seed {episode.seed}) has no steps, which Minari cannot keep")
             texts.see(episode)
+            check_room(root, episode)
             infos.append({INFO_KEY: plain_json(episode.info, "info")})
             last = np.arange(len(episode)) == len(episode) - 1
             yield EpisodeBuffer(
@@ -156,6 +165,13 @@ def write_minari(root: Path, task: Mapping[str, Any], episodes: Iterable[Episode
                      "algorithm_name": str(task.get("expert") or task.get("policy") or "unknown")}
         (data / "metadata.json").write_text(json.dumps(metadata))
     return folder
+
+
+def check_room(root: Path, episode: Episode) -> None:
+    """Raise OSError where the disk has no room for an episode: HDF5 would end the process with a segmentation fault."""
+    leaves = (*episode.observations.values(), *episode.actions.values())
+    if shutil.disk_usage(root).free < 2 * sum(values.nbytes for values in leaves) + SPARE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def columns(space: spaces.Space[Any], leaves: Mapping[str, np.ndarray], name: str = "") -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ...tokenizers.budget import check_npz
 from ..file_store import FileStore
 from ..images import ImageStore
 from ..publish import replace_file
@@ -58,6 +59,7 @@ def _decode_flo(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 def _decode_npz(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     try:
+        check_npz(io.BytesIO(data))
         with np.load(io.BytesIO(data)) as arrays:
             flow = arrays["flow"].astype(np.float32)
             return flow, arrays["valid"].astype(bool) if "valid" in arrays else np.ones(flow.shape[:2], bool)

@@ -8,6 +8,7 @@ import re
 import tarfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +57,8 @@ def hostile(folder: Path) -> dict[str, Path]:
     found["yaml"].write_text(f"{json.dumps(EVIL)}: 1\n")
     lines(found["name"], {"text": 1})
     lines(found["labels"], *[{"file": EVIL, "label": EVIL}] * 3)
-    np.savez(found["npz"], **{EVIL: np.zeros(2), "calico": np.array(EVIL)})
+    arrays: dict[str, Any] = {EVIL: np.zeros(2), "calico": np.array(EVIL)}
+    np.savez(found["npz"], **arrays)
     with EpisodeWriter(found["episodes"], {"name": EVIL, "observation_space": {"type": EVIL}}) as writer:
         writer.append(Episode(task=EVIL, seed=0, observations={EVIL: np.zeros((3, 2), np.float32)},
                               actions={"": np.zeros(2, np.int64)}, demonstrated=np.ones(2, bool), rewards=np.ones(2),
