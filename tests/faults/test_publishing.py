@@ -1,16 +1,23 @@
 """Whatever moment a writer dies in, there is the old or the new, never neither and never half of one."""
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from calico.agent.training import trainer
 from calico.datasets import publish
+from calico.scripts.main import main
 
 from .crashes import run_tries
+from .table import FAULTS
+from .test_training import batch, new_trainer
 
 DOCUMENTS = '''
 import numpy as np
@@ -157,8 +164,10 @@ def test_an_error_in_reading_another_file_is_no_error_of_writing(tmp_path: Path)
 
 
 def test_a_name_as_long_as_the_disk_allows_has_a_temporary_one(tmp_path: Path) -> None:
-    publish.replace_file(tmp_path / ("x" * 255), "long")
-    assert [len(name) for name in os.listdir(tmp_path)] == [255]
+    for name in ("x" * 255, "é" * 127, "\U0001f408" * 63):
+        publish.replace_file(tmp_path / name, "long")
+        publish.finish_publishing(tmp_path / name)         # is asked of every file that is opened
+    assert sorted(map(len, os.listdir(tmp_path))) == [63, 127, 255]
 
 
 def test_an_interrupt_waits_for_the_end_of_the_block(tmp_path: Path) -> None:
@@ -167,3 +176,74 @@ def test_an_interrupt_waits_for_the_end_of_the_block(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         done.append(True)
     assert done
+
+
+# What writes files by itself, and why: into a name or folder that the publisher gave it, at the end of a file, or for this
+# process alone.
+WRITERS = {
+    "agent/checkpoint.py": "folders of its own with a manifest, see the top of that file",
+    "agent/run_lock.py": "the text of a lock", "datasets/publish.py": "the publisher",
+    "datasets/document_writers.py": "temporary names", "datasets/episodes.py": "temporary names",
+    "datasets/formats/lerobot.py": "whole_folder", "datasets/formats/minari.py": "whole_folder",
+    "datasets/records.py": "unpacked files that go with the process", "datasets/sounds.py": "bytes in memory",
+    "envs/networks.py": "replacing", "envs/sb3.py": "bytes in memory", "scripts/evaluation/report.py": "bytes in memory",
+    "scripts/tasks.py": "envs/interfaces.py, which has the publisher do it",
+    "scripts/common/collecting.py": "a line at the end of left-out.jsonl",
+    "scripts/training/classification.py": "replacing", "scripts/training/experts.py": "replacing",
+    "scripts/training/improving.py": "a table that is made anew", "tokenizers/text.py": "for its caller",
+}
+WRITING = re.compile(r"\.(write_text|write_bytes|savefig|touch)\(|os\.(replace|rename|link)\(|\.rename\(|savez|write_table\(|"
+                     r"ParquetWriter\(|open\([^)\n]*[\"'][wax]b?[\"']")
+
+
+def test_files_are_written_by_the_publisher_alone() -> None:
+    root = Path(__file__).parents[2]
+    found = set()
+    for folder in ("agent", "datasets", "envs", "scripts", "tokenizers"):
+        for path in (root / folder).rglob("*.py"):
+            code = "\n".join(line.partition("  #")[0] for line in path.read_text(encoding="utf-8").splitlines())
+            if WRITING.search(code) and "def write_table" not in code:
+                found.add(path.relative_to(root).as_posix())
+    assert found <= WRITERS.keys(), f"{sorted(found - WRITERS.keys())}: write with datasets/publish.py"
+
+
+def test_an_export_on_a_full_disk_is_one_line(tmp_path: Path, refused: Callable[..., str],
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """HDF5 itself would end the process with a segmentation fault."""
+    pytest.importorskip("minari")
+    assert main(["collect", "CartPole-v1", "--episodes", "1", "--workers", "0", "--out", str(tmp_path)]) == 0
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 0))
+    said = refused("export", "minari", tmp_path / "CartPole-v1", "--out", tmp_path / "sets")
+    assert f"could not write {tmp_path}/sets/CartPole-v1/expert-v0: No space left on device; nothing of it was kept" in said
+    assert not [path for path in (tmp_path / "sets").rglob("*") if path.is_file()]
+
+
+def test_tensorboard_on_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trainer, "log", full)
+    with pytest.raises(OSError, match=f"could not write {tmp_path}/tensorboard: No space left on device"):
+        new_trainer(log_every=1).run(batch, tmp_path, {}, {})
+
+
+def test_the_help_says_what_bit_for_bit_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "with the same number of threads" in " ".join(capsys.readouterr().out.split())
+
+
+def test_drawing_makes_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries that look for a desktop print "XDG_RUNTIME_DIR is invalid" where it is not set."""
+    script = ("from calico.envs.registry import make; env = make('CartPole-v1', True); env.reset(seed=0); "
+              "print(env.render().shape)")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("(") and done.stderr == "", done.stderr
+
+
+def test_every_fault_of_the_table_has_its_tests() -> None:
+    for test in {test for tests in FAULTS.values() for test in tests}:
+        file, _, name = test.partition("::")
+        assert not name or f"def {name}(" in (Path(__file__).parents[2] / file).read_text(encoding="utf-8"), test
