@@ -181,7 +181,7 @@ def make(task: Task | str, render: bool = False) -> "gym.Env":
         os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
     try:
         return group.make(task, render)
-    except (ImportError, ValueError):
+    except (ImportError, ValueError, OSError):     # one line already
         raise
     except Exception as error:   # of other people's code, which raises everything
         raise ValueError(f"{task.name} cannot be made: {type(error).__name__}: {error}") from error

@@ -293,9 +293,9 @@ def print_statistics(path: str) -> None:
     try:
         with open(path, "rb") as file:
             found = _Statistics(file).load()
-        moments: Any = getattr(found, "obs_rms", None)
-        if not isinstance(moments, _Inert):
+        if not isinstance(getattr(found, "obs_rms", None), _Inert):
             raise ValueError("holds no statistics of a plain observation")
+        moments: Any = found.obs_rms
         arrays = {"mean": moments.mean, "var": moments.var, "epsilon": found.epsilon, "clip": found.clip_obs,
                   "normalised": bool(found.norm_obs)}
         out = io.BytesIO()

@@ -170,8 +170,8 @@ def collect_scenes(world: str, seeds: range, out: Path, questions: int = 3) -> l
     rng = np.random.default_rng((zlib.crc32(world.encode()), seeds.start))
     with run_lock(out, f".{world}{LOCK}"), contextlib.ExitStack() as stack:
         drawn = stack.enter_context(DrawnScenes(world, captions, out / f".{world}.unfinished"))
-        caption_writer, dialogue_writer = (stack.enter_context(writer) for writer in
-                                           (CaptionWriter(captions), DialogueWriter(dialogues)))
+        caption_writer = stack.enter_context(CaptionWriter(captions))
+        dialogue_writer = stack.enter_context(DialogueWriter(dialogues))
         bar = stack.enter_context(console.progress(f"collect {world} pictures", total=len(seeds), unit="pictures"))
         for number, (image, facts) in enumerate(drawn.scenes(seeds)):
             name = scene_name(seeds[number])

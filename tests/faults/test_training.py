@@ -109,8 +109,9 @@ def test_a_sum_that_overflows_is_no_weight_that_is_not_finite(tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "beta1", "beta2", "final_share"])
 def test_no_setting_of_the_optimiser_is_infinite(name: str) -> None:
+    wrong: dict[str, Any] = {name: float("inf")}
     with pytest.raises(ValueError, match=f"optimizer.{name}=inf must be .*finite"):
-        OptimizerConfig(**{name: float("inf")})
+        OptimizerConfig(**wrong)
 
 
 def test_the_message_does_not_call_broken_weights_untouched() -> None:
