@@ -1,6 +1,7 @@
 # Each target sets up .venv by itself; it is set up again when pyproject.toml or constraints.txt change.
 #   make demo       collect, train, play, caption, chat, and write a report (CPU, minutes)
 #   make test       the default tests        make test-all   every test, the slow ones too
+#   make test-faults  kills, full disks, hostile files, tried for real; prints which are survived
 #   make lint       ruff and mypy            make clean      remove .venv and caches
 # EXTRAS chooses what else to install: `make test EXTRAS=all,dev` tests every family of environments, too.
 
@@ -14,7 +15,7 @@ STAMP  := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 # Two processes of one thread each: on two cores the tests and small models are faster without thread pools fighting.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SDL_VIDEODRIVER=dummy SDL_AUDIODRIVER=dummy
 
-.PHONY: setup demo test test-all lint clean
+.PHONY: setup demo test test-all test-faults lint clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -37,6 +38,9 @@ test: $(STAMP)
 test-all:
 	$(MAKE) --no-print-directory setup EXTRAS=all,dev
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "" --durations=15
+
+test-faults: $(STAMP)
+	$(TEST_ENV) $(BIN)/python tests/faults/run.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

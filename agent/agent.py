@@ -81,12 +81,15 @@ class Agent:
             vocabulary = Vocabulary.from_json(saved.documents["vocabulary"])
             text = TextTokenizer.from_bytes(saved.files[TOKENIZER_FILE])
             weights, tasks = saved.tensors["model"], saved.documents["tasks"]
+            checkpoint.check_layers(saved.documents["model"], len(weights))
             with torch.device("meta"):
                 encoders = {name: build_encoder(document) for name, document in saved.documents.get("encoders", {}).items()}
                 model = Model(config, vocabulary, encoders)
+            checkpoint.check_shapes(model, weights)
             model = model.to_empty(device="cpu")
             model.load_state_dict(weights)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            check_tasks(tasks)
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
             writer = saved.versions.get("calico-agent", "unknown")
             raise checkpoint.CheckpointError(f"{saved.path} holds no agent that this Calico can rebuild ({error!r}); it was "
                                              f"written by calico-agent {writer}") from error
@@ -129,6 +132,12 @@ class Agent:
         """Play a task; see AgentPolicy. sampling: default: at its own temperature."""
         sampling = sampling or SamplingConfig(temperature=self.temperature)
         return AgentPolicy(self.model, self.codec(task), sampling, prompt=prompt, precision=precision)
+
+
+def check_tasks(tasks: Any) -> None:
+    """Raise ValueError unless a checkpoint's tasks are objects with a codec each."""
+    if not isinstance(tasks, Mapping) or not all(isinstance(task, Mapping) and "codec" in task for task in tasks.values()):
+        raise ValueError("its tasks are no objects with a codec each")
 
 
 def located(run: Path | str) -> Path:

@@ -28,15 +28,26 @@ from typing import Any, TypeAlias, cast
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..datasets.publish import digest, flush, sha256_now, versions, write_flushed
+from ..datasets.publish import (
+    digest,
+    finish_publishing,
+    flush,
+    publish_together,
+    replace_file,
+    sha256_now,
+    temporary_name,
+    versions,
+    whole_folder,
+    write_flushed,
+)
 from ..tokenizers.spelling import nearest
 from .run_lock import is_alive, run_lock
 from .training.optimizer_state import flatten_optimizer, restore_optimizer
 
-__all__ = ["JSON", "Checkpoint", "CheckpointError", "checkpoints", "export", "find", "flatten_optimizer", "from_hub",
-           "hub_folder", "load", "push_to_hub", "restore_optimizer", "run_lock", "save"]
+__all__ = ["JSON", "Checkpoint", "CheckpointError", "checkpoints", "export", "fall_back", "find", "flatten_optimizer",
+           "from_hub", "hub_folder", "load", "push_to_hub", "restore_optimizer", "run_lock", "save"]
 
 JSON: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None
 
@@ -46,6 +57,9 @@ PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib
 PACKAGES = ("calico-agent", "torch", "numpy", "safetensors", "sentencepiece", "gymnasium")
 STEP_FOLDER = re.compile(r"step_(\d{8,})")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")   # one plain name: no folder, nothing hidden, no `..`
+LAYERS = frozenset({"depth", "layers", "position_layers", "blocks"})     # fields of configurations that count modules
+MOST_REPEATED = 64       # modules that may share their weights
+WEIGHTS = frozenset({"model", "training"})    # stems of tensors that must be finite
 MAX_MANIFEST_BYTES = 1 << 20   # ours have a few thousand
 
 
@@ -93,6 +107,9 @@ def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tenso
     small = {f"{stem}.json": _to_json(stem, value) for stem, value in documents.items()}
     _check_names([*(f"{stem}.safetensors" for stem in tensors), *small], list(files or {}))
     small |= files or {}
+    for stem in WEIGHTS & tensors.keys():
+        _check_finite(f"{final} is not written: {stem}", tensors[stem], "older checkpoints are untouched. Lower "
+                      "optimizer.learning_rate and continue from the last one")
     needed = sum(map(len, small.values())) + sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
     temporary = root / f".saving_{final.name}_{os.getpid()}"
     try:
@@ -186,9 +203,13 @@ def _write_tensors(path: Path, group: Mapping[str, Tensor]) -> None:
 def _write_manifest(folder: Path, step: int) -> None:
     entries = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_now(path)} for path in sorted(folder.iterdir())
                if path.is_file()}
+    write_flushed(folder / MANIFEST, _manifest(step, entries))
+
+
+def _manifest(step: int, entries: Mapping[str, Any]) -> bytes:
     manifest: dict[str, Any] = {"format": FORMAT, "step": step, "versions": versions(PACKAGES), "files": entries}
     manifest["sha256"] = _digest(manifest)
-    write_flushed(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    return (json.dumps(manifest, indent=2) + "\n").encode()
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
@@ -270,6 +291,7 @@ def _latest(root: Path) -> Path:
 def _verify(folder: Path) -> dict[str, Any]:
     """The manifest, after checking the size and hash of every file in it."""
     path = folder / MANIFEST
+    finish_publishing(path)
     if not path.is_file():
         raise CheckpointError(f"{path} is missing")
     if path.stat().st_size > MAX_MANIFEST_BYTES:
@@ -313,9 +335,21 @@ def _is_plain(name: str) -> bool:
 
 def _read_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
     try:
-        return {name: tensor.to(device) for name, tensor in load_file(path).items()}
+        tensors = load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+    if path.stem in WEIGHTS:
+        _check_finite(str(path), tensors, "its training went wrong")
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def _check_finite(where: str, group: Mapping[str, Tensor], advice: str) -> None:
+    """Raise CheckpointError unless all weights are finite: a network with NaN plays on, and badly, without a word."""
+    for name, tensor in group.items():
+        # A sum costs a fraction of a hash; it may overflow where every value is finite.
+        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+            count = int((~tensor.isfinite()).sum())
+            raise CheckpointError(f"{where}, tensor {name}: {count} of {tensor.numel()} values are not finite: {advice}")
 
 
 def _read_json(path: Path) -> Any:
@@ -332,6 +366,52 @@ def _advice(folder: Path) -> str:
             if other.name != folder.name and _verify(other):
                 return f"The newest good checkpoint beside it is {other}: give that path"
     return "There is no other good checkpoint beside it: copy it again from where it came, or start a new run"
+
+
+def check_layers(document: Any, tensors: int) -> None:
+    """Raise ValueError where a model's document asks for more layers than the file has tensors: making them takes for ever."""
+    if isinstance(document, Mapping):
+        for name, value in document.items():
+            if name in LAYERS and isinstance(value, int) and value > max(tensors, MOST_REPEATED):
+                raise ValueError(f"it asks for {name}={value}, and there are {tensors} tensors")
+            check_layers(value, tensors)
+    elif isinstance(document, list):
+        for value in document:
+            check_layers(value, tensors)
+
+
+def check_shapes(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless the tensors are the model's, which is on the device "meta": before memory is taken for it."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != found:
+        name = min(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise ValueError(f"tensor {name} has the shape {found.get(name, 'none')}, the model's is {expected.get(name, 'none')}")
+
+
+def fall_back(run: Path | str) -> Path:
+    """Make the newest good checkpoint of a run its latest; damaged ones that are newer are set aside as `damaged_step_...`.
+
+    Returns:
+        its folder. One process at a time: hold `run_lock(run)`.
+    Raises:
+        CheckpointError: none is good.
+    """
+    steps = checkpoints(run)
+    while steps:
+        with suppress(CheckpointError, OSError):
+            load(steps[-1])
+            break
+        steps.pop()
+    else:
+        raise CheckpointError(f"{run} has no good checkpoint to fall back to; start a new run")
+    good, root = steps[-1], steps[-1].parent
+    replace_file(root / "latest", good.name)
+    for folder in checkpoints(run)[len(steps):]:
+        aside = root / f"damaged_{folder.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(folder, aside)
+    return good
 
 
 def _is_pickle(path: Path) -> bool:
@@ -351,42 +431,48 @@ def pack(path: Path | str, out: Path | str, documents: Collection[str]) -> Path:
     saved, out = load(path, only=("model",)), Path(out)
     weights = {name: tensor.bfloat16() if tensor.is_floating_point() else tensor
                for name, tensor in saved.tensors["model"].items()}
-    try:
-        out.mkdir(parents=True)
-        _write_tensors(out / "model.safetensors", weights)
+    with _new_folder(out) as folder:
+        _write_tensors(folder / "model.safetensors", weights)
         for name, content in saved.files.items():
-            write_flushed(out / name, content)
+            write_flushed(folder / name, content)
         for stem in documents:
             if stem in saved.documents:
-                write_flushed(out / f"{stem}.json", json.dumps(saved.documents[stem], allow_nan=False).encode())
-        _write_manifest(out, saved.step)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {out}: {error}; give a folder that does not exist yet") from None
+                write_flushed(folder / f"{stem}.json", json.dumps(saved.documents[stem], allow_nan=False).encode())
+        _write_manifest(folder, saved.step)
     return out
 
 
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    try:
+        with whole_folder(out) as folder:
+            yield folder
+    except OSError as error:
+        raise CheckpointError(f"{error}; give a folder that does not exist yet") from None
+
+
 def add(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Put more files into a checkpoint's folder, or replace some of its own."""
-    step = _verify(folder)["step"]
-    (folder / MANIFEST).unlink()
+    """Put more files into a checkpoint's folder, or replace some of its own: all of them, or none if the process dies."""
+    manifest = _verify(folder)
+    changed: dict[Path, Path] = {}
     for name, content in files.items():
-        (folder / name).unlink(missing_ok=True)
-        write_flushed(folder / name, content)
-    _write_manifest(folder, step)
+        changed[(temporary := temporary_name(folder / name))] = folder / name
+        write_flushed(temporary, content)
+        manifest["files"][name] = {"bytes": len(content), "sha256": sha256_now(temporary)}
+    changed[(temporary := temporary_name(folder / MANIFEST))] = folder / MANIFEST
+    write_flushed(temporary, _manifest(manifest["step"], manifest["files"]))
+    publish_together(changed, folder / MANIFEST)
 
 
 def export(path: Path | str, out: Path | str, *, optimizer: bool = False) -> Path:
     """Copy a checkpoint into the new folder `out` with its own manifest; optimizer: with the optimizer's state."""
     checkpoint, out = load(path, only=()), Path(out)
     dropped = () if optimizer else ("optimizer.safetensors", "training.safetensors")   # what only a resumed run needs
-    try:
-        out.mkdir(parents=True)
+    with _new_folder(out) as folder:
         for name in _verify(checkpoint.path)["files"]:
             if name not in dropped:
-                shutil.copyfile(checkpoint.path / name, out / name)
-        _write_manifest(out, checkpoint.step)
-    except OSError as error:
-        raise CheckpointError(f"cannot export to {out}: {error}; give a folder that does not exist yet") from None
+                shutil.copyfile(checkpoint.path / name, folder / name)
+        _write_manifest(folder, checkpoint.step)
     return out
 
 

@@ -1,4 +1,4 @@
-"""One process per run folder: `<run>/lock` says who trains there.
+"""One process per folder that grows: `<run>/lock` says who trains there, `<data>/.lock` who collects or imports.
 
 The lock is the text in the file: host, pid and the process's start time, because containers use the same pid again and
 again. One whose process is dead is taken over. The kernel's own lock (flock) is held only while that text is read and
@@ -10,40 +10,78 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
+
+from ..datasets.publish import is_alive, started
+
+__all__ = ["Share", "is_alive", "run_lock", "started"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's part of work that several do side by side in one folder: they differ in rank and agree in the rest."""
+
+    rank: int
+    size: int
+    work: str     # what is divided: two commands that would do the same episodes must not agree
 
 
 @contextmanager
-def run_lock(run: Path | str) -> Iterator[None]:
-    """Hold `<run>/lock`, so that no second process trains into the same folder.
+def run_lock(run: Path | str, name: str = "lock", share: Share | None = None) -> Iterator[None]:
+    """Hold `<run>/lock`, so that no second process works in the same folder.
 
     A folder that was made for the lock and holds nothing else at the end is removed: a refused command leaves no trace.
 
+    Args:
+        name: of the file; a hidden one is removed at the end.
+        share: processes with other ranks of the same work may come in as well.
     Raises:
         ValueError: another process holds it (the message has its pid), or the folder cannot be written.
     """
-    path, made = Path(run) / "lock", not Path(run).exists()
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": started(os.getpid())}
+    path, made = Path(run) / name, not Path(run).exists()
+    mine: Holder = {"host": socket.gethostname(), "pid": os.getpid(), "started": started(os.getpid())}
+    if share is not None:
+        mine["share"] = [share.rank, share.size, share.work]
     with _exclusive(path) as file:
-        holder = _read_holder(file.read())
-        if holder and holder["host"] != mine["host"]:
-            raise ValueError(f"{run} is in use by process {holder['pid']} on {holder['host']}: stop it, choose another "
-                             f"folder, or delete {path} if that machine is gone")
-        if holder and is_alive(holder["pid"], holder["started"]):
+        others = [holder for holder in _read_holders(file.read()) if _is_there(holder)]
+        for holder in others:
+            if _work_together(holder, mine):
+                continue
+            if holder["host"] != mine["host"]:
+                raise ValueError(f"{run} is in use by process {holder['pid']} on {holder['host']}: stop it, choose another "
+                                 f"folder, or delete {path} if that machine is gone")
             raise ValueError(f"{run} is in use by process {holder['pid']}: stop it or choose another folder")
-        _rewrite(file, json.dumps(mine))
+        _write_holders(file, [*others, mine])
     try:
         yield
     finally:
         if path.exists():   # else the run was deleted meanwhile, and stays so
             with _exclusive(path) as file:
-                if _read_holder(file.read()) == mine:
-                    _rewrite(file, "")
-                    if made and list(path.parent.iterdir()) == [path]:
+                before = _read_holders(file.read())
+                left = [holder for holder in before if holder != mine]
+                if left != before:
+                    _write_holders(file, left)
+                    alone = made and list(path.parent.iterdir()) == [path]
+                    if not left and (alone or name.startswith(".")):
                         path.unlink()
+                    if not left and alone:
                         path.parent.rmdir()
+
+
+Holder: TypeAlias = dict[str, Any]     # host, pid, started, and perhaps share
+
+
+def _is_there(holder: Holder) -> bool:
+    """Whether the process still runs; of another machine's that is not known."""
+    return holder["host"] != socket.gethostname() or is_alive(holder["pid"], holder["started"])
+
+
+def _work_together(one: Holder, other: Holder) -> bool:
+    first, second = one.get("share"), other.get("share")
+    return bool(first and second and first[1:] == second[1:] and first[0] != second[0])
 
 
 @contextmanager
@@ -70,35 +108,18 @@ def _is_at(file: IO[str], path: Path) -> bool:
         return False
 
 
-def _rewrite(file: IO[str], text: str) -> None:
+def _write_holders(file: IO[str], holders: list[Holder]) -> None:
     file.truncate(0)
-    file.write(text)
+    file.write("\n".join(map(json.dumps, holders)))
     file.flush()
 
 
-def _read_holder(text: str) -> dict[str, Any] | None:
-    """Who wrote the lock; None for an empty or half-written one, whose writer is gone."""
-    try:
-        holder = json.loads(text)
-        return {"host": str(holder["host"]), "pid": int(holder["pid"]), "started": holder["started"]}
-    except (ValueError, TypeError, KeyError):
-        return None
-
-
-def is_alive(pid: int, start: str | None = None) -> bool:
-    """Whether a process of this pid runs on this machine; with `start`, whether it is still the same process."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:   # alive, and somebody else's
-        pass
-    return start is None or started(pid) in (None, start)
-
-
-def started(pid: int) -> str | None:
-    """Start time of a process in clock ticks since boot, where the system tells it (Linux); None elsewhere."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]   # field 22 of proc(5)
-    except (OSError, IndexError):
-        return None
+def _read_holders(text: str) -> list[Holder]:
+    """Who holds the lock, one in a line; a half-written line has a writer that is gone."""
+    holders: list[Holder] = []
+    for line in text.splitlines():
+        with suppress(ValueError, TypeError, KeyError):
+            holder = json.loads(line)
+            about = {"share": list(holder["share"])} if "share" in holder else {}
+            holders.append({"host": str(holder["host"]), "pid": int(holder["pid"]), "started": holder["started"], **about})
+    return holders

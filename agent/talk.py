@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -123,16 +124,20 @@ class TextGenerator:
         as a system message. A message that is too long by itself loses its beginning. Messages are as in `dialogue_parts`,
         which raises ValueError for others; images are inside, the last message is the user's.
         """
-        turns: list[list[Part]] = [[]]                                           # first what precedes the first turn
-        for part in dialogue_parts(messages):
-            if part == Special("user"):
-                turns.append([])
-            turns[-1].append(part)
-        before, *encoded = (self._encode(turn) for turn in turns)
-        asked, left_out = self._encode([Special("assistant")]), 0
-        while len(before) + sum(map(len, encoded)) + len(asked) > self.room and (len(encoded) > 1 or (encoded and len(before))):
-            before, encoded = (before, encoded[1:]) if len(encoded) > 1 else (Tokens.empty(), encoded)
-            left_out += 1
+        starts = [number for number, message in enumerate(messages) if message.get("role") == "user"]
+        borders = [*starts, len(messages)]
+        before, asked = self._encode_messages(messages, 0, borders[0]), self._encode([Special("assistant")])
+        encoded: list[Tokens] = []
+        length = len(before) + len(asked)
+        for start, stop in reversed(list(pairwise(borders))):      # newest first: what does not fit is not even encoded
+            turn = self._encode_messages(messages, start, stop)
+            if encoded and length + len(turn) > self.room:
+                break
+            encoded.insert(0, turn)
+            length += len(turn)
+        left_out = len(starts) - len(encoded)
+        if length > self.room and encoded and len(before):
+            before, left_out = Tokens.empty(), left_out + 1
         tokens = Tokens.concatenate([before, *encoded, asked])
         over = max(0, len(tokens) - self.room)
         while over and tokens.kind[1 + over] in CONTENTS:                        # no half pictures
@@ -147,6 +152,13 @@ class TextGenerator:
 
     def _encode(self, parts: Sequence[Part]) -> Tokens:
         return encode_document(parts, self.agent.vocabulary, self.agent.text)
+
+    def _encode_messages(self, messages: Sequence[Mapping[str, Any]], start: int, stop: int) -> Tokens:
+        try:
+            return self._encode(dialogue_parts(messages[start:stop]))
+        except ValueError:
+            dialogue_parts(messages[:stop])      # says the same with the message's own number
+            raise
 
     def _ended(self, answer: np.ndarray) -> Tokens:
         """An answer with its end token, unless it was cut off."""

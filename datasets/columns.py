@@ -8,6 +8,7 @@
     array of no numbers, shape (..., 0)    no column; the sidecar's shape is enough
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from ..tokenizers.episode import Episode
+
+MOST = 1 << 40     # numbers per timestep that a sidecar may claim; what is read is bounded more tightly
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Column:
         dtype, shape = value["dtype"], tuple(value["shape"])
         if dtype != "str" and (np.dtype(dtype).kind not in "biuf" or np.dtype(dtype).itemsize > 8):
             raise ValueError(f"dtype {dtype!r}")
-        if not all(isinstance(n, int) and n >= 0 for n in shape):
+        if not all(isinstance(n, int) and n >= 0 for n in shape) or math.prod(shape) > MOST:
             raise ValueError(f"shape {shape}")
         return Column(dtype, shape)
 

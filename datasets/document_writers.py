@@ -16,7 +16,7 @@ import numpy as np
 from ..tokenizers.tokens import SOUND_RATE
 from .documents import check_messages
 from .images import encode_file
-from .publish import publish, temporary_name, write_error
+from .publish import finish_publishing, publish_together, remove_leftovers, temporary_name, uninterrupted, write_error
 from .records import require_text
 from .sounds import encode_wav
 
@@ -35,6 +35,8 @@ class DocumentWriter:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path) if Path(path).suffix == ".jsonl" else Path(path) / self.manifest_name
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.path.parent)
+        finish_publishing(self.path)
         self._zip_path = self.path.with_suffix(".zip")
         self._temporary = temporary_name(self._zip_path), temporary_name(self.path)
         self._zip = zipfile.ZipFile(self._temporary[0], "w", zipfile.ZIP_STORED)   # PNG is compressed already
@@ -72,12 +74,10 @@ class DocumentWriter:
             self._zip.close()
             self._lines.close()
             if kind is None:
-                self.path.unlink(missing_ok=True)   # never an old manifest beside new images
-                if self._digests:
-                    publish(self._temporary[0], self._zip_path)
-                else:
-                    self._zip_path.unlink(missing_ok=True)
-                publish(self._temporary[1], self.path)
+                files = {self._temporary[0]: self._zip_path} if self._digests else {}
+                with uninterrupted():
+                    publish_together({**files, self._temporary[1]: self.path}, self.path,
+                                     gone=() if self._digests else (self._zip_path,))
         except OSError as failure:
             raise write_error(self.path, failure) from failure
         finally:

@@ -31,6 +31,7 @@ from .file_store import FileStore
 from .formats.dialogues import dialect_of, extra_of, messages_of
 from .formats.tables import ParquetRecords
 from .images import ImageStore
+from .publish import finish_publishing
 from .reader import DocumentReader
 from .records import Check, JsonDocument, JsonLines, format_of, named, require_text, stem_of
 from .shards import ShardRecords, shards_of
@@ -111,6 +112,11 @@ class CaptionReader(DocumentReader[Caption]):
             raise ValueError(f"{key} must be a list of at least one string")
         for caption in captions:
             require_text(caption, key.removesuffix("s"))
+
+    @property
+    def names(self) -> list[str]:
+        """Of the images."""
+        return list(self._names)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -297,6 +303,7 @@ def open_records(path: Path, name: str, check: Check) -> Records:
     Raises:
         ValueError: there is none, or a record is refused by `check`.
     """
+    finish_publishing(path)
     if path.suffix == ".tar" or (path.is_dir() and not (path / name).is_file() and shards_of(path)):
         return ShardRecords(path, check)
     if format_of(path) == ".parquet" or (path.is_dir() and not (path / name).is_file() and any(path.glob("*.parquet"))):

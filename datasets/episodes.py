@@ -52,7 +52,18 @@ from .formats.parquet_part import (
     sidecar_digest,
     sidecar_path,
 )
-from .publish import file_sha256, flush, publish, temporary_name, versions, write_error
+from .publish import (
+    file_sha256,
+    finish_publishing,
+    flush,
+    publish,
+    publish_together,
+    remove_leftovers,
+    temporary_name,
+    uninterrupted,
+    versions,
+    write_error,
+)
 from .reader import Reader, SourceOptions
 from .sources import EpisodeSource, PromptConfig
 
@@ -102,12 +113,13 @@ class EpisodeWriter:
             raise ValueError(f"the writer of {self.path} is closed; make a new one to append more episodes")
         leaves = self._checked(episode)
         try:
-            if self._writer is None:
-                self._start()
-            self._write(episode, leaves)
-            old = time.monotonic() - self._began >= self._part_seconds
-            if (old or self._written >= self._part_bytes) and not self._single:
-                self._finish()
+            with uninterrupted():      # Ctrl-C between rows and their entry would make the whole part unreadable
+                if self._writer is None:
+                    self._start()
+                self._write(episode, leaves)
+                old = time.monotonic() - self._began >= self._part_seconds
+                if (old or self._written >= self._part_bytes) and not self._single:
+                    self._finish()
         except OSError as error:
             self._drop()
             raise write_error(self.path, error) from error
@@ -119,7 +131,8 @@ class EpisodeWriter:
         self._closed = True
         try:
             if self._writer is not None:
-                self._finish()
+                with uninterrupted():
+                    self._finish()
         except OSError as error:
             self._drop()
             raise write_error(self.path, error) from error
@@ -158,6 +171,9 @@ class EpisodeWriter:
 
     def _start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self._folder)
+        if self._single:
+            finish_publishing(self.path)
         self._temporary = temporary_name(self.path if self._single else self.path / "part.parquet")
         self._episodes: list[dict[str, Any]] = []
         self._written = 0
@@ -216,13 +232,17 @@ class EpisodeWriter:
                    "columns": {n: {"dtype": c.dtype, "shape": list(c.shape)} for n, c in self._columns.items()},
                    "task": self.task, "versions": versions(PACKAGES), "episodes": self._episodes}
         # Both files are whole on the disk before either gets its name, so that little time lies between the names.
-        written = self._temporary.with_suffix(".json.tmp")
+        written = temporary_name(sidecar_path(self.path) if self._single else self.path / "_part.json")
         try:
             written.write_text(plain_json({"digest": sidecar_digest(sidecar), **sidecar}, "task", indent=1))
             flush(written)
             flush(self._temporary)
-            path = self._name()
-            publish(written, sidecar_path(path))
+            if self._single:
+                path = self.path
+                publish_together({self._temporary: path, written: sidecar_path(path)}, path)
+            else:
+                path = self._name()
+                publish(written, sidecar_path(path))
         finally:
             written.unlink(missing_ok=True)
         self.parts.append(path)
@@ -231,10 +251,6 @@ class EpisodeWriter:
     def _name(self) -> Path:
         """Give the finished part its name."""
         assert self._temporary is not None
-        if self._single:
-            sidecar_path(self.path).unlink(missing_ok=True)   # never an old sidecar beside a new part
-            os.replace(self._temporary, self.path)
-            return self.path
         number = next_part(self._folder)
         while True:
             path = self._folder / f"part-{number:05d}.parquet"

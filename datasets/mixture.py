@@ -15,7 +15,11 @@ Every row has a target: one that has none, because its pictures fill it or its d
 import json
 import math
 import os
+import signal
 import sys
+import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -33,6 +37,9 @@ OLD_FORMAT = 1     # of `state`: generators seeded by (seed, step) and (seed, st
 STATE_FORMAT = 2
 CONTENT = ("data", "documents", "episodes", "texts")    # of a source's state: changes where its data are mended or grow
 ATTEMPTS = 100     # to draw a row that has a target
+POLL = 5           # seconds after which who waits for a worker looks whether it lives
+LONGEST_WAIT = 600.0     # seconds that a batch may take
+CREWS = 3          # of workers that may fail one after another
 
 
 @dataclass(frozen=True)
@@ -260,14 +267,68 @@ def shared_memory_free() -> int:
 
 
 def _from_workers(steps: "_Steps", workers: int, prefetch: int) -> Iterator[Batch]:
+    """Batches from worker processes. A batch is a function of its number, so that crews whose processes die, or give no batch
+    for LONGEST_WAIT, are replaced and nothing changes.
+
+    Raises:
+        ChildProcessError: CREWS of them one after another gave not one batch.
+    """
+    given, failures = 0, 0
+    while given < len(steps):
+        try:
+            for batch in _one_crew(steps.following(given), workers, prefetch):
+                yield batch
+                given, failures = given + 1, 0
+        except ChildProcessError as error:
+            failures += 1
+            if failures == CREWS:
+                raise ChildProcessError(f"the data workers failed {CREWS} times at step {steps.start + given}: {error}; the "
+                                        "memory may be full: lower data.workers, or set it to 0") from None
+            warnings.warn(f"the data workers failed at step {steps.start + given} ({error}) and are started again",
+                          stacklevel=2)
+
+
+def _one_crew(steps: "_Steps", workers: int, prefetch: int) -> Iterator[Batch]:
     from torch.utils.data import DataLoader  # only workers need torch
 
     # fork: workers share the episodes in memory instead of copying them. They touch no accelerator.
     context = "fork" if sys.platform == "linux" else None
     dataset: Any = steps
-    for tokens, source, skipped in DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=prefetch,
-                                     collate_fn=_same, worker_init_fn=_one_thread, multiprocessing_context=context):
-        yield Batch(tokens.map(np.asarray), source, skipped)
+    in_main = threading.current_thread() is threading.main_thread()
+    on_death = signal.getsignal(signal.SIGCHLD)
+    batches: Any = iter(DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=prefetch, collate_fn=_same,
+                                   worker_init_fn=_one_thread, multiprocessing_context=context, timeout=POLL))
+    if in_main:     # PyTorch's raises wherever the program is, in the middle of an optimiser's step too; here each wait looks
+        signal.signal(signal.SIGCHLD, on_death if on_death is not None else signal.SIG_DFL)
+    crew = list(batches._workers)
+    try:
+        waited = time.monotonic()
+        while True:
+            try:
+                made = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:       # of DataLoader itself: errors of the data come as values
+                if dead := [worker for worker in crew if not worker.is_alive()]:
+                    raise ChildProcessError(_death(dead[0].exitcode)) from error
+                if "timed out" not in str(error):
+                    raise ChildProcessError(str(error).splitlines()[0]) from error
+                if time.monotonic() - waited > LONGEST_WAIT:
+                    raise ChildProcessError(f"no batch came for {LONGEST_WAIT:g} s") from error
+                continue
+            if isinstance(made, Exception):
+                raise made
+            tokens, source, skipped = made
+            yield Batch(tokens.map(np.asarray), source, skipped)
+            waited = time.monotonic()
+    finally:
+        for worker in crew:      # one that was stopped hears nothing less, and Python would wait for it at its end
+            if worker.is_alive():
+                worker.kill()
+
+
+def _death(code: int | None) -> str:
+    return f"one died of {signal.Signals(-code).name}" if code and code < 0 else f"one ended with exit code {code}"
 
 
 def prefetched(mixture: Mixture, start_step: int, stop_step: int, workers: int = 0, *,
@@ -304,8 +365,15 @@ class _Steps:
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
 
-    def __getitem__(self, index: int) -> tuple[Tokens, np.ndarray, Mapping[str, Mapping[int, str]]]:
-        batch = self.mixture.batch(self.start + index, self.rows)
+    def following(self, given: int) -> "_Steps":
+        """Those after the first `given`."""
+        return _Steps(self.mixture, self.start + given, self.stop, self.rows, self.shared)
+
+    def __getitem__(self, index: int) -> tuple[Tokens, np.ndarray, Mapping[str, Mapping[int, str]]] | Exception:
+        try:
+            batch = self.mixture.batch(self.start + index, self.rows)
+        except (ValueError, OSError) as error:     # as a value: DataLoader would put its traceback into the message
+            return error
         news = {name: dict(islice(found.items(), self._told[name], None)) for name, found in batch.skipped.items()}
         self._told = {name: len(found) for name, found in batch.skipped.items()}
         return batch.tokens.to_torch() if self.shared else batch.tokens, batch.source, news

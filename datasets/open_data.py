@@ -21,6 +21,7 @@ from .documents import MANIFESTS, CaptionReader, DialogueReader, is_caption, ope
 from .episodes import EpisodeReader
 from .formats.dialogues import is_dialogue
 from .images import SUFFIXES as PICTURES
+from .publish import finish_publishing
 from .reader import Reader
 from .records import MAX_LINE_BYTES, UNPACKERS, format_of, plain_file
 from .shards import shards_of
@@ -165,6 +166,7 @@ def open_data(path: str | Path, *, images: str | Path | None = None, max_side: i
         ValueError: nothing there, or nothing that is known; what the reader says of damaged data.
     """
     found = Found(Path(path))
+    finish_publishing(found.path)
     if not found.path.exists():
         raise ValueError(f"{path} does not exist; give a file or folder of episodes, captions, dialogues or text")
     register_installed()

@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from ..tokenizers.budget import check_bytes, json_bytes
 from .formats.coco import coco_entries, squad_entries, vqa_entries
 from .publish import file_sha256
 
@@ -180,9 +181,8 @@ class JsonDocument(Sequence[dict[str, Any]]):
 
     def _read(self) -> list[tuple[str, dict[str, Any]]]:
         """(position, record) of everything in the document."""
-        data = plain_file(self.path).read_bytes()
         with named(self.path):
-            content = parse(data)
+            content = parse(read_document(plain_file(self.path)))
         try:
             match content:
                 case list():
@@ -191,7 +191,7 @@ class JsonDocument(Sequence[dict[str, Any]]):
                     answers = answers_beside(self.path)
                     self._files.append(answers)
                     with named(answers):
-                        annotations = parse(answers.read_bytes())
+                        annotations = parse(read_document(answers))
                     return vqa_entries(content, annotations)
                 case {"images": _, "annotations": _}:
                     return coco_entries(content)
@@ -217,6 +217,14 @@ class JsonDocument(Sequence[dict[str, Any]]):
     @property
     def fingerprint(self) -> str:
         return " ".join(map(file_sha256, self._files))
+
+
+def read_document(path: Path) -> bytes:
+    """A JSON document's bytes; ValueError where they, or what they become, take more memory than the limit."""
+    check_bytes(path.stat().st_size, path.name)
+    data = path.read_bytes()
+    check_bytes(json_bytes(data), f"{path.name}, parsed,")
+    return data
 
 
 def answers_beside(questions: Path) -> Path:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .byte_cache import ByteCache
+from .formats.row_groups import read_group
 from .publish import file_sha256
 from .reader import TextData
 from .records import JsonDocument, JsonLines, format_of, plain_file, require_text
@@ -166,10 +167,10 @@ class ParquetText(Sequence[str]):
             if name is None:
                 raise ValueError(f"{self.path} has no column 'text'; it has {', '.join(file.schema_arrow.names)}")
             try:
-                column = file.read_row_group(group, columns=[name])[name]
+                column = read_group(file, group, [name])[name]
                 texts = column.cast(pa.large_string()).combine_chunks()
                 texts.validate(full=True)
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, ValueError) as error:
                 why = " ".join(str(error).split())
                 raise ValueError(f"{self.path}, row group {group}: text cannot be read as strings ({why})") from error
         if texts.null_count:

@@ -7,13 +7,13 @@ from typing import Any
 
 from gymnasium import spaces
 
+from ..datasets.publish import replace_file
 from ..tokenizers.spaces import is_image, is_text, leaf_spaces, space_to_json
 from ..tokenizers.task import TaskCodec
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.vocabulary import Vocabulary
 from . import task_table
 from .registry import FAMILIES, Task, family, make
-from .scores import replace_text
 
 TEXT_EVERY = 16   # steps, in the compact form
 
@@ -100,7 +100,7 @@ def write_table() -> None:
                        "interfaces": ["@interfaces"]}, indent=1)
     for name, about in families.items():
         text = text.replace(f'"@{name}"', ",\n    ".join(map(_line, about["tasks"])))
-    replace_text(task_table.TABLE, text.replace('"@interfaces"', ",\n  ".join(interfaces)) + "\n")
+    replace_file(task_table.TABLE, text.replace('"@interfaces"', ",\n  ".join(interfaces)) + "\n")
     task_table.table.cache_clear()
     task_table.rows.cache_clear()
 

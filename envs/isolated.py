@@ -58,6 +58,7 @@ class Isolated(gym.Env):
     """Passes every call on to the environment in the other process.
 
     Raises:
+        ValueError: (the constructor) the environment cannot be made there, for whatever reason.
         TimeoutError: a call took too long; the process has been killed.
         RuntimeError: the process is gone, or the environment raised: the message says which.
     """
@@ -70,9 +71,9 @@ class Isolated(gym.Env):
         self.begun = False
         try:
             self.observation_space, self.action_space = self._call("make", task, render)
-        except Exception:
+        except Exception as error:
             self.close()
-            raise
+            raise ValueError(f"{task.name} cannot be made in a process of its own: {error}") from error
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)

@@ -7,7 +7,6 @@ same settings and the `file` they belong to. Nothing in it is a pickle.
 """
 
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from ..datasets.publish import replacing
+from ..tokenizers.budget import check_npz
 from .registry import Controller, Start, Task
 
 ACTIVATIONS: dict[str | None, Callable[[np.ndarray], np.ndarray]] = {
@@ -114,8 +115,8 @@ def save_network(network: Network, path: Path) -> Path:
         arrays |= {f"w{layer}": weight, f"b{layer}": bias}
     if network.obs_mean is not None:
         arrays |= {"obs_mean": network.obs_mean, "obs_var": network.obs_var}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **arrays)
+    with replacing(path) as temporary, open(temporary, "wb") as file:      # savez would add .npz to a name
+        np.savez_compressed(file, **arrays)
     return path
 
 
@@ -155,12 +156,14 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         ValueError: no such file, or not an npz file.
     """
     try:
+        check_npz(path)
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it is a single array")
             return dict(file)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as npz: {error}") from error
+    except Exception as error:    # NumPy raises zipfile's, zlib's and lzma's errors, NotImplementedError, SyntaxError and more
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as npz: {why}") from error
 
 
 def _shared_settings(path: Path) -> dict[str, Any] | None:

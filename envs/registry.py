@@ -12,6 +12,7 @@ Whatever else Gymnasium knows, and what a module of your own registers ("my_modu
 
 import importlib
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -231,14 +232,21 @@ def make(task: Task | str, render: bool = False) -> "gym.Env":
         task: a Task or its name.
         render: let `env.render()` return RGB frames, uint8 (height, width, 3); slower for some families.
     Raises:
-        ValueError: unknown task.
+        ValueError: unknown task, or one that cannot be made here.
         MissingPackage: the family's package is not installed.
     """
     task = get_task(task) if isinstance(task, str) else task
-    if render:   # SDL looks for a screen and a sound card, and complains of none; frames need neither
+    group = require(task.family, task.name)
+    if render:   # SDL and others look for a screen, a desktop and a sound card, and complain of none; frames need none
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
-    return require(task.family, task.name).make(task, render)
+        os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
+    try:
+        return group.make(task, render)
+    except (ImportError, ValueError, OSError):     # one line already
+        raise
+    except Exception as error:   # of other people's code, which raises everything
+        raise ValueError(f"{task.name} cannot be made: {type(error).__name__}: {error}") from error
 
 
 def require(family_name: str, what: str) -> Family:

@@ -3,15 +3,22 @@
 Any algorithm of stable-baselines3 and sb3-contrib (extra `experts`), with the statistics of its VecNormalize, see
 `statistics_of`. **A zip of Stable-Baselines3 holds pickled Python objects, which can run code when they are loaded**: name none
 that you do not trust. It is the one place where Calico loads any; `as_network` turns fully connected policies into npz files,
-which hold none. The statistics of vecnormalize.pkl are read by an unpickler that knows NumPy arrays and nothing else.
+which hold none. The statistics of vecnormalize.pkl are read by an unpickler that knows NumPy arrays and nothing else, in a
+process of its own, because a crafted one can still crash NumPy.
 """
 
 import importlib
+import io
 import json
+import os
 import pickle
 import re
+import resource
+import subprocess
+import sys
 import warnings
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +28,7 @@ import numpy as np
 from .networks import Network, npz_player
 from .registry import Controller, MissingPackage, Start, Task
 
+MEMORY, SECONDS = 4 << 30, 60     # that reading the statistics may take, libraries included
 STATISTICS = re.compile(r"(?i)_?vec_?normalize_?")       # in the names under which they are published
 ALGORITHMS = {   # module of the policy's class -> the algorithm; actor-critics are told apart by their settings
     "stable_baselines3.sac": "stable_baselines3.SAC", "stable_baselines3.td3": "stable_baselines3.TD3",
@@ -195,16 +203,20 @@ class _Inert:
         if isinstance(state, dict):
             self.__dict__.update(state)
 
-    def normalise(self, observation: Any) -> np.ndarray:
-        """A VecNormalize's view of an observation."""
-        mean, var = self.obs_rms.mean, self.obs_rms.var
-        scaled = (observation - mean) / np.sqrt(var + self.epsilon)
-        return np.clip(scaled, -self.clip_obs, self.clip_obs).astype(np.float32)
 
-    obs_rms: Any
+@dataclass(frozen=True)
+class Statistics:
+    """A VecNormalize's view of an observation."""
+
+    mean: np.ndarray
+    var: np.ndarray
     epsilon: float
-    clip_obs: float
-    norm_obs: bool
+    clip: float
+
+    def normalise(self, observation: Any) -> np.ndarray:
+        """float32, as the model takes it."""
+        scaled = (observation - self.mean) / np.sqrt(self.var + self.epsilon)
+        return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
 
 
 class _Statistics(pickle.Unpickler):
@@ -244,16 +256,51 @@ def statistics_of(path: Path) -> Path | None:
     return None
 
 
-def _statistics(path: Path) -> _Inert | None:
-    """The observation statistics of a model; None where it was trained without."""
+def _statistics(path: Path) -> Statistics | None:
+    """The observation statistics of a model; None where it was trained without.
+
+    Raises:
+        ValueError: they cannot be read.
+    """
     beside = statistics_of(path)
     if beside is None:
         return None
+    script = "import sys; from calico.envs.sb3 import print_statistics; print_statistics(sys.argv[1])"
+    known = os.pathsep.join(filter(None, sys.path))
     try:
-        with open(beside, "rb") as file:
+        done = subprocess.run([sys.executable, "-c", script, str(beside)], capture_output=True, timeout=SECONDS,
+                              env={**os.environ, "PYTHONPATH": known}, preexec_fn=_limit)
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"{beside} cannot be read: it took more than {SECONDS} s") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        why = said[-1] if said and done.returncode > 0 else f"its reader died of signal {-done.returncode}"
+        raise ValueError(f"{beside} {why}" if why.startswith("holds") else f"{beside} cannot be read: {why}")
+    with np.load(io.BytesIO(done.stdout), allow_pickle=False) as arrays:
+        found = Statistics(arrays["mean"], arrays["var"], float(arrays["epsilon"]), float(arrays["clip"]))
+        return found if arrays["normalised"] else None
+
+
+def _limit() -> None:
+    """Of the process that reads a pickle: no file may grow, and memory and time are bounded."""
+    for what, most in ((resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, SECONDS),
+                       (resource.RLIMIT_CORE, 0)):
+        resource.setrlimit(what, (most, most))
+
+
+def print_statistics(path: str) -> None:
+    """Read a vecnormalize.pkl and write its numbers to stdout as npz; the work of the process that `_statistics` starts."""
+    try:
+        with open(path, "rb") as file:
             found = _Statistics(file).load()
+        if not isinstance(getattr(found, "obs_rms", None), _Inert):
+            raise ValueError("holds no statistics of a plain observation")
+        moments: Any = found.obs_rms
+        arrays = {"mean": moments.mean, "var": moments.var, "epsilon": found.epsilon, "clip": found.clip_obs,
+                  "normalised": bool(found.norm_obs)}
+        out = io.BytesIO()
+        numbers: dict[str, Any] = {name: np.asarray(value, np.float64) for name, value in arrays.items()}
+        np.savez(out, **numbers)
     except Exception as error:   # what can go wrong in unpickling has no end
-        raise ValueError(f"{beside} cannot be read: {error}") from error
-    if not isinstance(getattr(found, "obs_rms", None), _Inert):
-        raise ValueError(f"{beside} holds no statistics of a plain observation")
-    return found if found.norm_obs else None
+        raise SystemExit(" ".join(str(error).split()) or type(error).__name__) from None
+    sys.stdout.buffer.write(out.getvalue())

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..datasets.publish import replace_file
 from . import task_table
 from .registry import family, get_task, is_known
 
@@ -98,14 +99,7 @@ def write(task: str, policy: str, entry: dict[str, Any]) -> None:
         values = json.loads(TABLE.read_text())
         values["measured"].setdefault(task, {})[policy] = entry
         values["measured"] = {name: values["measured"][name] for name in sorted(values["measured"])}
-        replace_text(TABLE, json.dumps(values, indent=1) + "\n")
+        replace_file(TABLE, json.dumps(values, indent=1) + "\n")
     finally:
         os.close(folder)
     table.cache_clear()
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Give a file new contents, which appear whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

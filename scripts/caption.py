@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     for path, group in described:
         for caption in group:
-            print(console.printable(f"{path}: {caption.text}"))
+            console.say(f"{path}: {caption.text}")
     return 0
 
 

@@ -59,9 +59,9 @@ def main(argv: list[str] | None = None) -> int:
                            + [{**vars(one), "wrong": bool(one.faults)} for one in contracts])
     else:
         for one in contracts:
-            print("\n".join(console.printable(line) for line in lines_of_task(one)))
+            console.say(*lines_of_task(one))
         for report in reports:
-            print("\n".join(console.printable(line) for line in lines_of(report, arguments.context)))
+            console.say(*lines_of(report, arguments.context))
     return WRONG if any(report.wrong for report in reports) or any(one.faults for one in contracts) else 0
 
 

@@ -30,8 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="RUN", help="folder of the new run")
     parser.add_argument("--predict", action="store_true", help="name the classes of files or texts")
     console.add_common(parser, "--device", "--json")
-    parser.add_argument("--data-changed", action="store_true",
-                        help="continue a run though its data were mended or have grown since it began")
+    console.add_common(parser, "--data-changed", "--last-good")
     console.add_old_spellings(parser, SPELLINGS)
     arguments = parser.parse_args(argv)
     if not arguments.predict and arguments.out is None:
@@ -40,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     from calico.scripts.common.config import load_config
     from calico.scripts.training import classification
     from calico.scripts.training.finetuning import FinetuneSettings, finetune, predict
+    from calico.scripts.training.runs import fall_back
 
     if arguments.predict:
         found = predict(arguments.encoder, arguments.data, arguments.device)
@@ -48,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         classification.show_answers(found, "item", arguments.json)
         return 0
     settings = load_config(FinetuneSettings, None, arguments.data[1:])
+    if arguments.last_good:
+        fall_back(Path(arguments.out))
     report = finetune(arguments.encoder, arguments.data[0], Path(arguments.out), settings, arguments.device,
                       arguments.data_changed)
     classification.show_report(report, arguments.json)

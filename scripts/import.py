@@ -7,7 +7,8 @@
 With `--task` the name of something that `calico tasks` lists, the data must have that environment's spaces, and what is
 trained on it can play it; with any other name, and without, the spaces are those of the data. What a format does not know
 (seeds, the final observation, how an episode ended) is listed in the sidecar, see datasets/formats/importing.py. Episodes that
-cannot be read, or whose actions are not finite, are left out, named and counted.
+cannot be read, or whose actions are not finite, are left out, named and counted. The data set appears when it is whole; an
+import that was stopped is completed by the same command.
 """
 
 from importlib import import_module
@@ -16,10 +17,8 @@ from typing import Any
 
 from calico.envs.registry import make, tasks
 from calico.scripts.common import console
-from calico.scripts.common.sharding import folder_name
 
 FORMATS = ("minari", "jat", "d4rl")   # datasets/formats/FORMAT.py has `read_FORMAT`
-NAMED = 5      # episodes that were left out; the others are counted
 
 
 @console.run_command
@@ -31,26 +30,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder; the task gets one of its own in it")
     arguments = parser.parse_args(argv)
 
-    from calico.datasets.episodes import EpisodeWriter
+    from calico.scripts.common.importing import import_episodes  # late: what it loads takes a second
 
     read = getattr(import_module(f"calico.datasets.formats.{arguments.format}"), f"read_{arguments.format}")
     foreign = read(arguments.path.expanduser(), arguments.task, spaces_of(arguments.task))
-    folder = arguments.out / folder_name(foreign.task["name"])
-    if any(folder.glob("*.parquet")):
-        raise ValueError(f"{folder} holds episodes already; choose another --out or --task, or remove it")
     if not foreign.total:
         raise ValueError(f"{arguments.path} holds no episode")
-    skipped: list[str] = []
-    with EpisodeWriter(folder, foreign.task) as writer, \
-            console.progress(f"import {foreign.task['name']}", total=foreign.total, unit="episodes") as bar:
-        for episode in foreign.usable(skipped):
-            writer.append(episode)
-            bar.advance(note=f"return {episode.score:g}")
-    for why in skipped[:NAMED]:
-        console.note(console.printable(f"left out: {why}"))
-    if skipped:
-        console.note(f"{len(skipped)} of {foreign.total} episodes were left out")
-    console.wrote(folder)
+    console.wrote(import_episodes(foreign, arguments.out))
     return 0
 
 

@@ -12,6 +12,8 @@ A fifth of the samples, by a hash of each, is never learnt from, so that it can 
 for bit. A run that collapses is stopped with the reason.
 """
 
+from pathlib import Path
+
 from calico.scripts.common import console
 
 
@@ -23,13 +25,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--probe", metavar="DATA", help="labelled data of the same kind, to measure the encoder on every "
                                                          "training.evaluate_every steps")
     parser.add_argument("--label", default="label", metavar="FIELD", help="field of a .jsonl record that has the class")
-    parser.add_argument("--data-changed", action="store_true",
-                        help="continue a run though its data were mended or have grown since it began")
+    console.add_common(parser, "--data-changed", "--last-good")
     arguments = parser.parse_args(argv)
 
     from calico.scripts.training.pretraining import load_settings, pretrain
+    from calico.scripts.training.runs import fall_back
 
     settings = load_settings(arguments.config, arguments.overrides)
+    if arguments.last_good:
+        fall_back(Path(settings.out))
     console.wrote(pretrain(settings, arguments.probe, arguments.label, arguments.device, arguments.data_changed))
     return 0
 

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from calico.envs import scores, task_table
 from calico.envs.registry import ENTRY_POINTS, FAMILIES, MissingPackage, Task, family, get_task, tasks, version
-from calico.scripts.common.console import make_parser, note, print_json, run_command, wrote
+from calico.scripts.common.console import make_parser, note, print_json, run_command, say, wrote
 
 COLUMNS = ("task", "sees", "does", "tokens/step", "compact", "expert", "random score", "expert score", "human score")
 SCORES = {"random score": "random_score", "expert score": "expert_score", "human score": "human_score"}
@@ -140,7 +140,7 @@ def _print_family(name: str, entries: list[dict[str, Any]]) -> None:
     if len(lines[0]) <= console.width:   # without rich's table, which takes half a second for all families
         console.print()
         console.print(Text(f"{lines[0]}\n {'─' * (len(lines[0]) - 1)}", "dim"))
-        print("\n".join(lines[1:]), end="\n\n")
+        say(*lines[1:], end="\n\n")
         return
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     for column in shown:

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     from calico.datasets.open_data import open_data
-    from calico.datasets.publish import publish, temporary_name
+    from calico.datasets.publish import replace_file
     from calico.scripts.common.settings import SourceSettings
     from calico.scripts.common.sources import OpenedSource, limited, strings
     from calico.tokenizers.text import TextTokenizer
@@ -36,17 +36,14 @@ def main(argv: list[str] | None = None) -> int:
         text = TextTokenizer.train(texts, arguments.vocab, seed=arguments.seed)
     except ValueError as error:
         raise ValueError(f"--vocab {arguments.vocab}: {error}") from error
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(arguments.out)
-    text.save(temporary)
-    publish(temporary, arguments.out)
+    replace_file(arguments.out, text.to_bytes())
     sample = texts[:: len(texts) // 1000 + 1]          # about a thousand of them
     size, tokens = sum(len(t.encode()) for t in sample), sum(len(text.encode(t)) for t in sample)
     found = {"out": arguments.out, "pieces": text.size, "texts": len(texts), "bytes_per_token": size / max(tokens, 1)}
     if arguments.json:
         console.print_json(found)
     else:
-        print(f"{text.size} pieces from {len(texts)} texts; {found['bytes_per_token']:.2f} bytes a token")
+        console.say(f"{text.size} pieces from {len(texts)} texts; {found['bytes_per_token']:.2f} bytes a token")
     console.wrote(arguments.out)
     return 0
 

@@ -6,10 +6,14 @@
     tensorboard --logdir runs
 
 A run that was stopped (Ctrl-C, kill, power) continues from its last checkpoint when the same command is given again, with
-the same losses, bit for bit, as if it had never stopped. Documents that cannot be read are passed over, up to a twentieth of
-a source. Data that were mended, or have grown, are accepted with --data-changed; `calico check` says what is wrong with data.
+the same losses, bit for bit, as if it had never stopped (with the same number of threads: sums in another order round
+otherwise). A damaged checkpoint is named, and --last-good continues from the newest that is whole. Documents that cannot be
+read are passed over, up to a twentieth of a source. Data that were mended, or have grown, are accepted with --data-changed;
+`calico check` says what is wrong with data.
 Every key of a config, with its default: docs/settings.md.
 """
+
+from pathlib import Path
 
 from calico.scripts.common import console
 
@@ -19,14 +23,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = console.make_parser("train", __doc__)
     parser.add_argument("config", help="a YAML file, or the name of one that comes with Calico: tiny, small, medium, ...")
     console.add_common(parser, "overrides", "--device")
-    parser.add_argument("--data-changed", action="store_true",
-                        help="continue a run though its data were mended or have grown since it began")
+    console.add_common(parser, "--data-changed", "--last-good")
     arguments = parser.parse_args(argv)
 
     from calico.scripts.common.settings import load_settings
     from calico.scripts.training.agent import train
+    from calico.scripts.training.runs import fall_back
 
-    console.wrote(train(load_settings(arguments.config, arguments.overrides), arguments.device, arguments.data_changed))
+    settings = load_settings(arguments.config, arguments.overrides)
+    if arguments.last_good:
+        fall_back(Path(settings.out))
+    console.wrote(train(settings, arguments.device, arguments.data_changed))
     return 0
 
 

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print_json(found if len(found) > 1 else found[0])
         return 0
     for path, reply in answered:
-        print(console.printable(f"{path}: {reply}" if len(answered) > 1 else reply))
+        console.say(f"{path}: {reply}" if len(answered) > 1 else reply)
     return 0
 
 

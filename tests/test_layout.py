@@ -15,7 +15,7 @@ FOLDERS = ("agent", "datasets", "envs", "scripts", "tokenizers")
 MAY_IMPORT = {
     "tokenizers": set(),
     "datasets": {"tokenizers"},
-    "envs": {"tokenizers"},
+    "envs": {"tokenizers", "datasets.publish"},
     "agent": {"tokenizers", "datasets.publish", "datasets.streams"},   # one home for files that appear whole, and for seeds
     "scripts": set(FOLDERS),
 }

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from .budget import check_shape
+
 SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, Text, Dict and Tuple"
 
 
@@ -226,6 +228,7 @@ def _leaf_from_json(values: Mapping[str, Any]) -> spaces.Space[Any]:
     match values["type"]:
         case "Box":
             dtype, shape = np.dtype(values["dtype"]), tuple(values["shape"])
+            check_shape((*shape, 2), dtype, "the bounds of a Box")
             low, high = (_bound_from_json(values[key], shape, dtype) for key in ("low", "high"))
             return spaces.Box(low, high, shape, dtype=dtype.type)
         case "Discrete":
@@ -235,6 +238,8 @@ def _leaf_from_json(values: Mapping[str, Any]) -> spaces.Space[Any]:
             return spaces.MultiDiscrete(np.array(values["nvec"], dtype), start=np.array(values["start"], dtype),
                                         dtype=dtype.type)
         case "MultiBinary":
+            sides = values["n"] if isinstance(values["n"], list) else [values["n"]]
+            check_shape(sides, np.int8, "a MultiBinary")
             return spaces.MultiBinary(values["n"])
         case "Text":
             return spaces.Text(values["max_length"], min_length=values["min_length"], charset=values["charset"])

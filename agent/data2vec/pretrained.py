@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ...tokenizers.text import TextTokenizer
 from .. import checkpoint
 from ..config_json import from_json, to_json
@@ -67,9 +69,13 @@ def load_pretrained(folder: Path | str, modality: Modality | None = None) -> Pre
         raise checkpoint.CheckpointError(f"{saved.path} holds no pre-trained encoder; give a run of `calico pretrain` or "
                                          "`calico finetune`, or a Data2Vec folder of Hugging Face's")
     try:
+        weights = {name.removeprefix("encoder."): tensor for name, tensor in saved.tensors["model"].items()
+                   if name.startswith("encoder.")}
+        checkpoint.check_layers(saved.documents["encoder"], len(weights))
+        with torch.device("meta"):
+            checkpoint.check_shapes(build_encoder(saved.documents["encoder"]), weights)
         encoder = build_encoder(saved.documents["encoder"])
-        weights = {name: tensor for name, tensor in saved.tensors["model"].items() if name.startswith("encoder.")}
-        encoder.load_state_dict({name.removeprefix("encoder."): tensor for name, tensor in weights.items()})
+        encoder.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise checkpoint.CheckpointError(f"{saved.path} holds no encoder that this Calico can rebuild ({error!r}); it was "
                                          f"written by calico-agent {saved.versions.get('calico-agent', 'unknown')}") from error

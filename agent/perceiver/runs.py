@@ -59,9 +59,13 @@ def load_run(folder: Path, device: torch.device) -> Trained:
     document = saved.documents.get(DOCUMENT)
     if not document:
         raise ValueError(f"{saved.path} is a checkpoint of another kind; give a run of `calico perceive`")
-    model = on_meta(config_from_json(document["model"]))
-    model.load_state_dict(saved.tensors["model"], assign=True)
-    return Trained(model, document["task"], document)
+    try:
+        checkpoint.check_layers(document["model"], len(saved.tensors["model"]))
+        model = on_meta(config_from_json(document["model"]))
+        model.load_state_dict(saved.tensors["model"], assign=True)
+        return Trained(model, document["task"], document)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise checkpoint.CheckpointError(f"{saved.path} holds no model that this Calico can rebuild ({error!r})") from error
 
 
 def load_hugging_face(folder: Path) -> Trained:

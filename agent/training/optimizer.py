@@ -35,8 +35,11 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         at_least(self, "optimizer.", warmup_steps=0, clip=0)
-        if self.learning_rate <= 0:
-            raise ValueError(f"optimizer.learning_rate={self.learning_rate} must be positive")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"optimizer.learning_rate={self.learning_rate} must be positive and finite")
+        for name in ("final_share", "beta1", "beta2", "weight_decay"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"optimizer.{name}={getattr(self, name)} must be finite")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"optimizer.momentum={self.momentum} must be in [0, 1)")
 

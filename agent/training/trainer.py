@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from ...datasets.publish import write_error
 from .. import checkpoint
 from ..backbones.decoder import Decoder
 from ..config_json import at_least
@@ -44,6 +45,7 @@ from .optimizer_state import flatten_optimizer, restore_optimizer
 
 Net = TypeVar("Net", bound=nn.Module)
 Batch = Mapping[str, Tensor]     # what most losses take; the loop itself passes on whatever `batch_of` gives
+LONGEST_WAIT = 20.0              # seconds from Ctrl-C or SIGTERM to the end, where the next batch does not come
 PER_SOURCE, SHARE = "loss/", "share/"    # numbers named "loss/<source>": that source's loss; "share/<source>": its fraction
 
 
@@ -229,7 +231,10 @@ class Trainer(Generic[Net]):
     def refuse(self, what: str, sources: str) -> None:
         """Stop before a step that would ruin every weight."""
         self.optimizer.zero_grad(set_to_none=True)
-        raise FloatingPointError(f"the {what} of step {self.step} is not finite{sources}; the weights are untouched. Lower "
+        broken = [name for name, parameter in self.model.named_parameters() if not parameter.isfinite().all()]
+        state = (f"{len(broken)} of its tensors are not finite since an earlier step, the last checkpoint is sound"
+                 if broken else "the weights are untouched")
+        raise FloatingPointError(f"the {what} of step {self.step} is not finite{sources}; {state}. Lower "
                                  "optimizer.learning_rate or look at the data of this step")
 
     @torch.no_grad()
@@ -278,14 +283,22 @@ class Trainer(Generic[Net]):
             on_report: called every `log_every` steps, after evaluations and at the end.
         Raises:
             KeyboardInterrupt: on Ctrl-C or SIGTERM, after the step under way has been finished and saved.
+            Whatever `batch_of` raises, after the steps that are done have been saved.
         """
-        config = self.config
+        config, saved = self.config, self.step
         interval = _Interval(self.step, self.tokens)
         clock, work = time.perf_counter() - self.seconds, time.process_time() - self.core_seconds
         with interruptible() as interrupted, SummaryWriter(str(run / "tensorboard"), purge_step=self.step + 1) as writer:
             while not self.ended:
                 first = self.step * config.accumulate
-                sums, norm = self.train_step([batch_of(number) for number in range(first, first + config.accumulate)])
+                try:
+                    with interrupted.waiting():
+                        batches = [batch_of(number) for number in range(first, first + config.accumulate)]
+                except BaseException:
+                    if self.step > saved:      # hours of training are not lost for data that cannot be read any more
+                        self.save(run, documents, files)
+                    raise
+                sums, norm = self.train_step(batches)
                 interval.sums.add(sums.loss, sums.numbers)
                 self.seconds, self.core_seconds = time.perf_counter() - clock, time.process_time() - work
                 last = self.ended
@@ -296,12 +309,16 @@ class Trainer(Generic[Net]):
                     self.played, measured = play(self.final), True
                 if self.step % config.log_every == 0 or measured or last:
                     report = self.report(interval, norm)
-                    log(writer, report)
+                    try:
+                        log(writer, report)
+                    except OSError as error:      # the figures of a full disk; TensorBoard's thread does not say where
+                        raise write_error(run / "tensorboard", error) from error
                     on_report(report)
                     interval = _Interval(self.step, self.tokens)
                 stopped = interrupted.is_set()      # read once: a later signal is handled in the next step
                 if self.step % config.save_every == 0 or last or stopped:
                     self.save(run, documents, files)
+                    saved = self.step
                     return_freed_memory()
                 if stopped and not last:
                     raise KeyboardInterrupt
@@ -350,14 +367,46 @@ def log(writer: SummaryWriter, report: TrainingReport) -> None:
     writer.flush()
 
 
+class Interrupted(threading.Event):
+    """Set by Ctrl-C and SIGTERM, see `interruptible`."""
+
+    is_waiting = False
+
+    def ask(self) -> None:
+        """A signal came: the step under way is finished, but a batch that does not come is not waited for for ever."""
+        again = self.is_set()
+        self.set()
+        if self.is_waiting:
+            if again:
+                raise KeyboardInterrupt
+            signal.setitimer(signal.ITIMER_REAL, LONGEST_WAIT)
+
+    def give_up(self) -> None:
+        """LONGEST_WAIT has passed."""
+        if self.is_waiting:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The block waits for data and may be left at any moment: LONGEST_WAIT after the first signal, or at the second."""
+        self.is_waiting = True
+        try:
+            yield
+        finally:
+            self.is_waiting = False
+            if self.is_set():
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 @contextmanager
-def interruptible() -> Iterator[threading.Event]:
+def interruptible() -> Iterator[Interrupted]:
     """Within this context Ctrl-C and SIGTERM set the event instead of stopping the program in the middle of a step."""
-    asked = threading.Event()
+    asked = Interrupted()
     if threading.current_thread() is not threading.main_thread():   # Python delivers signals to the main thread only
         yield asked
         return
-    before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, lambda *_: asked.ask()) for number in (signal.SIGINT, signal.SIGTERM)}
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, lambda *_: asked.give_up())
     try:
         yield asked
     finally:

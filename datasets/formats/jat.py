@@ -27,6 +27,7 @@ from ...tokenizers.episode import Episode
 from ...tokenizers.spaces import AnyText
 from ..images import FORMATS, MAX_PIXELS
 from .importing import ImportedEpisodes, Spaces, finite_range, fitted_episode, guessed_space, reading, task_values
+from .row_groups import check_repeats
 
 OBSERVATIONS = ("continuous_observations", "discrete_observations", "image_observations", "text_observations")
 ACTIONS = ("continuous_actions", "discrete_actions")
@@ -168,7 +169,9 @@ def rows_of(files: list[Path], columns: list[str]) -> Iterator[tuple[Path, int, 
     for file in files:
         with reading(str(file)):
             row = 0
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=1, columns=columns):
+            opened = pq.ParquetFile(file)
+            check_repeats(opened, columns)
+            for batch in opened.iter_batches(batch_size=1, columns=columns):
                 for values in zip(*(batch.column(column) for column in columns), strict=True):
                     yield file, row, dict(zip(columns, values, strict=True))
                     row += 1

@@ -30,7 +30,7 @@ from PIL import Image
 
 from ...tokenizers.episode import Episode
 from ...tokenizers.spaces import is_image, is_text, leaf_spaces, space_from_json
-from ..publish import whole_folder
+from ..publish import plain_name, whole_folder
 
 FPS = 10                   # where nobody knows
 FILE_BYTES = 100 << 20     # a new data file from here on (uncompressed); LeRobot's own limit is 100 MB
@@ -51,7 +51,7 @@ def write_lerobot(root: Path, task: Mapping[str, Any], episodes: Iterable[Episod
     Raises:
         ValueError: it is there already, `task` has no spaces, an action is text.
     """
-    folder = root / task["name"].replace("/", "-")
+    folder = root / plain_name(task["name"])
     if folder.exists():
         raise ValueError(f"{folder} is there already; choose another --out, or remove it")
     if not {"observation_space", "action_space"} <= task.keys():

@@ -10,8 +10,11 @@ default, JPEG, would change them. Minari's own way to create data sets needs jax
 """
 
 import copy
+import errno
 import json
+import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -26,9 +29,11 @@ from ...tokenizers.episode import Episode
 from ...tokenizers.spaces import AnyText, flatten, is_text, join, space_from_json
 from ..publish import whole_folder
 from ..records import require_text
+from .hdf5 import check_episodes, import_h5py
 from .importing import ImportedEpisodes, Spaces, fitted_episode, reading, task_values
 from .parquet_part import plain_json
 
+SPARE = 16 << 20             # bytes that stay free on the disk
 TASK_KEY = "calico_task"     # in metadata.json
 INFO_KEY = "calico_info"     # in an episode's metadata
 DATASET_ID = re.compile(r"(?:[\w-]+/)*[\w-]+-v\d+")      # Minari's own form: namespaces, name, version
@@ -57,6 +62,9 @@ def read_minari(path: Path, name: str | None = None, both: Spaces | None = None)
         # Without them Minari would make the environment that the data set names, and so run whatever code that names.
         if missing := {"observation_space", "action_space"} - json.loads((folder / "metadata.json").read_text()).keys():
             raise ValueError(f"its metadata.json has no {' and no '.join(sorted(missing))}")
+        for file in sorted(folder.glob("*.hdf5")):
+            with import_h5py().File(file, "r") as opened:
+                check_episodes(opened)
         warnings.simplefilter("ignore")   # its environment's version may be out of date, which data does not mind
         data = minari.MinariDataset(folder)
         exported = json.loads(data.storage.metadata.get(TASK_KEY, "{}"))
@@ -128,7 +136,7 @@ def _episode(where: str, data: Any, name: str, both: Spaces, number: int) -> Epi
 def minari_id(task: Mapping[str, Any]) -> str:
     """ "ALE/Pong-v5/expert-v0": Minari's custom is environment, then who played, then the data set's version."""
     clean = re.sub(r"[^-\w/]", "-", f"{task['name']}/{task.get('policy') or 'episodes'}")
-    return f"{clean}-v0"
+    return "/".join(part for part in clean.split("/") if part) + "-v0"     # a leading slash would lead out of the root
 
 
 def write_minari(root: Path, task: Mapping[str, Any], episodes: Iterable[Episode]) -> Path:
@@ -160,6 +168,7 @@ def write_minari(root: Path, task: Mapping[str, Any], episodes: Iterable[Episode
             if not len(episode):
                 raise ValueError(f"episode {number} (seed {episode.seed}) has no steps, which Minari cannot keep")
             texts.see(episode)
+            check_room(root, episode)
             infos.append({INFO_KEY: plain_json(episode.info, "info")})
             last = np.arange(len(episode)) == len(episode) - 1
             yield EpisodeBuffer(
@@ -196,6 +205,13 @@ def env_spec(task: Mapping[str, Any]) -> str | None:
         return spec.to_json()
     except ValueError:          # made by a function that no JSON can name
         return None
+
+
+def check_room(root: Path, episode: Episode) -> None:
+    """Raise OSError where the disk has no room for an episode: HDF5 would end the process with a segmentation fault."""
+    leaves = (*episode.observations.values(), *episode.actions.values())
+    if shutil.disk_usage(root).free < 2 * sum(values.nbytes for values in leaves) + SPARE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def columns(space: spaces.Space[Any], leaves: Mapping[str, np.ndarray], name: str = "") -> Any:

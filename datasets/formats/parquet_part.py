@@ -19,11 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..columns import Column, action_name, column_values, is_label, label_values
-from ..publish import digest, file_sha256
+from ..publish import digest, file_sha256, finish_publishing
 
 FORMAT = 2                     # version of the layout; readers take every version up to their own. 2: labels
 MAX_GROUP_BYTES = 1 << 30      # a row group that would need more memory than this is refused before it is read
 MAX_SIDECAR_BYTES = 1 << 28
+FIELDS: dict[str, type] = {"sha256": str, "columns": dict, "task": dict, "episodes": list, "rows_per_group": int}
+ENTRY: dict[str, Any] = {"length": int, "seed": int, "score": (int, float), "terminated": bool, "truncated": bool, "info": dict}
+MAX_SEED = 1 << 63
 PACKAGES = ("calico-agent", "gymnasium", "ale-py", "minigrid", "mujoco", "numpy", "pyarrow")
 STEP_TYPES = {"reward": pa.float64(), "demonstrated": pa.bool_(), "terminated": pa.bool_(), "truncated": pa.bool_(),
               "episode": pa.int32(), "seed": pa.int64(), "timestep": pa.int32()}
@@ -57,6 +60,23 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     return sidecar
 
 
+def check_fields(sidecar: Mapping[str, Any]) -> None:
+    """Raise ValueError where something is missing or of another type: anybody can compute a digest."""
+    for key, kind in FIELDS.items():
+        if not isinstance(sidecar.get(key), kind):
+            raise ValueError(f"{key} is {sidecar.get(key)!r:.60}, expected {kind.__name__}")
+    if not isinstance(sidecar["task"].get("name"), str):
+        raise ValueError(f"the task's name is {sidecar['task'].get('name')!r:.60}")
+    for number, entry in enumerate(sidecar["episodes"]):
+        if not isinstance(entry, dict):
+            raise ValueError(f"episode {number} is {entry!r:.60}")
+        for key, kinds in ENTRY.items():
+            if not isinstance(entry.get(key), kinds):
+                raise ValueError(f"{key} of episode {number} is {entry.get(key)!r:.60}")
+        if not -MAX_SEED <= entry["seed"] < MAX_SEED:
+            raise ValueError(f"seed of episode {number} is {entry['seed']}")
+
+
 class Part:
     """One opened .parquet file with its sidecar; see EpisodeReader.
 
@@ -74,6 +94,8 @@ class Part:
         self._process = 0
         side = sidecar_path(path)
         self.sidecar = read_sidecar(side)
+        with damage(side, "sidecar"):
+            check_fields(self.sidecar)
         if not path.exists():
             raise ValueError(f"{path} is missing, its sidecar {side.name} is there; copy both or neither")
         if file_sha256(path) != self.sidecar["sha256"]:
@@ -248,6 +270,7 @@ def part_paths(folder: Path) -> list[Path]:
     Raises:
         ValueError: nothing there.
     """
+    finish_publishing(folder)
     if folder.is_dir():
         sidecars = sorted(folder.glob("_*.json"))
         parts = [p.with_name(p.stem[1:] + ".parquet") for p in sidecars]

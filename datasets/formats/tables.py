@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from ..byte_cache import ByteCache
 from ..publish import file_sha256
 from ..records import Check, check_record, named
+from .row_groups import read_group
 
 CACHE_BYTES = 1 << 28
 SPLITS = {"train", "test", "validation", "val", "dev"}
@@ -84,7 +85,7 @@ class ParquetRecords(Sequence[dict[str, Any]]):
         path, number = self._groups[group]
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                table = file.read_row_group(number)
+                table = read_group(file, number)
             table.validate(full=True)
             return table
         except (pa.ArrowException, OSError, ValueError) as error:

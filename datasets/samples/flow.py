@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ...tokenizers.budget import check_npz
 from ..file_store import FileStore
 from ..images import ImageStore
+from ..publish import replace_file
 from ..records import named, read_rows
 
 FLO_MAGIC = 202021.25        # Middlebury's, reads "PIEH"
@@ -57,6 +59,7 @@ def _decode_flo(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 def _decode_npz(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     try:
+        check_npz(io.BytesIO(data))
         with np.load(io.BytesIO(data)) as arrays:
             flow = arrays["flow"].astype(np.float32)
             return flow, arrays["valid"].astype(bool) if "valid" in arrays else np.ones(flow.shape[:2], bool)
@@ -93,8 +96,8 @@ def read_flow(path: Path | str) -> np.ndarray:
 def write_flo(path: Path | str, flow: np.ndarray) -> None:
     """Write flow (H, W, 2) as Middlebury's .flo: the number 202021.25, width, height, then u and v of each pixel."""
     height, width, _ = flow.shape
-    Path(path).write_bytes(np.float32(FLO_MAGIC).tobytes() + np.array([width, height], "<i4").tobytes()
-                           + np.ascontiguousarray(flow, "<f4").tobytes())
+    replace_file(Path(path), np.float32(FLO_MAGIC).tobytes() + np.array([width, height], "<i4").tobytes()
+                 + np.ascontiguousarray(flow, "<f4").tobytes())
 
 
 def flow_picture(flow: np.ndarray, largest: float | None = None) -> np.ndarray:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...tokenizers.budget import check_npz
 from ..documents import images_beside
 from ..file_store import FileStore
 from ..images import ImageStore
@@ -315,6 +316,7 @@ def load_arrays(path: Path, needed: Sequence[str] = ()) -> dict[str, np.ndarray]
         ValueError: it is none, or lacks one that is needed.
     """
     try:
+        check_npz(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except Exception as error:    # NumPy raises OSError, EOFError, zipfile's and zlib's errors and more

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...tokenizers.budget import check_npy
 from ..file_store import FileStore
 
 MESHES = (".off", ".ply", ".stl", ".obj")
@@ -33,6 +34,7 @@ def decode_cloud(data: bytes, suffix: str) -> np.ndarray:
         raise ValueError(f"a file {suffix or 'without ending'} is no point cloud; {', '.join(SUFFIXES)} are read")
     if suffix == ".npy":
         try:
+            check_npy(io.BytesIO(data))
             cloud = np.load(io.BytesIO(data), allow_pickle=False)
         except Exception as error:    # its header is parsed as Python: SyntaxError, TokenError, MemoryError and more
             raise ValueError(f"not a readable .npy array ({' '.join(str(error).split()) or type(error).__name__})") from error

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..images import centre_crop
+from ..images import MAX_PIXELS, centre_crop
 from ..records import read_rows
 from ..sounds import FORMATS as SOUND_FORMATS
 from ..sounds import SUFFIXES as SOUND_SUFFIXES
@@ -23,6 +23,7 @@ from ..streams import stream
 SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
 FORMATS = f"{SOUND_FORMATS},gif"   # no lists of files, see there
 MAX_SECONDS = 60.0             # of one video; what is longer is cut
+MISSING = 1.0                  # seconds that may lack at the end: sound is often a little longer
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def read_video(path: Path | str, form: Format, *, sound: Path | str | None = Non
     path = Path(path)
     if not os.path.isfile(path):      # Path.is_file() raises OSError for a name that is too long
         raise ValueError(f"{path} is not a file; give a video")
-    frames, has_sound, cut = _read_frames(path, form)
-    notes = [f"{path.name} is longer than {MAX_SECONDS:.0f} s: the rest is left out"] if cut else []
+    frames, has_sound, length = _read_frames(path, form)
+    notes = [f"{path.name} {length}"] if length else []
     beside = [path.with_suffix(suffix) for suffix in SOUND_SUFFIXES if path.with_suffix(suffix).is_file()]
     source = Path(sound) if sound is not None else path if has_sound else beside[0] if beside else None
     samples = np.zeros(len(frames) * form.samples_per_frame, np.float32)
@@ -90,23 +91,28 @@ def read_video(path: Path | str, form: Format, *, sound: Path | str | None = Non
     return Video(path.name, frames, samples, label, tuple(notes))
 
 
-def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, bool]:
-    """uint8 (T, H, W, 3), whether there is sound, and whether the video is longer than MAX_SECONDS."""
+def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, str]:
+    """uint8 (T, H, W, 3), whether there is sound, and what a user should know of the length, or ""."""
     try:
         import av
     except ImportError as error:
         raise ImportError('videos need PyAV; pip install "calico-agent[media]"') from error
     frames: list[np.ndarray] = []
-    most = round(MAX_SECONDS * form.fps)
+    most, shown = round(MAX_SECONDS * form.fps), [None]
 
     def show(frame: Any, until: float) -> None:
         while frame is not None and len(frames) < most and len(frames) / form.fps < until - 1e-6:
-            frames.append(fitted(frame.to_image(), form.size))
+            frames.append(frames[-1] if frame is shown[0] else fitted(frame.to_image(), form.size))
+            shown[0] = frame
 
     try:
         with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
             if not container.streams.video:
                 raise ValueError("there are no pictures in it")
+            stream, declared = container.streams.video[0], (container.duration or 0) / 1e6
+            if stream.width * stream.height > MAX_PIXELS:
+                raise ValueError(f"its pictures have {stream.width} x {stream.height} pixels, the limit is {MAX_PIXELS}")
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}      # they may grow on the way
             has_sound, step = bool(container.streams.audio), 1 / float(container.streams.video[0].average_rate or form.fps)
             latest, began, end = None, 0.0, 0.0
             for frame in container.decode(video=0):
@@ -115,14 +121,15 @@ def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, bool]:
                 now = end if frame.time is None else frame.time - began    # without times they follow at the stream's rate
                 show(latest, now)
                 if len(frames) == most:
-                    return np.stack(frames), has_sound, True
+                    return np.stack(frames), has_sound, f"is longer than {MAX_SECONDS:.0f} s: the rest is left out"
                 latest, end = frame, now + step
             show(latest, end)
     except (av.FFmpegError, ValueError) as error:
         raise ValueError(f"{path}: not a readable video ({getattr(error, 'strerror', None) or error})") from None
     if not frames:
         raise ValueError(f"{path}: not a readable video (no frames)")
-    return np.stack(frames), has_sound, False
+    short = f"ends after {end:.1f} s, its header says {declared:.1f} s: was it cut short?" if declared - end > MISSING else ""
+    return np.stack(frames), has_sound, short
 
 
 def fitted(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
@@ -150,8 +157,16 @@ def read_videos(source: Path | str, form: Format) -> list[Video]:
         rows, folder = read_rows(source, _check_row, "; give a folder of videos or a manifest"), source.parent
     if not rows:
         raise ValueError(f"{source} has no videos; there must be files ending in {', '.join(SUFFIXES)}")
-    return [read_video(folder / row["file"], form, sound=folder / row["sound"] if row.get("sound") else None,
+    return [read_video(inside(folder, row["file"]), form, sound=inside(folder, row["sound"]) if row.get("sound") else None,
                        label=str(row.get("label") or "")) for row in rows]
+
+
+def inside(folder: Path, name: str | Path) -> Path:
+    """The file that a manifest names; ValueError where it lies outside of the manifest's folder."""
+    path = folder / name
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise ValueError(f"{str(name)!r} lies outside of {folder}; give names inside the folder")
+    return path
 
 
 def _check_row(row: dict[str, Any]) -> None:

@@ -33,29 +33,29 @@ class Chat:
         """Ends with /quit or Ctrl-D; Ctrl-C at the prompt must be pressed twice, as it may have been meant for the reply."""
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - from now on the arrow keys edit lines and bring earlier ones back
-        print("Say something; /help lists what else can be typed.")
+        console.say("Say something; /help lists what else can be typed.")
         interrupted = False
         while True:
             try:
                 line, interrupted = input("you> ").strip(), False
             except KeyboardInterrupt:
-                print("\n(/quit, Ctrl-D or Ctrl-C once more ends)" if not interrupted else "")
+                console.say("", *([] if interrupted else ["(/quit, Ctrl-D or Ctrl-C once more ends)"]))
                 if interrupted:
                     return 0
                 interrupted = True
                 continue
             except EOFError:
-                print()
+                console.say()
                 return 0
             if line == "/quit":
                 return 0
             try:
                 if line.startswith("/"):
-                    print(self.handle_command(*line.partition(" ")[::2]))
+                    console.say(*self.handle_command(*line.partition(" ")[::2]).split("\n"))
                 elif line:
                     self.say(line)
             except (ValueError, OSError) as error:       # a picture that is none, bytes that are no text, a full disk
-                print(f"({console.one_line(error)})")
+                console.say(f"({console.one_line(error)})")
 
     def handle_command(self, command: str, rest: str) -> str:
         """Do what a line that begins with a slash asks for; returns what to tell."""
@@ -78,14 +78,14 @@ class Chat:
                         raise ValueError(f"{file} is there already; give another name")
                 save_history(self.conversation.messages, path)
                 self.saved.add(path)
-                return f"(wrote {console.printable(str(path))}: {len(self.conversation.messages)} messages)"
+                return f"(wrote {path}: {len(self.conversation.messages)} messages)"
         raise ValueError(f"there is no {command}; /help lists what there is")
 
     def say(self, line: str) -> None:
         """One turn. Ctrl-C stops the reply and keeps what is there."""
         messages, stream = self.conversation.messages, Stream()
         messages.append(user_message(self.attached, line))
-        sys.stdout.write("calico> ")
+        console.say("calico> ", end="")
         try:
             reply = self.conversation.reply(stream.show)
         except KeyboardInterrupt:
@@ -93,12 +93,12 @@ class Chat:
             stream.end(stream.printed + " (stopped)")
         except ValueError:
             messages.pop()
-            print()
+            console.say()
             raise
         else:
             stream.end(reply.text)
             if reply.cut and reply.cut != self.cut:
-                print(f"({describe_truncation(reply.cut)})")
+                console.say(f"({describe_truncation(reply.cut)})")
             self.cut = reply.cut
         self.attached = None
 
@@ -120,11 +120,11 @@ class Stream:
     def end(self, text: str) -> None:
         self._write(text)
         if not self.silent:
-            print()
+            console.say()
 
     def _write(self, text: str) -> None:
         if not self.silent:
-            sys.stdout.write(console.printable(text[len(self.printed) :]))
+            console.say(text[len(self.printed) :], end="")
             sys.stdout.flush()
         self.printed = text
 

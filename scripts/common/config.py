@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, overload
 
 from calico.agent.config_json import OPEN_UNIONS, field_types, is_config, kinds, options, to_json
+from calico.datasets.publish import replace_file
 from calico.scripts.common.safe_yaml import read_yaml
 from calico.tokenizers.spelling import did_you_mean, nearest
 
@@ -88,8 +89,7 @@ def config_to_json(config: Any) -> dict[str, Any]:
 
 def save_resolved(config: Any, path: Path | str) -> None:
     """Write the config as JSON, every default spelled out: enough to run the same again."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(config_to_json(config), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    replace_file(Path(path), json.dumps(config_to_json(config), indent=2, allow_nan=False) + "\n")
 
 
 def shipped_configs() -> list[str]:

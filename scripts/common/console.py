@@ -8,7 +8,8 @@
             bar.advance(note="return 412")
         console.wrote(folder)
 
-Results go to stdout and nothing else does, so that `--json` can be piped; progress, notes and errors go to stderr.
+Results go to stdout and nothing else does, so that `--json` can be piped; progress, notes and errors go to stderr. What is
+printed may hold names and texts of foreign files, so all that is here goes through `printable`, and commands use nothing else.
 """
 
 import argparse
@@ -21,9 +22,12 @@ import json
 import math
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -37,7 +41,7 @@ from rich.text import Text
 from calico.tokenizers.spelling import did_you_mean
 
 DEBUG = "CALICO_DEBUG"   # set to 1, errors come with their traceback
-WRONG_INPUT, INTERRUPTED = 2, 130   # exit codes: argparse's, and what a shell reports after Ctrl-C
+WRONG_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143   # exit codes: argparse's, and what a shell reports after the signals
 
 Main = Callable[..., int | None]   # (argv: list[str] | None = None) -> exit code, None for 0
 
@@ -53,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         """One line on stderr, exit code 2; a mistyped option names the nearest."""
         if unknown := re.search(r"unrecognized arguments: .*?(--[\w-]+)", message):
             message += did_you_mean(unknown[1], self._option_string_actions)
-        self.exit(WRONG_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(WRONG_INPUT, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
 
 
 def make_parser(command: str, doc: str | None) -> Parser:
@@ -73,7 +77,11 @@ COMMON: dict[str, dict[str, Any]] = {
     "--max-side": {"type": int, "metavar": "PIXELS", "help": "of pictures; default: what the run was trained with"},
     "--seed": {"type": int, "default": 0, "help": "(default 0)"},
     "--device": {"default": "cpu", "help": "cpu (default) or cuda"},
-    "--json": {"action": "store_true", "help": "print JSON"}}
+    "--json": {"action": "store_true", "help": "print JSON"},
+    "--data-changed": {"action": "store_true",
+                       "help": "continue a run though its data were mended or have grown since it began"},
+    "--last-good": {"action": "store_true",
+                    "help": "continue a run from its newest checkpoint that is whole, where the latest is damaged"}}
 
 
 def add_common(parser: argparse.ArgumentParser, *options: str) -> None:
@@ -99,18 +107,21 @@ def run_command(main: Main) -> Callable[..., int]:
     """Decorate a script's main(argv): what users can cause becomes one line on stderr and exit code 2.
 
     That is ValueError (CheckpointError is one), OSError, FloatingPointError, and ImportError that says what to install.
-    All else is our mistake and keeps its traceback; CALICO_DEBUG=1 shows it for every error. Ctrl-C is exit code 130.
+    All else is our mistake and keeps its traceback; CALICO_DEBUG=1 shows it for every error. Ctrl-C gives exit code 130,
+    SIGTERM 143.
     """
     @functools.wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> int:
         command = f"calico {_command_name(main)}"
+        sys.excepthook = _print_exception
         try:
-            code = main(argv)
+            with _terminable(), _printable_warnings():
+                code = main(argv)
             sys.stdout.flush()   # a closed pipe shows here, not while Python exits
             return code or 0
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             print(f"{command}: stopped", file=sys.stderr)
-            return INTERRUPTED
+            return TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED
         except BrokenPipeError:   # `calico tasks | head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
@@ -118,10 +129,44 @@ def run_command(main: Main) -> Callable[..., int]:
             if isinstance(error, ImportError) and "pip install" not in str(error):
                 raise
             if os.environ.get(DEBUG) == "1":
-                traceback.print_exc()
+                _print_exception(*sys.exc_info())
             print(f"{command}: {one_line(error)}", file=sys.stderr)
             return WRONG_INPUT
     return wrapped
+
+
+def _print_exception(*error: Any) -> None:
+    print(printable("".join(traceback.format_exception(*error)), keep="\n"), end="", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _printable_warnings() -> Iterator[None]:
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {printable(str(message))}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, of a batch system or `kill`: ends a command as Ctrl-C does, so that what is finished is written."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def stop(*_: Any) -> NoReturn:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _command_name(main: Main) -> str:
@@ -136,8 +181,8 @@ def _command_name(main: Main) -> str:
 def one_line(error: BaseException) -> str:
     """The message without line breaks; for a file, the system's words and the path."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.strerror}: {error.filename}"
-    return " ".join(str(error).split()) or type(error).__name__
+        return printable(f"{error.strerror}: {error.filename}")
+    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 class Bar:
@@ -173,7 +218,7 @@ def progress(description: str, total: float | None = None, unit: str = "", *, st
         every: seconds between lines where stderr is not a terminal; the last line always comes.
         stream, clock: for tests.
     """
-    stream = stream or sys.stderr
+    stream, description, unit = stream or sys.stderr, printable(description), printable(unit)
     console = Console(file=stream, highlight=False)
     if stream.isatty() and not console.is_dumb_terminal:
         with _drawn(description, total, unit, start, console) as bar:
@@ -243,7 +288,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     for i, column in enumerate(columns):
         filled = [row[i] for row in rows if row[i] is not None]
         is_number = bool(filled) and all(isinstance(value, Real) and not isinstance(value, bool) for value in filled)
-        table.add_column(Text(column), justify="right" if is_number else "left")
+        table.add_column(Text(printable(column)), justify="right" if is_number else "left")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))
     console = Console(file=sys.stdout, highlight=False)
@@ -273,7 +318,10 @@ def printable(text: str, keep: str = "") -> str:
 
 def print_json(value: Any) -> None:
     """One strict JSON document on stdout; NumPy and torch numbers, dataclasses and paths become plain values."""
-    print(json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False)
+    if not text.replace("\n", "").isprintable():     # JSON itself lets through what is not ASCII, such as U+009B
+        text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    print(text)
 
 
 def jsonable(value: Any) -> Any:
@@ -291,9 +339,14 @@ def jsonable(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def say(*lines: str, end: str = "\n") -> None:
+    """Lines on stdout."""
+    print("\n".join(map(printable, lines)), end=end)
+
+
 def note(message: str) -> None:
     """A line for people, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def wrote(*paths: Path | str) -> None:
@@ -303,7 +356,7 @@ def wrote(*paths: Path | str) -> None:
         files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
         size = sum(file.stat().st_size for file in files)
         count = f"{len(files)} file{'s' * (len(files) != 1)}, " if path.is_dir() else ""
-        note(f"wrote {printable(str(path))} ({count}{_bytes(size)})")
+        note(f"wrote {path} ({count}{_bytes(size)})")
 
 
 def _bytes(size: float) -> str:

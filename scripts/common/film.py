@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from calico.agent.policy import AgentPolicy
+from calico.datasets.publish import replacing
 from calico.envs import runner
 from calico.envs.registry import Task, make
 from calico.envs.runner import EnvironmentFault, rollout
@@ -239,23 +240,19 @@ def encode_mp4(frames: Iterable[np.ndarray], path: Path, fps: float, hold: float
         hold: seconds that the last frame stays.
     """
     av = import_av()
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        # faststart: the index stands first, so that a film plays while it is loading.
-        with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
-            stream = container.add_stream("libx264", rate=max(1, round(fps)), options={"crf": "20"})
-            stream.pix_fmt = "yuv420p"
-            frame = np.zeros((0, 0, 3), np.uint8)
-            for number, frame in enumerate(frames):
-                if not number:
-                    stream.height, stream.width = frame.shape[:2]
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            for _ in range(round(hold * fps)):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(stream.encode(None))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # faststart: the index stands first, so that a film plays while it is loading.
+    with replacing(path) as temporary, \
+            av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=max(1, round(fps)), options={"crf": "20"})
+        stream.pix_fmt = "yuv420p"
+        frame = np.zeros((0, 0, 3), np.uint8)
+        for number, frame in enumerate(frames):
+            if not number:
+                stream.height, stream.width = frame.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for _ in range(round(hold * fps)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
 
 
 def reel_gif(reel: FilmGrid) -> bytes:

@@ -71,7 +71,7 @@ def read_picture(path: Path, max_side: int = 64) -> np.ndarray:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if remark:
-        console.note(console.printable(f"{path} {remark}"))
+        console.note(f"{path} {remark}")
     return pixels
 
 
@@ -97,7 +97,7 @@ def read_shown(path: Path, max_side: int = 64) -> np.ndarray:
         raise ValueError(f"{path}: {1000 * len(samples) / SOUND_RATE:.0f} ms of sound are too short, at least "
                          f"{1000 * SOUND_SAMPLES // SOUND_RATE} are needed")
     if remark:
-        console.note(console.printable(f"{path} {remark}"))
+        console.note(f"{path} {remark}")
     if own != SOUND_RATE:
         console.note(f"{path}: resampled from {own} to {SOUND_RATE} Hz")
     return samples

@@ -7,10 +7,11 @@ running the command again, with any number of ranks, plays only what is missing.
 
 import json
 import os
-import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
+from calico.datasets.publish import plain_name, replace_file
 
 Item = TypeVar("Item")
 
@@ -35,7 +36,7 @@ def share(items: Sequence[Item]) -> list[Item]:
 
 def folder_name(task: str) -> str:
     """"ALE/Pong-v5" -> "ALE-Pong-v5", "my_module:MyEnv-v0" -> "my_module-MyEnv-v0"."""
-    return task.replace("/", "-").replace(":", "-")
+    return plain_name(task.replace(":", "-"))
 
 
 class Results:
@@ -63,11 +64,8 @@ class Results:
         return found if found.get("about") == self.about else None
 
     def put(self, seed: int, result: dict[str, Any]) -> None:
-        """Write a result atomically."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".{self.who}-{seed}.{secrets.token_hex(4)}.tmp"
-        temporary.write_text(json.dumps({**result, "about": self.about}))
-        os.replace(temporary, self.path(seed))
+        """Write a result; it is not waited for until the disk has it, for an episode can be played again."""
+        replace_file(self.path(seed), json.dumps({**result, "about": self.about}), flushed=False)
 
     def missing(self, seeds: Iterable[int]) -> list[int]:
         """The seeds without a result, in order."""

@@ -17,7 +17,7 @@ from calico.agent.agent import SHIPPED, Agent, located
 from calico.agent.sampling import SamplingConfig
 from calico.agent.talk import TextGenerator, user_message
 from calico.datasets.formats.parquet_part import PACKAGES
-from calico.datasets.publish import versions
+from calico.datasets.publish import replace_file, versions
 from calico.envs import scores
 from calico.envs.registry import get_task
 from calico.envs.scenes import WORLDS, scenes
@@ -75,8 +75,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     other = Evaluator(against[0], results_folder(Path(arguments.against))) if against else None
     evaluated = {suite: [EVALUATE[suite](evaluator, one, other) for one in found] for suite, found in sets.items() if found}
     found = summary(results, evaluated)
-    kept.mkdir(parents=True, exist_ok=True)
-    (kept / SUMMARY).write_text(json.dumps(console.jsonable({**about, "episodes": arguments.episodes, **found}), indent=1))
+    replace_file(kept / SUMMARY, json.dumps(console.jsonable({**about, "episodes": arguments.episodes, **found}), indent=1))
     if arguments.json:
         console.print_json(found)
     else:

@@ -121,9 +121,9 @@ def summary(card: Mapping[str, Any]) -> list[str]:
 
 def show(card: Mapping[str, Any]) -> None:
     """The card as tables."""
-    print(card["name"])
+    console.say(card["name"])
     for line in summary(card):
-        print(f"  {line}")
+        console.say(f"  {line}")
     console.print_table(("family", "tasks", "half of expert", "interquartile mean"), [
         (name, group["tasks"], percent(group["share_at_50"]), estimate(group["interquartile_mean"]))
         for name, group in card["by_family"].items()])

@@ -17,6 +17,7 @@ from calico.agent.agent import Agent
 from calico.agent.policy import prompt_room
 from calico.agent.sampling import SamplingConfig
 from calico.datasets.episodes import EpisodeReader
+from calico.datasets.publish import replace_file
 from calico.envs.isolated import detach_process, isolated
 from calico.envs.registry import Task, get_task, make, recorded_task
 from calico.envs.runner import EnvironmentFault, Film, rollout
@@ -175,7 +176,7 @@ def film(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, vid
         encode_mp4(reel.sheets(), video / f"{folder_name(task)}.mp4", reel.fps)
         console.wrote(video / f"{folder_name(task)}.mp4")
     if gif:
-        (gif / f"{folder_name(task)}.gif").write_bytes(reel_gif(reel))
+        replace_file(gif / f"{folder_name(task)}.gif", reel_gif(reel))
         console.wrote(gif / f"{folder_name(task)}.gif")
 
 

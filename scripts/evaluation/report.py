@@ -24,6 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from calico.datasets.publish import replace_file
 from calico.envs import scores
 from calico.envs.registry import get_task
 from calico.scripts.common import console
@@ -172,12 +173,10 @@ def write_report(report: Report, folder: Path) -> Path:
     Returns:
         The path of report.html.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    values = json.dumps(report.to_json(), indent=1, allow_nan=False)
-    (folder / "report.json").write_text(values + "\n", encoding="utf-8")
-    page = folder / "report.html"
-    page.write_text(render_html(report), encoding="utf-8")
-    return page
+    page, values = render_html(report), json.dumps(report.to_json(), indent=1, allow_nan=False)
+    replace_file(folder / "report.json", values + "\n")
+    replace_file(folder / "report.html", page)
+    return folder / "report.html"
 
 
 def render_html(report: Report) -> str:

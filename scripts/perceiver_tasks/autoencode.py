@@ -15,6 +15,7 @@ from calico.agent.perceiver.losses import autoencoding_loss, psnr
 from calico.agent.perceiver.runs import config_to_json, load_trained
 from calico.agent.perceiver.sizes import SMALL_AUTOENCODER
 from calico.agent.perceiver.tasks import Autoencoder, AutoencoderConfig
+from calico.datasets.publish import replace_file
 from calico.datasets.samples.video import Clips, Format, Video, clip, read_video, read_videos
 from calico.datasets.sounds import encode_wav
 from calico.scripts.common import console
@@ -63,7 +64,7 @@ DEFAULTS = AutoencodeSettings().lasting(2000)
 
 
 def train(task: str, argv: Sequence[str]) -> int:
-    arguments = runs.training_parser(task, TRAIN, DEFAULTS).parse_args(argv)
+    arguments = runs.parse_training(runs.training_parser(task, TRAIN, DEFAULTS), argv)
     settings = load_task_settings(DEFAULTS, arguments.overrides)
     device, seed = usable_device(arguments.device), settings.training.seed
     trained = runs.started_from(settings, (task,))
@@ -73,7 +74,7 @@ def train(task: str, argv: Sequence[str]) -> int:
     config = start.config if start else replace(SMALL_AUTOENCODER, size=side, resolution=(side[0] // 4, side[1] // 4))
     videos = read_videos(arguments.data, form(config))
     for note in (note for video in videos for note in video.notes):
-        console.note(console.printable(note))
+        console.note(note)
     clips = Clips(videos, config.frames, config.samples_per_frame, config.patch, seed)
     if start and len(clips.labels) > config.labels:
         raise ValueError(f"{arguments.data} has {len(clips.labels)} labels and {settings.init} {config.labels}; leave init out")
@@ -149,19 +150,18 @@ def predict(task: str, argv: Sequence[str]) -> int:
     trained = load_trained(options.run, (task,), options.device)
     model, classes = trained.model, trained.document["classes"]
     assert isinstance(model, Autoencoder)
-    options.out.mkdir(parents=True, exist_ok=True)
     reports, written = [], []
     for path in options.videos:
         video = read_video(path, form(model.config), sound=options.sound)
         for note in video.notes:
-            console.note(console.printable(note))
+            console.note(note)
         image, sound, scores, report = reconstructed(model, video, options)
         best = scores.argsort(descending=True)[:options.top].tolist()
         labels = {str(classes[i]) if i < len(classes) else str(i): float(scores[i]) for i in best}
         reports.append({"video": str(path), **report, "labels": labels})
         film, wav = options.out / f"{path.stem}.mp4", options.out / f"{path.stem}.wav"
         encode_mp4(image, film, FPS, hold=0)
-        wav.write_bytes(encode_wav(sound, form(model.config).rate))
+        replace_file(wav, encode_wav(sound, form(model.config).rate))
         written += [film, wav]
     console.print_result(reports, options.json, ("video", "frames", "video dB", "sound dB", "label", "probability"), [
         [report["video"], report["frames"], report["video_psnr"], report["sound_psnr"], label, chance]

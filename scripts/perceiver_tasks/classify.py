@@ -177,7 +177,7 @@ def open_sound(name: str, fit: SoundInput) -> list[tuple[str, np.ndarray]]:
     """A sound; another sample rate is resampled, with a note."""
     sound, own = decode_sound(file_bytes(name), fit.rate)
     if own != fit.rate:
-        console.note(f"{console.printable(name)}: resampled from {own} to {fit.rate} Hz, which the model was trained with")
+        console.note(f"{name}: resampled from {own} to {fit.rate} Hz, which the model was trained with")
     return [(name, sound)]
 
 
@@ -230,7 +230,7 @@ KINDS = {
 def train(task: str, argv: Sequence[str]) -> int:
     kind = KINDS[task]
     parser = runs.training_parser(task, TRAIN.format(task=task, evaluations=EVALUATIONS, **vars(kind)), kind.settings)
-    arguments = parser.parse_args(argv)
+    arguments = runs.parse_training(parser, argv)
     settings = load_task_settings(kind.settings, arguments.overrides)
     classification.show_report(fit(task, arguments.data, settings, arguments.out, arguments.device,
                                    data_changed=arguments.data_changed), arguments.json)

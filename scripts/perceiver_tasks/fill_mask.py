@@ -63,15 +63,15 @@ class LanguageSettings(TaskSettings):
 
 
 def train(task: str, argv: Sequence[str]) -> int:
-    arguments = runs.training_parser(task, TRAIN, LanguageSettings()).parse_args(argv)
+    arguments = runs.parse_training(runs.training_parser(task, TRAIN, LanguageSettings()), argv)
     settings = load_task_settings(LanguageSettings(), arguments.overrides)
     report = fit(task, arguments.data, settings, arguments.out, arguments.device, data_changed=arguments.data_changed)
     if arguments.json:
         console.print_json(report)
     else:
-        print(f"{report['accuracy']:.1%} of masked bytes right, {report['bits_per_byte']:.2f} bits per masked byte in "
-              f"{report['held_out']} held-out texts, trained on {report['train']} in {report['steps']} steps, "
-              f"{report['minutes']:.1f} minutes")
+        console.say(f"{report['accuracy']:.1%} of masked bytes right, {report['bits_per_byte']:.2f} bits per masked byte in "
+                    f"{report['held_out']} held-out texts, trained on {report['train']} in {report['steps']} steps, "
+                    f"{report['minutes']:.1f} minutes")
     console.wrote(arguments.out)
     return 0
 

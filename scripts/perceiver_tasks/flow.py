@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from calico.agent.hardware import usable_device
@@ -16,7 +15,8 @@ from calico.agent.perceiver.losses import FLOW_SCALE, end_point_error, flow_loss
 from calico.agent.perceiver.runs import config_to_json, load_trained
 from calico.agent.perceiver.sizes import SMALL_FLOW
 from calico.agent.perceiver.tasks import Flow
-from calico.datasets.images import ImageStore
+from calico.datasets.images import ImageStore, encode_file
+from calico.datasets.publish import replace_file
 from calico.datasets.samples.flow import FlowPair, FlowPairs, flow_picture, read_flow, write_flo
 from calico.scripts.common import console
 from calico.scripts.common.media_inputs import read_picture
@@ -70,7 +70,7 @@ DEFAULTS = FlowSettings(optimizer=replace(FlowSettings().optimizer, learning_rat
 
 
 def train(task: str, argv: Sequence[str]) -> int:
-    arguments = runs.training_parser(task, TRAIN, DEFAULTS).parse_args(argv)
+    arguments = runs.parse_training(runs.training_parser(task, TRAIN, DEFAULTS), argv)
     settings = load_task_settings(DEFAULTS, arguments.overrides)
     seed, device = settings.training.seed, usable_device(arguments.device)
     torch.manual_seed(seed)
@@ -191,9 +191,8 @@ def predict(task: str, argv: Sequence[str]) -> int:
             raise ValueError(f"{options.truth} is {truth.shape[1]}x{truth.shape[0]} and the frames are "
                              f"{found.shape[1]}x{found.shape[0]} pixels; give the truth of these frames")
         report["end_point_error"] = float(end_point_error(torch.from_numpy(found), torch.from_numpy(truth)))
-    options.out.mkdir(parents=True, exist_ok=True)
     write_flo(options.out / "flow.flo", found)
-    Image.fromarray(flow_picture(found, options.largest)).save(options.out / "flow.png")
+    replace_file(options.out / "flow.png", encode_file(flow_picture(found, options.largest)))
     show(report, options.json)
     console.wrote(options.out / "flow.flo", options.out / "flow.png")
     return 0

@@ -101,10 +101,17 @@ def training_parser(task: str, doc: str, defaults: TaskSettings) -> console.Pars
     parser.add_argument("data", type=Path, metavar="DATA")
     console.add_common(parser, "overrides", "--device", "--json")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
-    parser.add_argument("--data-changed", action="store_true",
-                        help="continue a run though its data were mended or have grown since it began")
+    console.add_common(parser, "--data-changed", "--last-good")
     console.add_old_spellings(parser, SPELLINGS)
     return parser
+
+
+def parse_training(parser: console.Parser, argv: Sequence[str]) -> Any:
+    """The arguments; the run has fallen back to its last good checkpoint where they ask for that."""
+    arguments = parser.parse_args(argv)
+    if arguments.last_good:
+        runs.fall_back(arguments.out)
+    return arguments
 
 
 def flat(tree: Mapping[str, Any], parent: str = "") -> Iterator[tuple[str, Any]]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from calico.agent.hardware import Precision, autocast
 from calico.agent.training.trainer import Batch, Trainer
 from calico.datasets.file_store import MAX_FILE_BYTES
+from calico.datasets.publish import replace_file, replacing
 from calico.datasets.records import JsonLines, require_text
 from calico.datasets.samples.labelled import Labelled
 from calico.datasets.streams import shuffled, stream
@@ -83,7 +84,7 @@ def costs(trainer: Trainer[Any]) -> dict[str, Any]:
 
 def write_report(report: Mapping[str, Any], run: Path) -> None:
     """RUN/held_out.json."""
-    (run / "held_out.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    replace_file(run / "held_out.json", json.dumps(report, indent=1) + "\n")
 
 
 @torch.inference_mode()
@@ -128,8 +129,9 @@ def show_report(report: Mapping[str, Any], as_json: bool) -> None:
         rows.append([name, int(total), float(confusion[i, i] / total) if total else None, taken])
     top = f", top-5 {report['top_5']:.1%}" if "top_5" in report else ""
     console.print_table(("class", "held out", "right", "most often taken for"), rows)
-    print(f"accuracy {report['accuracy']:.1%}{top} of {report['held_out']} held-out samples, trained on {report['train']} in "
-          f"{report['steps']} steps, {report['minutes']:.1f} minutes, {report['core_minutes']:.1f} of one core's work")
+    console.say(f"accuracy {report['accuracy']:.1%}{top} of {report['held_out']} held-out samples, trained on "
+                f"{report['train']} in {report['steps']} steps, {report['minutes']:.1f} minutes, "
+                f"{report['core_minutes']:.1f} of one core's work")
 
 
 def draw_confusion(report: Mapping[str, Any], path: Path) -> None:
@@ -146,7 +148,8 @@ def draw_confusion(report: Mapping[str, Any], path: Path) -> None:
     ticks = range(len(fractions))
     axes.set_xticks(ticks, report["classes"], rotation=90)
     axes.set_yticks(ticks, report["classes"])
-    figure.savefig(path, dpi=100)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=100, format=path.suffix.removeprefix(".") or "png")
 
 
 # ---- what is asked about -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 
 from calico.agent.agent import SHIPPED, Agent
 from calico.agent.sampling import SamplingConfig
+from calico.datasets.publish import replace_file
 from calico.envs import task_table
 from calico.envs.registry import get_task
 from calico.scripts.common import console
@@ -73,7 +74,7 @@ def demo(settings: RunSettings, episodes: int) -> tuple[Path, ...]:
         judged = time.perf_counter()
     phases = {"collecting": collected - started, "training": trained - collected, "judging": judged - trained}
     facts = {**report.facts, **{f"{phase} took": f"{seconds:.0f} s" for phase, seconds in phases.items()}}
-    (out / "films.gif").write_bytes(encode_gif(side_by_side(report.films), FILM_FPS))
+    replace_file(out / "films.gif", encode_gif(side_by_side(report.films), FILM_FPS))
     page = write_report(replace(report, facts=facts, seconds=time.perf_counter() - started,
                                 peak_memory_bytes=peak()), out)
     fraction = report.share_at(50)

@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from calico.datasets.publish import replace_file, replacing
 from calico.envs.networks import save_network
 from calico.envs.registry import MissingPackage, Task, make
 from calico.envs.sb3 import as_network
@@ -37,11 +38,11 @@ def train_expert(task: Task, out: Path, steps: int) -> str:
     zipped, small, about = (stem.with_name(stem.name + ending) for ending in (".zip", ".npz", ".json"))
     if not about.is_file():   # written last
         model = _train(task, steps)
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        model.save(zipped)
+        with replacing(zipped) as temporary, open(temporary, "wb") as file:
+            model.save(file)
         if network := as_network(model):
             save_network(network, small)
-        about.write_text(json.dumps({"task": task.to_json(), "algorithm": type(model).__name__, "steps": steps}, indent=1))
+        replace_file(about, json.dumps({"task": task.to_json(), "algorithm": type(model).__name__, "steps": steps}, indent=1))
     elif (found := json.loads(about.read_text())["steps"]) != steps:
         raise ValueError(f"{zipped} was trained for {found} steps, not {steps}; choose another --out, or take it with "
                          f"--policy sb3:{zipped}")

@@ -29,6 +29,7 @@ from calico.scripts.common.settings import without_gone
 # What may change between the first start of a run and a later one, in every verb: its length and rhythm.
 LENGTH = tuple(f"training.{name}" for name in ("steps", "minutes", "log_every", "evaluate_every", "save_every", "compile"))
 
+LAST_GOOD = "--last-good"
 CHANGES = "data_changes"      # a checkpoint's document: {step, source, before, after} of each change that was accepted
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -50,14 +51,34 @@ def begin_or_continue(run: Path, document: Mapping[str, Any], free: Collection[s
         ValueError: the run began with another document, or another process trains in the folder.
         checkpoint.CheckpointError: a damaged checkpoint.
     """
+    check_is_run(run)
     with run_lock(run):
-        saved = checkpoint.load(run, map_location=device) if checkpoint.checkpoints(run) else None
+        try:
+            saved = checkpoint.load(run, map_location=device) if checkpoint.checkpoints(run) else None
+        except checkpoint.CheckpointError as error:
+            raise checkpoint.CheckpointError(f"{error}. To continue the run from its newest good checkpoint, give the same "
+                                             f"command with {LAST_GOOD}") from None
         if saved is not None:
             current = before(saved)
             if not any_order:
                 check_order(run, saved)
             check_same_run(run, document, current, free)
         yield saved
+
+
+def check_is_run(run: Path) -> None:
+    """Raise ValueError for the folder of a checkpoint: a run that began in there would be removed with it."""
+    inside = run.parent if run.name == "checkpoints" else run.parent.parent if run.parent.name == "checkpoints" else None
+    if inside is not None or (run / checkpoint.MANIFEST).exists():
+        raise ValueError(f"{run} is a checkpoint, not the folder of a run; give " + (
+            f"{inside}, with {LAST_GOOD} if its latest checkpoint is damaged" if inside else "another folder for the new run"))
+
+
+def fall_back(run: Path) -> None:
+    """What --last-good asks for, before the run is continued."""
+    check_is_run(run)
+    with run_lock(run):
+        console.note(f"{run} continues from {checkpoint.fall_back(run).name}")
 
 
 def check_same_run(run: Path, document: Mapping[str, Any], before: Any, free: Collection[str] = ()) -> None:

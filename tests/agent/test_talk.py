@@ -235,3 +235,25 @@ def test_a_history_with_another_beginning_is_read_again(speaker: TextGenerator) 
 
 def test_a_cut_is_true() -> None:
     assert not Truncation() and Truncation(turns=1) and Truncation(tokens=1)
+
+
+def test_a_turn_costs_the_same_however_much_was_said(speaker: TextGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what fits the context is encoded: counted, because times differ."""
+    counts: list[int] = []
+    encode = speaker._encode
+
+    def counted(parts: Any) -> Any:
+        counts.append(len(parts))
+        return encode(parts)
+
+    monkeypatch.setattr(speaker, "_encode", counted)
+    messages = [said("hello there"), said("hi", "assistant")] * 1000 + [said("and now?")]
+    tokens, cut = speaker.fit(messages)
+    assert len(counts) < speaker.room and cut.turns > 900
+    counts.clear()
+    assert speaker.fit(messages[1000:])[0].ids.tolist() == tokens.ids.tolist()
+
+
+def test_a_message_that_is_none_is_named_by_its_number(speaker: TextGenerator) -> None:
+    with pytest.raises(ValueError, match="message 3 has the role 'robot'"):
+        speaker.fit([said("a"), said("b", "assistant"), said("c"), {"role": "robot", "content": "d"}])

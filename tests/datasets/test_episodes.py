@@ -405,7 +405,8 @@ def test_a_bomb_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest
     bomb = pa.table({f.name: pa.nulls(rows, f.type) for f in schema}, schema=schema)
     pq.write_table(bomb, part, row_group_size=rows, compression="zstd")
     assert part.stat().st_size < 100_000
-    sign(part, rows_per_group=1 << 40, episodes=[{"length": rows - 1, "seed": 0, "score": 0.0}])
+    entry = {"length": rows - 1, "seed": 0, "score": 0.0, "terminated": False, "truncated": True, "info": {}}
+    sign(part, rows_per_group=1 << 40, episodes=[entry])
     with pytest.raises(ValueError, match="row group 0: 4000000 rows of 48 bytes exceed the limit of 64 MiB"):
         EpisodeReader(part)
 

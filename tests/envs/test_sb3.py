@@ -1,6 +1,8 @@
 """Players of Stable-Baselines3: loaded, turned into npz, found on the hub; statistics are read without running anything."""
 
 import pickle
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,22 @@ def test_loading_is_silent(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         player = make_player(get_task("CartPole-v1"), f"sb3:{tmp_path}/model.zip")
         assert len(next(iter(rollout("CartPole-v1", player, [0], max_steps=2)))) == 2
+
+
+@pytest.mark.parametrize("code, says", [
+    ("import os; os.kill(os.getpid(), 11)", "cannot be read: its reader died of signal 11"),
+    ("bytearray(1 << 40)", "cannot be read: MemoryError"),
+    ("open('written', 'wb', 0).write(b'x')", "cannot be read: (OSError: .*File too large|its reader died of signal 25)")])
+def test_statistics_that_crash_their_reader_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str,
+                                                         says: str) -> None:
+    """What a crafted pickle may do inside NumPy does not end this process, take its memory or write a file."""
+    (tmp_path / "vecnormalize.pkl").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    run = subprocess.run
+    monkeypatch.setattr(sb3.subprocess, "run", lambda words, **named: run([sys.executable, "-c", code], **named))
+    with pytest.raises(ValueError, match=says):
+        sb3._statistics(tmp_path / "model.zip")
+    assert not (tmp_path / "written").exists() or not (tmp_path / "written").stat().st_size
 
 
 def test_the_hub_gives_npz_before_zip_and_the_statistics_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

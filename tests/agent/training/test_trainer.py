@@ -205,7 +205,7 @@ def test_a_signal_at_any_look_at_it_ends_with_the_save_that_was_promised(tmp_pat
                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal arrives right after the loop has looked for it `look` times: it must not stop without a save."""
     class Late:
-        looks, asked = 0, False
+        looks, asked, waiting = 0, False, nullcontext
 
         def is_set(self) -> bool:
             was, self.asked, self.looks = self.asked, self.asked or self.looks == look, self.looks + 1

@@ -1,0 +1,5 @@
+"""Fixtures of the commands' tests, for here too."""
+
+from ..scripts.conftest import answered, own_run, refused
+
+__all__ = ["answered", "own_run", "refused"]
