@@ -98,7 +98,7 @@ def film_shipped(out: Path) -> Path:
                 films.append(film)
             bar.advance(note=name)
     out.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_gif(side_by_side(films), FILM_FPS))
+    replace_file(path, encode_gif(side_by_side(films), FILM_FPS))
     return path
 
 

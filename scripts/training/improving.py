@@ -7,6 +7,7 @@ from pathlib import Path
 
 from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
+from calico.datasets.publish import replace_file
 from calico.envs.experts import make_expert
 from calico.envs.registry import Task, get_task
 from calico.scripts.common import console
@@ -51,7 +52,7 @@ def improve(run: str, tasks: Sequence[str], out: Path, *, rounds: int, episodes:
         found.append(judge(agent, tasks, out / f"round-{number}", judged))
         for score in found[-1]:
             console.note(f"round {number}, {score.task}: return {score.score:.2f} ± {score.interval:.2f}")
-    (out / "scores.json").write_text(json.dumps([[asdict(score) for score in scores] for scores in found], indent=1))
+    replace_file(out / "scores.json", json.dumps([[asdict(score) for score in scores] for scores in found], indent=1))
     return found
 
 
