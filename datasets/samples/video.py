@@ -109,7 +109,9 @@ def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, str]:
         with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
             if not container.streams.video:
                 raise ValueError("there are no pictures in it")
-            stream, declared = container.streams.video[0], (container.duration or 0) / 1e6
+            stream = container.streams.video[0]
+            # the pictures' own length where it is known: sound may be longer
+            declared = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
             if stream.width * stream.height > MAX_PIXELS:
                 raise ValueError(f"its pictures have {stream.width} x {stream.height} pixels, the limit is {MAX_PIXELS}")
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}      # they may grow on the way
