@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..registry import Family, Task
 from .atari_experts import breakout, freeway, pong
+from .atari_planner import iw
 
 ROMS = """
 adventure air_raid alien amidar assault asterix asteroids atlantis atlantis2 backgammon bank_heist basic_math
@@ -31,7 +32,12 @@ time_pilot trondead turmoil tutankham up_n_down venture video_checkers video_che
 wizard_of_wor word_zapper yars_revenge zaxxon
 """
 
-EXPERTS = {"ALE/Freeway-v5": "freeway-ram", "ALE/Breakout-v5": "breakout-ram", "ALE/Pong-v5": "pong-ram"}
+PLANNED = """
+Kangaroo MsPacman UpNDown
+"""   # the games that the planner was measured to play well: docs/environments.md has the numbers
+
+EXPERTS = {"ALE/Freeway-v5": "freeway-ram", "ALE/Breakout-v5": "breakout-ram", "ALE/Pong-v5": "pong-ram",
+           **{f"ALE/{game}-v5": "iw" for game in PLANNED.split()}}
 
 VIEW = {
     "height": 64,
@@ -155,6 +161,6 @@ FAMILY = Family(
     title="Atari 2600",
     tasks=tuple(_task(rom) for rom in ROMS.split()),
     make=_make,
-    experts={"freeway-ram": freeway, "breakout-ram": breakout, "pong-ram": pong},
+    experts={"freeway-ram": freeway, "breakout-ram": breakout, "pong-ram": pong, "iw": iw},
     modules=("ale_py",),
 )
