@@ -14,7 +14,7 @@ from pathlib import Path
 
 from calico.envs.scores import FIRST_SEED
 from calico.scripts.common import console
-from calico.scripts.common.shipped import HELP, is_task, split_run
+from calico.scripts.common.shipped import DEFAULT_RUN, HELP, is_task, split_run
 
 
 @console.run_command
@@ -58,6 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     from calico.scripts.common.film import REEL_ROWS
     from calico.scripts.evaluation import control
 
+    if not arguments.words:
+        raise ValueError(f"name at least one task for {DEFAULT_RUN} to play, such as CartPole-v1, or a RUN; `calico card` lists "
+                         "its tasks")
     run, named = split_run(arguments.words, is_task)
     agent = Agent.load(run, arguments.device)
     temperature = agent.temperature if arguments.temperature is None else arguments.temperature

@@ -157,8 +157,8 @@ def test_a_place_for_films_that_is_none_is_known_before_playing(small_run: Small
     assert "File exists" in refused("rollout", small_run.run, "--gif", tmp_path / "file")
 
 
-def test_no_run_is_named_as_what_is_missing(refused: Refused) -> None:
-    assert "the following arguments are required: run (see" in refused("rollout")
+def test_no_word_at_all_does_not_play_hundreds_of_tasks(refused: Refused) -> None:
+    assert "name at least one task for calico-small to play" in refused("rollout")
 
 
 def test_a_prompt_of_another_task_is_refused(small_run: SmallRun, refused: Refused) -> None:
