@@ -59,8 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     from calico.scripts.evaluation import control
 
     if not arguments.words:
-        raise ValueError(f"name at least one task for {DEFAULT_RUN} to play, such as CartPole-v1, or a RUN; `calico card` lists "
-                         "its tasks")
+        raise ValueError(f"name at least one task for {DEFAULT_RUN} to play, such as CartPole-v1, or a RUN; `calico card` "
+                         "lists its tasks")
     run, named = split_run(arguments.words, is_task)
     agent = Agent.load(run, arguments.device)
     temperature = agent.temperature if arguments.temperature is None else arguments.temperature
