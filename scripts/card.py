@@ -4,7 +4,8 @@
     calico card --json                                 # the score of every task beside random play and the expert
     calico card runs/demo                              # a run of your own, after `calico evaluate runs/demo`
     calico card runs/demo --pack my-network            # its network alone, in bf16: a folder to give away
-    calico evaluate my-network && calico card my-network --write     # its card goes with it, as card.json and README.md
+    calico evaluate my-network                         # the pack's own figures: bf16 is not fp32
+    calico card my-network --write                     # its card goes with it, as card.json and README.md
 
 A card's figures are those of the latest `calico evaluate` of the same weights. Scores are fractions of the expert's: 0 is
 random play, 1 the expert.

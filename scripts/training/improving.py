@@ -34,6 +34,7 @@ def improve(run: str, tasks: Sequence[str], out: Path, *, rounds: int, episodes:
     """
     for name in tasks:
         make_expert(name)
+    load_settings("tiny", [*DEFAULTS, *overrides])     # what is wrong with them shows before anything is played
     agent, found = Agent.load(run, device), list[list[TaskScore]]()
     found.append(judge(agent, [name for name in tasks if name in agent.tasks], out / "round-0", judged))
     folders: list[Path] = []

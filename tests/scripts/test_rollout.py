@@ -96,9 +96,14 @@ def test_films_without_pyav_name_the_command_before_playing(small_run: SmallRun,
     assert main(["rollout", str(small_run.run), "CartPole-v1", "--episodes", "1", "--gif", str(tmp_path / "films")]) == 0
 
 
-def test_each_episode_begins_after_the_demonstration(small_run: SmallRun, answered: Answered,
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_episode_begins_after_the_demonstration(small_run: SmallRun, tmp_path: Path, answered: Answered,
+                                                     refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command hands the best episode's first tokens to the policy, which has read them before it acts."""
+    run, data = tmp_path / "run", small_run.data / "CartPole-v1"
+    assert "plays the task without memory, so a prompt would not be seen" in refused(
+        "rollout", small_run.run, "CartPole-v1", "--prompt", data)
+    assert main(["train", str(small_run.config), f"data.sources=[{{path: {data}, memory: true}}]", "training.steps=1",
+                 f"out={run}"]) == 0
     read: list[int] = []
     make_policy = Agent.policy
 
@@ -108,8 +113,8 @@ def test_each_episode_begins_after_the_demonstration(small_run: SmallRun, answer
         return policy
 
     monkeypatch.setattr(Agent, "policy", watched)
-    words = ("rollout", small_run.run, "CartPole-v1", "--episodes", 3)
-    shown = ("--prompt", small_run.data / "CartPole-v1", "--prompt-tokens", 60)
+    words = ("rollout", run, "CartPole-v1", "--episodes", 3)
+    shown = ("--prompt", data, "--prompt-tokens", 60)
     assert answered(*words, *shown) == answered(*words, *shown)
     answered(*words)
     assert read == [60, 60, 0]
@@ -121,8 +126,8 @@ def test_prompts_leave_room_for_a_step(small_run: SmallRun, tmp_path: Path, caps
                                        refused: Refused) -> None:
     """Without a window the context is all that is ever seen: the prompt is cut between timesteps, and it is said."""
     run, data = tmp_path / "run", small_run.data / "CartPole-v1"
-    assert main(["train", str(small_run.config), f"data.sources=[{{path: {data}}}]", "training.steps=1", f"out={run}",
-                 "backbone.context=32", "backbone.window=32"]) == 0
+    assert main(["train", str(small_run.config), f"data.sources=[{{path: {data}, memory: true}}]", "training.steps=1",
+                 f"out={run}", "backbone.context=32", "backbone.window=32"]) == 0
     words = ("rollout", run, "CartPole-v1", "--episodes", 1, "--prompt", data)
     capsys.readouterr()
     assert main(list(map(str, words))) == 0
