@@ -124,7 +124,8 @@ def test_folders_named_like_hugging_face_packages_are_namespaces() -> None:
 def test_every_folder_with_code_is_a_listed_package() -> None:
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     with_files = {p.parent for folder in FOLDERS for p in (ROOT / folder).rglob("*") if p.is_file()}
-    names = {"calico." + ".".join(p.relative_to(ROOT).parts) for p in with_files if not {"__pycache__", "shipped"} & set(p.parts)}
+    with_code = [p for p in with_files if not {"__pycache__", "shipped"} & set(p.parts)]
+    names = {"calico." + ".".join(p.relative_to(ROOT).parts) for p in with_code}
     assert "shipped/*/*" in setuptools["package-data"]["calico.agent"]       # networks are files, not code
     assert names - set(setuptools["packages"]) == set(), "list them under [tool.setuptools] packages"
     assert set(setuptools["package-dir"]) == set(setuptools["packages"])
