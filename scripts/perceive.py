@@ -68,12 +68,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("more", nargs="*", help="see calico perceive TASK VERB --help")
     parser.add_argument("--write", action="store_true", help=argparse.SUPPRESS)   # for those who change a setting
     if words == ["--write"]:
-        HELP.write_text(json.dumps(helps(), indent=1) + "\n")
+        from calico.datasets.publish import replace_file
+
+        replace_file(HELP, json.dumps(helps(), indent=1) + "\n")
         console.wrote(HELP)
         return 0
     arguments = parser.parse_args(words[:2])
     if {"-h", "--help"} & set(words[2:]):
-        print(json.loads(HELP.read_text())[f"{arguments.task} {arguments.verb}"], end="")
+        console.say(*json.loads(HELP.read_text())[f"{arguments.task} {arguments.verb}"].splitlines())
         parser.exit()
     module = importlib.import_module(f"calico.scripts.perceiver_tasks.{TASKS[arguments.task]}")
     return int(getattr(module, arguments.verb)(arguments.task, words[2:]))

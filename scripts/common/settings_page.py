@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from calico.scripts.common import console
+
 ROOT = Path(__file__).parents[2]
 TRAIN = (   # keys, file, class
     ("", "scripts/common/settings.py", "RunSettings"),
@@ -124,4 +126,4 @@ def section(title: str, path: str, name: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    console.say(*page().splitlines())

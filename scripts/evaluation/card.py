@@ -62,7 +62,8 @@ def card_of(run: str, measured: bool = False) -> dict[str, Any]:
     everything = families.pop("all", {})
     weights = sum(file.stat().st_size for file in saved.path.iterdir() if file.is_file())
     trained = sorted({task_table.rows()[name]["licence"] or "unstated" for name in scores})
-    return {"name": Path(run).name, "tasks": len(scores), "families": len(families),
+    known = {task_table.rows()[name]["family"] for name in agent.tasks if name in task_table.rows()}
+    return {"name": Path(run).name, "tasks": len(agent.tasks), "families": len(known), "evaluated": len(scores),
             "share_at_50": everything.get("share_at_50"),
             "interquartile_mean": everything.get("interquartile_mean", {}).get("value"),
             "interquartile_mean_95": everything.get("interquartile_mean"),
@@ -96,7 +97,7 @@ def readme(card: Mapping[str, Any]) -> str:
     lines += [f"| {name} | {group['tasks']} | {percent(group['share_at_50'])} | {estimate(group['interquartile_mean'])} |"
               for name, group in card["by_family"].items()]
     lines += ["", "## Tasks", "",
-              f"Mean return over {card['episodes']} episodes with seeds that no demonstration was made from"
+              f"Mean return over {card['episodes']} episodes or more with seeds that no demonstration was made from"
               + (f", each of {card['max_steps']:,} steps at most." if card["max_steps"] else "."), "",
               "| task | return | ± 95 % | random | expert | of expert |", "|---|---|---|---|---|---|"]
     lines += [f"| {name} | {task['score']:.2f} | {task['interval']:.2f} | {task['random']:.2f} | {task['expert']:.2f} | "
@@ -106,9 +107,10 @@ def readme(card: Mapping[str, Any]) -> str:
 
 def summary(card: Mapping[str, Any]) -> list[str]:
     """The card in a few lines."""
+    measured = "" if card["evaluated"] == card["tasks"] else f", {card['evaluated']} of them measured"
     lines = [f"{card['parameters']:,} parameters, {card['bytes'] / 1e6:.1f} MB, trained on {card['tokens'] / 1e6:.0f} million "
              f"tokens in {card['training_hours']:.1f} hours",
-             f"{card['tasks']} tasks of {card['families']} families; {percent(card['share_at_50'])} of them at half of the "
+             f"{card['tasks']} tasks of {card['families']} families{measured}; {percent(card['share_at_50'])} at half of the "
              "expert's score or more"]
     if card["interquartile_mean_95"]:
         lines.append(f"interquartile mean of expert-normalised scores {estimate(card['interquartile_mean_95'])}, at "
