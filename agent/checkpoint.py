@@ -107,9 +107,6 @@ def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tenso
     small = {f"{stem}.json": _to_json(stem, value) for stem, value in documents.items()}
     _check_names([*(f"{stem}.safetensors" for stem in tensors), *small], list(files or {}))
     small |= files or {}
-    for stem in WEIGHTS & tensors.keys():
-        _check_finite(f"{final} is not written: {stem}", tensors[stem], "older checkpoints are untouched. Lower "
-                      "optimizer.learning_rate and continue from the last one")
     needed = sum(map(len, small.values())) + sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
     temporary = root / f".saving_{final.name}_{os.getpid()}"
     try:
@@ -117,6 +114,9 @@ def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tenso
         _tidy(root)
         if needed > shutil.disk_usage(root).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for stem in WEIGHTS & tensors.keys():
+            _check_finite(f"{final} is not written: {stem}", tensors[stem], "older checkpoints are untouched. Lower "
+                          "optimizer.learning_rate and continue from the last one")
         temporary.mkdir()
         for stem, group in tensors.items():
             _write_tensors(temporary / f"{stem}.safetensors", group)
