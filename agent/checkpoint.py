@@ -426,18 +426,17 @@ def _refusal(path: Path) -> str:
         f", such as {path.parent}" if (path.parent / MANIFEST).exists() else "")
 
 
-def pack(path: Path | str, out: Path | str, documents: Collection[str]) -> Path:
-    """A checkpoint's network alone in the new folder `out`: weights in bf16, its files and these of its documents."""
-    saved, out = load(path, only=("model",)), Path(out)
+def pack(saved: Checkpoint, out: Path | str, documents: Mapping[str, JSON]) -> Path:
+    """A checkpoint's network alone in the new folder `out`: weights in bf16, its files and these documents."""
+    out = Path(out)
     weights = {name: tensor.bfloat16() if tensor.is_floating_point() else tensor
                for name, tensor in saved.tensors["model"].items()}
     with _new_folder(out) as folder:
         _write_tensors(folder / "model.safetensors", weights)
         for name, content in saved.files.items():
             write_flushed(folder / name, content)
-        for stem in documents:
-            if stem in saved.documents:
-                write_flushed(folder / f"{stem}.json", json.dumps(saved.documents[stem], allow_nan=False).encode())
+        for stem, document in documents.items():
+            write_flushed(folder / f"{stem}.json", json.dumps(document, allow_nan=False).encode())
         _write_manifest(folder, saved.step)
     return out
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..tokenizers.tokens import Kind, Tokens
 from ..tokenizers.vocabulary import Vocabulary
-from .backbones import KINDS, BackboneConfig, build_backbone
+from .backbones import KINDS, BackboneConfig, build_backbone, keeps_segments
 from .backbones.cache import Cache
 from .backbones.decoder import DecoderConfig
 from .data2vec.encoders import Encoder
@@ -82,7 +82,7 @@ class Model(nn.Module):
 
     def forward(self, tokens: Tokens, where: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Whole sequences (B, S) -> hidden states (B, S, width), or (n, width) of the positions `where` alone."""
-        if getattr(self.config.backbone, "segments", False):
+        if keeps_segments(self.config.backbone):
             return self.backbone(self.embedding(tokens), where, tokens.segment)  # type: ignore[call-arg]
         return self.backbone(self.embedding(tokens), where)
 

@@ -18,7 +18,7 @@ from typing import Any
 import gymnasium as gym
 
 from ..tokenizers.episode import Episode
-from .experts import make_player
+from .experts import Policy, make_player
 from .isolated import detach_process, end, how_it_ended
 from .registry import Task
 from .runner import EnvironmentFault, rollout
@@ -176,8 +176,14 @@ def _plain(error: Exception) -> Exception:
 
 def _play_here(task: Task, player: str, seeds: Sequence[int], settings: dict[str, Any]) -> Iterator[Episode | EnvironmentFault]:
     """In this process, one environment: results in the order of the seeds."""
+    return play_here(task, make_player(task, player), seeds, num_envs=1, **settings)
+
+
+def play_here(task: Task, policy: Policy, seeds: Sequence[int], **settings: Any) -> Iterator[Episode | EnvironmentFault]:
+    """`rollout` in this process, with each fault before the next episode that ends. A network plays fastest so, with many
+    environments side by side."""
     faults: deque[EnvironmentFault] = deque()
-    for episode in rollout(task, make_player(task, player), seeds, num_envs=1, on_fault=faults.append, **settings):
+    for episode in rollout(task, policy, seeds, on_fault=faults.append, **settings):
         while faults:
             yield faults.popleft()
         yield episode

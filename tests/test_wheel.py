@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+import textwrap
 import zipfile
 from pathlib import Path
 
 import pytest
+
+import calico
 
 from .conftest import SmallRun
 
@@ -59,16 +62,8 @@ def test_wheel_puts_nothing_beside_calico(wheel: zipfile.ZipFile) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"calico"}
 
 
-PLAYS = """
-import calico
-agent = calico.load({run!r})
-policy, env = agent.policy("CartPole-v1"), agent.make("CartPole-v1")
-observation, _ = env.reset(seed=0)
-ended = False
-while not ended:
-    action, _ = policy.predict(observation)
-    observation, reward, terminated, truncated, _ = env.step(action)
-    ended = terminated or truncated
+EXAMPLE = textwrap.dedent((calico.__doc__ or "").partition("\n\n")[2].partition("    agent.caption(")[0])   # a whole episode
+PLAYS = EXAMPLE.replace("calico.load()", "calico.load({run!r})") + """
 print(calico.__file__, calico.agent.__file__, len(calico.tasks()), "CartPole-v1" in str(agent.tokens("CartPole-v1")))
 """
 

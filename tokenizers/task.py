@@ -43,6 +43,10 @@ GROUPS = {Kind.TEXT: 0, Kind.PATCH: 1, Kind.DISCRETE: 2, Kind.CONTINUOUS: 2}   #
 MOST_TOKENS = int(np.iinfo(DTYPES["position"]).max)
 
 
+# Settings that came after the first checkpoints, and what these have: written into a task's JSON where they differ.
+NEWER: dict[str, Any] = {"numbers": "binned", "text_every": 1, "title": "", "memory": True}
+
+
 class Part(NamedTuple):
     """A line of `TaskCodec.explain`: what stands where in a timestep."""
 
@@ -390,9 +394,7 @@ class TaskCodec:
         values = {"observation_space": space_to_json(self.observation_space),
                   "action_space": space_to_json(self.action_space),
                   "observation_text_loss": self.observation_text_loss, "max_text_tokens": self.max_text_tokens}
-        newer = {"numbers": ("binned", self.numbers), "text_every": (1, self.text_every), "title": ("", self.title),
-                 "memory": (True, self.memory)}
-        return values | {name: value for name, (before, value) in newer.items() if value != before}
+        return values | {name: value for name, before in NEWER.items() if (value := getattr(self, name)) != before}
 
     @staticmethod
     def from_json(values: Mapping[str, Any], vocabulary: Vocabulary, text: TextTokenizer | None) -> "TaskCodec":
@@ -402,7 +404,7 @@ class TaskCodec:
             ValueError: a key is missing or unknown, or a space is none.
         """
         known = {"observation_space", "action_space", "observation_text_loss", "max_text_tokens"}
-        newer = {name: values[name] for name in ("numbers", "text_every", "title", "memory") if name in values}
+        newer = {name: values[name] for name in NEWER if name in values}
         if values.keys() - newer.keys() != known:
             raise ValueError(f"a task's JSON must have the keys {sorted(known)}, got {sorted(values)}")
         return TaskCodec(space_from_json(values["observation_space"]), space_from_json(values["action_space"]),

@@ -134,6 +134,12 @@ def backbone_kinds() -> dict[str, type[Any]]:
 OPEN_UNIONS[BackboneConfig] = backbone_kinds
 
 
+def keeps_segments(config: BackboneConfig) -> bool:
+    """Whether a token sees its own segment alone in training. A decoder that is told so takes the segments (Decoder.forward);
+    the other kinds see the whole row."""
+    return bool(getattr(config, "segments", False))
+
+
 def build_backbone(config: BackboneConfig) -> Backbone:
     """The network that a configuration describes."""
     network: Backbone = KINDS[config.kind].network(config)

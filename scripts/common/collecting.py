@@ -5,7 +5,7 @@ import json
 import shutil
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,9 @@ from calico.datasets.documents import CaptionReader
 from calico.datasets.episodes import EpisodeReader, EpisodeWriter
 from calico.datasets.synthetic_captions import caption, picture_dialogue, small_talk, told_dialogue
 from calico.envs import scores, workers
-from calico.envs.experts import Policy, episodes_of, make_player, task_for
+from calico.envs.experts import episodes_of, make_player, task_for
 from calico.envs.registry import Task, make, recorded_task
-from calico.envs.runner import EnvironmentFault, rollout
+from calico.envs.runner import EnvironmentFault
 from calico.envs.sb3 import RUNS_CODE, runs_code
 from calico.envs.scenes import Scene, scenes
 from calico.scripts.common import console
@@ -85,7 +85,7 @@ def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_st
                 given = workers.play(task, policy, missing, workers=processes, time_limit=time_limit, noise=noise,
                                      noise_steps=noise_steps)
             else:
-                given = played_here(task, player, missing, noise=noise, noise_steps=noise_steps, teacher=teacher, mix=mix)
+                given = workers.play_here(task, player, missing, noise=noise, noise_steps=noise_steps, teacher=teacher, mix=mix)
             for episode in given:
                 if isinstance(episode, EnvironmentFault):
                     faults.append(episode)
@@ -130,16 +130,6 @@ def seeds_there(folder: Path, task: Task, played: dict[str, Any]) -> set[int]:
     return done
 
 
-def played_here(task: Task, player: Policy, seeds: list[int], **settings: Any) -> Iterator[Episode | EnvironmentFault]:
-    """Many environments side by side in this process, as a network plays fastest."""
-    faults: list[EnvironmentFault] = []
-    for episode in rollout(task, player, seeds, on_fault=faults.append, **settings):
-        while faults:
-            yield faults.pop(0)
-        yield episode
-    yield from faults
-
-
 def read_left_out(path: Path) -> set[int]:
     """Seeds of played episodes: not to be played again, unlike those whose environment failed."""
     seeds = set()
@@ -182,6 +172,25 @@ def collect_scenes(world: str, seeds: range, out: Path, questions: int = 3) -> l
             bar.advance()
     shutil.rmtree(drawn.unfinished, ignore_errors=True)
     return [captions, dialogues]
+
+
+def scenes_and_talk(worlds: Mapping[str, int], small_talk: bool, out: Path) -> list[Path]:
+    """`collect_scenes` and `collect_small_talk` where their data sets are not there yet; returns the folders.
+
+    Args:
+        worlds: world -> pictures.
+    """
+    folders: list[Path] = []
+    for world, pictures in worlds.items():
+        pair = [out / f"{world}-captions", out / f"{world}-dialogues"]
+        if not all(any(folder.glob("*.jsonl")) for folder in pair):
+            collect_scenes(world, range(pictures), out)
+        folders += pair
+    if small_talk:
+        folders.append(out / "small-talk")
+        if not any(folders[-1].glob("*.jsonl")):
+            collect_small_talk(out)
+    return folders
 
 
 def scene_name(seed: int) -> str:

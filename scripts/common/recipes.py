@@ -14,7 +14,7 @@ from pathlib import Path
 from calico.envs import task_table
 from calico.envs.registry import get_task
 from calico.scripts.common import console
-from calico.scripts.common.collecting import collect, collect_scenes, collect_small_talk
+from calico.scripts.common.collecting import collect, scenes_and_talk
 from calico.scripts.common.config import load_config
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -80,14 +80,4 @@ def collect_recipe(name: str, out: Path, processes: int, time_limit: float = 120
         for task, episodes in part.episodes.items():
             written.append(collect(get_task(task).compact(), range(episodes), out, noise=part.noise,
                                    noise_steps=part.noise_steps, processes=processes, time_limit=time_limit))
-    for world, pictures in recipe.scenes.items():
-        folders = [out / f"{world}-captions", out / f"{world}-dialogues"]
-        if not all(any(folder.glob("*.jsonl")) for folder in folders):
-            collect_scenes(world, range(pictures), out)
-        written += folders
-    if recipe.small_talk:
-        talk = out / "small-talk"
-        if not any(talk.glob("*.jsonl")):
-            collect_small_talk(out)
-        written.append(talk)
-    return written
+    return written + scenes_and_talk(recipe.scenes, recipe.small_talk, out)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from calico.agent.backbones import keeps_segments
 from calico.agent.data2vec.pretrained import load_pretrained
 from calico.agent.model import ModelConfig
 from calico.datasets.mixture import Mixture, first_difference
@@ -138,7 +139,7 @@ def text_tokenizer(settings: RunSettings, opened: list[OpenedSource]) -> TextTok
 def options_of(source: SourceSettings, settings: RunSettings, vocabulary: Vocabulary, text: TextTokenizer) -> SourceOptions:
     """How the rows of a source are made."""
     data, memory = settings.data, source.memory
-    if not getattr(settings.backbone, "segments", False):
+    if not keeps_segments(settings.backbone):
         if memory is False:
             raise ValueError(f"{source.path}: memory=false needs a decoder with backbone.segments=true, in which a step can be "
                              "read alone; leave memory out")

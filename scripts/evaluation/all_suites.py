@@ -4,7 +4,7 @@ import argparse
 import json
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,15 +19,14 @@ from calico.agent.talk import TextGenerator, user_message
 from calico.datasets.formats.parquet_part import PACKAGES
 from calico.datasets.publish import replace_file, versions
 from calico.envs import scores
-from calico.envs.registry import get_task
 from calico.envs.scenes import WORLDS, scenes
 from calico.envs.statistics import Estimate
 from calico.scripts.common import console
 from calico.scripts.common.config import config_from_json
 from calico.scripts.common.settings import RunSettings, without_gone
-from calico.scripts.common.sharding import Results, rank_and_size
+from calico.scripts.common.sharding import rank_and_size
 from calico.scripts.evaluation import data
-from calico.scripts.evaluation.control import UNSEEN, aggregates, film_of, play, report_scores
+from calico.scripts.evaluation.control import UNSEEN, aggregates, conditions, film_of, kept_results, play, report_scores
 from calico.scripts.evaluation.pictures import evaluate_captions, evaluate_questions
 from calico.scripts.evaluation.report import Report, TaskScore, format_number, write_report
 from calico.scripts.evaluation.suites import Evaluator, Example, SuiteResult
@@ -45,13 +44,13 @@ CHAT = ("hello", "who are you?", "what is lunar lander?", "thank you")
 def evaluate(arguments: argparse.Namespace) -> int:
     """What `calico evaluate` does once its options are known; returns its exit code."""
     run, suites = Path(arguments.run), arguments.suite or ("control", *data.SUITES)
-    agent, settings = open_run(run, arguments.device)
+    agent, settings, packed = open_run(run, arguments.device)
     sampling = SamplingConfig(temperature=agent.temperature if arguments.temperature is None else arguments.temperature)
     against = open_run(Path(arguments.against), arguments.device) if arguments.against else None
     if against:
         check_held_out(settings, against[1], arguments.against)
     sets = material(settings, [suite for suite in suites if suite != "control"], arguments.data, arguments.limit,
-                    arguments.worlds or (None if arguments.data else packed_worlds(run)), arguments.pictures)
+                    arguments.worlds or (None if arguments.data else packed_worlds(packed)), arguments.pictures)
     for suite in arguments.suite or ():
         if suite in sets and not sets[suite]:
             raise ValueError(f"{run} has nothing for --suite {suite}: its config holds nothing of that kind out "
@@ -61,12 +60,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if not names and not any(sets.values()):
         raise ValueError(f"{run} has nothing to be judged on: no tasks, and no data held out. Name some with --data PATH")
     seeds = range(UNSEEN, UNSEEN + arguments.episodes)
-    # Other weights, sampling or packages do not match what was kept.
-    about = {"network": agent.fingerprint(), "sampling": asdict(sampling)}
-    about |= {"max_steps": arguments.max_steps} if arguments.max_steps else {}
+    about = conditions(agent, sampling) | ({"max_steps": arguments.max_steps} if arguments.max_steps else {})
     results = [play(agent, task, seeds, sampling, num_envs=arguments.num_envs, isolate=arguments.isolate,
                     max_steps=arguments.max_steps,
-                    results=Results(kept, task, "agent", about | {"versions": get_task(task).versions()})) for task in names]
+                    results=kept_results(kept, task, about)) for task in names]
     rank, ranks = rank_and_size()
     if rank or (ranks > 1 and any(len(result.returns) < len(seeds) for result in results)):
         console.note(f"rank {rank} of {ranks} has played its share; run the command once more for the report")
@@ -86,19 +83,19 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def open_run(run: Path, device: str) -> tuple[Agent, RunSettings]:
-    """A run's agent and its config; defaults where the checkpoint has none."""
+def open_run(run: Path, device: str) -> tuple[Agent, RunSettings, Sequence[str]]:
+    """A run's agent, its config (defaults where the checkpoint has none), and of a network that was packed to be given away the
+    names of its data; see card.py."""
     saved = checkpoint.load(located(run), only=("model",))
     config = saved.documents.get("config")
     settings = config_from_json(RunSettings, without_gone(config)) if config else RunSettings()
     sources = [data.found_again(source, saved.path) for source in settings.data.sources]
     settings = replace(settings, data=replace(settings.data, sources=sources))
-    return Agent.from_checkpoint(saved, device), settings
+    return Agent.from_checkpoint(saved, device), settings, saved.documents.get("sources", ())
 
 
-def packed_worlds(run: Path) -> list[str]:
-    """The worlds of which a network that was packed to be given away has seen pictures; see card.py."""
-    names = checkpoint.load(located(run), only=()).documents.get("sources", ())
+def packed_worlds(names: Sequence[str]) -> list[str]:
+    """The worlds of whose pictures there are captions among these data."""
     return [world for world in WORLDS if f"{world}-captions" in names]
 
 

@@ -26,12 +26,13 @@ def pack(run: str, out: Path, temperature: float | None = None) -> Path:
     Args:
         temperature: of its actions, unless somebody asks for another one.
     """
-    folder = checkpoint.pack(located(run), out, PACKED)
-    config = checkpoint.load(located(run), only=()).documents.get("config", {})
-    names = [Path(source["path"]).name for source in config.get("data", {}).get("sources", ()) if source.get("weight")]
-    acting = {} if temperature is None else {f"{ACTING}.json": json.dumps({"temperature": temperature}).encode()}
-    checkpoint.add(folder, {"sources.json": json.dumps(names).encode(), **acting})
-    return folder
+    saved = checkpoint.load(located(run), only=("model",))
+    data = saved.documents.get("config", {}).get("data", {})
+    documents = {stem: saved.documents[stem] for stem in PACKED if stem in saved.documents}
+    documents["sources"] = [Path(source["path"]).name for source in data.get("sources", ()) if source.get("weight")]
+    if temperature is not None:
+        documents[ACTING] = {"temperature": temperature}
+    return checkpoint.pack(saved, out, documents)
 
 
 def card_of(run: str, measured: bool = False) -> dict[str, Any]:
@@ -42,10 +43,10 @@ def card_of(run: str, measured: bool = False) -> dict[str, Any]:
     Raises:
         ValueError: the network was not evaluated yet.
     """
-    saved = checkpoint.load(located(run), only=("model",))
+    saved = checkpoint.load(located(run), only=())         # the card alone needs no weights
     if not measured and "card" in saved.documents:
         return dict(saved.documents["card"])
-    agent, path = Agent.from_checkpoint(saved), results_folder(Path(run)) / SUMMARY
+    agent, path = Agent.load(run), results_folder(Path(run)) / SUMMARY
     try:
         found = json.loads(path.read_text())
     except OSError:

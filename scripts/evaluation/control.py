@@ -77,6 +77,16 @@ def play(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, num
     return TaskScore.of(task, returns, failed=sum("fault" in result for result in found.values()))
 
 
+def conditions(agent: Agent, sampling: SamplingConfig) -> dict[str, Any]:
+    """What all scores of an evaluation depend on, see `kept_results`."""
+    return {"network": agent.fingerprint(), "sampling": asdict(sampling)}
+
+
+def kept_results(folder: Path, task: str, about: dict[str, Any]) -> Results:
+    """Where a task's episodes are kept; those of other weights, sampling or packages do not match and are played again."""
+    return Results(folder, task, "agent", about | {"versions": get_task(task).versions()})
+
+
 def play_side_by_side(run: Path, tasks: Sequence[str], seeds: range, sampling: SamplingConfig, *, processes: int,
                       **settings: Any) -> list[TaskScore]:
     """`play` of several tasks, each in a process of its own with one thread, in the order of `tasks`.

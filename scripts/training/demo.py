@@ -12,7 +12,7 @@ from calico.datasets.publish import replace_file
 from calico.envs import task_table
 from calico.envs.registry import get_task
 from calico.scripts.common import console
-from calico.scripts.common.collecting import collect, collect_scenes, collect_small_talk
+from calico.scripts.common.collecting import collect, scenes_and_talk
 from calico.scripts.common.film import FILM_FPS, encode_gif, side_by_side
 from calico.scripts.common.memory import watched_memory
 from calico.scripts.common.settings import RunSettings, SourceSettings
@@ -120,13 +120,6 @@ def make_data(folder: Path) -> list[SourceSettings]:
         path = collect(get_task(name), range(episodes), folder, noise=noise, processes=os.cpu_count() or 1,
                        noise_steps=NOISE_STEPS if name in STATE_TASKS else 1)
         sources.append(SourceSettings(path=str(path), weight=weight))
-    for world, (pictures, caption_weight, dialogue_weight) in WORLDS.items():
-        paths = [folder / f"{world}-captions", folder / f"{world}-dialogues"]
-        if not all(path.exists() and any(path.glob("*.jsonl")) for path in paths):
-            collect_scenes(world, range(pictures), folder)
-        sources += [SourceSettings(path=str(path), weight=weight)
-                    for path, weight in zip(paths, (caption_weight, dialogue_weight), strict=True)]
-    talk = folder / "small-talk"
-    if not any(talk.glob("*.jsonl")):
-        collect_small_talk(folder)
-    return [*sources, SourceSettings(path=str(talk), weight=SMALL_TALK_WEIGHT)]
+    weights = [weight for _, *both in WORLDS.values() for weight in both] + [SMALL_TALK_WEIGHT]
+    folders = scenes_and_talk({world: pictures for world, (pictures, *_) in WORLDS.items()}, True, folder)
+    return sources + [SourceSettings(path=str(path), weight=weight) for path, weight in zip(folders, weights, strict=True)]

@@ -13,8 +13,7 @@ from calico.envs.registry import Task, get_task
 from calico.scripts.common import console
 from calico.scripts.common.collecting import collect
 from calico.scripts.common.settings import SourceSettings, load_settings
-from calico.scripts.common.sharding import Results
-from calico.scripts.evaluation.control import UNSEEN, as_trained, play
+from calico.scripts.evaluation.control import UNSEEN, as_trained, conditions, kept_results, play
 from calico.scripts.evaluation.report import TaskScore
 from calico.scripts.training.agent import train
 
@@ -72,8 +71,8 @@ def learn(run: str, folders: Sequence[Path], out: Path, overrides: Sequence[str]
 def judge(agent: Agent, tasks: Sequence[str], folder: Path, episodes: int) -> list[TaskScore]:
     """Scores over unseen seeds; what was played before is kept."""
     sampling, seeds = SamplingConfig(temperature=agent.temperature), range(UNSEEN, UNSEEN + episodes)
-    about = {"network": agent.fingerprint(), "sampling": asdict(sampling)}
-    return [play(agent, name, seeds, sampling, results=Results(folder / "evaluation", name, "agent", about)) for name in tasks]
+    about = conditions(agent, sampling)
+    return [play(agent, name, seeds, sampling, results=kept_results(folder / "evaluation", name, about)) for name in tasks]
 
 
 def report(rounds: Sequence[Sequence[TaskScore]], as_json: bool) -> None:
