@@ -111,7 +111,9 @@ def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, str]:
                 raise ValueError("there are no pictures in it")
             stream = container.streams.video[0]
             # the pictures' own length where it is known: sound may be longer
-            declared = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
+            declared = (container.duration or 0) / 1e6
+            if stream.duration and stream.time_base:
+                declared = float(stream.duration * stream.time_base)
             if stream.width * stream.height > MAX_PIXELS:
                 raise ValueError(f"its pictures have {stream.width} x {stream.height} pixels, the limit is {MAX_PIXELS}")
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}      # they may grow on the way
