@@ -12,6 +12,7 @@ Every row has a target: one that has none, because its pictures fill it or its d
         ...
 """
 
+import contextlib
 import json
 import math
 import os
@@ -301,30 +302,71 @@ def _one_crew(steps: "_Steps", workers: int, prefetch: int) -> Iterator[Batch]:
     if in_main:     # PyTorch's raises wherever the program is, in the middle of an optimiser's step too; here each wait looks
         signal.signal(signal.SIGCHLD, on_death if on_death is not None else signal.SIG_DFL)
     crew = list(batches._workers)
-    try:
-        waited = time.monotonic()
+    with _watched(crew) as watch:
         while True:
             try:
-                made = next(batches)
+                with watch:
+                    made = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:       # of DataLoader itself: errors of the data come as values
+            # Of DataLoader itself, or of a batch whose worker died while it was handed over: errors of the data come as values.
+            except (RuntimeError, OSError, EOFError) as error:
+                if watch.fired:
+                    raise ChildProcessError(f"no batch came for {LONGEST_WAIT:g} s") from error
                 if dead := [worker for worker in crew if not worker.is_alive()]:
                     raise ChildProcessError(_death(dead[0].exitcode)) from error
                 if "timed out" not in str(error):
-                    raise ChildProcessError(str(error).splitlines()[0]) from error
-                if time.monotonic() - waited > LONGEST_WAIT:
-                    raise ChildProcessError(f"no batch came for {LONGEST_WAIT:g} s") from error
+                    raise ChildProcessError((str(error) or type(error).__name__).splitlines()[0]) from error
                 continue
             if isinstance(made, Exception):
                 raise made
             tokens, source, skipped = made
             yield Batch(tokens.map(np.asarray), source, skipped)
-            waited = time.monotonic()
+
+
+class _Watch:
+    """Kills worker processes from which nothing comes for LONGEST_WAIT; entered around each wait for a batch.
+
+    DataLoader's own time limit is not enough: what a batch holds is fetched from the worker that made it, and where that has
+    stopped since, the fetching never ends.
+    """
+
+    def __init__(self, crew: Sequence[Any]) -> None:
+        self.crew, self.fired = crew, False
+        self.since: float | None = None        # since when the wait under way lasts; waits without a batch count together
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> None:
+        self.since = self.since or time.monotonic()
+
+    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
+        if error is None:
+            self.since = None
+
+    def _look(self) -> None:
+        while not self.ended.wait(POLL):
+            since = self.since
+            if since is not None and time.monotonic() - since > LONGEST_WAIT:
+                self.fired = True
+                self.kill()
+                return
+
+    def kill(self) -> None:
+        for worker in self.crew:      # one that was stopped hears nothing less, and Python would wait for it at its end
+            worker.kill()
+
+
+@contextlib.contextmanager
+def _watched(crew: Sequence[Any]) -> Iterator[_Watch]:
+    """The watch over a crew, which does not outlive the block."""
+    watch = _Watch(crew)
+    watch.thread.start()
+    try:
+        yield watch
     finally:
-        for worker in crew:      # one that was stopped hears nothing less, and Python would wait for it at its end
-            if worker.is_alive():
-                worker.kill()
+        watch.ended.set()
+        watch.kill()
 
 
 def _death(code: int | None) -> str:

@@ -176,7 +176,7 @@ def _plain(error: Exception) -> Exception:
 
 def _play_here(task: Task, player: str, seeds: Sequence[int], settings: dict[str, Any]) -> Iterator[Episode | EnvironmentFault]:
     """In this process, one environment: results in the order of the seeds."""
-    return play_here(task, make_player(task, player), seeds, num_envs=1, **settings)
+    yield from play_here(task, make_player(task, player), seeds, num_envs=1, **settings)   # a wrong player shows when asked
 
 
 def play_here(task: Task, policy: Policy, seeds: Sequence[int], **settings: Any) -> Iterator[Episode | EnvironmentFault]:

@@ -156,8 +156,10 @@ def workers() -> list[Any]:
 
 
 @pytest.mark.filterwarnings("ignore:the data workers failed")
+@pytest.mark.parametrize("ahead", [0.0, 1.0])      # seconds; then batches wait that the workers still have to hand over
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_workers_that_die_or_hang_are_replaced_and_the_batches_stay_the_same(how: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_die_or_hang_are_replaced_and_the_batches_stay_the_same(how: int, ahead: float,
+                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixing, "POLL", 0.2)
     monkeypatch.setattr(mixing, "LONGEST_WAIT", 2.0)
     source = make_mixture()
@@ -166,10 +168,46 @@ def test_workers_that_die_or_hang_are_replaced_and_the_batches_stay_the_same(how
     for number, made in enumerate(mixing.loader(source, 0, 12, 2, prefetch=1)):
         found.append(made)
         if number == 3:
+            time.sleep(ahead)
             for worker in set(workers()) - before:
                 os.kill(worker.pid, how)
     assert len(found) == 12 and all(map(same, found, expected))
     assert not set(workers()) - before          # the stopped ones too
+
+
+@pytest.mark.filterwarnings("ignore:the data workers failed")
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset by peer"), FileNotFoundError(2, "no socket"), EOFError()])
+def test_a_batch_whose_worker_dies_while_it_is_handed_over_is_made_again(error: Exception,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a batch holds is fetched from the worker that made it: where that is gone, the socket or the file is."""
+    loaders: list[Any] = []
+
+    class Loader(torch.utils.data.DataLoader[Any]):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            loaders.append(self)
+
+        def __iter__(self) -> Any:
+            found = super().__iter__()
+            return Broken(found) if len(loaders) == 1 else found
+
+    class Broken:
+        def __init__(self, found: Any) -> None:
+            self.found, self._workers, self.given = found, found._workers, 0
+
+        def __iter__(self) -> "Broken":
+            return self
+
+        def __next__(self) -> Any:
+            self.given += 1
+            if self.given == 3:
+                raise error
+            return next(self.found)
+
+    monkeypatch.setattr(torch.utils.data, "DataLoader", Loader)
+    source = make_mixture()
+    found = list(mixing.loader(source, 0, 6, 1, prefetch=1))
+    assert len(loaders) == 2 and len(found) == 6 and all(same(one, source.batch(step)) for step, one in enumerate(found))
 
 
 def test_workers_that_die_again_and_again_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

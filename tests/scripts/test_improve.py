@@ -10,9 +10,9 @@ import pytest
 from calico.agent import checkpoint
 from calico.agent.agent import Agent
 from calico.datasets.episodes import EpisodeReader
+from calico.envs import workers
 from calico.envs.experts import make_expert
 from calico.envs.registry import make
-from calico.scripts.common import collecting
 from calico.scripts.evaluation import control
 from calico.scripts.main import main
 
@@ -59,7 +59,7 @@ def test_the_scores_of_every_round_are_shown_and_nothing_is_done_twice(improved:
                                                                        answered: Answered,
                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.stat().st_mtime_ns for path in improved.rglob("*.safetensors")}
-    for module in (collecting, control):
+    for module in (workers, control):
         monkeypatch.setattr(module, "rollout", lambda task, player, seeds, **more: pytest.fail("again") if seeds else iter(()))
     found = answered("improve", small_run.run, "CartPole-v1", "Acrobot-v1", *SMALL, "--out", improved)
     assert [(one["round"], one["task"]) for one in found] == [
