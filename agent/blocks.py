@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..tokenizers.continuous import MU, M
 from ..tokenizers.tokens import MAX_CHANNELS, PATCH_SIZE, SOUND_RATE, SOUND_SAMPLES, VECTOR_SIZE
 from .mel import mel_filters
 
@@ -20,6 +21,9 @@ FRAMES = (SOUND_SAMPLES - WINDOW) // HOP + 1
 FLOOR = 1e-4                          # power; full scale is about 4,000, so what is 76 dB below it counts as silence
 
 WAVES = 6            # sines and cosines of 1, 2, 4, ..., 32 times pi times the value
+PLAIN_WAVES = 7      # the same of 1/8, 1/4, ..., 8 times pi times the value before the mu-law
+PLAIN_LIMIT = 8.0    # what is larger before the mu-law counts as this
+FEATURES = 2 * WAVES + 2 + 2 * PLAIN_WAVES + 1
 OUTPUT_SCALE = 0.1   # the first outputs are of the size of the table's rows, 0.02 to 0.05
 
 
@@ -73,13 +77,14 @@ def log_mel(sounds: Tensor) -> Tensor:
 class VectorBlock(nn.Module):
     """float32 vectors (n, VECTOR_SIZE) -> (n, width): each number and sines and cosines of it through two matrices.
 
-    The numbers come mu-lawed, in [-1, 1]. The sines let a matrix tell values apart that lie close together, as bins do. Numbers
-    of a task keep their places in the token, so no place is embedded; which token of the observation it is, the embedding adds.
+    The numbers come mu-lawed, in [-1, 1]. The sines let a matrix tell values apart that lie close together, as bins do; the
+    value before the mu-law lets it take differences, as from a hand to its goal. Numbers of a task keep their places in the
+    token, so no place is embedded; which token of the observation it is, the embedding adds.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.up = nn.Linear(VECTOR_SIZE * (2 * WAVES + 2), width)
+        self.up = nn.Linear(VECTOR_SIZE * FEATURES, width)
         self.out = nn.Linear(width, width)
 
     def forward(self, vectors: Tensor, numbers: Tensor) -> Tensor:
@@ -89,9 +94,15 @@ class VectorBlock(nn.Module):
 
 
 def waves(vectors: Tensor, numbers: Tensor) -> Tensor:
-    """float32 (n, VECTOR_SIZE) -> (n, VECTOR_SIZE, 2 * WAVES + 2): the value, sines, cosines, and 1 where it is real."""
+    """float32 (n, VECTOR_SIZE) -> (n, VECTOR_SIZE, FEATURES).
+
+    The mu-lawed value, its sines and cosines, 1 where it is real; the value itself, its sines and cosines.
+    """
     with torch.autocast(vectors.device.type, enabled=False):
         real = (torch.arange(VECTOR_SIZE, device=vectors.device) < numbers[:, None]).float()[..., None]
         values = vectors.float()[..., None] * real
         angles = values * (math.pi * 2.0 ** torch.arange(WAVES, device=vectors.device))
-        return torch.cat([values, angles.sin(), angles.cos() * real, real], dim=-1)
+        plain = values.sign() * (values.abs() * math.log(MU * M + 1)).expm1() / MU
+        slow = plain * (math.pi * 2.0 ** torch.arange(-3, PLAIN_WAVES - 3, device=vectors.device))
+        return torch.cat([values, angles.sin(), angles.cos() * real, real,
+                          plain.clamp(-PLAIN_LIMIT, PLAIN_LIMIT), slow.sin(), slow.cos() * real], dim=-1)

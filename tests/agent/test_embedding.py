@@ -10,6 +10,7 @@ from calico.agent.blocks import waves
 from calico.agent.embedding import Embedding, EmbeddingConfig
 from calico.agent.model import Model, ModelConfig
 from calico.agent.training.optimizer import OptimizerConfig, build_optimizer
+from calico.tokenizers.continuous import inverse_mu_law
 from calico.tokenizers.document import Image, Part, Sound, Special, encode_document
 from calico.tokenizers.tokens import ACTION, NO_POSITION, VECTOR_SIZE, Kind, Tokens
 
@@ -132,10 +133,15 @@ def test_a_vector_is_its_real_numbers_and_their_waves() -> None:
     tokens = batch_of(vectors_of(5))
     assert model.embedding.vector_block is not None
     values = tokens.vectors[0, :5].double()
+    plain = torch.from_numpy(inverse_mu_law(values.numpy()))
+    assert plain.abs().max() > 8
     found = waves(tokens.vectors, tokens.numbers)[0].double()
     angles = [values * torch.pi * 2**k for k in range(6)]
-    expected = [values, *(angle.sin() for angle in angles), *(angle.cos() for angle in angles), torch.ones(5)]
-    torch.testing.assert_close(found[:5], torch.stack(expected, dim=-1).double(), atol=1e-5, rtol=1e-5)
+    slow = [plain * torch.pi * 2.0**k for k in range(-3, 4)]
+    expected = [values, *(angle.sin() for angle in angles), *(angle.cos() for angle in angles), torch.ones(5),
+                plain.clamp(-8, 8), *(angle.sin() for angle in slow), *(angle.cos() for angle in slow)]
+    torch.testing.assert_close(found[:5], torch.stack(expected, dim=-1).double(), atol=5e-3, rtol=1e-5)
+    torch.testing.assert_close(found[:5, :15], torch.stack(expected, dim=-1).double()[:, :15], atol=1e-5, rtol=1e-5)
     assert (found[5:] == 0).all()
     beyond = tokens.vectors.clone()
     beyond[:, 5:] = 9
