@@ -11,6 +11,7 @@
     calico collect CartPole-v1 --train-expert --episodes 100 --out data      # train one first: minutes here, hours elsewhere
     calico collect --scenes minigrid lander --episodes 5000 --out data       # pictures with captions and questions
     calico collect --recipe generalist --out demos                           # all that the shipped network was made from
+    calico collect --recipe corrections --policy RUN --label expert --mix 0.4 --seed 100000 --out corrected   # what RUN lacks
     torchrun --nproc-per-node 4 -m calico.scripts.collect CartPole-v1 --episodes 9999 --out data   # each rank its share
 
 Episode i is always played with seed `--seed` + i. A folder that already holds some of the episodes is completed, so a
@@ -19,6 +20,7 @@ found no plan in them (an accident of `--noise` can make a task impossible) or b
 with the reason in `left-out.jsonl` beside the data.
 """
 
+import argparse
 import os
 from pathlib import Path
 
@@ -60,19 +62,6 @@ def main(argv: list[str] | None = None) -> int:
                         help="processes side by side (default: one per core; 0 plays in this one)")
     parser.add_argument("--time-limit", type=float, default=120.0, help="seconds a step or a reset may take (default 120)")
     arguments = parser.parse_args(argv)
-    if arguments.recipe:
-        if arguments.tasks or arguments.scenes:
-            raise ValueError("--recipe names its tasks and worlds itself; leave TASK and --scenes out")
-        from calico.scripts.common.recipes import collect_recipe
-
-        console.wrote(*collect_recipe(arguments.recipe, arguments.out, arguments.workers, arguments.time_limit))
-        return 0
-    if not arguments.tasks and not arguments.scenes:
-        raise ValueError("name at least one task, --scenes WORLD or --recipe NAME; `calico tasks` lists what can be played")
-    if arguments.episodes < 1:
-        raise ValueError(f"--episodes {arguments.episodes} must be at least 1")
-    if arguments.train_expert and arguments.policy != "expert":
-        raise ValueError(f"--train-expert and --policy {arguments.policy} exclude each other")
     if not 0 <= arguments.mix <= 1:
         raise ValueError(f"--mix {arguments.mix:g} must be from 0 to 1")
     if arguments.mix and arguments.label is None:
@@ -81,6 +70,15 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("--label and --noise exclude each other: the policy's own mistakes are what is labelled")
     if arguments.seed < 0:
         raise ValueError(f"--seed {arguments.seed} must be at least 0")
+    if arguments.recipe:
+        console.wrote(*_follow_recipe(arguments))
+        return 0
+    if not arguments.tasks and not arguments.scenes:
+        raise ValueError("name at least one task, --scenes WORLD or --recipe NAME; `calico tasks` lists what can be played")
+    if arguments.episodes < 1:
+        raise ValueError(f"--episodes {arguments.episodes} must be at least 1")
+    if arguments.train_expert and arguments.policy != "expert":
+        raise ValueError(f"--train-expert and --policy {arguments.policy} exclude each other")
 
     from calico.scripts.common.collecting import collect, collect_scenes  # late: what it loads takes a second
     from calico.scripts.training.experts import train_expert
@@ -107,6 +105,27 @@ def main(argv: list[str] | None = None) -> int:
         written += collect_scenes(world, seeds, arguments.out)
     console.wrote(*written)
     return 0
+
+
+def _follow_recipe(arguments: argparse.Namespace) -> list[Path]:
+    if arguments.tasks or arguments.scenes:
+        raise ValueError("--recipe names its tasks and worlds itself; leave TASK and --scenes out")
+    own = {"--noise": arguments.noise, "--keep": arguments.keep, "--train-expert": arguments.train_expert}
+    for option in (option for option, value in own.items() if value):
+        raise ValueError(f"{option}: a recipe says itself how its tasks are played; leave it out")
+    corrected = is_run(arguments.policy) and arguments.label == "expert"
+    if not corrected and (arguments.policy, arguments.label) != ("expert", None):
+        raise ValueError(f"--policy {arguments.policy}, --label {arguments.label}: a recipe's tasks are played by their experts"
+                         " or by a trained run that they correct: --policy RUN --label expert")
+    from calico.scripts.common.recipes import collect_recipe
+
+    agent = None
+    if corrected:
+        from calico.agent.agent import Agent
+
+        agent = Agent.load(arguments.policy)
+    return collect_recipe(arguments.recipe, arguments.out, arguments.workers, arguments.time_limit, seed=arguments.seed,
+                          mix=arguments.mix, agent=agent, policy=arguments.policy)
 
 
 def is_run(policy: str) -> bool:

@@ -10,12 +10,17 @@ A recipe that was stopped goes on where it was: folders that are complete are pa
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from calico.envs import task_table
 from calico.envs.registry import get_task
 from calico.scripts.common import console
 from calico.scripts.common.collecting import collect, scenes_and_talk
 from calico.scripts.common.config import load_config
+from calico.scripts.evaluation.control import as_trained
+
+if TYPE_CHECKING:
+    from calico.agent.agent import Agent
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 
@@ -62,15 +67,22 @@ def read_recipe(name: str) -> Recipe:
     return load_config(Recipe, shipped if shipped.exists() else Path(name))
 
 
-def collect_recipe(name: str, out: Path, processes: int, time_limit: float = 120.0) -> list[Path]:
+def collect_recipe(name: str, out: Path, processes: int, time_limit: float = 120.0, *, seed: int = 0, mix: float = 0.0,
+                   agent: "Agent | None" = None, policy: str = "expert") -> list[Path]:
     """Make what is missing of a recipe's data; returns the folders.
 
     Tasks whose packages are not installed are left out, and named with the command that installs them.
+
+    Args:
+        seed: of each task's first episode.
+        agent: plays, `policy` is its name, and the expert says at each step what was right; it takes `mix` of the steps itself.
+    Raises:
+        ValueError: there is no such recipe, or the agent does not know one of its tasks.
     """
     recipe = read_recipe(name)
     for tasks in recipe.families.values():
         for task in tasks.episodes:
-            get_task(task)                                     # every name is checked before the first episode
+            get_task(task) if agent is None else as_trained(agent, task)   # every name is checked before the first episode
     written: list[Path] = []
     for family, part in recipe.families.items():
         if missing := task_table.missing_module(family):
@@ -78,6 +90,11 @@ def collect_recipe(name: str, out: Path, processes: int, time_limit: float = 120
             console.note(f"{len(part.episodes)} tasks of {family} are left out: {missing} is not installed; {install}")
             continue
         for task, episodes in part.episodes.items():
-            written.append(collect(get_task(task).compact(), range(episodes), out, noise=part.noise,
-                                   noise_steps=part.noise_steps, processes=processes, time_limit=time_limit))
-    return written + scenes_and_talk(recipe.scenes, recipe.small_talk, out)
+            seeds = range(seed, seed + episodes)
+            if agent is None:
+                written.append(collect(get_task(task).compact(), seeds, out, noise=part.noise, noise_steps=part.noise_steps,
+                                       processes=processes, time_limit=time_limit))
+            else:
+                written.append(collect(as_trained(agent, task), seeds, out, policy=policy, label="expert", mix=mix,
+                                       agent=agent))
+    return written + (scenes_and_talk(recipe.scenes, recipe.small_talk, out) if agent is None else [])

@@ -1,5 +1,6 @@
 """A recipe names everything that a network's data is made of, and what is there already is not made again."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from calico.datasets.episodes import EpisodeReader
 from calico.envs import scores, task_table
 from calico.scripts.common import recipes
 from calico.scripts.common.recipes import collect_recipe, read_recipe
+from calico.scripts.main import main
 
 SMALL = """
 families:
@@ -33,6 +35,25 @@ def test_a_recipe_is_collected_and_completed(tmp_path: Path) -> None:
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
 
 
+def test_a_network_plays_a_recipe_and_its_experts_correct_it(tmp_path: Path, refused: Callable[..., str]) -> None:
+    file, out = tmp_path / "small.yaml", tmp_path / "out"
+    file.write_text(SMALL)
+    words = ["--policy", "calico-small", "--label", "expert", "--mix", "0.5", "--seed", "700", "--out", str(out)]
+    assert main(["collect", "--recipe", str(file), *words]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["Acrobot-v1", "CartPole-v1", "MiniGrid-Empty-5x5-v0"]
+    cart = EpisodeReader(out / "CartPole-v1")
+    assert sorted(cart.seeds) == [700, 701, 702]
+    assert {key: cart.task[key] for key in ("policy", "label", "mix", "noise")} == {
+        "policy": "calico-small", "label": "expert", "mix": 0.5, "noise": 0.0}
+    for words, says in [(("--policy", "random"), "--policy random, --label None: a recipe's tasks are played by their experts"),
+                        (("--label", "expert"), "--policy expert, --label expert: a recipe's tasks"),
+                        (("--noise", 0.1), "--noise: a recipe says itself"), (("CartPole-v1",), "leave TASK and --scenes out")]:
+        assert says in refused("collect", "--recipe", file, *words, "--out", tmp_path / "other")
+    file.write_text("families: {minigrid: {episodes: {MiniGrid-Playground-v0: 1}}}")
+    says = refused("collect", "--recipe", file, "--policy", "calico-small", "--label", "expert", "--out", tmp_path / "other")
+    assert "MiniGrid-Playground-v0" in says and not (tmp_path / "other").exists()
+
+
 def test_what_is_not_installed_is_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                      capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "small.yaml"
@@ -43,7 +64,7 @@ def test_what_is_not_installed_is_left_out_and_named(tmp_path: Path, monkeypatch
 
 
 def test_wrong_recipes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no recipe 'none'; name a YAML file, or one of forty, generalist"):
+    with pytest.raises(ValueError, match="no recipe 'none'; name a YAML file, or one of corrections, forty, generalist"):
         read_recipe("none")
     file = tmp_path / "wrong.yaml"
     file.write_text("families: {classic: {episodes: {CartPole-v9: 2}}}")
