@@ -5,6 +5,10 @@ Facts are plain data, one dict per thing in the picture:
     room       {"kind": "ball" | "box" | "key", "colour": one of COLOURS, "place": one of PLACES}
     lander     {"kind": "lander", "place": one of PLACES, "lean": "left" | "upright" | "right"}
     freeway    {"kind": "chicken", "height": "bottom" | "middle" | "top"}
+    sokoban    {"kind": "player", "place": one of PLACES}
+               {"kind": "crate", "place": one of PLACES, "state": "loose" | "placed"}
+    breakout   {"kind": "paddle", "side": "left" | "middle" | "right"}
+               {"kind": "flying ball", "place": one of PLACES}
 
 A caption has one wording, things in raster order of their places; the checker also takes them in any order. A question
 is only asked where the facts give exactly one answer, and yes and no are equally frequent.
@@ -24,17 +28,23 @@ COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
 PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
 HEIGHTS = ("bottom", "middle", "top")
 LEANS = {"left": "left-leaning", "upright": "upright", "right": "right-leaning"}
+STATES = ("loose", "placed")     # of a crate: off its target, on it
+SIDES = ("left", "middle", "right")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LOOK = "what do you see?"      # answered by the caption
 
-_VALUES = {"colour": COLOURS, "place": PLACES, "height": HEIGHTS, "lean": tuple(LEANS)}
-_KEYS = {**dict.fromkeys(KINDS, ("colour", "place")), "lander": ("place", "lean"), "chicken": ("height",)}
+_VALUES = {"colour": COLOURS, "place": PLACES, "height": HEIGHTS, "lean": tuple(LEANS), "state": STATES, "side": SIDES}
+_KEYS = {**dict.fromkeys(KINDS, ("colour", "place")), "lander": ("place", "lean"), "chicken": ("height",), "player": ("place",),
+         "crate": ("place", "state"), "paddle": ("side",), "flying ball": ("place",)}
 _ARTICLE, _AT = r"(?:(?:a|an|the) )?", r"(?:(?:at|in|on) )?(?:the )?"
 _ANY_PLACE, _ANY_LEAN = "|".join(PLACES), "|".join(LEANS.values())
 _THINGS = (
     re.compile(rf"{_ARTICLE}(?P<colour>{'|'.join(COLOURS)}) (?P<kind>{'|'.join(KINDS)}) {_AT}(?P<place>{_ANY_PLACE})"),
     re.compile(rf"{_ARTICLE}(?P<lean>{_ANY_LEAN}) (?P<kind>lander) {_AT}(?P<place>{_ANY_PLACE})"),
     re.compile(rf"{_ARTICLE}(?P<kind>chicken) {_AT}(?P<height>{'|'.join(HEIGHTS)})"),
+    re.compile(rf"{_ARTICLE}(?P<kind>player|flying ball) {_AT}(?P<place>{_ANY_PLACE})"),
+    re.compile(rf"{_ARTICLE}(?P<state>{'|'.join(STATES)}) (?P<kind>crate) {_AT}(?P<place>{_ANY_PLACE})"),
+    re.compile(rf"{_ARTICLE}(?P<kind>paddle) {_AT}(?P<side>{'|'.join(SIDES)})"),
 )
 
 
@@ -67,11 +77,17 @@ def _phrase(fact: Mapping[str, str]) -> str:
             return f"{_with_article(LEANS[fact['lean']])} lander {fact['place']}"
         case "chicken":
             return f"a chicken {_at(fact['height'])}"
+        case "paddle":
+            return f"a paddle {_at(fact['side'])}"
+        case "crate":
+            return f"a {fact['state']} crate {fact['place']}"
+        case "player" | "flying ball" as kind:
+            return f"a {kind} {fact['place']}"
     return f"{_name(fact)} {fact['place']}"
 
 
 def _raster(fact: Mapping[str, str]) -> tuple[int, str, str]:
-    return PLACES.index(fact.get("place", "middle")), fact["kind"], fact.get("colour", "")
+    return PLACES.index(fact.get("place", "middle")), fact["kind"], fact.get("colour", fact.get("state", ""))
 
 
 def _name(fact: Mapping[str, str]) -> str:
@@ -126,12 +142,20 @@ def questions(facts: Facts) -> dict[str, dict[str, str]]:
     asked: dict[str, dict[str, str]] = {"look": {LOOK: caption(facts)}}
     kinds = {fact["kind"] for fact in facts}
     if "lander" in kinds:
-        asked |= _about_lander(next(f for f in facts if f["kind"] == "lander"))
+        asked |= _about_lander(_of_kind(facts, "lander")[0])
     elif "chicken" in kinds:
-        asked |= _about_chicken(next(f for f in facts if f["kind"] == "chicken"))
+        asked |= _about_chicken(_of_kind(facts, "chicken")[0])
+    elif "player" in kinds:
+        asked |= _about_board(facts)
+    elif "paddle" in kinds:
+        asked |= _about_paddle(facts)
     else:
         asked |= _about_room(facts)
     return {sort: found for sort, found in asked.items() if found}
+
+
+def _of_kind(facts: Facts, kind: str) -> list[Mapping[str, str]]:
+    return [fact for fact in facts if fact["kind"] == kind]
 
 
 def _about_room(facts: Facts) -> dict[str, dict[str, str]]:
@@ -164,6 +188,31 @@ def _about_chicken(fact: Mapping[str, str]) -> dict[str, dict[str, str]]:
         "where": {"where is the chicken?": fact["height"]},
         "yes or no": {f"is the chicken {_at(height)}?": _yes(height == fact["height"]) for height in HEIGHTS},
     }
+
+
+def _about_board(facts: Facts) -> dict[str, dict[str, str]]:
+    (player,), crates = _of_kind(facts, "player"), _of_kind(facts, "crate")
+    found = {
+        "where": {"where is the player?": player["place"]},
+        "count": {"how many crates are placed?": str(sum(crate["state"] == "placed" for crate in crates))},
+        "yes or no": {f"is the player {_at(place)}?": _yes(place == player["place"]) for place in PLACES},
+    }
+    for state in STATES:
+        if len(places := [crate["place"] for crate in crates if crate["state"] == state]) == 1:
+            found["where"][f"where is the {state} crate?"] = places[0]
+    return found
+
+
+def _about_paddle(facts: Facts) -> dict[str, dict[str, str]]:
+    (paddle,), balls = _of_kind(facts, "paddle"), _of_kind(facts, "flying ball")
+    found = {
+        "where": {"where is the paddle?": paddle["side"]},
+        "yes or no": {f"is the paddle {_at(side)}?": _yes(side == paddle["side"]) for side in SIDES},
+    }
+    if balls:
+        found["where"]["where is the ball?"] = balls[0]["place"]
+        found["yes or no"] |= {f"is the ball {_at(place)}?": _yes(place == balls[0]["place"]) for place in PLACES}
+    return found
 
 
 def _yes(true: bool) -> str:

@@ -5,6 +5,9 @@ Material for captions, questions and answers. Worlds:
   of each. A place is one 16x16 patch of the picture.
 - `lander`: Gymnasium's lunar lander somewhere above the moon. Facts: place and lean of the ship.
 - `freeway`: a frame of Atari's Freeway. Facts: how far the chicken has come.
+- `sokoban`: a board of 8x8 cells in play. Facts: place of the player and of each crate, and whether it stands on a target.
+- `breakout`: a frame of Atari's Breakout. Facts: side of the paddle, place of the ball while one flies.
+- `miniworld`: a room of MiniWorld's, seen from its wall, with one or two things. Facts: kind, colour and place of each.
 
 Places are the nine cells of a 3x3 division of the picture.
 """
@@ -13,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from PIL import Image
 
@@ -24,6 +28,7 @@ KINDS = ("ball", "box", "key")
 COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
 LEANS = ("left", "upright", "right")
 HEIGHTS = ("bottom", "middle", "top")
+SIDES = ("left", "middle", "right")
 
 
 @dataclass(frozen=True)
@@ -150,12 +155,17 @@ def lean(angle: float) -> str:
     return "upright" if abs(angle) < UPRIGHT else ("left" if angle > 0 else "right")
 
 
-def _freeway(seeds: Iterable[int]) -> Iterator[Scene]:
-    view = {"noop_max": 0, "repeat_action_probability": 0.0}         # nothing random is left in the emulator
-    env = make(get_task("ALE/Freeway-v5").with_view(**view), render=True)
-    game: Any = env.unwrapped
+def _atari(name: str) -> tuple[gym.Env, Any]:
+    """An emulator with nothing random left in it, and its start: 10 times faster to restore than a reset, and exact."""
+    env = make(get_task(name).with_view(noop_max=0, repeat_action_probability=0.0), render=True)
     env.reset(seed=0)
-    start = game.ale.cloneSystemState()                              # 10 times faster than a reset, and exact
+    game: Any = env.unwrapped
+    return env, game.ale.cloneSystemState()
+
+
+def _freeway(seeds: Iterable[int]) -> Iterator[Scene]:
+    env, start = _atari("ALE/Freeway-v5")
+    game: Any = env.unwrapped
     for seed in seeds:
         rng = np.random.default_rng(seed)
         game.ale.restoreSystemState(start)
@@ -176,11 +186,116 @@ def chicken_height(ram: np.ndarray) -> str:
     return HEIGHTS[min(int((int(ram[14]) - 6) / 172 * 3), 2)]
 
 
+LEFT_WALL, RIGHT_WALL, SCREEN = 8, 152, 210    # pixels of Breakout's screen, 160 wide
+PADDLE, BALL = 72, (99, 101)                   # bytes of its memory
+
+
+def _breakout(seeds: Iterable[int]) -> Iterator[Scene]:
+    env, start = _atari("ALE/Breakout-v5")
+    game: Any = env.unwrapped
+    fire, right, left = 1, 2, 3                                      # of the four actions that the game uses
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        game.ale.restoreSystemState(start)
+        towards, target = 0, int(rng.integers(LEFT_WALL, RIGHT_WALL - 16))
+        for frame in range(int(rng.integers(30, 400))):              # raw frames; the paddle follows the ball, or not
+            if frame % 40 == 0:
+                towards = int(rng.integers(2))
+            ram = game.ram()
+            goal = int(ram[BALL[0]]) - 49 - 8 if towards and ram[BALL[1]] else target
+            off = goal - (int(ram[PADDLE]) - 47)
+            game.ale.act(game.actions[fire if frame % 10 == 0 else right if off > 4 else left if off < -4 else 0])
+        yield Scene("breakout", seed, _shrink(game.render()), breakout_facts(game.ram()))
+    env.close()
+
+
+def breakout_facts(ram: np.ndarray) -> list[dict[str, str]]:
+    """The paddle and, while it flies, the ball. The memory's numbers differ from the screen's pixels by offsets, found by
+    comparing."""
+    paddle = (int(ram[PADDLE]) - 47 + 8 - LEFT_WALL) / (RIGHT_WALL - LEFT_WALL)
+    facts = [{"kind": "paddle", "side": SIDES[min(max(int(paddle * 3), 0), 2)]}]
+    across, down = (int(ram[address]) for address in BALL)
+    if down:
+        facts.append({"kind": "flying ball", "place": place((across - 48) / 160, (down + 11) / SCREEN)})
+    return facts
+
+
+def _sokoban(seeds: Iterable[int]) -> Iterator[Scene]:
+    env = make(get_task("Sokoban-8x8-2").with_view(tile=8))
+    board: Any = env.unwrapped
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        env.reset(seed=seed)
+        solution = board.level.solution
+        for action in solution[: int(rng.integers(len(solution) + 1))]:   # random play hardly ever gets a crate to its place
+            env.step(action)
+        yield Scene("sokoban", seed, board.picture(8), board_facts(board))
+    env.close()
+
+
+def board_facts(board: Any) -> list[dict[str, str]]:
+    """Player and crates of a game of Sokoban."""
+    def where(cell: tuple[int, int]) -> str:
+        return place((cell[1] + 0.5) / board.size, (cell[0] + 0.5) / board.size)
+
+    crates = [{"kind": "crate", "place": where(cell), "state": "placed" if cell in board.level.targets else "loose"}
+              for cell in sorted(board.boxes)]
+    return [{"kind": "player", "place": where(board.player)}, *crates]
+
+
+MARGIN = 0.04    # of the picture: no thing's centre is so near to the border of two places
+
+
+def _miniworld(seeds: Iterable[int]) -> Iterator[Scene]:
+    env = make(get_task("MiniWorld-RoomObjects-v0"))
+    world: Any = env.unwrapped
+    for seed in seeds:
+        env.reset(seed=seed)
+        world.entities[:] = [world.agent]
+        world.agent.pos, world.agent.dir = np.array([0.6, 0.0, world.size / 2]), 0.0
+        facts = sorted(_things(world, np.random.default_rng(seed)), key=lambda fact: PLACES.index(fact["place"]))
+        yield Scene("miniworld", seed, world.render_obs(), facts)
+    env.close()
+
+
+def _things(world: Any, rng: np.random.Generator) -> list[dict[str, str]]:
+    """Put one or two things in front of the agent, in different thirds of what it sees: they do not hide each other."""
+    from miniworld.entity import Ball, Box, Key
+
+    make_thing: dict[str, Callable[[str], Any]] = {"ball": Ball, "box": Box, "key": Key}
+    facts = []
+    for column in rng.permutation(3)[: int(rng.integers(1, 3))]:
+        kind, colour = KINDS[int(rng.integers(3))], COLOURS[int(rng.integers(5))]     # not grey, which looks like any here
+        thing = world.place_entity(make_thing[kind](colour), pos=world.agent.pos, dir=0.0)
+        thing.randomize(world.params, world.np_random)                # without domain randomisation: its plain colour
+        x = y = 0.0
+        while not MARGIN < x - column / 3 < 1 / 3 - MARGIN or abs(y - 2 / 3) < MARGIN:
+            far = 2.5 + rng.random() * 5.5
+            across = (column - 1 + rng.uniform(-0.5, 0.5)) * far * 2 / 3 * TANGENT
+            thing.pos, thing.dir = world.agent.pos + np.array([far, 0, across]), rng.uniform(-np.pi, np.pi)
+            x, y = seen_at(world.agent, thing)
+        facts.append({"kind": kind, "colour": colour, "place": place(x, y)})
+    return facts
+
+
+TANGENT = np.tan(np.radians(30))    # MiniWorld's camera sees 60 degrees
+
+
+def seen_at(agent: Any, thing: Any) -> tuple[float, float]:
+    """Where a thing's centre is in the picture that an agent of MiniWorld sees, from left and top, in [0, 1]."""
+    away = thing.pos + np.array([0, thing.height / 2, 0]) - agent.cam_pos
+    ahead = float(away @ agent.dir_vec) * TANGENT
+    return (1 + float(away @ agent.right_vec) / ahead) / 2, (1 - float(away[1]) / ahead) / 2
+
+
 def _shrink(frame: np.ndarray) -> np.ndarray:
     """Area-average a frame to uint8 (64, 64, 3)."""
     return np.asarray(Image.fromarray(frame).resize((SIZE, SIZE), Image.Resampling.BOX))
 
 
 WORLDS: dict[str, Callable[[Iterable[int]], Iterator[Scene]]] = {
-    "minigrid": _minigrid, "lander": _lander, "freeway": _freeway,
+    "minigrid": _minigrid, "lander": _lander, "freeway": _freeway, "sokoban": _sokoban, "breakout": _breakout,
+    "miniworld": _miniworld,
 }
+FAMILIES = {"minigrid": "minigrid", "lander": "box2d", "freeway": "atari", "sokoban": "sokoban", "breakout": "atari",
+            "miniworld": "miniworld"}     # whose packages draw a world

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from calico.envs import task_table
 from calico.envs.registry import get_task
+from calico.envs.scenes import FAMILIES
 from calico.scripts.common import console
 from calico.scripts.common.collecting import collect, scenes_and_talk
 from calico.scripts.common.config import load_config
@@ -85,9 +86,7 @@ def collect_recipe(name: str, out: Path, processes: int, time_limit: float = 120
             get_task(task) if agent is None else as_trained(agent, task)   # every name is checked before the first episode
     written: list[Path] = []
     for family, part in recipe.families.items():
-        if missing := task_table.missing_module(family):
-            install = task_table.table()["families"][family]["install"]
-            console.note(f"{len(part.episodes)} tasks of {family} are left out: {missing} is not installed; {install}")
+        if _is_missing(family, f"{len(part.episodes)} tasks of {family}"):
             continue
         for task, episodes in part.episodes.items():
             seeds = range(seed, seed + episodes)
@@ -97,4 +96,16 @@ def collect_recipe(name: str, out: Path, processes: int, time_limit: float = 120
             else:
                 written.append(collect(as_trained(agent, task), seeds, out, policy=policy, label="expert", mix=mix,
                                        agent=agent))
-    return written + (scenes_and_talk(recipe.scenes, recipe.small_talk, out) if agent is None else [])
+    if agent is not None:
+        return written
+    drawn = {world: pictures for world, pictures in recipe.scenes.items()
+             if not _is_missing(FAMILIES.get(world, "classic"), f"pictures of {world}")}
+    return written + scenes_and_talk(drawn, recipe.small_talk, out)
+
+
+def _is_missing(family: str, what: str) -> bool:
+    """Whether a package of a family is not installed; says what is left out, and the command that installs it."""
+    if missing := task_table.missing_module(family):
+        install = task_table.table()["families"][family]["install"]
+        console.note(f"{what} are left out: {missing} is not installed; {install}")
+    return missing is not None

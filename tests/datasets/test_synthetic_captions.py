@@ -13,6 +13,8 @@ from calico.datasets.synthetic_captions import (
     LEANS,
     LOOK,
     PLACES,
+    SIDES,
+    STATES,
     answer_is_right,
     ask,
     caption,
@@ -35,7 +37,12 @@ def random_room(rng: np.random.Generator) -> list[dict[str, str]]:
 ROOMS = [random_room(np.random.default_rng(seed)) for seed in range(200)]
 LANDERS = [[{"kind": "lander", "place": place, "lean": lean}] for place in PLACES for lean in LEANS]
 CHICKENS = [[{"kind": "chicken", "height": height}] for height in HEIGHTS]
-SCENES = ROOMS + LANDERS + CHICKENS
+PADDLES = [[{"kind": "paddle", "side": side}, *ball] for side in SIDES
+           for ball in ([], *([{"kind": "flying ball", "place": place}] for place in PLACES))]
+BOARDS = [[{"kind": "player", "place": PLACES[number % 9]}, {"kind": "crate", "place": PLACES[number // 9 % 9], "state": state},
+           {"kind": "crate", "place": PLACES[number * 5 % 9], "state": other}]
+          for number in range(81) for state in STATES for other in STATES]
+SCENES = ROOMS + LANDERS + CHICKENS + PADDLES + BOARDS
 
 
 @pytest.mark.parametrize(("facts", "expected"), [
@@ -46,6 +53,10 @@ SCENES = ROOMS + LANDERS + CHICKENS
     ([{"kind": "lander", "place": "middle", "lean": "left"}], "a left-leaning lander middle"),
     ([{"kind": "chicken", "height": "middle"}], "a chicken in the middle"),
     ([{"kind": "chicken", "height": "top"}], "a chicken at the top"),
+    ([{"kind": "paddle", "side": "middle"}, {"kind": "flying ball", "place": "left"}],
+     "a flying ball left, a paddle in the middle"),
+    ([{"kind": "player", "place": "top"}, {"kind": "crate", "place": "right", "state": "placed"}],
+     "a player top, a placed crate right"),
 ])
 def test_captions_have_one_wording(facts: list[dict[str, str]], expected: str) -> None:
     assert caption(facts) == expected
@@ -62,7 +73,8 @@ def test_different_facts_have_different_captions_and_each_passes_its_own_check()
 
 def mutations(facts: list[dict[str, str]], rng: np.random.Generator) -> list[list[dict[str, str]]]:
     """The same facts with one property changed, one thing missing, one thing more, one thing twice."""
-    values = {"kind": KINDS, "colour": COLOURS, "place": PLACES, "lean": tuple(LEANS), "height": HEIGHTS}
+    values = {"kind": KINDS, "colour": COLOURS, "place": PLACES, "lean": tuple(LEANS), "height": HEIGHTS, "side": SIDES,
+              "state": STATES}
     changed = []
     for number, fact in enumerate(facts):
         for key, value in fact.items():

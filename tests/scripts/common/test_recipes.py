@@ -57,10 +57,12 @@ def test_a_network_plays_a_recipe_and_its_experts_correct_it(tmp_path: Path, ref
 def test_what_is_not_installed_is_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                      capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "small.yaml"
-    file.write_text("families: {panda: {episodes: {PandaReach-v3: 2}}}")
-    monkeypatch.setattr(recipes.task_table, "missing_module", lambda family: "panda_gym")
+    file.write_text("families: {panda: {episodes: {PandaReach-v3: 2}}}\nscenes: {miniworld: 3}")
+    monkeypatch.setattr(recipes.task_table, "missing_module", {"panda": "panda_gym", "miniworld": "miniworld"}.get)
     assert collect_recipe(str(file), tmp_path / "out", 0) == []
-    assert "1 tasks of panda are left out: panda_gym is not installed; pip install" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1 tasks of panda are left out: panda_gym is not installed; pip install" in said
+    assert "pictures of miniworld are left out: miniworld is not installed; pip install" in said
 
 
 def test_wrong_recipes_are_named(tmp_path: Path) -> None:
