@@ -30,6 +30,7 @@ VERBS = {
     "train": "one mixture, one model: calico train CONFIG [key=value ...]",
     "rollout": "let a trained run play tasks",
     "improve": "play, be corrected by the expert, learn, again: better scores on tasks of your choice",
+    "fewshot": "how well a network learns new tasks from few demonstrations, beside simpler ways",
     "evaluate": "every ability of one checkpoint: scores, captions, questions, chat, text, report",
     "card": "what a network can do: the score of every task, data, licences",
     "caption": "describe pictures",

@@ -54,19 +54,7 @@ def train(settings: RunSettings, device: str = "cpu", data_changed: bool = False
         console.note(line)
     before = saved_config("train", ("config", "mixture"), RunSettings)
     with begin_or_continue(run, config_to_json(settings), FREE, device=device, before=before, any_order=True) as saved:
-        if saved is None:
-            base = Agent.load(settings.init, device) if settings.init else None
-            text = base.text if base else sources.text_tokenizer(settings, opened)
-            vocabulary = Vocabulary(settings.vocabulary)
-            specs = sources.task_specs(opened, settings, vocabulary, text)
-            config = sources.model_config(opened, settings)
-            agent = Agent.build(config, vocabulary, text, specs, seed=training.seed, device=device)
-            if base:
-                check_same_tasks(settings.init, base, specs)
-                # what it lacks, such as the block for sounds where it has heard none, stays as it was drawn
-                agent.model.load_state_dict(base.model.state_dict(), strict=False)
-        else:
-            agent = Agent.from_checkpoint(saved, device)
+        agent = initial_agent(settings, opened, device) if saved is None else Agent.from_checkpoint(saved, device)
         mixture = sources.build_mixture(opened, settings, agent.vocabulary, agent.text)
         trainer = Trainer(agent.model, agent_loss(mixture.names), settings.optimizer, training)
         kept: dict[str, Any] = {}
@@ -90,6 +78,21 @@ def train(settings: RunSettings, device: str = "cpu", data_changed: bool = False
                               play_every=training.play_every)
     console.note(f"next: {next_command(run, agent, opened)}")
     return run
+
+
+def initial_agent(settings: RunSettings, opened: Sequence[sources.OpenedSource], device: str) -> Agent:
+    """The agent before its first step: with random weights, or those of the run that `settings.init` names."""
+    base = Agent.load(settings.init, device) if settings.init else None
+    text = base.text if base else sources.text_tokenizer(settings, opened)
+    vocabulary = Vocabulary(settings.vocabulary)
+    specs = sources.task_specs(opened, settings, vocabulary, text)
+    config = sources.model_config(opened, settings)
+    agent = Agent.build(config, vocabulary, text, specs, seed=settings.training.seed, device=device)
+    if base:
+        check_same_tasks(settings.init, base, specs)
+        # what it lacks, such as the block for sounds where it has heard none, stays as it was drawn
+        agent.model.load_state_dict(base.model.state_dict(), strict=False)
+    return agent
 
 
 def described(settings: RunSettings, agent: Agent, opened: Sequence[sources.OpenedSource], steps: int,
