@@ -56,7 +56,8 @@ def write_robot(root: Path, lengths: tuple[int, ...] = (4, 6, 3), **changes: Any
     info = {"codebase_version": "v3.0", "fps": FPS, "features": features, "total_episodes": len(lengths),
             "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
             "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"} | changes
-    about, first, frames = [], 0, []
+    about, first = list[dict[str, Any]](), 0
+    frames: list[np.ndarray] = []
     for number, steps in enumerate(lengths):
         step = np.arange(steps)
         about.append({"episode_index": number, "length": steps, "tasks": ["x"],
@@ -73,7 +74,7 @@ def write_robot(root: Path, lengths: tuple[int, ...] = (4, 6, 3), **changes: Any
         path = folder / "data" / "chunk-000" / f"file-{number // 2:03d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.concat_tables([pq.read_table(path), table]) if path.exists() else table, path)
-        frames += [colour(number, i) for i in step]
+        frames += [colour(number, i) for i in range(steps)]
         first += steps
     meta = folder / "meta"
     (meta / "episodes" / "chunk-000").mkdir(parents=True)
