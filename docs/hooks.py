@@ -100,6 +100,8 @@ def site_name(target: str) -> str | None:
         return TOP[target]
     if target in ("docs", "docs/README.md"):
         return "README.md"
+    if target == "docs/notebooks":
+        return "notebooks/gato.md"       # the folder's first; the others stand beside it
     if target.startswith("docs/notebooks/") and target.endswith(".ipynb"):
         return f"{target.removeprefix('docs/').removesuffix('.ipynb')}.md"
     if target.startswith("docs/"):

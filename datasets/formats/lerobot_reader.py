@@ -19,6 +19,7 @@ observation, the seed and how an episode ended are unknown, see importing.py, bu
 
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,6 +47,8 @@ from .row_groups import read_group
 
 TEXT = "task"            # leaf of the instruction
 MARGIN = 0.05            # beyond the smallest and the largest action, of their distance
+# str.format would fill in more than these, a billion spaces for instance.
+PATTERN = re.compile(r"(?:[^{}]|\{video_key\}|\{(?:chunk|file)_index(?::0?\dd)?\})*")
 NEEDED = ("episode_index", "length", "data/chunk_index", "data/file_index", "dataset_from_index")
 
 
@@ -143,6 +146,10 @@ class _DataSet:
                 place = row["data/chunk_index"], row["data/file_index"]
                 starts[place] = min(starts.get(place, row["dataset_from_index"]), row["dataset_from_index"])
             patterns = {key: str(info.get(key) or "") for key in ("data_path", "video_path")}
+            for key, pattern in patterns.items():
+                if not PATTERN.fullmatch(pattern):
+                    raise ValueError(f"{key} is {pattern[:80]!r}; text with {{video_key}}, {{chunk_index:03d}} and "
+                                     "{file_index:03d} is expected")
             return cls(folder=folder, fps=fps, features=features, episodes=episodes, tasks=_tasks(folder), patterns=patterns,
                        starts=starts)
 

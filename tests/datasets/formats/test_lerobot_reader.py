@@ -175,6 +175,8 @@ def spoil(name: str, spoiled: Callable[[dict[str, Any]], object]) -> Callable[[P
     (spoil("meta/info.json", lambda info: info.update(codebase_version="v2.1")), "its layout is v2.1, v3.0 is read"),
     (spoil("meta/info.json", lambda info: info.update(fps=0)), "fps is 0"),
     (spoil("meta/info.json", lambda info: info.update(data_path="../{chunk_index}{file_index}")), "lies outside of"),
+    (spoil("meta/info.json", lambda info: info.update(data_path="data/{file_idex}")), "data_path is 'data/{file_idex}'"),
+    (spoil("meta/info.json", lambda info: info.update(data_path="{file_index:999999999d}")), "data_path is .*; text with"),
     (spoil("meta/info.json", lambda info: info["features"].pop("action")), "has no feature action"),
     (spoil("meta/info.json", lambda info: info["features"]["action"].update(dtype="tensor")), "which is none of numbers"),
     (spoil("meta/info.json", lambda info: info["features"]["action"].update(shape=[7])), "cannot be read"),
