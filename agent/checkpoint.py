@@ -495,12 +495,12 @@ def from_hub(repo_id: str, *, revision: str | None = None, map_location: str | t
     return load(folder, map_location=map_location, only=only)
 
 
-def hub_folder(repo_id: str, revision: str | None = None) -> Path:
-    """A repository of the Hub on this disk, downloaded where it is not yet; without its pickles."""
+def hub_folder(repo_id: str, revision: str | None = None, *, kind: str = "model") -> Path:
+    """A repository of the Hub on this disk, downloaded where it is not yet; without its pickles; a "model" or a "dataset"."""
     from huggingface_hub import snapshot_download
 
     with _hub_errors(repo_id):
-        return Path(snapshot_download(repo_id, revision=revision,
+        return Path(snapshot_download(repo_id, revision=revision, repo_type=kind,
                                       ignore_patterns=[f"*{suffix}" for suffix in sorted(PICKLES)]))
 
 

@@ -4,7 +4,7 @@ A file of 17 kB can claim a gigabyte. Every reader of pictures goes through `rea
 
     orientation       as EXIF says: what a phone took on its side stands upright
     palette, CMYK, Lab, YCbCr, one bit    RGB
-    16 bits, floats   scaled to 8 bits: 65535 (of a TIFF of 12 bits 4095), or 1.0, is white
+    16 bits, floats   scaled to 8 bits: 65535, or 1.0, is white; of a TIFF what its tags say (4095 of 12 bits, white as 0)
     transparency      on white
     colour profile    converted to sRGB; one that is broken counts for nothing
     several pictures  the first one (GIF, WebP, APNG, TIFF), which the remark says
@@ -13,6 +13,7 @@ A file of 17 kB can claim a gigabyte. Every reader of pictures goes through `rea
 import contextlib
 import io
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ ORIENTATION = 0x0112                 # EXIF's tag
 UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
            5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
            8: Image.Transpose.ROTATE_90}
-BITS_PER_SAMPLE = 258                # TIFF's tag
+BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE = 258, 262, 281     # TIFF's tags
 _SRGB = ImageCms.createProfile("sRGB")
 
 
@@ -85,8 +86,7 @@ def _seen(image: Any, max_side: int | None) -> np.ndarray:
     orientation = 1
     with contextlib.suppress(Exception):     # broken EXIF raises as many kinds of errors as broken pictures; it turns nothing
         orientation = image.getexif().get(ORIENTATION, 1)
-    bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))
-    shown = image if image.mode in EIGHT_BITS else _eight_bits(image, bits[0])
+    shown = image if image.mode in EIGHT_BITS else _eight_bits(image, getattr(image, "tag_v2", {}))
     if max_side is not None and max(shown.size) > max_side:
         shown.thumbnail((max_side, max_side))
     if profile := image.info.get("icc_profile"):
@@ -98,20 +98,28 @@ def _seen(image: Any, max_side: int | None) -> np.ndarray:
     return np.asarray(shown.convert("RGB"))
 
 
-def _eight_bits(image: Any, bits: int) -> Image.Image:
+def _eight_bits(image: Any, tags: Mapping[int, Any]) -> Image.Image:
     """A picture of any mode as L, RGB or RGBA.
 
+    Args:
+        tags: of a TIFF file.
     Raises:
         ValueError: numbers that are not within 0 and white.
     """
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image)
-        white = float((1 << bits) - 1) if image.mode.startswith("I;") else 65535.0
+        white = 65535.0
+        if image.mode.startswith("I;"):
+            white = float((1 << tags.get(BITS_PER_SAMPLE, (16,))[0]) - 1)
+            said = tags.get(MAX_SAMPLE, (0,))     # 12 bits of a camera in 16 of a file
+            white = float(said[0]) if 0 < said[0] < white and values.max(initial=0) <= said[0] else white
         if image.mode == "F":
             white = 1.0 if np.isfinite(values).all() and values.max(initial=0) <= 1 else 255.0
         if not np.isfinite(values).all() or values.min(initial=0) < 0 or values.max(initial=0) > white:
             raise ValueError(f"its numbers run from {values.min()} to {values.max()}; save it with 8 or 16 bits")
-        return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
+        grey = np.rint(values * (255 / white)).astype(np.uint8)
+        # Pillow turns TIFF's "white is 0" over for 8 bits only
+        return Image.fromarray(255 - grey if image.mode.startswith("I;") and tags.get(PHOTOMETRIC) == 0 else grey)
     if image.mode == "LAB":
         lab = ImageCms.buildTransform(ImageCms.createProfile("LAB"), _SRGB, "LAB", "RGB")
         return ImageCms.applyTransform(image, lab) or image

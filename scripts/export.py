@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help="a folder of episodes, or one of its files")
     parser.add_argument("--out", type=Path, required=True, help="folder of data sets; this one gets a folder of its own in it")
     parser.add_argument("--fps", type=int, metavar="N",
-                        help="of LeRobot's clock (default: the environment's own frames per second, else 10)")
+                        help="of LeRobot's clock (default: that of imported data, else the environment's, else 10)")
     arguments = parser.parse_args(argv)
     console.check_positive(arguments, "fps")
     if arguments.fps and arguments.format != "lerobot":
@@ -47,9 +47,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def own_fps(task: Mapping[str, Any]) -> int | None:
-    """The frames per second of the environment that the episodes are of; None where it cannot be made here, or says nothing."""
+    """The frames per second that the episodes were imported with, else those of the environment that they are of; None where it
+    cannot be made here, or says nothing."""
     from calico.envs.registry import make, recorded_task
 
+    if fps := task.get("source", {}).get("fps"):
+        return round(fps)
     with suppress(ValueError, ImportError):
         env = make(recorded_task(task["name"], task.get("environment", {})))
         env.close()

@@ -23,7 +23,7 @@ VERBS = {
     "tasks": "what can be played here: spaces, tokens per timestep, experts, reference scores",
     "score": "what random play and the experts reach: the ends of every score's scale",
     "collect": "demonstrations from a task's expert, as Parquet episodes",
-    "import": "episodes of Minari, JAT or D4RL, as Calico's own",
+    "import": "episodes of Minari, JAT, D4RL or LeRobot, as Calico's own",
     "export": "episodes as a Minari or LeRobot data set",
     "check": "read data once: what is broken, doubled, too long; or play an environment of your own",
     "tokenizer": "learn text pieces: calico tokenizer train FILES --vocab N --out FILE",

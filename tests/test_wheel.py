@@ -1,4 +1,7 @@
-"""The wheel holds every module and every data file of the tree: a folder missing in pyproject.toml is lost silently."""
+"""The wheel holds every module and every data file of the tree: a folder missing in pyproject.toml is lost silently.
+
+It is built from the sdist, so that what that lacks is missing here, too.
+"""
 
 import os
 import subprocess
@@ -21,7 +24,7 @@ NOT_SHIPPED = {"__pycache__"}
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """A wheel built from a copy of the tree, so that no build/ folder of an earlier build slips in."""
+    """A wheel built by way of the sdist from a copy of the tree, so that no build/ folder of an earlier build slips in."""
     out = tmp_path_factory.mktemp("wheel")
     tree = out / "tree"
     tree.mkdir()
@@ -31,9 +34,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
         target = tree / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / path).read_bytes())
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(out), "."]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), "."]     # the wheel from the sdist
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert len(list(out.glob("*.tar.gz"))) == 1
     (built,) = out.glob("*.whl")
     return zipfile.ZipFile(built)
 

@@ -3,6 +3,7 @@
     DIR/<name>/data/chunk-000/file-000.parquet             one row per step, one row group per episode
     DIR/<name>/meta/episodes/chunk-000/file-000.parquet    one row per episode: its steps and where they are
     DIR/<name>/meta/tasks.parquet, info.json, stats.json   texts, features, normalisation
+    DIR/<name>/meta/calico.json                            the writer's `task`, for who imports it again (lerobot_reader.py)
 
     leaf                                      feature
     observation, observation/<leaf>           observation.state, observation.<leaf>
@@ -11,8 +12,9 @@
     action, action/<leaf>                     action, action.<leaf>
     reward, end of the episode, demonstrated  next.reward, next.done, demonstrated
 
-LeRobot keeps no final observation, does not tell terminated from truncated, and counts in seconds, which Calico's steps do
-not have: `fps` is a number for its clock, the environment's own frames per second where they are known.
+LeRobot keeps no final observation and counts in seconds, which Calico's steps do not have: `fps` is a number for its clock,
+the environment's own frames per second where they are known. It does not tell terminated from truncated either: that, the seed
+and `info` are columns of meta/episodes, calico/<name>, which LeRobot passes over.
 """
 
 import io
@@ -31,10 +33,12 @@ from PIL import Image
 from ...tokenizers.episode import Episode
 from ...tokenizers.spaces import is_image, is_text, leaf_spaces, space_from_json
 from ..publish import plain_name, whole_folder
+from .parquet_part import plain_json
 
 FPS = 10                   # where nobody knows
 FILE_BYTES = 100 << 20     # a new data file from here on (uncompressed); LeRobot's own limit is 100 MB
 FILES_PER_CHUNK = 1000
+OWN_FILE = "calico.json"   # in meta/
 PLACE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 COUNTERS = {"timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64"}
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -62,6 +66,7 @@ def write_lerobot(root: Path, task: Mapping[str, Any], episodes: Iterable[Episod
         for episode in episodes:
             writer.append(episode)
         writer.close()
+        (temporary / "meta" / OWN_FILE).write_text(json.dumps({"task": json.loads(plain_json(dict(task), "task"))}, indent=1))
     return folder
 
 
@@ -180,7 +185,9 @@ class _Writer:
         self.rows.append({
             "episode_index": number, "tasks": list(dict.fromkeys(texts)), "length": steps, "data/chunk_index": chunk,
             "data/file_index": file, "dataset_from_index": self.frames, "dataset_to_index": self.frames + steps,
-            "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0})
+            "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0, "calico/seed": episode.seed,
+            "calico/terminated": episode.terminated, "calico/truncated": episode.truncated,
+            "calico/info": plain_json(episode.info, "info")})
         self.frames += steps
 
     def _column(self, name: str, values: np.ndarray) -> pa.Array:

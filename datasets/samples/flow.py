@@ -173,12 +173,21 @@ class FlowPairs:
 
     def __iter__(self) -> Iterator[FlowPair]:
         """Raises ValueError where files are missing or broken, or their sizes differ."""
-        for row in self.rows:
-            first, second, flow = self.images[row["img0"]], self.images[row["img1"]], self.flows[row["flow"]]
-            if not first.shape[:2] == second.shape[:2] == flow.shape[:2]:
-                sizes = ", ".join(f"{part.shape[1]}x{part.shape[0]}" for part in (first, second, flow))
-                raise ValueError(f"{self.path}: {row['img0']}, {row['img1']} and {row['flow']} are of different sizes: {sizes}")
-            yield FlowPair(str(row.get("id", row["img0"])), first, second, flow)
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> FlowPair:
+        """Raises as `__iter__`."""
+        row = self.rows[index]
+        first, second, flow = self.images[row["img0"]], self.images[row["img1"]], self.flows[row["flow"]]
+        if not first.shape[:2] == second.shape[:2] == flow.shape[:2]:
+            sizes = ", ".join(f"{part.shape[1]}x{part.shape[0]}" for part in (first, second, flow))
+            raise ValueError(f"{self.path}: {row['img0']}, {row['img1']} and {row['flow']} are of different sizes: {sizes}")
+        return FlowPair(str(row.get("id", row["img0"])), first, second, flow)
+
+
+def names_flow(record: dict[str, Any]) -> bool:
+    """Whether a manifest's record is a pair with flow."""
+    return {"flow", "img0", "img1"} <= record.keys()
 
 
 def _check_row(row: dict[str, Any]) -> None:

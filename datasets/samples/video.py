@@ -152,17 +152,38 @@ def read_videos(source: Path | str, form: Format) -> list[Video]:
     Raises:
         ValueError: nothing there, or a file that cannot be read; names it.
     """
-    source = folder = Path(source)
-    rows: list[dict[str, Any]]
+    return [read_listed(row, form) for row in listed_videos(source)]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A video that is named: a file of `folder`, perhaps with a file of sound, and what is to be seen."""
+
+    folder: Path
+    file: str
+    sound: str = ""
+    label: str = ""
+
+
+def listed_videos(source: Path | str) -> list[Listed]:
+    """What `read_videos` reads, by name; raises ValueError where nothing is there, or a line of a manifest is wrong."""
+    source = Path(source)
     if source.is_dir():
         files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
-        rows = [{"file": path.relative_to(source), "label": path.parent.name * (path.parent != source)} for path in files]
+        rows = [Listed(source, path.relative_to(source).as_posix(), label=path.parent.name * (path.parent != source))
+                for path in files]
     else:
-        rows, folder = read_rows(source, _check_row, "; give a folder of videos or a manifest"), source.parent
+        rows = [Listed(source.parent, row["file"], row.get("sound") or "", str(row.get("label") or ""))
+                for row in read_rows(source, _check_row, "; give a folder of videos or a manifest")]
     if not rows:
         raise ValueError(f"{source} has no videos; there must be files ending in {', '.join(SUFFIXES)}")
-    return [read_video(inside(folder, row["file"]), form, sound=inside(folder, row["sound"]) if row.get("sound") else None,
-                       label=str(row.get("label") or "")) for row in rows]
+    return rows
+
+
+def read_listed(row: Listed, form: Format) -> Video:
+    """`read_video` of a listed one."""
+    sound = inside(row.folder, row.sound) if row.sound else None
+    return read_video(inside(row.folder, row.file), form, sound=sound, label=row.label)
 
 
 def inside(folder: Path, name: str | Path) -> Path:

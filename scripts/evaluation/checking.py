@@ -4,6 +4,7 @@ Whatever `calico train` reads is checked as it trains on it; what only `calico p
 in class folders for instance, is decoded.
 """
 
+import contextlib
 import hashlib
 import multiprocessing
 import sys
@@ -11,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,8 +25,10 @@ from calico.datasets.file_store import FileStore
 from calico.datasets.images import SUFFIXES as PICTURES
 from calico.datasets.images import ImageStore
 from calico.datasets.open_data import KEYED, holds_data, open_data
+from calico.datasets.publish import file_sha256
 from calico.datasets.reader import DocumentReader, Reader, SourceOptions, TextData
 from calico.datasets.records import JsonLines, format_of
+from calico.datasets.samples.flow import FlowPairs, names_flow
 from calico.datasets.samples.labelled import (
     MANIFESTS,
     Labelled,
@@ -40,6 +43,8 @@ from calico.datasets.samples.labelled import (
 )
 from calico.datasets.samples.point_clouds import SUFFIXES as CLOUDS
 from calico.datasets.samples.point_clouds import CloudStore
+from calico.datasets.samples.video import SUFFIXES as VIDEOS
+from calico.datasets.samples.video import Format, Listed, inside, listed_videos, read_listed
 from calico.datasets.sounds import SUFFIXES as SOUNDS
 from calico.datasets.sounds import SoundStore
 from calico.datasets.sources import document_parts, message_starts
@@ -238,6 +243,44 @@ class ReadFile:
         return Item(bytes.fromhex(array_key(values)), length, label=self.classes[index])
 
 
+class ReadPair:
+    """Looks at two pictures and the flow between them."""
+
+    def __init__(self, pairs: FlowPairs) -> None:
+        self.pairs = pairs
+
+    def remarks(self) -> Counter[str]:
+        return self.pairs.images.remarks + self.pairs.flows.remarks
+
+    def __call__(self, index: int) -> Item:
+        pair = self.pairs[index]
+        if not np.isfinite(pair.flow).any():
+            raise ValueError(f"{self.pairs.path}: {self.pairs.rows[index]['flow']} is unknown everywhere")
+        key = "".join(array_key(values) for values in (pair.first, pair.second, pair.flow))
+        return Item(hashlib.sha256(key.encode()).digest(), max(pair.flow.shape[:2]))
+
+
+class ReadVideo:
+    """Looks at videos with their sound, decoded whole."""
+
+    FORM = Format((16, 16), 25, 320)      # as `calico perceive autoencode` has them, but for their size: less to keep
+
+    def __init__(self, rows: Sequence[Listed]) -> None:
+        self.rows, self.remarked = rows, Counter[str]()
+
+    def remarks(self) -> Counter[str]:
+        return Counter(self.remarked)
+
+    def __call__(self, index: int) -> Item:
+        row = self.rows[index]
+        video = read_listed(row, self.FORM)
+        for note in video.notes:
+            self.remarked[note.removeprefix(video.name).lstrip(": ")] += 1
+        files = [row.file, *([row.sound] if row.sound else [])]
+        key = " ".join(file_sha256(inside(row.folder, name)) for name in files)
+        return Item(hashlib.sha256(key.encode()).digest(), len(video.frames), label=row.label or None)
+
+
 # ---- all of them -------------------------------------------------------------------------------------------------------------
 
 def _fill(report: Checked, look: Look, workers: int, context: int) -> None:
@@ -368,6 +411,8 @@ def _check_files(path: Path, error: ValueError, workers: int, label: str) -> Che
     """
     if path.suffix == ".npz":
         return _check_arrays(path)
+    if (found := _check_moving(path, workers)) is not None:
+        return found
     names, place, classes = _named(path, label)
     kinds = Counter(kind for name in names for kind, (suffixes, _, _) in KINDS.items() if name.lower().endswith(suffixes))
     if not kinds:
@@ -388,6 +433,34 @@ def _check_files(path: Path, error: ValueError, workers: int, label: str) -> Che
         others = Counter(Path(name).suffix.lower() or "no ending" for name in store.names()
                          if not name.lower().endswith(store.suffixes))
         report.remarks |= {f"left out, of the kind {suffix}": times for suffix, times in others.most_common()}
+    return report
+
+
+def _check_moving(path: Path, workers: int) -> Checked | None:
+    """The report of pairs with flow, or of videos; None where there are none."""
+    look: Look
+    first: dict[str, Any] = {}
+    if path.is_dir():
+        if not any(name.lower().endswith(VIDEOS) for name in FileStore(path).names()):
+            return None
+    else:
+        with contextlib.suppress(ValueError):     # said by who reads it whole
+            first = next(iter(JsonLines(path, lambda record: None)), {}) if format_of(path) in MANIFESTS else {}
+        if not names_flow(first) and not str(first.get("file")).lower().endswith(VIDEOS):
+            return None
+    report = Checked(path=str(path))
+    try:
+        if names_flow(first):
+            pairs = FlowPairs(path)
+            report.items, report.format, report.count = "pairs", "pictures with flow between them", len(pairs)
+            report.unit, look = "pixels of the longer side", ReadPair(pairs)
+        else:
+            rows = listed_videos(path)
+            report.items, report.format, report.count = "videos", "videos with their sound", len(rows)
+            report.unit, look = f"frames at {ReadVideo.FORM.fps:g} per second", ReadVideo(rows)
+    except ValueError as error:
+        return replace(report, faults=[console.one_line(error)])
+    _fill(report, look, workers, CONTEXT)
     return report
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from calico.datasets.images import ImageStore, centre_crop, decode_file, read_image
 
@@ -113,3 +113,24 @@ def test_the_middle_has_the_wanted_proportions() -> None:
     assert square.shape == (24, 24, 1) and square[0, 0, 0] == 8
     assert centre_crop(pixels, 10, 40).shape == (10, 40, 1)
     assert centre_crop(pixels, 48, 80) is not None and centre_crop(pixels, 48, 80).shape == (24, 40, 1)
+
+
+def tiff_of_16_bits(values: np.ndarray, **tags: int) -> bytes:
+    """A grey TIFF file of 16 bits, uncompressed."""
+    out = io.BytesIO()
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    for name, value in tags.items():
+        info[{"photometric": 262, "largest": 281}[name]] = value
+    Image.fromarray(values.astype(np.uint16)).save(out, "TIFF", tiffinfo=info)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("values, tags, meant", [
+    ([0, 32768, 65535], {}, [0, 128, 255]),
+    ([0, 2048, 4095], {"largest": 4095}, [0, 128, 255]),
+    ([0, 2048, 5000], {"largest": 4095}, [0, 8, 19]),              # the tag is wrong: its numbers are larger
+    ([65535, 32768, 0], {"photometric": 0}, [0, 127, 255]),
+    ([4095, 2048, 0], {"photometric": 0, "largest": 4095}, [0, 127, 255])])
+def test_a_tiff_of_16_bits_is_seen_as_its_tags_say(values: list[int], tags: dict[str, int], meant: list[int]) -> None:
+    pixels = decode_file(tiff_of_16_bits(np.array([values]), **tags))
+    assert pixels[0].tolist() == [[grey] * 3 for grey in meant]

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from calico.datasets.documents import CaptionReader, DialogueReader
+from calico.datasets.samples.flow import write_flo
 from calico.datasets.sounds import encode_wav
 from calico.datasets.sources import document_parts
 from calico.scripts.common.settings import RunSettings
@@ -21,6 +22,7 @@ from calico.tokenizers.document import encode_document
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
 
 from ..conftest import SmallRun
+from ..datasets.samples.test_video import write_video
 
 Refused = Callable[..., str]
 
@@ -149,3 +151,47 @@ def test_it_runs_as_a_module_without_torch(captions: Path) -> None:
     for command in (["-m", "calico.scripts.check"], ["-c", code]):
         done = subprocess.run([sys.executable, *command, str(captions), "--workers", "2"], capture_output=True, text=True)
         assert done.returncode == 1 and "broken: 1" in done.stdout, done.stderr
+
+
+def test_pairs_with_flow_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, other = pictures(tmp_path / "images", 3)
+    Image.new("RGB", (8, 8)).save(other)
+    flow = np.ones((20, 40, 2), np.float32)
+    write_flo(tmp_path / "images" / "a.flo", flow)
+    write_flo(tmp_path / "images" / "unknown.flo", flow * 1e10)
+    (tmp_path / "images" / "cut.flo").write_bytes((tmp_path / "images" / "a.flo").read_bytes()[:50])
+    named = [(second, "a.flo"), (second, "a.flo"), (other, "a.flo"),
+             (second, "unknown.flo"), (second, "cut.flo"), (second, "no.flo")]
+    manifest = tmp_path / "images" / "pairs.jsonl"
+    manifest.write_text("\n".join(json.dumps({"img0": first.name, "img1": to.name, "flow": name}) for to, name in named))
+    (found,) = checked(capsys, manifest, code=1)
+    assert (found["items"], found["count"], found["duplicates"], found["lengths"]) == ("pairs", 6, 1, [40, 40, 40])
+    for why, word in zip(found["broken"], ("different sizes: 40x20, 8x8, 40x20", "unknown everywhere", "cut short", "no.flo"),
+                         strict=True):
+        assert word in why
+    manifest.write_text(json.dumps({"img0": first.name, "img1": second.name, "flow": "a.flo"}) + '\n{"img0": "x"}\n')
+    (found,) = checked(capsys, manifest, code=1)
+    assert "pairs.jsonl, line 2: flow, img1 missing" in found["faults"][0]
+
+
+def test_folders_and_manifests_of_videos_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("av")
+    folder = tmp_path / "videos"
+    for label, grey in (("dark", 40), ("light", 200)):
+        (folder / label).mkdir(parents=True)
+        write_video(folder / label / "a.mp4", [grey] * 10, fps=25)
+    (folder / "light" / "a.wav").write_bytes(encode_wav(np.zeros(3200), 8000))
+    (folder / "light" / "cut.mp4").write_bytes((folder / "light" / "a.mp4").read_bytes()[:300])
+    (found,) = checked(capsys, folder, code=1)
+    assert (found["items"], found["count"], found["classes"]) == ("videos", 3, {"dark": 1, "light": 1})
+    assert found["lengths"] == [10, 10, 10]
+    assert len(found["broken"]) == 1 and "cut.mp4: not a readable video" in found["broken"][0]
+    assert found["remarks"] == {"has no sound: silence takes its place": 1, "its sound is a.wav": 1}
+    manifest = tmp_path / "videos.jsonl"
+    lines = [{"file": f"videos/{name}/a.mp4", "label": "grey"} for name in ("dark", "dark", "light")]
+    manifest.write_text("\n".join(map(json.dumps, lines)))
+    (found,) = checked(capsys, manifest)
+    assert (found["count"], found["duplicates"], found["classes"]) == (3, 1, {"grey": 3})
+    manifest.write_text(json.dumps({"file": "../videos.mp4"}))
+    (found,) = checked(capsys, manifest, code=1)
+    assert "'../videos.mp4' lies outside of" in found["broken"][0]
