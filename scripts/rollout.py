@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--isolate", action="store_true", help="each environment in a process of its own")
     parser.add_argument("--spread", type=int, default=0, metavar="N",
                         help="share the environments out among so many processes, for worlds that are slow (default: none)")
-    parser.add_argument("--device", default="cpu")
+    console.add_common(parser, "--device")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
     if arguments.episodes < 1 or arguments.num_envs < 1:

@@ -11,6 +11,7 @@ Without torchrun there is ALONE, with which nothing is wrapped and nothing is se
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -31,6 +32,16 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 BYTES_PER_WEIGHT = 16                       # weight, gradient and AdamW's two averages, fp32
 MOST_OF_A_CARD = 0.5                        # of its memory, that these may take under DDP
+
+
+class RanksError(ValueError):
+    """What ranks are asked to do cannot be done; every one of them finds the same.
+
+    Attributes:
+        of_all_ranks: one of them is enough to say it.
+    """
+
+    of_all_ranks = True
 
 
 class LostRank(ConnectionError):
@@ -65,7 +76,7 @@ class Ranks:
             ValueError: there are more ranks than rows.
         """
         if self.size > batch_size:
-            raise ValueError(f"data.batch_size={batch_size} rows cannot be shared by {self.size} ranks; raise it to at least "
+            raise RanksError(f"data.batch_size={batch_size} rows cannot be shared by {self.size} ranks; raise it to at least "
                              f"{self.size}, or start fewer ranks")
         return slice(self.rank * batch_size // self.size, (self.rank + 1) * batch_size // self.size)
 
@@ -179,7 +190,7 @@ def check_same(ranks: Ranks, difference_of: Callable[[Any, Any], str | None], **
         first, *others = ranks.gather_json(value)
         for number, other in enumerate(others, start=1):
             if difference := difference_of(other, first):
-                raise ValueError(f"rank {number} has other {name} than rank 0: {difference} on rank 0; start every rank with "
+                raise RanksError(f"rank {number} has other {name} than rank 0: {difference} on rank 0; start every rank with "
                                  "the same config, data and version of Calico")
 
 
@@ -197,7 +208,7 @@ def chosen_shard(model: nn.Module, shard: Shard, ranks: Ranks) -> Shard:
         shard = "fsdp" if needed > MOST_OF_A_CARD * room and isinstance(getattr(model, "backbone", None), Decoder) else "ddp"
     if shard == "fsdp" and not isinstance(getattr(model, "backbone", None), Decoder):
         kind = getattr(getattr(getattr(model, "backbone", None), "config", None), "kind", type(model).__name__)
-        raise ValueError(f"training.shard=fsdp works with the backbone decoder, not {kind}; use training.shard=ddp")
+        raise RanksError(f"training.shard=fsdp works with the backbone decoder, not {kind}; use training.shard=ddp")
     return shard
 
 
@@ -242,7 +253,10 @@ def replicated(model: nn.Module, loss: Callable[[Any, Any], Any]) -> nn.parallel
 
     What no rank used keeps no gradient, as in one process: picture blocks where no batch has pictures, for instance.
     """
-    return nn.parallel.DistributedDataParallel(LossOf(model, loss), find_unused_parameters=True, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        # From torch 2.13 on it has another name, which older ones do not know.
+        warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
+        return nn.parallel.DistributedDataParallel(LossOf(model, loss), find_unused_parameters=True, broadcast_buffers=False)
 
 
 def sending(model: nn.Module, sends: bool) -> AbstractContextManager[None]:
