@@ -49,7 +49,7 @@ def trained(ranks: Ranks, config: TrainingConfig, optimizer: OptimizerConfig) ->
     trainer, found = new_trainer(ranks, config, optimizer), []
     for step in range(config.steps):
         sums, norm = trainer.train_step([batch(step * config.accumulate + number, ranks) for number in range(config.accumulate)])
-        found.append([sums.loss.value, norm, *(sums.numbers[name].value for name in ("loss/cats", "loss/dogs", "share/dogs"))])
+        found.append([sums.loss.value, norm, *(sums.numbers[name].total for name in ("loss/cats", "loss/dogs", "share/dogs"))])
     names = {parameter: name for name, parameter in trainer.model.named_parameters()}
     return {"steps": found, "tokens": trainer.tokens, "trained": sorted(names[one] for one in trainer.optimizer.state)}
 
