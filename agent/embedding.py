@@ -29,12 +29,12 @@ from ..tokenizers.tokens import (
     Tokens,
 )
 from ..tokenizers.vocabulary import Vocabulary
-from .batch_part import is_elsewhere, rand
 from .blocks import PatchBlock, SoundBlock, VectorBlock
 from .data2vec.encoders import Encoder
 from .data2vec.pretrained import encoder_document
 from .front_end import FRONT_ENDS, FrontEnd, FrontEndConfig
 from .hardware import round_up_to_bucket
+from .training.batch_part import is_elsewhere, rand
 
 MOMENTS = 256   # places of a stretch in its sound that are told apart: ten seconds
 

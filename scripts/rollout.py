@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"name at least one task for {DEFAULT_RUN} to play, such as CartPole-v1, or a RUN; `calico card` "
                          "lists its tasks")
     run, named = split_run(arguments.words, is_task)
-    agent = Agent.load(run, arguments.device)
+    agent = Agent.load(run, console.chosen_device(arguments.device))
     temperature = agent.temperature if arguments.temperature is None else arguments.temperature
     sampling = SamplingConfig(temperature=temperature, top_k=arguments.top_k)
     tasks = named or sorted(agent.tasks)

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     from calico.scripts.training.agent import train
 
     settings = load_settings(arguments.config, arguments.overrides)
-    console.wrote(train(settings, arguments.device, arguments.data_changed, arguments.last_good))
+    console.wrote(train(settings, console.chosen_device(arguments.device), arguments.data_changed, arguments.last_good))
     return 0
 
 

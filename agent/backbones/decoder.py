@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..batch_part import ROWS, rand
 from ..config_json import at_least
+from ..training.batch_part import ROWS, rand
 from .cache import Cache, Rotations, biased_attention, check_heads, ring_bias, rotate, write_ring
 
 QUERY_CHUNK = 128   # queries per block of training attention; 128 and 256 are equally fast, 512 slower (2-core CPU, bf16)

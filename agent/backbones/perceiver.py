@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..batch_part import ROWS, rand
 from ..config_json import at_least
 from ..hardware import round_up_to_bucket
 from ..perceiver.layers import CrossAttend, LatentConfig, SelfAttend, attend
+from ..training.batch_part import ROWS, rand
 from .cache import Cache, Rotations, biased_attention, check_heads, ring_bias, rotate, write_ring
 from .decoder import DecoderConfig
 from .perceiver_ar import CausalCrossAttend

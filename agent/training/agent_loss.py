@@ -6,9 +6,9 @@ from typing import Any, Protocol
 import torch
 
 from ...tokenizers.tokens import CONTENTS
-from ..batch_part import ROWS
 from ..loss import target_losses, trained_targets
 from ..model import Model
+from .batch_part import ROWS
 from .trainer import PER_SOURCE, SHARE, LossFunction, Mean
 
 

@@ -38,9 +38,9 @@ from torch.utils.tensorboard import SummaryWriter
 from ...datasets.publish import write_error
 from .. import checkpoint
 from ..backbones.decoder import Decoder
-from ..batch_part import Span, part_of_batch
 from ..config_json import at_least
 from ..hardware import Precision, autocast, keep_freed_memory, return_freed_memory
+from .batch_part import Span, part_of_batch
 from .optimizer import OptimizerConfig, build_optimizer, learning_rate
 from .optimizer_state import flatten_optimizer, restore_optimizer
 from .ranks import (

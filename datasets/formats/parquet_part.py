@@ -202,8 +202,8 @@ class Part:
         return [list(texts) for texts in zip(*found, strict=True)]
 
     def demonstrated(self, episodes: Sequence[int]) -> list[np.ndarray]:
-        """bool (steps,) for each of these episodes: that column, in one read. Hundreds of small reads would take longer than all
-        else that is done when data are opened.
+        """bool (steps,) for each of these episodes: that column, in one read. Hundreds of small reads would take longer than
+        all else that is done when data are opened.
 
         Raises:
             ValueError: damaged, with the file and row groups.

@@ -51,10 +51,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         # Plain parse_args stops filling `key=value ...` at the first option between the words (bpo-15112).
-        found = self.parse_intermixed_args(args, namespace)
-        if getattr(found, "device", None):
-            found.device = _said_device(found.device)
-        return found
+        return self.parse_intermixed_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """One line on stderr, exit code 2; a mistyped option names the nearest."""
@@ -74,9 +71,13 @@ def make_parser(command: str, doc: str | None) -> Parser:
                   formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def _said_device(name: str) -> str:
-    """The device that a name means here, said in one line; ValueError where it cannot be used."""
-    from calico.agent.hardware import device_words, usable_device  # late: torch takes seconds
+def chosen_device(name: str) -> str:
+    """The device that --device means here, said in one line. It loads torch: to be called when all words are known to be right.
+
+    Raises:
+        ValueError: it cannot be used.
+    """
+    from calico.agent.hardware import device_words, usable_device
 
     device = usable_device(name)
     if os.environ.get("RANK", "0") == "0":

@@ -18,7 +18,7 @@ from torch import nn
 
 from calico.agent import checkpoint
 from calico.agent.run_lock import run_lock
-from calico.agent.training.ranks import ALONE, Ranks
+from calico.agent.training.ranks import ALONE, Ranks, RanksError, from_environment
 from calico.agent.training.trainer import Trainer, TrainingReport
 from calico.datasets.mixture import first_difference
 from calico.datasets.publish import digest
@@ -54,6 +54,8 @@ def begin_or_continue(run: Path, document: Mapping[str, Any], free: Collection[s
         checkpoint.CheckpointError: a damaged checkpoint.
     """
     check_is_run(run)
+    if not ranks.together and from_environment().together:
+        raise RanksError("only calico train works in several processes; start this command without torchrun")
     with run_lock(run) if ranks.is_first else nullcontext():
         ranks.wait()      # until the first has the lock: what the run holds does not change from here on
         try:

@@ -11,12 +11,12 @@ import torch
 
 from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.backbones.perceiver import PerceiverConfig
-from calico.agent.batch_part import ROWS, Span, part_of_batch, rand
 from calico.agent.embedding import EmbeddingConfig
 from calico.agent.model import Model, ModelConfig
 from calico.agent.training.agent_loss import agent_loss, counts_of
+from calico.agent.training.batch_part import ROWS, Span, part_of_batch, rand
 from calico.agent.training.optimizer import OptimizerConfig
-from calico.agent.training.ranks import ALONE, Ranks, check_same, chosen_shard, from_environment, joined_ranks, put_away
+from calico.agent.training.ranks import ALONE, Ranks, check_same, chosen_shard, from_environment, joined_ranks
 from calico.agent.training.trainer import Trainer, TrainingConfig
 from calico.datasets.mixture import Batch, first_difference
 from calico.scripts.common.local_ranks import on_local_ranks, rank_environment
@@ -48,7 +48,8 @@ def trained(ranks: Ranks, config: TrainingConfig, optimizer: OptimizerConfig) ->
     """What a few steps give, as JSON: losses, the share of each source, which weights have optimiser state."""
     trainer, found = new_trainer(ranks, config, optimizer), []
     for step in range(config.steps):
-        sums, norm = trainer.train_step([batch(step * config.accumulate + number, ranks) for number in range(config.accumulate)])
+        first = step * config.accumulate
+        sums, norm = trainer.train_step([batch(first + number, ranks) for number in range(config.accumulate)])
         found.append([sums.loss.value, norm, *(sums.numbers[name].total for name in ("loss/cats", "loss/dogs", "share/dogs"))])
     names = {parameter: name for name, parameter in trainer.model.named_parameters()}
     return {"steps": found, "tokens": trainer.tokens, "trained": sorted(names[one] for one in trainer.optimizer.state)}
@@ -123,13 +124,9 @@ def test_a_sharded_model_is_measured_and_trained_in_turns() -> None:
     assert first == second and len(set(first)) == 3
 
 
-def test_put_away_leaves_other_models_alone() -> None:
-    put_away(torch.nn.Linear(2, 2))
-
-
 def test_rows_are_shared_out_and_no_rank_stays_without() -> None:
     assert [Ranks(rank, 3).rows(5) for rank in range(3)] == [slice(0, 1), slice(1, 3), slice(3, 5)]
-    with pytest.raises(ValueError, match="data.batch_size=2 rows cannot be shared by 3 ranks; raise it to at least 3, or start"):
+    with pytest.raises(ValueError, match="data.batch_size=2 rows cannot be shared by 3 ranks; raise it to at least 3"):
         Ranks(0, 3).rows(2)
 
 
@@ -145,7 +142,7 @@ def test_half_an_environment_of_torchrun_is_refused(monkeypatch: pytest.MonkeyPa
         monkeypatch.delenv(name, raising=False)
     assert from_environment() == ALONE
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(ValueError, match="WORLD_SIZE=4 is set, and RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not: start ranks"):
+    with pytest.raises(ValueError, match="WORLD_SIZE=4 is set, and RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not: start"):
         from_environment()
     for name, value in rank_environment(4, 4, 1).items():
         monkeypatch.setenv(name, value)

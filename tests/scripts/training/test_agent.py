@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,18 @@ CARTPOLE, BABYAI = "CartPole-v1", "BabyAI-GoToLocal-v0"
 def words(small: SmallRun, out: Path, *overrides: str, sources: tuple[str, ...] = (CARTPOLE, BABYAI)) -> list[str]:
     """`calico train` with the small config, for six steps, three rows for two ranks."""
     listed = ", ".join(f"{{path: {small.data / name}}}" for name in sources)
-    return ["train", str(small.config), f"data.sources=[{listed}]", f"out={out}", "training.precision=fp32", "data.batch_size=3",
-            "backbone.depth=2", "backbone.stochastic_depth=0.1", "training.ema=0.9", "training.save_every=3", *overrides]
+    return ["train", str(small.config), f"data.sources=[{listed}]", f"out={out}", "training.precision=fp32",
+            "data.batch_size=3", "backbone.depth=2", "backbone.stochastic_depth=0.1", "training.ema=0.9",
+            "training.save_every=3", *overrides]
 
 
-def on_ranks(size: int, *arguments: str, more: Mapping[int, Mapping[str, str]] | None = None) -> list[Any]:
+def on_ranks(size: int, *arguments: str) -> list[Any]:
     """Exit codes of a command on `size` ranks; 0 is None."""
     def rank() -> None:
         if code := main(list(arguments)):
             raise SystemExit(code)
 
-    return on_local_ranks(size, rank, more)
+    return on_local_ranks(size, rank)
 
 
 def losses(run: Path) -> list[float]:
@@ -118,16 +119,17 @@ def losses_from(run: Path, step: int) -> list[float]:
 
 @pytest.mark.parametrize("overrides, more, said", [
     (["data.batch_size=1"], {}, "rank 0: data.batch_size=1 rows cannot be shared by 2 ranks; raise it to at least 2"),
-    (["backbone=perceiver", "backbone.stochastic_depth=null", "training.shard=fsdp"], {}, "fsdp works with the backbone decoder"),
+    (["backbone=perceiver", "training.shard=fsdp"], {}, "training.shard=fsdp works with the backbone decoder, not perceiver"),
     (["training.shard=fsdp", "training.play_every=2"], {}, "training.play_every=2 needs a rank with the whole network"),
-    ([], {1: {"MASTER_PORT": ""}}, "rank 1: RANK=1, WORLD_SIZE=2, LOCAL_RANK=1, MASTER_ADDR=127.0.0.1 is set, and MASTER_PORT not"),
+    ([], {"MASTER_PORT": ""}, "rank 1: RANK=1, WORLD_SIZE=2, LOCAL_RANK=1, MASTER_ADDR=127.0.0.1 is set, and MASTER_PORT not"),
 ], ids=["rows", "backbone", "play", "environment"])
-def test_what_ranks_cannot_do_is_said_in_a_line(overrides: list[str], more: dict[int, dict[str, str]], said: str,
+def test_what_ranks_cannot_do_is_said_in_a_line(overrides: list[str], more: dict[str, str], said: str,
                                                small_run: SmallRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = [word for word in words(small_run, tmp_path / "run", *overrides)
                if "perceiver" not in " ".join(overrides) or "stochastic" not in word]
     if more:       # the other rank would wait for it, until torchrun ends it
-        assert on_local_ranks(1, lambda: main(command), {0: {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", **more[1]}}) == [2]
+        second = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", **more}
+        assert on_local_ranks(1, lambda: main(command), {0: second}) == [2]
     else:
         assert on_ranks(2, *command) == [2, 2]
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("calico train: ")]
@@ -141,7 +143,8 @@ def test_ranks_with_other_settings_or_data_are_refused_by_name(small_run: SmallR
         raise SystemExit(main(words(small_run, tmp_path / "run", seed)))
 
     assert on_local_ranks(2, other_seed) == [2, 2]
-    assert "rank 1 has other settings than rank 0: training.seed is 1 but was 0 on rank 0; start every rank" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "rank 1 has other settings than rank 0: training.seed is 1 but was 0 on rank 0; start every rank" in said
     changed = tmp_path / "data"
     shutil.copytree(small_run.data, changed)
     assert main(["collect", CARTPOLE, "--episodes", "5", "--seed", "90", "--out", str(changed)]) == 0
