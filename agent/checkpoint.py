@@ -103,7 +103,7 @@ def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tenso
     if step < 0 or keep < 1:
         raise ValueError(f"step={step}, keep={keep}: a step is at least 0 and at least 1 checkpoint is kept")
     root = Path(run) / "checkpoints"
-    final = root / f"step_{step:08d}"
+    final = folder_of(run, step)
     small = {f"{stem}.json": _to_json(stem, value) for stem, value in documents.items()}
     _check_names([*(f"{stem}.safetensors" for stem in tensors), *small], list(files or {}))
     small |= files or {}
@@ -132,6 +132,11 @@ def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tenso
         shutil.rmtree(temporary, ignore_errors=True)   # already renamed away when all went well
     _delete_old(root, final, keep)
     return final
+
+
+def folder_of(run: Path | str, step: int) -> Path:
+    """Where the checkpoint of a step stands, or would stand."""
+    return Path(run) / "checkpoints" / f"step_{step:08d}"
 
 
 def _publish(temporary: Path, final: Path) -> None:

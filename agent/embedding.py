@@ -34,6 +34,7 @@ from .data2vec.encoders import Encoder
 from .data2vec.pretrained import encoder_document
 from .front_end import FRONT_ENDS, FrontEnd, FrontEndConfig
 from .hardware import round_up_to_bucket
+from .training.batch_part import is_elsewhere, rand
 
 MOMENTS = 256   # places of a stretch in its sound that are told apart: ten seconds
 
@@ -127,6 +128,8 @@ class Embedding(nn.Module):
             if len(getattr(tokens, names[0])):
                 here = tokens.kind == kind
                 x = x.masked_scatter(here[..., None], (self.embed_contents(kind, tokens) + place[here]).to(x.dtype))
+            elif is_elsewhere(kind):
+                x = x + self.nothing_of(kind)
         return x + self.front_end("text")(tokens, self.text_start) if "text" in self.front_ends else x
 
     def embed_contents(self, kind: int, tokens: Tokens) -> Tensor:
@@ -143,11 +146,25 @@ class Embedding(nn.Module):
                              f"for it; train one with embedding.modalities=[{name}]")
         return cast(Tensor, self.blocks[name](tokens))
 
+    def nothing_of(self, kind: int) -> Tensor:
+        """0 with a gradient of 0 for each weight that embeds a kind of tokens: in a part of a batch without any, whose other
+        parts have some, so that all processes have the same gradients to add up."""
+        if kind == Kind.PATCH and self.training:
+            rand((0, 2), self.table.weight.device, of=Kind.PATCH)      # the random numbers are used up all the same
+        used: dict[int, list[nn.Module | None]] = {Kind.PATCH: [self.patch_block, self.rows, self.columns],
+                                                   Kind.AUDIO: [self.sound_block, self.moments],
+                                                   Kind.VECTOR: [self.vector_block]}
+        modules = used.get(kind, []) if kind in EMBEDDED_BY else [self.blocks[MODALITIES[kind].name]]
+        front_end = {Kind.PATCH: "vision", Kind.AUDIO: "audio"}.get(Kind(kind)) if kind in EMBEDDED_BY else None
+        modules += [self.front_ends[front_end]] if front_end in self.front_ends else []
+        weights = [weight for module in modules if module is not None for weight in module.parameters() if weight.requires_grad]
+        return 0 * torch.stack([weight.sum() for weight in weights]).sum() if weights else torch.zeros(())
+
     def embed_patches(self, tokens: Tokens) -> Tensor:
         """(n_patches, width): what the patch block or the vision encoder sees, plus row and column positions."""
         starts, stops = tokens.intervals[:, 0::2].long(), tokens.intervals[:, 1::2].long()   # (n, 2): row, column
         if self.training:
-            at = starts + (torch.rand(starts.shape, device=starts.device) * (stops - starts)).long()
+            at = starts + (rand(starts.shape, starts.device, of=Kind.PATCH) * (stops - starts)).long()
         else:
             at = (starts + stops - 1) // 2
         return self.encode_patches(tokens) + self.rows(at[:, 0]) + self.columns(at[:, 1])

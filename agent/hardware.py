@@ -1,6 +1,7 @@
 """The machine: its devices, its fast number formats, and the settings of its memory allocator."""
 
 import ctypes
+import os
 import platform
 from functools import cache
 from typing import Literal
@@ -11,14 +12,31 @@ Precision = Literal["auto", "bf16", "fp32"]
 
 
 def usable_device(name: str) -> torch.device:
-    """The device called "cpu", "cuda", "cuda:1", ... Raises ValueError where this machine has none or torch cannot use it."""
+    """The device called "cpu", "cuda", "cuda:1", "mps", ..., or with "auto" the best one here: cuda, mps, cpu. For a rank of
+    torchrun "auto" and "cuda" mean the card of its own number. Raises ValueError where this machine has none or torch cannot
+    use it."""
+    chosen = name
+    if name == "auto":
+        chosen = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if chosen == "cuda" and os.environ.get("WORLD_SIZE", "1") != "1":
+        chosen = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
-        device = torch.device(name)
+        device = torch.device(chosen)
         torch.empty(0, device=device)   # fails where the driver or the card is missing
     except (RuntimeError, AssertionError) as error:
-        others = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
-        raise ValueError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); there is {others}") from None
+        cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        others = ", ".join(["cpu", *(["mps"] if torch.backends.mps.is_available() else []), *cards])
+        meant = f" (of {chosen})" if chosen != name else ""
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r}{meant} cannot be used here ({reason}); there is {others}") from None
     return device
+
+
+def device_words(device: torch.device) -> str:
+    """What a person calls it: "cpu, 2 threads, bf16" or "cuda:0, NVIDIA H200, bf16"."""
+    what = {"cuda": lambda: torch.cuda.get_device_name(device), "cpu": lambda: f"{torch.get_num_threads()} threads"}
+    parts = [str(device), *([what[device.type]()] if device.type in what else [])]
+    return ", ".join([*parts, "bf16" if has_fast_bf16(device) else "fp32"])
 
 
 @cache

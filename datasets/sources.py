@@ -151,16 +151,20 @@ class EpisodeSource:
 
     def targets(self, length: int) -> Targets:
         """An episode has targets where an action is demonstrated, or observed text is one."""
-        looked_at, without = search(len(self._numbers), self._has_target)
+        looked_at, without = search(len(self._numbers), self._without_target)
         return Targets("episodes", len(self._numbers), looked_at, len(without),
                        "no action in them was demonstrated: collect more with an expert, or leave them out")
 
-    def _has_target(self, index: int) -> bool:
-        number = int(self._numbers[index])
-        read = getattr(self._episodes, "demonstrated", None)     # a reader reads that column alone
-        demonstrated = self._episodes[number].demonstrated if read is None else read(number)
-        step = int(np.argmax(demonstrated))                      # the first that was, or 0
-        return bool(self._encode(index, step, step + 1).loss_mask.any())
+    def _without_target(self, indices: Sequence[int]) -> list[int]:
+        numbers = self._numbers[np.asarray(indices)].tolist()
+        read = getattr(self._episodes, "demonstrated_in", None)     # a reader reads that column alone
+        columns = [self._episodes[number].demonstrated for number in numbers] if read is None else read(numbers)
+        return [index for index, column in zip(indices, columns, strict=True) if not self._has_target(index, column)]
+
+    def _has_target(self, index: int, demonstrated: np.ndarray) -> bool:
+        if demonstrated.any() and self.codec.action_length:      # all tokens of a demonstrated action are targets
+            return True
+        return bool(self._encode(index, 0, 1).loss_mask.any())
 
     def _draw(self, rng: np.random.Generator, length: int) -> tuple[int, int]:
         steps = -(-length // self.codec.tokens_per_step[0])
@@ -309,7 +313,7 @@ class DocumentSource:
                 first.append(int(np.argmax(mask)))
             return found
 
-        looked_at, without = search(len(self._numbers), has_target)
+        looked_at, without = search(len(self._numbers), lambda indices: [i for i in indices if not has_target(i)])
         broken = [index for index in without if int(self._numbers[index]) in self.skipped]
         remedy = "only texts, captions and what an assistant says are learnt: give such documents, or leave these out"
         if first:
@@ -384,11 +388,11 @@ def message_starts(tokens: Tokens, length: int, vocabulary: Vocabulary) -> np.nd
     return starts[:1 + int((len(tokens) - starts > length).sum())]
 
 
-def search(count: int, has_target: Callable[[int], bool]) -> tuple[int, list[int]]:
+def search(count: int, without_target: Callable[[Sequence[int]], list[int]]) -> tuple[int, list[int]]:
     """How many of `count` items were looked at, evenly spaced, and which of them have no target."""
     for most in LOOKED_AT:
         indices = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)).tolist()
-        without = [index for index in indices if not has_target(index)]
+        without = without_target(indices)
         if len(without) < len(indices) or len(indices) == count:
             break
     return len(indices), without

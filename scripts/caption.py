@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     from calico.agent.talk import Generated, TextGenerator
     from calico.scripts.common.media_inputs import in_batches, load
 
-    agent, pictures = load(run, paths, arguments.max_side, arguments.device)
+    agent, pictures = load(run, paths, arguments.max_side, console.chosen_device(arguments.device))
     speaker = TextGenerator(agent, SamplingConfig(temperature=temperature, seed=arguments.seed))
 
     def describe(part: Sequence[Any]) -> list[list[Generated]]:

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     from calico.scripts.common.media_inputs import load_agent, read_shown
 
     sampling = SamplingConfig(temperature=arguments.temperature, seed=arguments.seed)
-    agent, side = load_agent(arguments.run, arguments.device)
+    agent, side = load_agent(arguments.run, console.chosen_device(arguments.device))
     side = side if arguments.max_side is None else arguments.max_side
     shown = read_shown(arguments.image, side) if arguments.image else None
     history = load_history(arguments.history, side) if arguments.history else []

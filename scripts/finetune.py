@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     from calico.scripts.training.runs import fall_back
 
     if arguments.predict:
-        found = predict(arguments.encoder, arguments.data, arguments.device)
+        found = predict(arguments.encoder, arguments.data, console.chosen_device(arguments.device))
         if not arguments.json:
             found = [{**answer, "top": answer["top"][:1]} for answer in found]
         classification.show_answers(found, "item", arguments.json)
@@ -50,8 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = load_config(FinetuneSettings, None, arguments.data[1:])
     if arguments.last_good:
         fall_back(Path(arguments.out))
-    report = finetune(arguments.encoder, arguments.data[0], Path(arguments.out), settings, arguments.device,
-                      arguments.data_changed)
+    report = finetune(arguments.encoder, arguments.data[0], Path(arguments.out), settings,
+                      console.chosen_device(arguments.device), arguments.data_changed)
     classification.show_report(report, arguments.json)
     console.wrote(arguments.out)
     return 0

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     from calico.scripts.training.improving import improve, report  # late: it loads torch
 
     rounds = improve(run, tasks, arguments.out, rounds=arguments.rounds, episodes=arguments.episodes, mix=arguments.mix,
-                     judged=arguments.judged, overrides=overrides, device=arguments.device)
+                     judged=arguments.judged, overrides=overrides, device=console.chosen_device(arguments.device))
     report(rounds, arguments.json)
     console.wrote(arguments.out / f"round-{arguments.rounds}")
     return 0

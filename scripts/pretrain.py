@@ -34,7 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = load_settings(arguments.config, arguments.overrides)
     if arguments.last_good:
         fall_back(Path(settings.out))
-    console.wrote(pretrain(settings, arguments.probe, arguments.label, arguments.device, arguments.data_changed))
+    device = console.chosen_device(arguments.device)
+    console.wrote(pretrain(settings, arguments.probe, arguments.label, device, arguments.data_changed))
     return 0
 
 

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--isolate", action="store_true", help="each environment in a process of its own")
     parser.add_argument("--spread", type=int, default=0, metavar="N",
                         help="share the environments out among so many processes, for worlds that are slow (default: none)")
-    parser.add_argument("--device", default="cpu")
+    console.add_common(parser, "--device")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
     if arguments.episodes < 1 or arguments.num_envs < 1:
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"name at least one task for {DEFAULT_RUN} to play, such as CartPole-v1, or a RUN; `calico card` "
                          "lists its tasks")
     run, named = split_run(arguments.words, is_task)
-    agent = Agent.load(run, arguments.device)
+    agent = Agent.load(run, console.chosen_device(arguments.device))
     temperature = agent.temperature if arguments.temperature is None else arguments.temperature
     sampling = SamplingConfig(temperature=temperature, top_k=arguments.top_k)
     tasks = named or sorted(agent.tasks)

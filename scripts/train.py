@@ -13,7 +13,7 @@ read are passed over, up to a twentieth of a source. Data that were mended, or h
 Every key of a config, with its default: docs/settings.md.
 """
 
-from pathlib import Path
+import os
 
 from calico.scripts.common import console
 
@@ -24,16 +24,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("config", help="a YAML file, or the name of one that comes with Calico: tiny, small, medium, ...")
     console.add_common(parser, "overrides", "--device")
     console.add_common(parser, "--data-changed", "--last-good")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # Torch's C++ warns on each rank that every weight was used, which is how it should be.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     arguments = parser.parse_args(argv)
 
     from calico.scripts.common.settings import load_settings
     from calico.scripts.training.agent import train
-    from calico.scripts.training.runs import fall_back
 
     settings = load_settings(arguments.config, arguments.overrides)
-    if arguments.last_good:
-        fall_back(Path(settings.out))
-    console.wrote(train(settings, arguments.device, arguments.data_changed))
+    console.wrote(train(settings, console.chosen_device(arguments.device), arguments.data_changed, arguments.last_good))
     return 0
 
 

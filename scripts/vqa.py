@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     from calico.agent.talk import TextGenerator
     from calico.scripts.common.media_inputs import in_batches, is_sound, load, read_shown
 
-    agent, shown = load(run, paths, arguments.max_side, arguments.device, read_shown)
+    agent, shown = load(run, paths, arguments.max_side, console.chosen_device(arguments.device), read_shown)
     speaker = TextGenerator(agent)
 
     def answer(part: Sequence[Any]) -> list[str]:

@@ -18,8 +18,10 @@ from typing import Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..config_json import at_least
+from ..training.batch_part import ROWS, rand
 from .cache import Cache, Rotations, biased_attention, check_heads, ring_bias, rotate, write_ring
 
 QUERY_CHUNK = 128   # queries per block of training attention; 128 and 256 are equally fast, 512 slower (2-core CPU, bf16)
@@ -119,7 +121,13 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feedforward(norm(x))."""
+    """x + attention(norm(x)), then x + feedforward(norm(x)).
+
+    Attributes:
+        recomputed: in training the intermediate results are computed again for the gradient instead of being kept.
+    """
+
+    recomputed = False
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -129,9 +137,22 @@ class Block(nn.Module):
         self.feedforward = FeedForward(config)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], keep: Tensor | None = None,
-                segment: Tensor | None = None) -> Tensor:
-        """keep: (2, B, 1, 1) factors of the two sublayers under stochastic depth, or None."""
-        return self.feed(self.attend(x, rotation, keep, segment), None if keep is None else keep[1])
+                segment: Tensor | None = None, where: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """keep: (2, B, 1, 1) factors of the two sublayers under stochastic depth, or None; where: the states to go on with,
+        (rows, positions)."""
+        if self.recomputed and torch.is_grad_enabled():
+            return cast(Tensor, checkpoint(self.both, x, rotation, keep, segment, where, use_reentrant=False,
+                                           preserve_rng_state=False))      # what is random comes in `keep`
+        return self.both(x, rotation, keep, segment, where)
+
+    def both(self, x: Tensor, rotation: tuple[Tensor, Tensor], keep: Tensor | None, segment: Tensor | None,
+             where: tuple[Tensor, Tensor] | None) -> Tensor:
+        """One sublayer after the other."""
+        x = self.attend(x, rotation, keep, segment)
+        fed = None if keep is None else keep[1]                            # (B, 1, 1)
+        if where is not None:
+            x, fed = x[where], None if fed is None else fed[where[0], 0]   # (n, width), (n, 1)
+        return self.feed(x, fed)
 
     def attend(self, x: Tensor, rotation: tuple[Tensor, Tensor], keep: Tensor | None = None,
                segment: Tensor | None = None) -> Tensor:
@@ -175,12 +196,7 @@ class Decoder(nn.Module):
         keeps = self.draw_keeps(x) if self.training and self.config.stochastic_depth else [None] * len(self.blocks)
         for block, keep in zip(self.blocks[:-1], keeps, strict=False):
             x = block(x, rotation, keep, segment)
-        last, keep = self.blocks[-1], keeps[-1]
-        x = last.attend(x, rotation, keep, segment)
-        fed = None if keep is None else keep[1]                        # (B, 1, 1)
-        if where is not None:
-            x, fed = x[where], None if fed is None else fed[where[0], 0]   # (n, width), (n, 1)
-        return self.norm(last.feed(x, fed))
+        return self.norm(self.blocks[-1](x, rotation, keeps[-1], segment, where))
 
     def compile_blocks(self) -> None:
         """torch.compile for training: all of the blocks but the last one's feed-forward, whose shape changes."""
@@ -192,7 +208,7 @@ class Decoder(nn.Module):
     def draw_keeps(self, x: Tensor) -> list[Tensor]:
         """Stochastic depth: per block (2, B, 1, 1), 0 for a skipped sublayer, 1 / (1 - p) for a kept one."""
         chance = 1 - self.config.stochastic_depth
-        drawn = torch.rand(len(self.blocks), 2, x.shape[0], 1, 1, device=x.device) < chance
+        drawn = rand((len(self.blocks), 2, x.shape[0], 1, 1), x.device, of=ROWS, dim=2) < chance
         return list((drawn / chance).to(x.dtype))
 
     def new_cache(self, batch: int, chunk: int, dtype: torch.dtype = torch.float32) -> Cache:

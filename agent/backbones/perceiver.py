@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ..config_json import at_least
 from ..hardware import round_up_to_bucket
 from ..perceiver.layers import CrossAttend, LatentConfig, SelfAttend, attend
+from ..training.batch_part import ROWS, rand
 from .cache import Cache, Rotations, biased_attention, check_heads, ring_bias, rotate, write_ring
 from .decoder import DecoderConfig
 from .perceiver_ar import CausalCrossAttend
@@ -163,7 +164,7 @@ def every_position(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def sample_per_row(targets: Tensor, most: int) -> Tensor:
     """At most `most` of the targets of each row, bool (B, S), at random."""
-    scores = torch.rand(targets.shape, device=targets.device).masked_fill(~targets, -1)
+    scores = rand(targets.shape, targets.device, of=ROWS).masked_fill(~targets, -1)
     return targets & (scores >= scores.topk(min(most, scores.shape[1])).values[:, -1:])
 
 

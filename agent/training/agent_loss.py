@@ -5,8 +5,10 @@ from typing import Any, Protocol
 
 import torch
 
+from ...tokenizers.tokens import CONTENTS
 from ..loss import target_losses, trained_targets
 from ..model import Model
+from .batch_part import ROWS
 from .trainer import PER_SOURCE, SHARE, LossFunction, Mean
 
 
@@ -18,6 +20,11 @@ class Batch(Protocol):
 
     @property
     def source(self) -> Any: ...
+
+
+def counts_of(batch: Batch) -> dict[Any, int]:
+    """What a batch holds of all that random numbers are drawn for: rows, and tokens of each kind that has contents."""
+    return {ROWS: len(batch.source)} | {kind: len(getattr(batch.tokens, names[0])) for kind, names in sorted(CONTENTS.items())}
 
 
 def agent_loss(sources: Sequence[str]) -> LossFunction[Model]:

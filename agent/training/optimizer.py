@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config_json import at_least
+from .ranks import local, part_like, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)   # the quintic whose five iterations bring singular values near 1
 ITERATIONS = 5
@@ -73,11 +74,13 @@ class MuonWithAdamW(torch.optim.AdamW):
                 if not state:
                     state["momentum"] = torch.zeros_like(parameter)
                 state["momentum"].lerp_(gradient, 1 - group["momentum"])
-                updates.append(gradient.lerp(state["momentum"], group["momentum"]))             # Nesterov's
+                # Nesterov's; the matrix whole, for its singular values are not those of its parts
+                updates.append(whole(gradient.lerp(state["momentum"], group["momentum"])))
             scale = 0.2 * math.sqrt(max(shape))                    # steps of the size of AdamW's, arXiv:2502.16982
             for parameter, update in zip(parameters, equalized(torch.stack(updates)), strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-group["lr"] * scale)
+                mine = local(parameter)
+                mine.mul_(1 - group["lr"] * group["weight_decay"])
+                mine.add_(part_like(update, parameter), alpha=-group["lr"] * scale)
 
 
 def equalized(matrices: Tensor) -> Tensor:

@@ -14,11 +14,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 FITTING = "resume with the config that the checkpoint was trained with"
 
 
-def flatten_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+def flatten_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
     """Optimizer state as tensors named `<parameter>/<entry>`: for AdamW head.weight/exp_avg, /exp_avg_sq and /step.
 
     Learning rate and other settings are left out: they come from the config and the step. Sharded state (DTensor) is
     gathered whole, so every rank must call this. A parameter that never had a gradient has no state and no entry.
+
+    keep: False on ranks that only help to gather it: they get nothing.
 
     Raises:
         ValueError: a parameter of the optimizer is not in the model, or some state is not a tensor.
@@ -28,7 +30,9 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
         for entry, value in optimizer.state.get(parameter, {}).items():
             if not isinstance(value, Tensor):
                 raise ValueError(f"optimizer state {name}/{entry} is {type(value).__name__}, not a tensor to save")
-            flat[f"{name}/{entry}"] = value.full_tensor() if isinstance(value, DTensor) else value.detach()
+            complete = value.full_tensor() if isinstance(value, DTensor) else value.detach()
+            if keep:     # off the card, which has no room for all of them
+                flat[f"{name}/{entry}"] = complete.cpu() if isinstance(value, DTensor) else complete
     return flat
 
 

@@ -40,12 +40,29 @@ from .. import checkpoint
 from ..backbones.decoder import Decoder
 from ..config_json import at_least
 from ..hardware import Precision, autocast, keep_freed_memory, return_freed_memory
+from .batch_part import Span, part_of_batch
 from .optimizer import OptimizerConfig, build_optimizer, learning_rate
 from .optimizer_state import flatten_optimizer, restore_optimizer
+from .ranks import (
+    ALONE,
+    Ranks,
+    Shard,
+    answered,
+    chosen_shard,
+    gathered,
+    load_whole,
+    local,
+    put_away,
+    replicated,
+    sending,
+    shard_model,
+    whole,
+)
 
 Net = TypeVar("Net", bound=nn.Module)
 Batch = Mapping[str, Tensor]     # what most losses take; the loop itself passes on whatever `batch_of` gives
 LONGEST_WAIT = 20.0              # seconds from Ctrl-C or SIGTERM to the end, where the next batch does not come
+MOST_COUNTS = 16                 # of what random numbers are drawn for: rows, and kinds of tokens
 PER_SOURCE, SHARE = "loss/", "share/"    # numbers named "loss/<source>": that source's loss; "share/<source>": its fraction
 
 
@@ -58,6 +75,9 @@ class TrainingConfig:
     accumulate: int = 1          # batches per step; on a CPU a larger batch is faster than accumulating
     precision: Precision = "auto"
     compile: bool = False        # torch.compile of an agent's decoder: 1.2 to 1.4 times faster after 20 to 45 seconds
+    recompute: bool = False      # a decoder's blocks are computed again for the gradient: a third slower, far less memory
+    shard: Shard = "auto"        # under torchrun: ddp, each rank has the whole model; fsdp, a part of each block of a decoder;
+                                 # auto: fsdp where weights, gradients and AdamW's averages would fill half a card
     seed: int = 0
     ema: float = 0.0             # above 0: weights are averaged with this decay, and the average is what is saved and used
     log_every: int = 10          # steps per line of the log
@@ -146,19 +166,39 @@ class Trainer(Generic[Net]):
     """One model, its optimiser and the step it has reached."""
 
     def __init__(self, model: Net, loss: LossFunction[Net], optimizer: OptimizerConfig, config: TrainingConfig,
-                 after_step: Callable[[], None] = lambda: None) -> None:
-        """after_step: called when the weights have changed, such as data2vec's `update_teacher`."""
+                 after_step: Callable[[], None] = lambda: None, *, ranks: Ranks = ALONE,
+                 counts: Callable[[Any], Mapping[Any, int]] = lambda batch: {}) -> None:
+        """
+        Args:
+            after_step: called when the weights have changed, such as data2vec's `update_teacher`.
+            ranks: the processes that train together; each is given its rows of every batch, and trains the same weights.
+            counts: what a batch holds of all that random numbers are drawn for, see batch_part.py.
+        Raises:
+            ValueError: the model cannot be compiled, recomputed or sharded.
+        """
         keep_freed_memory()
         self.model, self.loss, self.optimizer_config, self.config, self.after_step = model, loss, optimizer, config, after_step
+        self.ranks, self.counts = ranks, counts
         self.device = next(model.parameters()).device
-        self.optimizer = build_optimizer(model, optimizer)
         self.mean = copy.deepcopy(model).requires_grad_(False) if config.ema else None
+        if config.recompute:
+            recompute_blocks(model)
+        self.shard = chosen_shard(model, config.shard, ranks)
+        self.shared: nn.Module | None = None       # what forward passes go through under DDP
+        if config.compile:
+            compile_model(model)
+        if ranks.together and self.shard == "fsdp":
+            for each in filter(None, (model, self.mean)):
+                shard_model(each, ranks)
+        elif ranks.together:
+            self.shared = replicated(model, loss)
+        self.optimizer = build_optimizer(model, optimizer)
         self.step, self.tokens = 0, 0
         self.seconds, self.core_seconds = 0.0, 0.0           # core_seconds: CPU time, which does not count waiting
         self.evaluation: Mapping[str, float] = {}
         self.played: Mapping[str, float] = {}
-        if config.compile:
-            compile_model(model)
+        self.asked_to_stop: Callable[[], bool] = lambda: False
+        self.stopped = False                                 # whether any rank was asked to stop
 
     @property
     def final(self) -> Net:
@@ -176,27 +216,37 @@ class Trainer(Generic[Net]):
         """Whether the steps are done or the time is up."""
         return self.step >= self.config.steps or 0 < 60 * self.config.minutes <= self.seconds
 
-    def train_step(self, batches: Sequence[Any]) -> tuple[Sums, float]:
+    def train_step(self, batches: Sequence[Any], parts: Sequence[Mapping[Any, Span]] | None = None) -> tuple[Sums, float]:
         """One optimiser step over `accumulate` batches.
 
+        Args:
+            parts: what `exchange` gave for them; None: it is called.
         Returns:
             loss and numbers, and the gradient norm before clipping.
         Raises:
             FloatingPointError: loss or gradient is not finite; the weights are as before the step.
             ValueError: there is no target in any of the batches; the weights are as before the step.
         """
+        if parts is None:
+            parts, _ = self.exchange(batches)
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.optimizer_config, self.step, self.steps)
         self.model.train()
-        losses, numbers = zip(*(self.backward(batch, alone=len(batches) == 1) for batch in batches), strict=True)
+        alone = len(batches) == 1 and not self.ranks.together
+        losses, numbers = zip(*(self.backward(batch, alone, part, sends=part is parts[-1])
+                                for batch, part in zip(batches, parts, strict=True)), strict=True)
         sums = Sums()
         for loss, more in zip(losses, numbers, strict=True):
             sums.add(loss, more)
+        if self.ranks.together:
+            self.stopped = self.asked_to_stop()
+            sums, self.stopped = self.over_ranks(sums)
         self.check_loss(sums)
-        if len(batches) > 1:
-            torch._foreach_mul_([p.grad for p in self.model.parameters() if p.grad is not None], 1 / sums.loss.count)
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.optimizer_config.clip or math.inf))
+        if not alone:       # the gradient is that of the sum, which the ranks have averaged
+            factor = self.ranks.size / sums.loss.count
+            torch._foreach_mul_([local(p.grad) for p in self.model.parameters() if p.grad is not None], factor)
+        norm = float(whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.optimizer_config.clip or math.inf)))
         if not math.isfinite(norm):
             self.refuse("gradient", sums.sources(PER_SOURCE, lambda loss: loss.count > 0))
         self.optimizer.step()
@@ -208,15 +258,44 @@ class Trainer(Generic[Net]):
         self.after_step()
         return sums, norm
 
-    def backward(self, batch: Any, alone: bool) -> tuple[Mean, Mapping[str, Any]]:
-        """Loss and numbers of one batch; adds the gradient of its mean if it is the only one of the step, else of its sum."""
+    def backward(self, batch: Any, alone: bool, part: Mapping[Any, Span], sends: bool) -> tuple[Mean, Mapping[str, Any]]:
+        """Loss and numbers of one batch; adds the gradient of its mean if it is the only one of the step, else of its sum.
+
+        part: of the whole batch, see `exchange`; sends: the ranks add up the gradients of the step, this batch being its last.
+        """
         if isinstance(batch, Mapping):
             batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        with autocast(self.device, self.config.precision):
-            given, numbers = self.loss(self.model, batch)
-        loss = as_mean(given)
-        (loss.total / max(1, loss.count) if alone else loss.total).backward()
+        with answered(), part_of_batch(part), sending(self.shared or self.model, sends):
+            with autocast(self.device, self.config.precision):
+                given, numbers = self.loss(self.model, batch) if self.shared is None else self.shared(batch)
+            loss = as_mean(given)
+            (loss.total / max(1, loss.count) if alone else loss.total).backward()
         return Mean(loss.total.detach(), loss.count), numbers
+
+    def exchange(self, batches: Sequence[Any], failed: bool = False) -> tuple[list[Mapping[Any, Span]], list[int]]:
+        """What this rank has of each of the step's batches; and the ranks that have none because their data failed."""
+        counted = [self.counts(batch) for batch in batches]
+        if not self.ranks.together:
+            return [{}] * len(batches), [0] * failed
+        names = list(counted[0]) if counted else []
+        width = 1 + self.config.accumulate * MOST_COUNTS
+        mine = [float(failed), *(count[name] for count in counted for name in names)]
+        everyone = self.ranks.gather(mine + [0.0] * (width - len(mine)))
+        broken = [rank for rank, theirs in enumerate(everyone) if theirs[0]]
+        parts = []
+        for number in range(len(batches)):
+            columns = [[int(theirs[1 + number * len(names) + at]) for theirs in everyone] for at in range(len(names))]
+            parts.append({name: Span(sum(column[:self.ranks.rank]), column[self.ranks.rank], sum(column))
+                          for name, column in zip(names, columns, strict=True)})
+        return parts, broken
+
+    def over_ranks(self, sums: Sums) -> tuple[Sums, bool]:
+        """Loss and numbers of all ranks, and whether one of them was asked to stop."""
+        names = sorted(sums.numbers)
+        listed = [sums.loss, *(sums.numbers[name] for name in names)]
+        stops, *totals = self.ranks.total([float(self.stopped), *(float(number) for mean in listed for number in mean)])
+        loss, *numbers = (Mean(total, count) for total, count in zip(totals[::2], totals[1::2], strict=True))
+        return Sums(loss, dict(zip(names, numbers, strict=True))), stops > 0
 
     def check_loss(self, sums: Sums) -> None:
         """Stop before a step that would ruin the weights, or that learns nothing."""
@@ -231,7 +310,7 @@ class Trainer(Generic[Net]):
     def refuse(self, what: str, sources: str) -> None:
         """Stop before a step that would ruin every weight."""
         self.optimizer.zero_grad(set_to_none=True)
-        broken = [name for name, parameter in self.model.named_parameters() if not parameter.isfinite().all()]
+        broken = [name for name, parameter in self.model.named_parameters() if not local(parameter).isfinite().all()]
         state = (f"{len(broken)} of its tensors are not finite since an earlier step, the last checkpoint is sound"
                  if broken else "the weights are untouched")
         raise FloatingPointError(f"the {what} of step {self.step} is not finite{sources}; {state}. Lower "
@@ -243,17 +322,23 @@ class Trainer(Generic[Net]):
         if self.mean is None:
             return
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.mean.parameters()), list(self.model.parameters()), 1 - decay)
+        torch._foreach_lerp_([local(mean) for mean in self.mean.parameters()],
+                             [local(now) for now in self.model.parameters()], 1 - decay)
         for mean, now in zip(self.mean.buffers(), self.model.buffers(), strict=True):
             mean.copy_(now)
 
     def save(self, run: Path, documents: Mapping[str, Any], files: Mapping[str, bytes]) -> Path:
-        """A checkpoint of everything that the next step depends on; "model" has the weights of `final`."""
+        """A checkpoint of everything that the next step depends on; "model" has the weights of `final`. Every rank must call
+        this, the first one writes."""
         state = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "core_seconds": self.core_seconds,
                  "evaluation": dict(self.evaluation)}
-        tensors = {"model": self.final.state_dict(), "optimizer": flatten_optimizer(self.optimizer, self.model)}
+        writes = self.ranks.is_first
+        tensors = {"model": gathered(self.final.state_dict(), writes),
+                   "optimizer": flatten_optimizer(self.optimizer, self.model, writes)}
         if self.mean is not None:
-            tensors["training"] = self.model.state_dict()
+            tensors["training"] = gathered(self.model.state_dict(), writes)
+        if not writes:
+            return checkpoint.folder_of(run, self.step)
         return checkpoint.save(run, self.step, tensors=tensors, documents={**documents, "state": state}, files=files)
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
@@ -261,9 +346,9 @@ class Trainer(Generic[Net]):
         if ("training" in saved.tensors) != (self.mean is not None):
             raise ValueError(f"{saved.path} was trained {'with' if 'training' in saved.tensors else 'without'} averaged "
                              "weights; continue it in the same way or start a new run")
-        self.model.load_state_dict(saved.tensors.get("training", saved.tensors["model"]))
+        load_whole(self.model, saved.tensors.get("training", saved.tensors["model"]))
         if self.mean is not None:
-            self.mean.load_state_dict(saved.tensors["model"])
+            load_whole(self.mean, saved.tensors["model"])
         restore_optimizer(self.optimizer, self.model, saved.tensors["optimizer"])
         state = {"tokens": 0, "seconds": 0.0, "core_seconds": 0.0, "evaluation": {}} | saved.documents["state"]
         self.step, self.tokens, self.evaluation = state["step"], state["tokens"], state["evaluation"]
@@ -282,46 +367,75 @@ class Trainer(Generic[Net]):
             play: scores of `final` in play, every `play_every` steps; 0: never.
             on_report: called every `log_every` steps, after evaluations and at the end.
         Raises:
-            KeyboardInterrupt: on Ctrl-C or SIGTERM, after the step under way has been finished and saved.
-            Whatever `batch_of` raises, after the steps that are done have been saved.
+            KeyboardInterrupt: on Ctrl-C or SIGTERM of any rank, after the step under way has been finished and saved.
+            LostRank: another rank died.
+            Whatever `batch_of` raises, after the steps that are done have been saved; ValueError where it raised in another
+            rank.
         """
         config, saved = self.config, self.step
         interval = _Interval(self.step, self.tokens)
         clock, work = time.perf_counter() - self.seconds, time.process_time() - self.core_seconds
-        with interruptible() as interrupted, SummaryWriter(str(run / "tensorboard"), purge_step=self.step + 1) as writer:
+        with interruptible() as interrupted, self.writer(run) as writer:
+            self.asked_to_stop = interrupted.is_set
             while not self.ended:
-                first = self.step * config.accumulate
+                first, failed = self.step * config.accumulate, None
+                batches: list[Any] = []
                 try:
                     with interrupted.waiting():
                         batches = [batch_of(number) for number in range(first, first + config.accumulate)]
-                except BaseException:
+                except BaseException as error:
+                    failed = error
+                parts, broken = self.exchange([] if failed else batches, failed is not None)
+                if broken:
                     if self.step > saved:      # hours of training are not lost for data that cannot be read any more
                         self.save(run, documents, files)
-                    raise
-                sums, norm = self.train_step(batches)
+                    raise failed or ValueError(f"rank {broken[0]} got no batch for step {self.step}; its own message says why")
+                sums, norm = self.train_step(batches, parts) if self.ranks.together else self.train_step(batches)
                 interval.sums.add(sums.loss, sums.numbers)
                 self.seconds, self.core_seconds = time.perf_counter() - clock, time.process_time() - work
+                if self.ranks.together and config.minutes:       # one clock, or the ranks would end in different steps
+                    self.seconds = self.ranks.gather([self.seconds])[0][0]
                 last = self.ended
                 if measured := evaluate is not None and (self.step % config.evaluate_every == 0 or last):
-                    with torch.inference_mode(), autocast(self.device, config.precision):
-                        self.evaluation = evaluate(self.final)
+                    self.evaluation = self.evaluated(evaluate)
                 if play is not None and play_every and self.step % play_every == 0:
-                    self.played, measured = play(self.final), True
+                    self.played, measured = play(self.final) if self.ranks.is_first else {}, True
                 if self.step % config.log_every == 0 or measured or last:
                     report = self.report(interval, norm)
                     try:
-                        log(writer, report)
+                        if writer is not None:
+                            log(writer, report)
                     except OSError as error:      # the figures of a full disk; TensorBoard's thread does not say where
                         raise write_error(run / "tensorboard", error) from error
                     on_report(report)
                     interval = _Interval(self.step, self.tokens)
-                stopped = interrupted.is_set()      # read once: a later signal is handled in the next step
+                # read once: a later signal is handled in the next step
+                stopped = self.stopped if self.ranks.together else interrupted.is_set()
                 if self.step % config.save_every == 0 or last or stopped:
                     self.save(run, documents, files)
                     saved = self.step
                     return_freed_memory()
                 if stopped and not last:
                     raise KeyboardInterrupt
+
+    def evaluated(self, evaluate: Callable[[Net], Mapping[str, float]]) -> Mapping[str, float]:
+        """Held-out figures; every rank measures the same, for a sharded model needs all of them."""
+        sharded = self.ranks.together and self.shard == "fsdp"
+        # FSDP's all-gather cannot write into tensors that were made in inference mode.
+        with torch.no_grad() if sharded else torch.inference_mode(), autocast(self.device, self.config.precision):
+            found = evaluate(self.final)
+        if sharded:
+            put_away(self.final)
+        return found
+
+    @contextmanager
+    def writer(self, run: Path) -> Iterator[SummaryWriter | None]:
+        """TensorBoard's, of the rank that writes."""
+        if not self.ranks.is_first:
+            yield None
+            return
+        with SummaryWriter(str(run / "tensorboard"), purge_step=self.step + 1) as writer:
+            yield writer
 
     def report(self, interval: "_Interval", norm: float) -> TrainingReport:
         """The report of the steps since the last one."""
@@ -350,6 +464,16 @@ def compile_model(model: nn.Module) -> None:
         kind = getattr(getattr(backbone, "config", None), "kind", type(model).__name__)
         raise ValueError(f"training.compile=true works with the backbone decoder, not {kind}")
     backbone.compile_blocks()
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Activation checkpointing of an agent's decoder. Raises ValueError for other models."""
+    backbone = getattr(model, "backbone", model)
+    if not isinstance(backbone, Decoder):
+        kind = getattr(getattr(backbone, "config", None), "kind", type(model).__name__)
+        raise ValueError(f"training.recompute=true works with the backbone decoder, not {kind}")
+    for block in backbone.blocks:
+        block.recomputed = True
 
 
 def log(writer: SummaryWriter, report: TrainingReport) -> None:

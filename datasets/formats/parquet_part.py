@@ -10,7 +10,7 @@ import resource
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +190,8 @@ class Part:
             ValueError: damaged, with the file.
         """
         columns = {name: c for name, c in self.columns.items() if c.dtype == "str" and name.startswith("observation")}
+        if not columns:
+            return [[] for _ in self.lengths]
         first = np.concatenate([[0], np.cumsum(self.lengths + 1)])[:-1]         # row at which each episode begins
         with damage(self.path, "observed texts"):
             table = self._open().read(columns=list(columns), use_threads=False)
@@ -197,19 +199,24 @@ class Part:
             found = [table[name].take(pa.array(first)).to_pylist() for name in columns]
             if any(not isinstance(text, str) for texts in found for text in texts):
                 raise ValueError("a text is missing")
-        return [list(texts) for texts in zip(*found, strict=True)] if found else [[] for _ in first]
+        return [list(texts) for texts in zip(*found, strict=True)]
 
-    def demonstrated(self, episode: int) -> np.ndarray:
-        """bool (steps,): that column of an episode.
+    def demonstrated(self, episodes: Sequence[int]) -> list[np.ndarray]:
+        """bool (steps,) for each of these episodes: that column, in one read. Hundreds of small reads would take longer than
+        all else that is done when data are opened.
 
         Raises:
             ValueError: damaged, with the file and row groups.
         """
-        first, stop = self.first_group[episode:episode + 2].tolist()
-        with damage(self.path, f"row groups {first} to {stop - 1}"):
-            table = self._open().read_row_groups(list(range(first, stop)), columns=["demonstrated"], use_threads=False)
+        groups = [group for episode in episodes for group in range(*self.first_group[episode:episode + 2].tolist())]
+        with damage(self.path, f"row groups {min(groups, default=0)} to {max(groups, default=0)}"):
+            table = self._open().read_row_groups(groups, columns=["demonstrated"], use_threads=False)
             table.validate(full=True)
-            return column_values(Column("bool", ()), table["demonstrated"], int(self.lengths[episode]))
+            found, start = [], 0
+            for steps in self.lengths[np.asarray(episodes, np.int64)].tolist():
+                found.append(column_values(Column("bool", ()), table["demonstrated"].slice(start, steps + 1), steps))
+                start += steps + 1
+            return found
 
 
 # Parts of this process whose files are open, in the order of opening: hundreds of data sets have more files than many systems

@@ -45,8 +45,9 @@ def main(argv: Sequence[str]) -> int:
         settings = load_task_settings(defaults, [*arguments.overrides, "training.steps=1000000"])     # the clock ends each run
         if settings.training.minutes <= 0:
             raise ValueError("training.minutes is missing; say how long each library may train")
+        device = console.chosen_device(arguments.device)
         reports: dict[str, dict[str, Any]] = {
-            name: fit(task, arguments.data, settings, Path(folder) / name, arguments.device, network)
+            name: fit(task, arguments.data, settings, Path(folder) / name, device, network)
             for name, network in networks(task).items()}
     figures = [figure for figure in FIGURES if figure in reports["calico"]]
     found = {name: {figure: report[figure] for figure in figures} for name, report in reports.items()}

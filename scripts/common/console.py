@@ -71,12 +71,26 @@ def make_parser(command: str, doc: str | None) -> Parser:
                   formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
+def chosen_device(name: str) -> str:
+    """The device that --device means here, said in one line. It loads torch: to be called when all words are known to be right.
+
+    Raises:
+        ValueError: it cannot be used.
+    """
+    from calico.agent.hardware import device_words, usable_device
+
+    device = usable_device(name)
+    if os.environ.get("RANK", "0") == "0":
+        note(f"device: {device_words(device)}")
+    return str(device)
+
+
 # Options that several commands have: the same word means the same in each.
 COMMON: dict[str, dict[str, Any]] = {
     "overrides": {"nargs": "*", "default": [], "metavar": "key=value", "help": "settings that win over the file's"},
     "--max-side": {"type": int, "metavar": "PIXELS", "help": "of pictures; default: what the run was trained with"},
     "--seed": {"type": int, "default": 0, "help": "(default 0)"},
-    "--device": {"default": "cpu", "help": "cpu (default) or cuda"},
+    "--device": {"default": "auto", "help": "auto (default), the first there of cuda, mps, cpu; or one of these, or cuda:1"},
     "--json": {"action": "store_true", "help": "print JSON"},
     "--data-changed": {"action": "store_true",
                        "help": "continue a run though its data were mended or have grown since it began"},
@@ -130,7 +144,9 @@ def run_command(main: Main) -> Callable[..., int]:
                 raise
             if os.environ.get(DEBUG) == "1":
                 _print_exception(*sys.exc_info())
-            print(f"{command}: {one_line(error)}", file=sys.stderr)
+            rank = os.environ.get("RANK", "") if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+            if not (rank and rank != "0" and getattr(error, "of_all_ranks", False)):
+                print(f"{command}: {f'rank {printable(rank)}: ' if rank else ''}{one_line(error)}", file=sys.stderr, flush=True)
             return WRONG_INPUT
     return wrapped
 
@@ -218,6 +234,9 @@ def progress(description: str, total: float | None = None, unit: str = "", *, st
         every: seconds between lines where stderr is not a terminal; the last line always comes.
         stream, clock: for tests.
     """
+    if _silent:
+        yield Bar(start, total, lambda bar: None)
+        return
     stream, description, unit = stream or sys.stderr, printable(description), printable(unit)
     console = Console(file=stream, highlight=False)
     if stream.isatty() and not console.is_dumb_terminal:
@@ -346,7 +365,17 @@ def say(*lines: str, end: str = "\n") -> None:
 
 def note(message: str) -> None:
     """A line for people, on stderr."""
-    print(printable(message), file=sys.stderr, flush=True)
+    if not _silent:
+        print(printable(message), file=sys.stderr, flush=True)
+
+
+_silent = False
+
+
+def be_silent() -> None:
+    """From now on no notes and no progress of this process: of several that do one thing the first one speaks."""
+    global _silent
+    _silent = True
 
 
 def wrote(*paths: Path | str) -> None:

@@ -44,9 +44,10 @@ CHAT = ("hello", "who are you?", "what is lunar lander?", "thank you")
 def evaluate(arguments: argparse.Namespace) -> int:
     """What `calico evaluate` does once its options are known; returns its exit code."""
     run, suites = Path(arguments.run), arguments.suite or ("control", *data.SUITES)
-    agent, settings, packed = open_run(run, arguments.device)
+    device = console.chosen_device(arguments.device)
+    agent, settings, packed = open_run(run, device)
     sampling = SamplingConfig(temperature=agent.temperature if arguments.temperature is None else arguments.temperature)
-    against = open_run(Path(arguments.against), arguments.device) if arguments.against else None
+    against = open_run(Path(arguments.against), device) if arguments.against else None
     if against:
         check_held_out(settings, against[1], arguments.against)
     sets = material(settings, [suite for suite in suites if suite != "control"], arguments.data, arguments.limit,

@@ -66,7 +66,7 @@ DEFAULTS = AutoencodeSettings().lasting(2000)
 def train(task: str, argv: Sequence[str]) -> int:
     arguments = runs.parse_training(runs.training_parser(task, TRAIN, DEFAULTS), argv)
     settings = load_task_settings(DEFAULTS, arguments.overrides)
-    device, seed = usable_device(arguments.device), settings.training.seed
+    device, seed = usable_device(console.chosen_device(arguments.device)), settings.training.seed
     trained = runs.started_from(settings, (task,))
     start = trained.model if trained else None
     assert start is None or isinstance(start, Autoencoder)
@@ -84,7 +84,7 @@ def train(task: str, argv: Sequence[str]) -> int:
     document = {"task": task, "model": config_to_json(model.config), "classes": clips.labels,
                 "data": [[video.name, len(video.frames), float(video.sound.std())] for video in videos]}
     trainer = runs.train(model, autoencoding_loss, lambda number: tensors(clips.batch(number, settings.batch_size)),
-                         lambda model: measure(model, kept), document, settings, arguments.out, arguments.device,
+                         lambda model: measure(model, kept), document, settings, arguments.out, str(device),
                          arguments.data_changed)
     report = {"task": task, "videos": len(videos), **costs(trainer), **trainer.evaluation, **constant(kept)}
     write_report(report, arguments.out)
@@ -147,7 +147,7 @@ def predict(task: str, argv: Sequence[str]) -> int:
         raise ValueError("--clips, --chunks and --top must be at least 1, and --start not negative")
     if len({path.stem for path in options.videos}) < len(options.videos):
         raise ValueError("two of the videos have the same name, and would be written to one file; give them one at a time")
-    trained = load_trained(options.run, (task,), options.device)
+    trained = load_trained(options.run, (task,), console.chosen_device(options.device))
     model, classes = trained.model, trained.document["classes"]
     assert isinstance(model, Autoencoder)
     reports, written = [], []

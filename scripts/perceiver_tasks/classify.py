@@ -232,7 +232,7 @@ def train(task: str, argv: Sequence[str]) -> int:
     parser = runs.training_parser(task, TRAIN.format(task=task, evaluations=EVALUATIONS, **vars(kind)), kind.settings)
     arguments = runs.parse_training(parser, argv)
     settings = load_task_settings(kind.settings, arguments.overrides)
-    classification.show_report(fit(task, arguments.data, settings, arguments.out, arguments.device,
+    classification.show_report(fit(task, arguments.data, settings, arguments.out, console.chosen_device(arguments.device),
                                    data_changed=arguments.data_changed), arguments.json)
     console.wrote(arguments.out)
     return 0
@@ -298,7 +298,7 @@ def predict(task: str, argv: Sequence[str]) -> int:
     console.add_common(parser, "--device", "--json")
     options = parser.parse_args(argv)
     console.check_positive(options, "top")
-    trained = load_trained(options.run, (task,), options.device)
+    trained = load_trained(options.run, (task,), console.chosen_device(options.device))
     fit_in, classes = preparation(trained), trained.document["classes"]
     names, samples = classification.open_named(options.files, lambda name: kind.open(name, fit_in))
     for remark in cut_texts(samples, fit_in):

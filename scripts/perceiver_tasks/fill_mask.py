@@ -65,7 +65,8 @@ class LanguageSettings(TaskSettings):
 def train(task: str, argv: Sequence[str]) -> int:
     arguments = runs.parse_training(runs.training_parser(task, TRAIN, LanguageSettings()), argv)
     settings = load_task_settings(LanguageSettings(), arguments.overrides)
-    report = fit(task, arguments.data, settings, arguments.out, arguments.device, data_changed=arguments.data_changed)
+    report = fit(task, arguments.data, settings, arguments.out, console.chosen_device(arguments.device),
+                 data_changed=arguments.data_changed)
     if arguments.json:
         console.print_json(report)
     else:
@@ -167,7 +168,7 @@ def predict(task: str, argv: Sequence[str]) -> int:
     console.check_positive(options, "length", "top")
     if missing := [text for text in options.texts if BLANK not in text]:
         raise ValueError(f"there is no {BLANK} in {missing[0]!r}; write it where something is missing")
-    trained = load_trained(options.run, (task,), options.device)
+    trained = load_trained(options.run, (task,), console.chosen_device(options.device))
     fit_in = preparation(trained)
     assert isinstance(trained.model, MaskedLanguage) and isinstance(fit_in, TextInput)
     found = []

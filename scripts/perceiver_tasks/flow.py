@@ -72,7 +72,7 @@ DEFAULTS = FlowSettings(optimizer=replace(FlowSettings().optimizer, learning_rat
 def train(task: str, argv: Sequence[str]) -> int:
     arguments = runs.parse_training(runs.training_parser(task, TRAIN, DEFAULTS), argv)
     settings = load_task_settings(DEFAULTS, arguments.overrides)
-    seed, device = settings.training.seed, usable_device(arguments.device)
+    seed, device = settings.training.seed, usable_device(console.chosen_device(arguments.device))
     torch.manual_seed(seed)
     start = runs.started_from(settings, (task,))
     model = start.model if start else Flow(SMALL_FLOW)
@@ -93,7 +93,7 @@ def train(task: str, argv: Sequence[str]) -> int:
     document = {"task": task, "model": config_to_json(model.config), "motion": asdict(motion), "shown": pictures,
                 "scales": settings.scales}
     trainer = runs.train(model, flow_loss, lambda number: made.batch(number, settings.batch_size // 2), evaluate, document,
-                         settings, arguments.out, arguments.device, arguments.data_changed)
+                         settings, arguments.out, str(device), arguments.data_changed)
     report: dict[str, Any] = {
         "task": task, **costs(trainer), "end_point_error": trainer.evaluation["end_point_error"],
         "zero_flow": float(torch.stack([end_point_error(0 * batch["flow"], batch["flow"]) for batch in held_out]).mean())}
@@ -175,7 +175,7 @@ def predict(task: str, argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if (len(options.frames) != 2 or options.out is None) if options.pairs is None else options.frames:
         raise ValueError(f"{len(options.frames)} frames came; give two frames and --out FOLDER, or --pairs MANIFEST alone")
-    trained = load_trained(options.run, (task,), options.device)
+    trained = load_trained(options.run, (task,), console.chosen_device(options.device))
     model, scales = trained.model, options.scales or trained.document.get("scales", [1.0])
     assert isinstance(model, Flow)
     if options.pairs is not None:

@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 
+from calico.agent import checkpoint
 from calico.agent.agent import Agent
 from calico.agent.hardware import usable_device
 from calico.agent.model import Model
 from calico.agent.sampling import SamplingConfig
-from calico.agent.training.agent_loss import agent_loss
+from calico.agent.training.agent_loss import agent_loss, counts_of
+from calico.agent.training.ranks import Ranks, RanksError, check_same, joined_ranks
 from calico.agent.training.trainer import PER_SOURCE, Sums, Trainer
 from calico.datasets.mixture import Mixture, first_difference, prefetched
+from calico.datasets.publish import digest, versions
 from calico.envs import scores
 from calico.scripts.common import console, sources
 from calico.scripts.common.config import config_to_json, save_resolved
@@ -25,38 +28,56 @@ from calico.scripts.training.runs import (
     LENGTH,
     accepted_changes,
     begin_or_continue,
+    fall_back,
     run_with_progress_bar,
     saved_config,
 )
 from calico.tokenizers.vocabulary import Vocabulary
 
 PLAY = ("training.play_every", "training.play_tasks", "training.play_episodes")
-FREE = ("out", "data.workers", *PLAY, *LENGTH)      # what a continued run may change
+FREE = ("out", "data.workers", *PLAY, *LENGTH, "training.recompute", "training.shard")      # what a continued run may change
 FIRST_PLAYED = 20_000                        # seeds of what is played in training: no data set's and no evaluation's
 SOURCES_TOLD = 8                             # by name
 HELD_OUT_BATCHES = 4                         # that are measured, where sources hold something out; the same ones each time
 
 
-def train(settings: RunSettings, device: str = "cpu", data_changed: bool = False) -> Path:
+def train(settings: RunSettings, device: str = "cpu", data_changed: bool = False, last_good: bool = False) -> Path:
+    """`train_ranks` of this process and those that torchrun started with it; see there."""
+    with joined_ranks(str(usable_device(device))) as ranks:
+        if not ranks.is_first:
+            console.be_silent()
+        return train_ranks(settings, device, data_changed, last_good, ranks)
+
+
+def train_ranks(settings: RunSettings, device: str, data_changed: bool, last_good: bool, ranks: Ranks) -> Path:
     """Train to the last step, continuing from the run's latest checkpoint if there is one; returns the run's folder.
 
     Args:
         data_changed: continue though the data of a source are others than when the run began.
+        last_good: continue from the newest checkpoint that is whole.
+        ranks: this process among those that train together; the first one writes and speaks.
     Raises:
-        ValueError: no such device, an empty mixture, data that cannot be read or that differ from those the run began with.
+        ValueError: no such device, an empty mixture, data that cannot be read or that differ from those the run began with;
+            ranks with other settings, data or versions than the first, or more of them than rows.
         checkpoint.CheckpointError: a damaged checkpoint.
     """
+    rows = ranks.rows(settings.data.batch_size)
+    check_same(ranks, first_difference, settings=config_to_json(settings), versions=versions(checkpoint.PACKAGES))
     settings = replace(settings, data=replace(settings.data, sources=sources.expanded(settings.data.sources)))
     run, training = Path(settings.out), settings.training
-    usable_device(device)
+    if last_good and ranks.is_first:
+        fall_back(run)
     opened = sources.open_sources(settings)
     for line in sources.resampled(opened):
         console.note(line)
     before = saved_config("train", ("config", "mixture"), RunSettings)
-    with begin_or_continue(run, config_to_json(settings), FREE, device=device, before=before, any_order=True) as saved:
+    check_same(ranks, first_difference, data={source.name: source.data.fingerprint for source in opened})
+    with begin_or_continue(run, config_to_json(settings), FREE, device=device, before=before, any_order=True,
+                           ranks=ranks) as saved:
         agent = initial_agent(settings, opened, device) if saved is None else Agent.from_checkpoint(saved, device)
         mixture = sources.build_mixture(opened, settings, agent.vocabulary, agent.text)
-        trainer = Trainer(agent.model, agent_loss(mixture.names), settings.optimizer, training)
+        trainer = Trainer(agent.model, agent_loss(mixture.names), settings.optimizer, training, ranks=ranks, counts=counts_of)
+        check_playable(trainer, training)
         kept: dict[str, Any] = {}
         if saved is not None:
             changes = mixture.check_state(saved.documents["mixture"], data_changed)
@@ -64,20 +85,29 @@ def train(settings: RunSettings, device: str = "cpu", data_changed: bool = False
             others = {change["source"] for change in changes}      # documents of the same numbers are not the same there
             mixture.skip({name: numbers for name, numbers in saved.documents.get("skipped", {}).items() if name not in others})
             trainer.restore(saved)
+        check_same(ranks, first_difference, mixture=mixture.state(), text=digest(list(agent.text.to_bytes())))
         for line in (*sources.remarked(opened), *sources.passed_over(mixture)):
             console.note(line)
         for line in described(settings, agent, opened, training.steps - trainer.step, device):
             console.note(line)
-        save_resolved(settings, run / "config.json")
+        if ranks.is_first:
+            save_resolved(settings, run / "config.json")
         documents = {**agent.documents(), "config": config_to_json(settings), "mixture": mixture.state(),
                      "skipped": mixture.skipped, SHOWN: {"pictures": any(one.data.has_pictures for one in opened)}, **kept}
         batch_of = prefetched(mixture, trainer.step * training.accumulate, training.steps * training.accumulate,
-                              settings.data.workers)
+                              settings.data.workers, rows=rows)
         run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, agent.files(),
                               evaluate=held_out_loss(opened, settings, agent), play=player(training, agent),
                               play_every=training.play_every)
     console.note(f"next: {next_command(run, agent, opened)}")
     return run
+
+
+def check_playable(trainer: Trainer[Model], training: AgentTraining) -> None:
+    """Raise ValueError where the run is to play now and then, and no process has the whole network."""
+    if training.play_every and trainer.ranks.together and trainer.shard == "fsdp":
+        raise RanksError(f"training.play_every={training.play_every} needs a rank with the whole network, and "
+                         "training.shard=fsdp gives each a part; set play_every=0, or shard=ddp where the network fits")
 
 
 def initial_agent(settings: RunSettings, opened: Sequence[sources.OpenedSource], device: str) -> Agent:

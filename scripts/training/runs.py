@@ -10,7 +10,7 @@
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from calico.agent import checkpoint
 from calico.agent.run_lock import run_lock
+from calico.agent.training.ranks import ALONE, Ranks, RanksError, from_environment
 from calico.agent.training.trainer import Trainer, TrainingReport
 from calico.datasets.mixture import first_difference
 from calico.datasets.publish import digest
@@ -38,7 +39,7 @@ Net = TypeVar("Net", bound=nn.Module)
 @contextmanager
 def begin_or_continue(run: Path, document: Mapping[str, Any], free: Collection[str] = LENGTH, *, device: str = "cpu",
                       before: Callable[[checkpoint.Checkpoint], Any] = lambda saved: saved.documents.get("config"),
-                      any_order: bool = False) -> Iterator[checkpoint.Checkpoint | None]:
+                      any_order: bool = False, ranks: Ranks = ALONE) -> Iterator[checkpoint.Checkpoint | None]:
     """Hold the run's lock; gives the checkpoint to continue from, or None for a new run.
 
     Args:
@@ -47,12 +48,16 @@ def begin_or_continue(run: Path, document: Mapping[str, Any], free: Collection[s
         before: the document of the run that was saved, so written that it can be compared: fields that are newer than the
             checkpoint filled in, for instance. It may raise ValueError.
         any_order: the caller itself continues runs that drew their samples in the order of an earlier version.
+        ranks: the processes that train together; the first holds the lock for all.
     Raises:
         ValueError: the run began with another document, or another process trains in the folder.
         checkpoint.CheckpointError: a damaged checkpoint.
     """
     check_is_run(run)
-    with run_lock(run):
+    if not ranks.together and from_environment().together:
+        raise RanksError("only calico train works in several processes; start this command without torchrun")
+    with run_lock(run) if ranks.is_first else nullcontext():
+        ranks.wait()      # until the first has the lock: what the run holds does not change from here on
         try:
             saved = checkpoint.load(run, map_location=device) if checkpoint.checkpoints(run) else None
         except checkpoint.CheckpointError as error:
