@@ -110,7 +110,7 @@ def check_playable(trainer: Trainer[Model], training: AgentTraining) -> None:
                          "training.shard=fsdp gives each a part; set play_every=0, or shard=ddp where the network fits")
 
 
-def initial_agent(settings: RunSettings, opened: Sequence[sources.OpenedSource], device: str) -> Agent:
+def initial_agent(settings: RunSettings, opened: list[sources.OpenedSource], device: str) -> Agent:
     """The agent before its first step: with random weights, or those of the run that `settings.init` names."""
     base = Agent.load(settings.init, device) if settings.init else None
     text = base.text if base else sources.text_tokenizer(settings, opened)

@@ -45,10 +45,10 @@ def test_a_network_plays_a_recipe_and_its_experts_correct_it(tmp_path: Path, ref
     assert sorted(cart.seeds) == [700, 701, 702]
     assert {key: cart.task[key] for key in ("policy", "label", "mix", "noise")} == {
         "policy": "calico-small", "label": "expert", "mix": 0.5, "noise": 0.0}
-    for words, says in [(("--policy", "random"), "--policy random, --label None: a recipe's tasks are played by their experts"),
+    for given, says in [(("--policy", "random"), "--policy random, --label None: a recipe's tasks are played by their experts"),
                         (("--label", "expert"), "--policy expert, --label expert: a recipe's tasks"),
                         (("--noise", 0.1), "--noise: a recipe says itself"), (("CartPole-v1",), "leave TASK and --scenes out")]:
-        assert says in refused("collect", "--recipe", file, *words, "--out", tmp_path / "other")
+        assert says in refused("collect", "--recipe", file, *given, "--out", tmp_path / "other")
     file.write_text("families: {minigrid: {episodes: {MiniGrid-Playground-v0: 1}}}")
     says = refused("collect", "--recipe", file, "--policy", "calico-small", "--label", "expert", "--out", tmp_path / "other")
     assert "MiniGrid-Playground-v0" in says and not (tmp_path / "other").exists()
