@@ -14,13 +14,15 @@ Places are the nine cells of a 3x3 division of the picture.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
 import numpy as np
 from PIL import Image
 
 from .registry import get_task, make, nearest, require
+
+if TYPE_CHECKING:
+    import gymnasium as gym
 
 SIZE = 64   # pixels: 4x4 patches
 PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
@@ -155,7 +157,7 @@ def lean(angle: float) -> str:
     return "upright" if abs(angle) < UPRIGHT else ("left" if angle > 0 else "right")
 
 
-def _atari(name: str) -> tuple[gym.Env, Any]:
+def _atari(name: str) -> "tuple[gym.Env, Any]":
     """An emulator with nothing random left in it, and its start: 10 times faster to restore than a reset, and exact."""
     env = make(get_task(name).with_view(noop_max=0, repeat_action_probability=0.0), render=True)
     env.reset(seed=0)

@@ -217,6 +217,7 @@ TREATMENTS: list[tuple[str, str | Elsewhere | Long]] = [
     (r"collect .*--train-expert.*", Long("trains an expert for minutes")),
     (r"collect .*", Elsewhere("tests/scripts/test_collect.py::test_episodes_are_the_experts_and_say_where_they_come_from")),
     (r"(demo|train) .*", TRAINS),
+    (r"fewshot .*", Elsewhere("tests/scripts/test_fewshot.py::test_all_ways_are_measured_and_nothing_is_done_twice")),
     (r"improve .*", Elsewhere("tests/scripts/test_improve.py::test_each_round_adds_corrections_and_trains_on")),
     (r"card .*", Elsewhere("tests/scripts/test_card.py::test_the_card_says_what_was_measured")),
     (r"pretrain .*", Elsewhere("tests/scripts/test_pretrain.py::test_a_run_holds_encoder_teacher_and_curves")),
