@@ -58,6 +58,7 @@ PACKAGES = ("calico-agent", "torch", "numpy", "safetensors", "sentencepiece", "g
 STEP_FOLDER = re.compile(r"step_(\d{8,})")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")   # one plain name: no folder, nothing hidden, no `..`
 LAYERS = frozenset({"depth", "layers", "position_layers", "blocks"})     # fields of configurations that count modules
+BEFORE = "before"        # document of a run that started from another's weights: what went into those, see `spent`
 MOST_REPEATED = 64       # modules that may share their weights
 WEIGHTS = frozenset({"model", "training"})    # stems of tensors that must be finite
 MAX_MANIFEST_BYTES = 1 << 20   # ours have a few thousand
@@ -429,6 +430,12 @@ def _refusal(path: Path) -> str:
                 "Give a checkpoint folder (safetensors and JSON)")
     return f"{path} is a file; give the folder of a run or of a checkpoint" + (
         f", such as {path.parent}" if (path.parent / MANIFEST).exists() else "")
+
+
+def spent(saved: Checkpoint) -> dict[str, float]:
+    """Tokens and seconds of training that went into the weights, those of the runs that it started from included."""
+    parts = [saved.documents.get(stem, {}) for stem in ("state", BEFORE)]
+    return {key: sum(part.get(key, 0) for part in parts) for key in ("tokens", "seconds")}
 
 
 def pack(saved: Checkpoint, out: Path | str, documents: Mapping[str, JSON]) -> Path:

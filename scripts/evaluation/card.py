@@ -12,7 +12,7 @@ from calico.scripts.common import console
 from calico.scripts.evaluation.all_suites import SUMMARY, results_folder
 
 CARD, README = "card.json", "README.md"
-PACKED = ("model", "vocabulary", "tasks", "encoders", "state")    # documents that acting needs, and where it came from
+PACKED = ("model", "vocabulary", "tasks", "encoders", "state", checkpoint.BEFORE)    # documents that acting needs, and where it came from
 LIMITS = (
     "It plays the tasks below in the views that it was trained with, and no others.",
     "It knows grounded captions, questions and small talk about the worlds that are named; of other pictures and topics it "
@@ -63,14 +63,15 @@ def card_of(run: str, measured: bool = False) -> dict[str, Any]:
     everything = families.pop("all", {})
     weights = sum(file.stat().st_size for file in saved.path.iterdir() if file.is_file())
     trained = sorted({task_table.rows()[name]["licence"] or "unstated" for name in scores})
+    spent = checkpoint.spent(saved)
     known = {task_table.rows()[name]["family"] for name in agent.tasks if name in task_table.rows()}
     return {"name": Path(run).name, "tasks": len(agent.tasks), "families": len(known), "evaluated": len(scores),
             "share_at_50": everything.get("share_at_50"),
             "interquartile_mean": everything.get("interquartile_mean", {}).get("value"),
             "interquartile_mean_95": everything.get("interquartile_mean"),
             "caption_accuracy": found.get("caption_accuracy"), "question_accuracy": found.get("question_accuracy"),
-            "parameters": agent.model.parameter_count(), "bytes": weights, "tokens": int(agent.about.get("tokens", 0)),
-            "training_hours": round(float(agent.about.get("seconds", 0)) / 3600, 2), "episodes": found["episodes"],
+            "parameters": agent.model.parameter_count(), "bytes": weights, "tokens": int(spent["tokens"]),
+            "training_hours": round(spent["seconds"] / 3600, 2), "episodes": found["episodes"],
             "max_steps": found.get("max_steps"),
             "temperature": found["sampling"]["temperature"], "by_family": families, "scores": scores,
             "data": saved.documents.get("sources", []), "licences": trained, "limits": list(LIMITS)}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from calico.agent import checkpoint
-from calico.agent.agent import Agent
+from calico.agent.agent import Agent, located
 from calico.agent.hardware import usable_device
 from calico.agent.model import Model
 from calico.agent.sampling import SamplingConfig
@@ -79,9 +79,12 @@ def train_ranks(settings: RunSettings, device: str, data_changed: bool, last_goo
         trainer = Trainer(agent.model, agent_loss(mixture.names), settings.optimizer, training, ranks=ranks, counts=counts_of)
         check_playable(trainer, training)
         kept: dict[str, Any] = {}
+        if saved is None and settings.init:
+            kept[checkpoint.BEFORE] = checkpoint.spent(checkpoint.load(located(settings.init), only=()))
         if saved is not None:
+            kept = {stem: saved.documents[stem] for stem in (checkpoint.BEFORE,) if stem in saved.documents}
             changes = mixture.check_state(saved.documents["mixture"], data_changed)
-            kept = {CHANGES: found} if (found := accepted_changes(saved, changes)) else {}
+            kept |= {CHANGES: found} if (found := accepted_changes(saved, changes)) else {}
             others = {change["source"] for change in changes}      # documents of the same numbers are not the same there
             mixture.skip({name: numbers for name, numbers in saved.documents.get("skipped", {}).items() if name not in others})
             trainer.restore(saved)

@@ -450,6 +450,11 @@ def test_a_run_starts_from_another_ones_network(small_run: SmallRun, tmp_path: P
     for name, tensor in before.model.state_dict().items():
         torch.testing.assert_close(after.model.state_dict()[name], tensor, atol=1e-4, rtol=0)
     assert main([*given, "training.steps=6"]) == 0 and checkpoint.load(out).step == 6
+    base, saved = checkpoint.load(small_run.run), checkpoint.load(out)
+    assert checkpoint.spent(saved)["tokens"] == base.documents["state"]["tokens"] + saved.documents["state"]["tokens"] > 0
+    again = tmp_path / "again"
+    assert main(["train", "tiny", *given[2:4], f"out={again}", f"init={out}"]) == 0
+    assert checkpoint.spent(checkpoint.load(again))["tokens"] > checkpoint.spent(saved)["tokens"]
     said = refused(*given[:-2], f"init={small_run.run}", "backbone.width=64")
     assert "brings its own backbone.width; leave backbone.width=64 out" in said
     assert "does not exist" in refused(*words(small_run, tmp_path / "none", "init=runs/none"))
