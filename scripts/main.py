@@ -32,6 +32,7 @@ VERBS = {
     "improve": "play, be corrected by the expert, learn, again: better scores on tasks of your choice",
     "evaluate": "every ability of one checkpoint: scores, captions, questions, chat, text, report",
     "card": "what a network can do: the score of every task, data, licences",
+    "push": "give a network or a data set to others, on the Hugging Face Hub",
     "caption": "describe pictures",
     "vqa": "answer a question about a picture",
     "chat": "talk to a run",

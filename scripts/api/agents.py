@@ -25,7 +25,6 @@ from calico.agent.talk import Conversation, TextGenerator, user_message
 from calico.datasets.images import seen
 from calico.envs.registry import Task
 from calico.scripts.api import environments
-from calico.scripts.api.hub import hub_name
 from calico.scripts.api.policy import Policy
 from calico.scripts.common import inspecting
 from calico.scripts.common.chat_loop import describe_truncation
@@ -49,10 +48,7 @@ def load(run: str | Path = DEFAULT_RUN, *, device: str = "cpu") -> "Agent":
     Raises:
         ValueError: there is none, or a file of it, which is named, is damaged; or no such device.
     """
-    if name := hub_name(run):
-        saved = checkpoint.from_hub(name[0], revision=name[1], only=("model",))
-    else:
-        saved = checkpoint.load(networks.located(run), only=("model",))
+    saved = checkpoint.load(networks.located(run), only=("model",))
     return Agent(networks.Agent.from_checkpoint(saved, device), saved)
 
 
