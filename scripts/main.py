@@ -29,6 +29,7 @@ VERBS = {
     "tokenizer": "learn text pieces: calico tokenizer train FILES --vocab N --out FILE",
     "train": "one mixture, one model: calico train CONFIG [key=value ...]",
     "rollout": "let a trained run play tasks",
+    "serve": "a network over HTTP: OpenAI's chat protocol, control loops over WebSocket",
     "improve": "play, be corrected by the expert, learn, again: better scores on tasks of your choice",
     "evaluate": "every ability of one checkpoint: scores, captions, questions, chat, text, report",
     "card": "what a network can do: the score of every task, data, licences",

@@ -145,16 +145,21 @@ class Agent:
         Raises:
             ValueError: messages of another form, a picture that cannot be read, or nothing is asked.
         """
+        conversation = self.conversation(messages, temperature=temperature, max_tokens=max_tokens, seed=seed)
+        reply = conversation.reply(on_text)
+        if reply.cut:
+            warnings.warn(describe_truncation(reply.cut), stacklevel=2)
+        return reply.text
+
+    def conversation(self, messages: str | Sequence[Mapping[str, Any]], *, temperature: float = 0.0, max_tokens: int = 128,
+                     seed: int = 0) -> Conversation:
+        """What `chat` replies in: its `reply` also says how much was read, written and left out. Arguments as of `chat`."""
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         if not messages or messages[-1].get("role") != "user" or not has_content(messages[-1].get("content")):
             raise ValueError("the last message must be the user's and say something, such as "
                              '{"role": "user", "content": "who are you?"}')
-        conversation = Conversation(self._speaker(max_tokens, temperature, seed), self._with_arrays(messages))
-        reply = conversation.reply(on_text)
-        if reply.cut:
-            warnings.warn(describe_truncation(reply.cut), stacklevel=2)
-        return reply.text
+        return Conversation(self._speaker(max_tokens, temperature, seed), self._with_arrays(messages))
 
     # ---- to look inside
 
@@ -178,6 +183,11 @@ class Agent:
         return inspecting.inspect_parts("dialogue", dialogue_parts(self._with_arrays(target), generate=True), scheme, [])
 
     # ---- helpers
+
+    @property
+    def most_written(self) -> int:
+        """Most tokens of a reply: half of the network's context."""
+        return int(self.network.model.config.backbone.context) // 2
 
     @cached_property
     def _greedy(self) -> TextGenerator:
