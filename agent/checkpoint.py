@@ -23,13 +23,14 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..datasets.formats import hub
 from ..datasets.publish import (
     digest,
     finish_publishing,
@@ -227,7 +228,7 @@ def load(path: Path | str, *, map_location: str | torch.device = "cpu", only: Co
     """Read a checkpoint after checking every file against the manifest.
 
     Args:
-        path: a run's folder (its latest checkpoint) or one checkpoint's folder.
+        path: a run's folder (its latest checkpoint), one checkpoint's folder, or "owner/name[@revision]" of the Hub.
         map_location: device of the tensors.
         only: stems of the tensor files to read, such as ("model",) for acting; None: all. All are checked.
     Raises:
@@ -252,7 +253,7 @@ def load(path: Path | str, *, map_location: str | torch.device = "cpu", only: Co
 
 def find(path: Path | str) -> Path:
     """The checkpoint folder of `path`: itself, or the latest of a run. Raises CheckpointError, with the reason, for none."""
-    path = Path(path)
+    path = here(path)
     if path.is_file():
         raise CheckpointError(_refusal(path))
     if not path.is_dir():
@@ -487,17 +488,18 @@ def export(path: Path | str, out: Path | str, *, optimizer: bool = False) -> Pat
     return out
 
 
-def push_to_hub(path: Path | str, repo_id: str, *, private: bool = False, optimizer: bool = False) -> str:
-    """Verify a checkpoint and upload it to the Hugging Face Hub, after `hf auth login`; returns its address."""
-    from huggingface_hub import HfApi
+def push_to_hub(path: Path | str, repo_id: str, *, private: bool = False, optimizer: bool = False,
+                files: Mapping[str, bytes] | None = None) -> str:
+    """Verify a checkpoint and upload it to the Hugging Face Hub, after `hf auth login`; returns its address.
 
-    api = HfApi()
-    with tempfile.TemporaryDirectory() as scratch:
+    Args:
+        files: more files for its folder, such as README.md.
+    """
+    with tempfile.TemporaryDirectory() as scratch, _hub_errors():
         folder = export(path, Path(scratch) / "checkpoint", optimizer=optimizer)
-        with _hub_errors(repo_id):
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Calico checkpoint")
-    return f"{api.endpoint}/{repo_id}"
+        if files:
+            add(folder, files)
+        return hub.upload(folder, repo_id, kind="model", private=private, message="Calico checkpoint")
 
 
 def from_hub(repo_id: str, *, revision: str | None = None, map_location: str | torch.device = "cpu",
@@ -507,24 +509,25 @@ def from_hub(repo_id: str, *, revision: str | None = None, map_location: str | t
     return load(folder, map_location=map_location, only=only)
 
 
-def hub_folder(repo_id: str, revision: str | None = None, *, kind: str = "model") -> Path:
-    """A repository of the Hub on this disk, downloaded where it is not yet; without its pickles; a "model" or a "dataset"."""
-    from huggingface_hub import snapshot_download
+def hub_folder(repo_id: str, revision: str | None = None) -> Path:
+    """A repository of the Hub on this disk, downloaded where it is not yet; without its pickles."""
+    with _hub_errors():
+        return hub.hub_folder(repo_id, revision, without=[f"*{suffix}" for suffix in sorted(PICKLES)])
 
-    with _hub_errors(repo_id):
-        return Path(snapshot_download(repo_id, revision=revision, repo_type=kind,
-                                      ignore_patterns=[f"*{suffix}" for suffix in sorted(PICKLES)]))
+
+def here(path: Path | str) -> Path:
+    """A path as it is; or a network of the Hub, "owner/name[@revision]", as a folder, where there is nothing of that name."""
+    if (name := hub.hub_name(path)) is None:
+        return Path(path)
+    try:
+        return hub_folder(*name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} does not exist here; {error}") from None
 
 
 @contextmanager
-def _hub_errors(repo_id: str) -> Iterator[None]:
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    # The root of all network errors: httpx's up to huggingface_hub 1, httpx2's from 2 on.
-    http_error = cast(type[Exception], HfHubHTTPError.__bases__[0])
+def _hub_errors() -> Iterator[None]:
     try:
         yield
-    except (http_error, HFValidationError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"Hugging Face Hub, {repo_id!r}: {reason}; check the name, the network and "
-                              "`hf auth login`") from None
+    except hub.HubError as error:
+        raise CheckpointError(str(error)) from None

@@ -31,11 +31,29 @@ from .model import Model, ModelConfig
 from .sampling import SamplingConfig, choose
 
 
+@dataclass(frozen=True, eq=False)
+class PlayedTask:
+    """A task's codec, and for each of its action tokens the ids that are legal there, with their rows of the table."""
+
+    codec: TaskCodec
+    legal: Sequence[np.ndarray]          # int64 (n_legal,) each
+    heads: Sequence[Tensor]              # float32 (n_legal, width) each
+
+    @staticmethod
+    def of(model: Model, codec: TaskCodec) -> "PlayedTask":
+        """model: the weights that act, see for_acting."""
+        table = model.embedding.table.weight
+        legal = [np.flatnonzero(mask) for mask in codec.action_mask]
+        return PlayedTask(codec, legal, [table[torch.from_numpy(ids).to(table.device)].float() for ids in legal])
+
+
 @dataclass
 class _Row:
     """The episode of one environment.
 
     Attributes:
+        task: what it plays.
+        sampling: how its actions are chosen; None: as the policy's.
         generator: what its actions are drawn with.
         slot: its row of the cache; None: it has none yet, or lost it.
         fresh: the cache holds nothing of the episode yet.
@@ -45,6 +63,8 @@ class _Row:
         texts: observed at the last of them; None before the first.
     """
 
+    task: PlayedTask
+    sampling: SamplingConfig | None
     generator: np.random.Generator
     slot: int | None = None
     fresh: bool = True
@@ -60,15 +80,18 @@ class _Row:
 
 
 class AgentPolicy:
-    """Plays one task with a batch of environments; the runner calls `reset` and `act`."""
+    """Plays one task with a batch of environments, or one in each of them; the runner calls `reset` and `act`."""
 
     def __init__(self, model: Model, codec: TaskCodec, sampling: SamplingConfig | None = None, *,
-                 prompt: Tokens | None = None, precision: Precision = "auto") -> None:
+                 prompt: Tokens | None = None, precision: Precision = "auto", chunk: int | None = None,
+                 keep: bool = False) -> None:
         """
         Args:
             model: trained weights, left as they are; a copy in the acting format is kept.
             codec: of the task that is played.
             prompt: a demonstration of the same task, (seq,), whole timesteps: each episode begins after it.
+            chunk: most tokens that are read at once, where rows play other tasks, too; see chunk_of.
+            keep: rows that wait keep their history, however many they are, until `leave`.
         Raises:
             ValueError: the prompt leaves no room for a step, see `prompt_room`, or the task is played without memory.
         """
@@ -82,27 +105,38 @@ class AgentPolicy:
         self.codec, self.sampling = codec, sampling or SamplingConfig()
         self.pad = codec.vocabulary.pad
         self.model = for_acting(model, precision)
-        table = self.model.embedding.table.weight
-        self.legal = [np.flatnonzero(mask) for mask in codec.action_mask]                     # ids, per action token
-        self.heads = [table[torch.from_numpy(ids).to(table.device)].float() for ids in self.legal]   # (n_legal, width)
-        self.chunk = chunk_of(codec)
+        self.task, self.keep = PlayedTask.of(self.model, codec), keep
+        self.legal, self.heads = self.task.legal, self.task.heads
+        self.chunk = max(chunk or 0, chunk_of(codec))
         self.prompted = None if prompt is None else self.read_prompt(prompt)
         self.rows: dict[int, _Row] = {}                                  # by the number of the environment's row
         self.placed: list[int] = []                                      # which of them each row of the cache belongs to
-        self.cache = self.model.backbone.new_cache(0, self.chunk, table.dtype)
+        self.cache = self.model.backbone.new_cache(0, self.chunk, self.model.embedding.table.weight.dtype)
         self.tokens_read = 0                                             # so far, over all rows; what speed is told in
         self.limit = model.config.backbone.limit
 
-    def reset(self, row: int, seed: int, env: Any = None) -> None:
-        """Row `row` starts the episode with this seed; `env` is for experts and not looked at."""
+    def reset(self, row: int, seed: int, env: Any = None, *, task: PlayedTask | None = None,
+              sampling: SamplingConfig | None = None) -> None:
+        """Row `row` starts the episode with this seed; `env` is for experts and not looked at.
+
+        Args:
+            task: what it plays, if not the policy's own task; of at most `chunk` tokens at once, and without the prompt.
+            sampling: how its actions are chosen, if not as the policy's.
+        """
         before = self.rows.get(row)
-        self.rows[row] = _Row(self.sampling.generator(seed), None if before is None else before.slot)
+        self.rows[row] = _Row(task or self.task, sampling, (sampling or self.sampling).generator(seed),
+                              None if before is None else before.slot)
+
+    def leave(self, row: int) -> None:
+        """Row `row` has ended and takes no more room."""
+        self.rows.pop(row, None)
 
     def act(self, observations: Sequence[Any], rows: Sequence[int]) -> list[Any]:
         """One action for each given row.
 
         Rows that are not given wait: they keep their history as long as more than half of the rows that have one, those that
-        join included, are given. At half or fewer the others lose it, so that no work is done for rows that have left.
+        join included, are given. At half or fewer the others lose it, so that no work is done for rows that have left; with
+        `keep` they never do.
 
         Args:
             observations: one per row, as the environment returned it.
@@ -110,39 +144,79 @@ class AgentPolicy:
             ValueError: an observation holds NaN or lies outside its space (from the codec, naming the key), or a row that lost
                 its history is given before it is reset.
         """
-        known = [self.rows.get(row) for row in rows]                     # one that was never reset is refused below
-        if not self.codec.memory:
-            for each in filter(None, known):
-                each.forget()
-        steps = [0 if row is None else row.steps for row in known]
-        before = [None if row is None else row.texts for row in known]
-        encoded = self.codec.encode_observations(list(observations), steps, before)
-        begun = encoded                                                  # as they would begin a history
-        if self.limit is not None and not self.codec.repeats_text:
-            begun = self.codec.encode_observations(list(observations), steps)
+        encoded, begun = self.encode(observations, [self.rows.get(row) for row in rows])
         slots = self.assign_cache_rows(rows)
         given = [self.rows[row] for row in rows]
         emptied = self.reencode_history(given, slots)
         encoded = [alone if slot in emptied else tokens for slot, tokens, alone in zip(slots, encoded, begun, strict=True)]
-        places: list[Tokens | None] = [None] * len(self.placed)
+        chosen = self.choose_actions(encoded, given, slots)
+        for row, seen, observed, alone, action in zip(given, observations, encoded, begun, chosen, strict=True):
+            codec = row.task.codec
+            row.last_action, row.steps, row.texts = int(action[-1]), row.steps + 1, codec.observed_texts(seen)
+            if self.limit is not None:
+                done = Tokens.of(action, codec.action_kinds, ACTION)
+                row.history.append((Tokens.concatenate([observed, done]), Tokens.concatenate([alone, done])))
+        actions: list[Any] = [None] * len(rows)
+        for where in alike([row.task for row in given]):
+            decoded = given[where[0]].task.codec.decode_actions(np.stack([chosen[number] for number in where]))
+            for number, value in zip(where, decoded, strict=True):
+                actions[number] = value
+        return actions
+
+    def encode(self, observations: Sequence[Any], rows: Sequence[_Row | None]) -> tuple[list[Tokens], list[Tokens]]:
+        """Each observation's tokens, as the row's history goes on and as it would begin; rows that were never reset, None,
+        are refused later."""
+        encoded, begun = [Tokens.empty()] * len(rows), [Tokens.empty()] * len(rows)
+        for where in alike([self.task if row is None else row.task for row in rows]):
+            known = [rows[number] for number in where]
+            codec = (known[0].task if known[0] else self.task).codec
+            if not codec.memory:
+                for each in filter(None, known):
+                    each.forget()
+            steps = [0 if row is None else row.steps for row in known]
+            before = [None if row is None else row.texts for row in known]
+            seen = [observations[number] for number in where]
+            read = alone = codec.encode_observations(seen, steps, before)
+            if self.limit is not None and not codec.repeats_text:
+                alone = codec.encode_observations(seen, steps)
+            for number, tokens, first in zip(where, read, alone, strict=True):
+                encoded[number], begun[number] = tokens, first
+        return encoded, begun
+
+    @torch.inference_mode()
+    def choose_actions(self, encoded: Sequence[Tokens], given: Sequence[_Row], slots: Sequence[int]) -> list[np.ndarray]:
+        """Read a step in rows of the cache and choose each row's action tokens, int64 (action length,) each."""
+        if self.keep and 2 * len(slots) <= len(self.placed):              # so few that a copy of their rows costs less
+            whole, places_of = self.cache, torch.tensor(slots)
+            self.cache, slots = whole.select(places_of), range(len(given))
+            chosen = self._choose_actions(encoded, given, slots)
+            self.cache = whole.assign(places_of, self.cache)
+            return chosen
+        return self._choose_actions(encoded, given, slots)
+
+    def _choose_actions(self, encoded: Sequence[Tokens], given: Sequence[_Row], slots: Sequence[int]) -> list[np.ndarray]:
+        places: list[Tokens | None] = [None] * len(self.cache.lengths)
         for slot, tokens in zip(slots, encoded, strict=True):
             places[slot] = tokens
         pending = {slot: row.last_action for slot, row in zip(slots, given, strict=True) if row.last_action is not None}
-        tokens, counts = step_batch(places, pending, self.pad)
-        chosen = np.empty((len(rows), self.codec.action_length), np.int64)
-        generators = [row.generator for row in given]
-        for place in range(self.codec.action_length):
-            hidden = self.read(tokens, counts)[slots]                    # (rows, width)
-            logits = (hidden.float() @ self.heads[place].T).cpu().numpy()
-            chosen[:, place] = self.legal[place][choose(logits, self.sampling, generators)]
-            if place + 1 < self.codec.action_length:
-                tokens, counts = step_batch([None] * len(places), dict(zip(slots, chosen[:, place], strict=True)), self.pad)
-        for row, seen, observed, alone, action in zip(given, observations, encoded, begun, chosen, strict=True):
-            row.last_action, row.steps, row.texts = int(action[-1]), row.steps + 1, self.codec.observed_texts(seen)
-            if self.limit is not None:
-                done = Tokens.of(action, self.codec.action_kinds, ACTION)
-                row.history.append((Tokens.concatenate([observed, done]), Tokens.concatenate([alone, done])))
-        return self.codec.decode_actions(chosen)
+        read, counts = step_batch(places, pending, self.pad)
+        chosen = [np.empty(row.task.codec.action_length, np.int64) for row in given]
+        groups = [(where, given[where[0]]) for where in alike([(row.task, row.sampling) for row in given])]
+        length = max(map(len, chosen))
+        for place in range(length):
+            hidden = self.read(read, counts).float()                     # (cache rows, width)
+            pending = {}
+            for where, first in groups:
+                if place < len(first.task.legal):
+                    logits = (hidden[[slots[number] for number in where]] @ first.task.heads[place].T).cpu().numpy()
+                    best = choose(logits, first.sampling or self.sampling, [given[number].generator for number in where])
+                    for number, token in zip(where, first.task.legal[place][best], strict=True):
+                        chosen[number][place] = token
+                        if place + 1 < len(chosen[number]):
+                            pending[slots[number]] = int(token)
+            if place + 1 < length:
+                read, counts = step_batch([None] * len(places), pending, self.pad)
+        return chosen
 
     @torch.inference_mode()
     def read(self, tokens: Tokens, counts: np.ndarray) -> Tensor:
@@ -162,8 +236,8 @@ class AgentPolicy:
                 raise ValueError(f"row {row} acts before it was reset; call reset(row, seed) where its episode begins")
             if not self.rows[row].fresh:
                 raise ValueError(f"row {row} lost its place while half of the rows or fewer played; reset it first")
-        placed = self.placed + joining
-        if 2 * len(rows) <= len(placed):
+        placed = [row for row in self.placed if row in self.rows and self.rows[row].slot is not None] + joining
+        if not self.keep and 2 * len(rows) <= len(placed):
             placed = list(rows)
         if placed != self.placed:
             cache = self.model.backbone.new_cache(len(placed), self.chunk, self.cache.keys[0].dtype)
@@ -171,7 +245,7 @@ class AgentPolicy:
             if kept:
                 chosen, old = torch.tensor(kept).unbind(dim=1)
                 cache = cache.assign(chosen, self.cache.select(old))
-            for row in self.placed:
+            for row in self.rows.keys() & set(self.placed):
                 self.rows[row].slot = None
             for slot, row in enumerate(placed):
                 self.rows[row].slot = slot
@@ -198,7 +272,7 @@ class AgentPolicy:
             return emptied
         lengths = self.cache.lengths.tolist()
         for row, slot in zip(given, slots, strict=True):
-            if lengths[slot] + self.chunk + self.codec.action_length <= self.limit:
+            if lengths[slot] + self.chunk + row.task.codec.action_length <= self.limit:
                 continue
             kept: list[tuple[Tokens, Tokens]] = []
             while row.history:
@@ -235,6 +309,14 @@ def prompt_room(config: ModelConfig, codec: TaskCodec) -> int | None:
     """Most tokens of a prompt behind which a first step still fits the context of a model without a window; None: any."""
     limit = config.backbone.limit
     return None if limit is None else limit - chunk_of(codec) - codec.action_length
+
+
+def alike(keys: Sequence[Any]) -> list[list[int]]:
+    """The numbers of equal keys together: [a, b, a] -> [[0, 2], [1]]."""
+    found: dict[Any, list[int]] = {}
+    for number, key in enumerate(keys):
+        found.setdefault(key, []).append(number)
+    return list(found.values())
 
 
 def for_acting(model: Model, precision: Precision) -> Model:

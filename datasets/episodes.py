@@ -42,6 +42,7 @@ from ..tokenizers.spaces import space_from_json
 from ..tokenizers.task import TaskCodec
 from .byte_cache import ByteCache
 from .columns import Column, action_name, column_array, is_label, label_array, leaf_columns, padded
+from .formats.hub import local
 from .formats.parquet_part import (
     FORMAT,
     PACKAGES,
@@ -300,7 +301,7 @@ class EpisodeReader(Reader[Episode]):
     task: dict[str, Any]
 
     def __init__(self, path: str | Path, *, cache_bytes: int = 1 << 28, in_memory: bool = False) -> None:
-        self.path = Path(path)
+        self.path = local(path)
         self._parts = [Part(p) for p in part_paths(self.path)]
         self.task = self._parts[0].sidecar["task"]
         self._check_parts_agree()

@@ -67,6 +67,15 @@ def read_image(data: bytes, max_side: int | None = None) -> tuple[np.ndarray, st
         raise ValueError(f"not a readable image, such as PNG, JPEG or WebP ({' '.join(why.split())})") from error
 
 
+def pixels_of(data: bytes) -> int:
+    """How many pixels an image file declares; 0 where it is none. Nothing is decoded."""
+    with contextlib.suppress(Exception), warnings.catch_warnings():     # see read_image, which says what is wrong with it
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.width * image.height
+    return 0
+
+
 def seen(image: Image.Image, max_side: int | None = None) -> np.ndarray:
     """An open picture as `read_image` gives it: uint8 (height, width, 3).
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from .documents import MANIFESTS, CaptionReader, DialogueReader, is_caption, open_records
 from .episodes import EpisodeReader
 from .formats.dialogues import is_dialogue
+from .formats.hub import local
 from .images import SUFFIXES as PICTURES
 from .publish import finish_publishing
 from .reader import Reader
@@ -159,13 +160,14 @@ def open_data(path: str | Path, *, images: str | Path | None = None, max_side: i
     """The reader for a file or folder, told by its name and by the keys of its first record or its columns.
 
     Args:
+        path: the file or folder; or "owner/name[@revision]", a data set of the Hugging Face Hub.
         images: folder or zip of the images, where they do not lie beside their manifest.
         max_side: pixels on the longer side, to which larger images are shrunk; None keeps them.
         max_seconds: longer sounds are cut.
     Raises:
         ValueError: nothing there, or nothing that is known; what the reader says of damaged data.
     """
-    found = Found(Path(path))
+    found = Found(local(path))
     finish_publishing(found.path)
     if not found.path.exists():
         raise ValueError(f"{path} does not exist; give a file or folder of episodes, captions, dialogues or text")

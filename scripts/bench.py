@@ -1,4 +1,4 @@
-"""`calico bench acting|training|learning|tokenizers|runner|perceiver|data2vec|text`: ratios measured side by side in one run.
+"""`calico bench acting|training|learning|tokenizers|runner|perceiver|data2vec|text|serving`: ratios, side by side in one run.
 
     calico bench acting --json           # cached against uncached, many rows against one; about a minute
     calico bench training                # against Hugging Face's GPT-2 of the same shape, and against the matmul peak
@@ -9,6 +9,7 @@
     calico bench perceiver --json        # beside transformers and other Perceivers; a quarter of an hour
     calico bench perceiver-scores classify-image cifar10.zip training.minutes=4     # accuracy after equal training, beside them
     calico bench data2vec --json         # version 2.0's masked predictions per second beside version 1's; five minutes
+    calico bench serving --minutes 10    # 32 clients of `calico serve` beside one: errors, latency, batches, memory
     calico bench text --turns 2 --json   # writing, cached against the whole prefix again for each token; minutes
 
 Both sides of a ratio run in turns, and the median turn counts, so that a drifting machine moves both. Run it on a quiet
@@ -23,7 +24,7 @@ from calico.scripts.common import console
 
 # scripts/benchmarks/NAME.py has `bench_NAME(turns) -> figures`
 BENCHES = ("acting", "training", "tokenizers", "runner", "perceiver", "data2vec", "text")
-OWN_PARSERS = {"perceiver-scores": "perceiver_scores", "learning": "learning"}
+OWN_PARSERS = {"perceiver-scores": "perceiver_scores", "learning": "learning", "serving": "serving"}
 
 
 @console.run_command

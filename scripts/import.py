@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     path = arguments.path.expanduser()
     settings = {"size": arguments.size} if arguments.size else {}
     if arguments.format == "lerobot" and (name := hub_name(path)):
-        from calico.agent.checkpoint import hub_folder
+        from calico.datasets.formats.hub import hub_folder
 
         path = hub_folder(*name, kind="dataset")
         settings["hub"] = "@".join(part for part in name if part)

@@ -190,6 +190,14 @@ def use_opencv_python_headless() -> None:
     assert cv2.resize(np.full((4, 4), 7, np.uint8), (2, 2), interpolation=cv2.INTER_AREA).tolist() == [[7, 7], [7, 7]]
 
 
+def use_openai() -> None:
+    import openai
+
+    client = openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="none", max_retries=0)
+    with pytest.raises(openai.APIConnectionError):
+        client.models.list()
+
+
 USES: dict[str, Callable[..., None]] = {
     name.removeprefix("use_"): use for name, use in list(globals().items()) if name.startswith("use_")
 }

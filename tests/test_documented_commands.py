@@ -218,6 +218,10 @@ TREATMENTS: list[tuple[str, str | Elsewhere | Long]] = [
     (r"collect .*", Elsewhere("tests/scripts/test_collect.py::test_episodes_are_the_experts_and_say_where_they_come_from")),
     (r"(demo|train) .*", TRAINS),
     (r"fewshot .*", Elsewhere("tests/scripts/test_fewshot.py::test_all_ways_are_measured_and_nothing_is_done_twice")),
+    (r"inspect ada/.*", Elsewhere(
+        "tests/scripts/test_push.py::test_episodes_are_pushed_as_they_are_and_are_data_of_every_verb")),
+    (r"serve .*", Elsewhere("tests/scripts/serving/test_documented.py::test_the_command_serves_and_ends")),
+    (r"push .*", Elsewhere("tests/scripts/test_push.py::test_a_network_is_pushed_with_its_card_and_plays_by_its_name")),
     (r"improve .*", Elsewhere("tests/scripts/test_improve.py::test_each_round_adds_corrections_and_trains_on")),
     (r"card .*", Elsewhere("tests/scripts/test_card.py::test_the_card_says_what_was_measured")),
     (r"pretrain .*", Elsewhere("tests/scripts/test_pretrain.py::test_a_run_holds_encoder_teacher_and_curves")),

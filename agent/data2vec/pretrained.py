@@ -60,7 +60,7 @@ def load_pretrained(folder: Path | str, modality: Modality | None = None) -> Pre
         checkpoint.CheckpointError: nothing there, a damaged file, or a checkpoint of something else.
         ValueError: an encoder of another modality, or as load_data2vec.
     """
-    folder = Path(folder)
+    folder = checkpoint.here(folder)
     if is_hugging_face(folder):
         encoder = load_data2vec(folder, modality)
         return Pretrained(encoder, modality_of(encoder), None, folder)

@@ -45,7 +45,7 @@ class Trained:
 def load_trained(folder: Path | str, tasks: Collection[str], device: str = "cpu") -> Trained:
     """The model of a run, or of a Hugging Face folder. Raises ValueError where there is none, it is not for one of the
     `tasks`, or its files are damaged or do not fit."""
-    folder, target = Path(folder), usable_device(device)
+    folder, target = checkpoint.here(folder), usable_device(device)
     trained = load_hugging_face(folder) if is_hugging_face(folder) else load_run(folder, target)
     if trained.task not in tasks:
         raise ValueError(f"{folder} is a checkpoint of {trained.task}, one of {' or '.join(tasks)} was expected")

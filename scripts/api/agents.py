@@ -25,7 +25,6 @@ from calico.agent.talk import Conversation, TextGenerator, user_message
 from calico.datasets.images import seen
 from calico.envs.registry import Task
 from calico.scripts.api import environments
-from calico.scripts.api.hub import hub_name
 from calico.scripts.api.policy import Policy
 from calico.scripts.common import inspecting
 from calico.scripts.common.chat_loop import describe_truncation
@@ -49,10 +48,7 @@ def load(run: str | Path = DEFAULT_RUN, *, device: str = "cpu") -> "Agent":
     Raises:
         ValueError: there is none, or a file of it, which is named, is damaged; or no such device.
     """
-    if name := hub_name(run):
-        saved = checkpoint.from_hub(name[0], revision=name[1], only=("model",))
-    else:
-        saved = checkpoint.load(networks.located(run), only=("model",))
+    saved = checkpoint.load(networks.located(run), only=("model",))
     return Agent(networks.Agent.from_checkpoint(saved, device), saved)
 
 
@@ -149,16 +145,21 @@ class Agent:
         Raises:
             ValueError: messages of another form, a picture that cannot be read, or nothing is asked.
         """
+        conversation = self.conversation(messages, temperature=temperature, max_tokens=max_tokens, seed=seed)
+        reply = conversation.reply(on_text)
+        if reply.cut:
+            warnings.warn(describe_truncation(reply.cut), stacklevel=2)
+        return reply.text
+
+    def conversation(self, messages: str | Sequence[Mapping[str, Any]], *, temperature: float = 0.0, max_tokens: int = 128,
+                     seed: int = 0) -> Conversation:
+        """What `chat` replies in: its `reply` also says how much was read, written and left out. Arguments as of `chat`."""
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         if not messages or messages[-1].get("role") != "user" or not has_content(messages[-1].get("content")):
             raise ValueError("the last message must be the user's and say something, such as "
                              '{"role": "user", "content": "who are you?"}')
-        conversation = Conversation(self._speaker(max_tokens, temperature, seed), self._with_arrays(messages))
-        reply = conversation.reply(on_text)
-        if reply.cut:
-            warnings.warn(describe_truncation(reply.cut), stacklevel=2)
-        return reply.text
+        return Conversation(self._speaker(max_tokens, temperature, seed), self._with_arrays(messages))
 
     # ---- to look inside
 
@@ -182,6 +183,11 @@ class Agent:
         return inspecting.inspect_parts("dialogue", dialogue_parts(self._with_arrays(target), generate=True), scheme, [])
 
     # ---- helpers
+
+    @property
+    def most_written(self) -> int:
+        """Most tokens of a reply: half of the network's context."""
+        return int(self.network.model.config.backbone.context) // 2
 
     @cached_property
     def _greedy(self) -> TextGenerator:

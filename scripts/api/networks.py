@@ -19,7 +19,7 @@ from calico.agent.data2vec.encoders import Encoder
 from calico.agent.data2vec.hugging_face import Modality
 from calico.agent.perceiver import runs, sizes
 from calico.agent.perceiver.tasks import TaskConfig, TaskModel, build
-from calico.scripts.api.hub import hub_name
+from calico.datasets.formats.hub import hub_name
 from calico.tokenizers.spelling import did_you_mean
 
 TASKS = ("classify-text", "classify-image", "classify-audio", "classify-points", "fill-mask", "flow", "autoencode")

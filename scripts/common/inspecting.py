@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from calico.datasets.documents import Caption, Dialogue, Document
 from calico.datasets.episodes import EpisodeReader
+from calico.datasets.formats.hub import hub_name
 from calico.datasets.open_data import open_data
 from calico.envs.experts import RandomPolicy, make_expert
 from calico.envs.registry import Task, get_task, make, recorded_task
 from calico.envs.runner import rollout
+from calico.scripts.common.shipped import is_own_task
 from calico.scripts.common.token_view import Inspected
 from calico.tokenizers.document import Part as DocumentPart
 from calico.tokenizers.document import Text, caption_parts, dialogue_parts, encode_document, text_parts
@@ -48,7 +50,7 @@ def inspect_with(scheme: "Scheme", target: str, *, index: int = 0, start: int = 
     """`inspect_target` with the ids and text pieces of `scheme`."""
     if steps < 1 or start < 0:
         raise ValueError(f"--steps {steps} --start {start}: show at least one step, from step 0 on")
-    if not Path(target).exists():
+    if not Path(target).exists() and not (hub_name(target) and not is_own_task(target)):
         if "/" in target and Path(target).suffix:
             raise ValueError(f"{target} does not exist; give a file that does, or a task's name")
         return _inspect_task(target, scheme, start, steps, seed, random)

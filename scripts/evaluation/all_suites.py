@@ -16,6 +16,7 @@ from calico.agent import checkpoint
 from calico.agent.agent import SHIPPED, Agent, located
 from calico.agent.sampling import SamplingConfig
 from calico.agent.talk import TextGenerator, user_message
+from calico.datasets.formats.hub import hub_name
 from calico.datasets.formats.parquet_part import PACKAGES
 from calico.datasets.publish import replace_file, versions
 from calico.envs import scores
@@ -125,7 +126,7 @@ def material(settings: RunSettings, suites: Sequence[str], paths: Sequence[str],
 
 def results_folder(run: Path) -> Path:
     """Where the results of a run, or of one of its checkpoints, are kept; those of a shipped one in the working directory."""
-    if str(run) in SHIPPED and not run.exists():
+    if not run.exists() and (str(run) in SHIPPED or hub_name(run)):
         return Path("runs") / run / "evaluation"
     return next((path for path in (run, *run.parents) if (path / "checkpoints").is_dir()), run) / "evaluation"
 

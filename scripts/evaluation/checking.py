@@ -22,6 +22,7 @@ import numpy as np
 from calico.datasets.documents import Caption, Dialogue, images_beside
 from calico.datasets.episodes import EpisodeReader
 from calico.datasets.file_store import FileStore
+from calico.datasets.formats.hub import local
 from calico.datasets.images import SUFFIXES as PICTURES
 from calico.datasets.images import ImageStore
 from calico.datasets.open_data import KEYED, holds_data, open_data
@@ -145,6 +146,7 @@ def check(path: str, *, context: int = CONTEXT, workers: int = 1, images: str | 
     Raises:
         ValueError: there is nothing of a known kind.
     """
+    path = str(local(path))
     if not Path(path).exists():
         raise ValueError(f"{path} does not exist; give a file or folder of data")
     try:

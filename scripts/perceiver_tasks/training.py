@@ -22,6 +22,7 @@ from calico.agent.perceiver.runs import config_from_json as model_from_json
 from calico.agent.perceiver.runs import config_to_json as model_to_json
 from calico.agent.training.optimizer import OptimizerConfig
 from calico.agent.training.trainer import LossFunction, Trainer, TrainingConfig
+from calico.datasets.formats.hub import local
 from calico.datasets.streams import ORDER
 from calico.scripts.common import console
 from calico.scripts.common.config import config_to_json, given, load_config
@@ -109,6 +110,7 @@ def training_parser(task: str, doc: str, defaults: TaskSettings) -> console.Pars
 def parse_training(parser: console.Parser, argv: Sequence[str]) -> Any:
     """The arguments; the run has fallen back to its last good checkpoint where they ask for that."""
     arguments = parser.parse_args(argv)
+    arguments.data = local(arguments.data)
     if arguments.last_good:
         runs.fall_back(arguments.out)
     return arguments

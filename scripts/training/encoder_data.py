@@ -12,6 +12,7 @@ from calico.agent.data2vec.encoders import SpeechEncoder, VisionEncoder
 from calico.agent.data2vec.probe import knn_accuracy, linear_accuracy
 from calico.agent.hardware import autocast
 from calico.datasets.file_store import FileStore
+from calico.datasets.formats.hub import local
 from calico.datasets.images import ImageStore
 from calico.datasets.samples.labelled import Labelled, read_pictures, read_sounds, read_texts
 from calico.datasets.samples.unlabelled import Unlabelled, read_pieces, read_unlabelled
@@ -38,7 +39,7 @@ def open_unlabelled(paths: list[str], inputs: Inputs, most_skipped: int) -> Unla
                 stores.append(SoundStore(path, rate=inputs.encoder.config.sample_rate))
         return stores[-1]
 
-    found = read_unlabelled([Path(path) for path in paths], open_store, inputs.problem, most_skipped,
+    found = read_unlabelled([local(path) for path in paths], open_store, inputs.problem, most_skipped,
                             console.with_progress("read"))
     note_skipped(found, [store for store in stores if isinstance(store, SoundStore)])
     return found
@@ -67,7 +68,7 @@ def open_labelled(path: str, inputs: Inputs, label: str) -> Labelled:
     Raises:
         ValueError: nothing of the encoder's modality there, or samples too short for it; what the readers say.
     """
-    where = Path(path)
+    where = local(path)
     match inputs.encoder:
         case VisionEncoder():
             found = read_pictures(where, DETAIL * inputs.encoder.config.image_size, console.with_progress("read"))

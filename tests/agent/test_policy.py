@@ -10,7 +10,7 @@ import torch
 from calico.agent.backbones import BackboneConfig
 from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.model import Model
-from calico.agent.policy import AgentPolicy
+from calico.agent.policy import AgentPolicy, PlayedTask, chunk_of
 from calico.agent.sampling import SamplingConfig, choose
 from calico.tokenizers.episode import Episode
 from calico.tokenizers.spaces import flatten, stack_leaves
@@ -115,6 +115,36 @@ def test_cached_logits_equal_uncached_logits(backbone: BackboneConfig, name: str
         for row in rows:
             for place, expected in enumerate(plain[row].logits(observations[row])):
                 np.testing.assert_allclose(policy.seen[place][policy.placed.index(row)], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_rows_of_several_tasks_act_in_one_batch_as_each_does_alone(backbone: BackboneConfig) -> None:
+    """Each row plays a task of its own; one to all of them act, some leave and come again, and nobody loses his place."""
+    model, codecs = make_model(backbone), [make_codec(name) for name in SPACES if not name.startswith("vectors")]
+    draws = SamplingConfig(temperature=0.7, seed=3)
+    together = AgentPolicy(model, codecs[0], precision="fp32", chunk=max(map(chunk_of, codecs)), keep=True)
+    alone = [AgentPolicy(model, codec, draws, precision="fp32") for codec in codecs]
+    observations = [observations_of(codec, 12, seed) for seed, codec in enumerate(codecs)]
+
+    def reset(row: int) -> None:
+        together.reset(row, seed=row, task=PlayedTask.of(together.model, codecs[row]), sampling=draws)
+        alone[row].reset(0, seed=row)
+
+    for row in range(4):
+        reset(row)
+    for step, rows in enumerate([[0, 1, 2, 3], [2], [3, 0], [1, 2, 3], [0], [0, 2], [2, 1], [3], [0, 3, 1, 2], [1], [2, 0]]):
+        if step == 5:
+            together.leave(2)
+            reset(2)
+        found = together.act([observations[row][step] for row in rows], rows)
+        for row, action in zip(rows, found, strict=True):
+            expected = alone[row].act([observations[row][step]], [0])[0]
+            np.testing.assert_equal(action, expected, f"step {step}, row {row}")
+    for row in range(4):
+        together.leave(row)
+    reset(0)
+    together.act([observations[0][0]], [0])
+    assert together.placed == [0] and len(together.cache.lengths) == 1
 
 
 def dense_model(context: int) -> Model:

@@ -12,7 +12,7 @@ import calico
 from calico.agent import checkpoint
 from calico.agent.data2vec.encoders import TextEncoder, VisionEncoder
 from calico.agent.perceiver.runs import DOCUMENT, config_to_json
-from calico.scripts.api.hub import hub_name
+from calico.datasets.formats.hub import hub_name
 from calico.scripts.api.networks import SIZES
 
 SMALL: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2}
