@@ -15,7 +15,7 @@ last `context` or `window` tokens, in training as here:
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +60,12 @@ class _Row:
 
 
 class AgentPolicy:
-    """Plays one task with a batch of environments; the runner calls `reset` and `act`."""
+    """Plays one task with a batch of environments; the runner calls `reset` and `act`.
+
+    Attributes:
+        on_logits: called for each action token with its place and the logits of the ids in `legal[place]`, float
+            (rows, n_legal), for those who want to show what was likely; None: nobody does.
+    """
 
     def __init__(self, model: Model, codec: TaskCodec, sampling: SamplingConfig | None = None, *,
                  prompt: Tokens | None = None, precision: Precision = "auto") -> None:
@@ -92,6 +97,7 @@ class AgentPolicy:
         self.cache = self.model.backbone.new_cache(0, self.chunk, table.dtype)
         self.tokens_read = 0                                             # so far, over all rows; what speed is told in
         self.limit = model.config.backbone.limit
+        self.on_logits: Callable[[int, np.ndarray], None] | None = None
 
     def reset(self, row: int, seed: int, env: Any = None) -> None:
         """Row `row` starts the episode with this seed; `env` is for experts and not looked at."""
@@ -134,6 +140,8 @@ class AgentPolicy:
         for place in range(self.codec.action_length):
             hidden = self.read(tokens, counts)[slots]                    # (rows, width)
             logits = (hidden.float() @ self.heads[place].T).cpu().numpy()
+            if self.on_logits is not None:
+                self.on_logits(place, logits)
             chosen[:, place] = self.legal[place][choose(logits, self.sampling, generators)]
             if place + 1 < self.codec.action_length:
                 tokens, counts = step_batch([None] * len(places), dict(zip(slots, chosen[:, place], strict=True)), self.pad)
