@@ -15,7 +15,7 @@ last `context` or `window` tokens, in training as here:
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +80,13 @@ class _Row:
 
 
 class AgentPolicy:
-    """Plays one task with a batch of environments, or one in each of them; the runner calls `reset` and `act`."""
+    """Plays one task with a batch of environments, or one in each of them; the runner calls `reset` and `act`.
+
+    Attributes:
+        on_logits: called for each action token with its place and the logits of the ids in `legal[place]`, float
+            (rows, n_legal), of the rows that play one task with one sampling; for those who want to show what was likely; None:
+            nobody does.
+    """
 
     def __init__(self, model: Model, codec: TaskCodec, sampling: SamplingConfig | None = None, *,
                  prompt: Tokens | None = None, precision: Precision = "auto", chunk: int | None = None,
@@ -114,6 +120,7 @@ class AgentPolicy:
         self.cache = self.model.backbone.new_cache(0, self.chunk, self.model.embedding.table.weight.dtype)
         self.tokens_read = 0                                             # so far, over all rows; what speed is told in
         self.limit = model.config.backbone.limit
+        self.on_logits: Callable[[int, np.ndarray], None] | None = None
 
     def reset(self, row: int, seed: int, env: Any = None, *, task: PlayedTask | None = None,
               sampling: SamplingConfig | None = None) -> None:
@@ -209,6 +216,8 @@ class AgentPolicy:
             for where, first in groups:
                 if place < len(first.task.legal):
                     logits = (hidden[[slots[number] for number in where]] @ first.task.heads[place].T).cpu().numpy()
+                    if self.on_logits is not None:
+                        self.on_logits(place, logits)
                     best = choose(logits, first.sampling or self.sampling, [given[number].generator for number in where])
                     for number, token in zip(where, first.task.legal[place][best], strict=True):
                         chosen[number][place] = token

@@ -213,7 +213,7 @@ class _Row:
             with suppress(Exception):   # what is broken may not close either
                 env.close()
 
-    def reset(self, seed: int, policy: Policy) -> None:
+    def reset(self, seed: int, policy: Policy | None) -> None:
         self.seed, self.steps, self.noise_left, self.guesses, self.terminated, self.truncated = seed, 0, 0, 0, False, False
         self.observations, self.actions, self.labels, self.rewards, self.demonstrated = [], [], [], [], []
         if self.env is None:
@@ -228,7 +228,8 @@ class _Row:
         except Exception as error:
             raise self._fault(f"reset raised {type(error).__name__}: {error}") from error
         self.check_observation()
-        policy.reset(self.index, seed, self.env)
+        if policy is not None:
+            policy.reset(self.index, seed, self.env)
         if self.teacher is not None:
             self.teacher.reset(self.index, seed, self.env)
         self.note()
@@ -317,6 +318,43 @@ class _Row:
 
     def _fault(self, what: str) -> EnvironmentFault:
         return EnvironmentFault(self.task.name, self.seed, self.steps, what)
+
+
+class Recorder:
+    """One environment whose actions come one by one from outside, such as a person's, recorded as `rollout` does."""
+
+    def __init__(self, task: Task, *, render: bool = False) -> None:
+        """Raises ValueError and MissingPackage as `registry.make` does."""
+        self._row = _Row(0, task, lambda: registry.make(task, render), True, (0.0, 1), None, 0.0, None, None)
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode, and forget the one under way. Raises EnvironmentFault as `rollout` does."""
+        self._row.reset(seed, None)
+
+    def step(self, action: Any) -> bool:
+        """Act, and tell whether the episode has ended. Raises ValueError for an action that is none, and EnvironmentFault."""
+        self._row.check_action(action)
+        ended = self._row.step(action)
+        self._row.check_observation()
+        self._row.note()
+        return ended
+
+    def episode(self) -> Episode:
+        """What was recorded since `reset`, once the episode has ended."""
+        return self._row.episode()
+
+    @property
+    def score(self) -> float:
+        """The return so far."""
+        return float(sum(self._row.rewards))
+
+    @property
+    def env(self) -> gym.Env:
+        """The environment, to look at it; there is one from the first `reset` on."""
+        return self._row.env
+
+    def close(self) -> None:
+        self._row.close()
 
 
 def is_plain(value: Any) -> bool:

@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     agent = None
     if is_run(arguments.policy):
         from calico.agent.agent import Agent
-        from calico.scripts.evaluation.control import as_trained
+        from calico.scripts.common.as_trained import as_trained
 
         agent = Agent.load(arguments.policy)
         tasks = [as_trained(agent, task.name) for task in tasks]

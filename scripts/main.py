@@ -38,6 +38,7 @@ VERBS = {
     "caption": "describe pictures",
     "vqa": "answer a question about a picture",
     "chat": "talk to a run",
+    "app": "a run in the browser: play, talk, see, tokens, teach, Perceivers, encoders",
     "inspect": "a task's episode, a dataset or a document as coloured tokens",
     "pretrain": "data2vec: an encoder from pictures, sounds or texts without labels",
     "finetune": "classes on top of a pre-trained encoder",

@@ -223,6 +223,7 @@ TREATMENTS: list[tuple[str, str | Elsewhere | Long]] = [
     (r"serve .*", Elsewhere("tests/scripts/serving/test_documented.py::test_the_command_serves_and_ends")),
     (r"push .*", Elsewhere("tests/scripts/test_push.py::test_a_network_is_pushed_with_its_card_and_plays_by_its_name")),
     (r"improve .*", Elsewhere("tests/scripts/test_improve.py::test_each_round_adds_corrections_and_trains_on")),
+    (r"app .*", Elsewhere("tests/scripts/test_app.py::test_programs_play_look_and_stop")),
     (r"card .*", Elsewhere("tests/scripts/test_card.py::test_the_card_says_what_was_measured")),
     (r"pretrain .*", Elsewhere("tests/scripts/test_pretrain.py::test_a_run_holds_encoder_teacher_and_curves")),
     (r"probe .*", Elsewhere("tests/scripts/test_pretrain.py::test_the_probe_shows_all_sides")),

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 FITTING = "resume with the config that the checkpoint was trained with"
 
@@ -25,6 +24,8 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, keep: 
     Raises:
         ValueError: a parameter of the optimizer is not in the model, or some state is not a tensor.
     """
+    from torch.distributed.tensor import DTensor  # here and not above: it loads SymPy, and every command would wait for it
+
     flat = {}
     for name, parameter, _ in _named_parameters(optimizer, model):
         for entry, value in optimizer.state.get(parameter, {}).items():
@@ -39,6 +40,8 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, keep: 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Inverse of flatten_optimizer: same values, same dtypes, on each parameter's device. Raises ValueError, and changes
     nothing, where a name or a shape does not fit this model."""
+    from torch.distributed.tensor import DTensor, distribute_tensor  # late, as above
+
     parameters = {name: (parameter, group) for name, parameter, group in _named_parameters(optimizer, model)}
     state: dict[Tensor, dict[str, Tensor]] = {}
     for key, value in tensors.items():

@@ -27,11 +27,11 @@ from calico.envs.registry import Task
 from calico.scripts.api import environments
 from calico.scripts.api.policy import Policy
 from calico.scripts.common import inspecting
+from calico.scripts.common.as_trained import as_trained
 from calico.scripts.common.chat_loop import describe_truncation
 from calico.scripts.common.media_inputs import check_saw_pictures, largest_side, read_shown
 from calico.scripts.common.shipped import DEFAULT_RUN
 from calico.scripts.common.token_view import Inspected
-from calico.scripts.evaluation.control import as_trained
 from calico.tokenizers.document import caption_parts, dialogue_parts
 from calico.tokenizers.tokens import Tokens
 

@@ -66,11 +66,7 @@ def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_st
     known = scores.reference(task.name)
     if keep is not None and known.normalise(0) is None:
         raise ValueError(f"--keep {keep:g}: {task.name} has no reference scores; run `calico score {task.name} --write` first")
-    env = make(task)
-    about = {"name": task.name, "observation_space": space_to_json(env.observation_space),
-             "action_space": space_to_json(env.action_space), "environment": task.to_json(),
-             "expert": task.expert if "expert" in (policy, label) else None, **played}
-    env.close()
+    about = described(task, expert=task.expert if "expert" in (policy, label) else None, **played)
     folder, (rank, size) = out / folder_name(task.name), rank_and_size()
     with run_lock(folder, LOCK, Share(rank, size, f"{seeds.start}:{seeds.stop}")):
         done = seeds_there(folder, task, played)
@@ -106,6 +102,14 @@ def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_st
         if faults and len(faults) == len(missing):
             raise faults[0]
         return folder
+
+
+def described(task: Task, **played: Any) -> dict[str, Any]:
+    """What an EpisodeWriter is told: the task as it is seen, and how and by whom it was played."""
+    env = make(task)
+    env.close()
+    return {"name": task.name, "observation_space": space_to_json(env.observation_space),
+            "action_space": space_to_json(env.action_space), "environment": task.to_json(), **played}
 
 
 def seeds_there(folder: Path, task: Task, played: dict[str, Any]) -> set[int]:

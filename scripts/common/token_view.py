@@ -106,8 +106,8 @@ def legend(shown: Inspected) -> Text:
 
 def stream(shown: Inspected, width: int) -> Iterator[Text]:
     """The tokens as cards of two lines, images as pictures, sounds as bars; `width` columns, one block per timestep."""
-    for start, stop in _blocks(shown.tokens):
-        step, reward = _labels(shown, start)
+    for start, stop in blocks(shown.tokens):
+        step, reward = block_labels(shown, start)
         labels = [Text.assemble((step, "bold")), Text.assemble((reward, "dim"))]
         for line in _block_lines(shown, start, stop, width - LABEL):
             label = labels.pop(0) if labels else Text()
@@ -136,22 +136,22 @@ def _block_lines(shown: Inspected, start: int, stop: int, width: int) -> Iterato
 def plain_stream(shown: Inspected) -> Iterator[Text]:
     """The stream without colours: `meaning/id`, a star before targets."""
     tokens = shown.tokens
-    for start, stop in _blocks(tokens):
-        words = [_short(shown.words[i], int(tokens.kind[i])) for i in range(start, stop)]
+    for start, stop in blocks(tokens):
+        words = [short(shown.words[i], int(tokens.kind[i])) for i in range(start, stop)]
         stars = ["*" if target else "" for target in tokens.loss_mask[start:stop]]
         ids = shown.numbers[start:stop]
         cards = [f"{star}{word}/{token}" for star, word, token in zip(stars, words, ids, strict=True)]
-        yield Text(" ".join([*filter(None, _labels(shown, start)), *cards]))
+        yield Text(" ".join([*filter(None, block_labels(shown, start)), *cards]))
 
 
-def _blocks(tokens: Tokens) -> list[tuple[int, int]]:
+def blocks(tokens: Tokens) -> list[tuple[int, int]]:
     """(start, stop) of each run of tokens with the same segment and timestep."""
     changes = np.flatnonzero(np.diff(tokens.timestep) | np.diff(tokens.segment)) + 1
     edges = [0, *changes.tolist(), len(tokens)]
     return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
 
 
-def _labels(shown: Inspected, start: int) -> tuple[str, str]:
+def block_labels(shown: Inspected, start: int) -> tuple[str, str]:
     """What stands left of a block: its timestep and the reward that the step earned."""
     if shown.rewards is None:
         return "", ""
@@ -161,7 +161,7 @@ def _labels(shown: Inspected, start: int) -> tuple[str, str]:
 
 def _card(word: str, kind: int, token: str, target: bool) -> tuple[Text, Text]:
     """Upper and lower line of a token."""
-    word = _short(word, kind)
+    word = short(word, kind)
     least = 8 if kind == Kind.CONTINUOUS else 0   # "-0.02318": columns of numbers stay below each other over the steps
     width = max(cell_len(word), len(token), least)
     upper = Text(f" {set_cell_size(word, width)} ", style_of(kind))
@@ -170,7 +170,7 @@ def _card(word: str, kind: int, token: str, target: bool) -> tuple[Text, Text]:
     return upper, lower
 
 
-def _short(word: str, kind: int) -> str:
+def short(word: str, kind: int) -> str:
     """A meaning that fits a card; spaces of text pieces become visible."""
     if kind == Kind.TEXT and word[:1] in ("'", '"') and len(word) > 1:
         word = word[1:-1].replace(" ", "·")
@@ -179,7 +179,7 @@ def _short(word: str, kind: int) -> str:
     return word if cell_len(word) <= LONGEST_WORD else set_cell_size(word, LONGEST_WORD - 1) + "…"
 
 
-def _images(tokens: Tokens) -> list[Tokens]:
+def images(tokens: Tokens) -> list[Tokens]:
     """A run of patches, cut where a patch begins a new image."""
     corners = np.flatnonzero((tokens.intervals[:, 0] == 0) & (tokens.intervals[:, 2] == 0)).tolist()
     edges = [*corners, len(tokens)] if corners[:1] == [0] else [0, *corners, len(tokens)]
@@ -188,7 +188,7 @@ def _images(tokens: Tokens) -> list[Tokens]:
 
 def _pictures(tokens: Tokens, width: int) -> Iterator[Text]:
     """A run of patches."""
-    for image in _images(tokens):
+    for image in images(tokens):
         yield from _picture(image, width)
 
 

@@ -19,11 +19,12 @@ from calico.agent.sampling import SamplingConfig
 from calico.datasets.episodes import EpisodeReader
 from calico.datasets.publish import replace_file
 from calico.envs.isolated import detach_process, isolated
-from calico.envs.registry import Task, get_task, make, recorded_task
+from calico.envs.registry import get_task, make
 from calico.envs.runner import EnvironmentFault, Film, rollout
 from calico.envs.scores import FIRST_SEED, normalise, share_at
 from calico.envs.statistics import interquartile_mean, stratified_bootstrap
 from calico.scripts.common import console
+from calico.scripts.common.as_trained import as_trained
 from calico.scripts.common.film import MAX_FILM_SIDE, encode_mp4, film_episodes, fit, reel_gif
 from calico.scripts.common.film import Film as Filmed
 from calico.scripts.common.sharding import Results, folder_name, share
@@ -122,26 +123,6 @@ def _init_worker(run: Path) -> None:
 def _play_one(work: tuple[str, range, SamplingConfig, dict[str, Any]]) -> TaskScore:
     task, seeds, sampling, settings = work
     return play(_player, task, seeds, sampling, progress=False, **settings)
-
-
-def as_trained(agent: Agent, task: str) -> Task:
-    """The task in the view that the agent was trained with.
-
-    Raises:
-        ValueError: what the agent has learnt to see and do is not what the installed environment shows and takes.
-    """
-    codec = agent.codec(task)
-    seen = recorded_task(task, agent.tasks[task].get("data", {}).get("environment", {}))
-    env = make(seen)
-    env.close()
-    for role, here, learnt in (("observation", env.observation_space, codec.observation_space),
-                               ("action", env.action_space, codec.action_space)):
-        if space_to_json(here) != space_to_json(learnt):
-            versions = agent.tasks[task].get("data", {}).get("environment", {}).get("versions", {})
-            then = ", ".join(f"{package} {version}" for package, version in versions.items()) or "unknown versions"
-            raise ValueError(f"{task}: its {role} space is {here} here but was {learnt} in training ({then}); install what "
-                             "the data were made with, or train again")
-    return seen
 
 
 def demonstration(agent: Agent, task: str, path: Path, length: int) -> Tokens:

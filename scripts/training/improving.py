@@ -9,11 +9,11 @@ from calico.agent.agent import Agent
 from calico.agent.sampling import SamplingConfig
 from calico.datasets.publish import replace_file
 from calico.envs.experts import make_expert
-from calico.envs.registry import Task, get_task
 from calico.scripts.common import console
+from calico.scripts.common.as_trained import view_of
 from calico.scripts.common.collecting import collect
 from calico.scripts.common.settings import SourceSettings, load_settings
-from calico.scripts.evaluation.control import UNSEEN, as_trained, conditions, kept_results, play
+from calico.scripts.evaluation.control import UNSEEN, conditions, kept_results, play
 from calico.scripts.evaluation.report import TaskScore
 from calico.scripts.training.agent import train
 
@@ -54,11 +54,6 @@ def improve(run: str, tasks: Sequence[str], out: Path, *, rounds: int, episodes:
             console.note(f"round {number}, {score.task}: return {score.score:.2f} ± {score.interval:.2f}")
     replace_file(out / "scores.json", json.dumps([[asdict(score) for score in scores] for scores in found], indent=1))
     return found
-
-
-def view_of(agent: Agent, task: str) -> Task:
-    """The task as the agent sees it, or would: a new one in its frugal view."""
-    return as_trained(agent, task) if task in agent.tasks else get_task(task).compact()
 
 
 def learn(run: str, folders: Sequence[Path], out: Path, overrides: Sequence[str], device: str) -> Path:
