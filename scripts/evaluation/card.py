@@ -12,7 +12,7 @@ from calico.scripts.common import console
 from calico.scripts.evaluation.all_suites import SUMMARY, results_folder
 
 CARD, README = "card.json", "README.md"
-PACKED = ("model", "vocabulary", "tasks", "encoders", "state", checkpoint.BEFORE)    # documents that acting needs, and where it came from
+PACKED = ("model", "vocabulary", "tasks", "encoders", "state", checkpoint.BEFORE)    # what acting needs, and its origin
 LIMITS = (
     "It plays the tasks below in the views that it was trained with, and no others.",
     "It knows grounded captions, questions and small talk about the worlds that are named; of other pictures and topics it "
