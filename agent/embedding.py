@@ -156,7 +156,7 @@ class Embedding(nn.Module):
                                                    Kind.VECTOR: [self.vector_block]}
         modules = used.get(kind, []) if kind in EMBEDDED_BY else [self.blocks[MODALITIES[kind].name]]
         front_end = {Kind.PATCH: "vision", Kind.AUDIO: "audio"}.get(Kind(kind)) if kind in EMBEDDED_BY else None
-        modules += [self.front_ends[front_end]] if front_end in self.front_ends else []
+        modules += [self.front_ends[front_end]] if front_end is not None and front_end in self.front_ends else []
         weights = [weight for module in modules if module is not None for weight in module.parameters() if weight.requires_grad]
         return 0 * torch.stack([weight.sum() for weight in weights]).sum() if weights else torch.zeros(())
 

@@ -16,8 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from calico.datasets.formats.hub import hub_name
 from calico.envs.registry import make, tasks
-from calico.scripts.api.hub import hub_name
 from calico.scripts.common import console
 
 FORMATS = {"minari": "minari", "jat": "jat", "d4rl": "d4rl", "lerobot": "lerobot_reader"}   # file with `read_FORMAT`

@@ -282,7 +282,7 @@ class Trainer(Generic[Net]):
         mine = [float(failed), *(count[name] for count in counted for name in names)]
         everyone = self.ranks.gather(mine + [0.0] * (width - len(mine)))
         broken = [rank for rank, theirs in enumerate(everyone) if theirs[0]]
-        parts = []
+        parts: list[Mapping[Any, Span]] = []
         for number in range(len(batches)):
             columns = [[int(theirs[1 + number * len(names) + at]) for theirs in everyone] for at in range(len(names))]
             parts.append({name: Span(sum(column[:self.ranks.rank]), column[self.ranks.rank], sum(column))

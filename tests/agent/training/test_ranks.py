@@ -52,7 +52,7 @@ def trained(ranks: Ranks, config: TrainingConfig, optimizer: OptimizerConfig) ->
         sums, norm = trainer.train_step([batch(first + number, ranks) for number in range(config.accumulate)])
         found.append([sums.loss.value, norm, *(sums.numbers[name].total for name in ("loss/cats", "loss/dogs", "share/dogs"))])
     names = {parameter: name for name, parameter in trainer.model.named_parameters()}
-    return {"steps": found, "tokens": trainer.tokens, "trained": sorted(names[one] for one in trainer.optimizer.state)}
+    return {"steps": found, "tokens": trainer.tokens, "trained": sorted(names[one] for one in trainer.optimizer.state)}  # type: ignore[index]
 
 
 def on_ranks(size: int, function: Callable[[Ranks], Any]) -> list[Any]:

@@ -396,7 +396,7 @@ def test_the_log_has_means_and_held_out_figures(tmp_path: Path) -> None:
         losses.append(made[0].loss.value)
         return made
 
-    trainer.train_step = noted  # type: ignore[method-assign]
+    trainer.train_step = noted  # type: ignore[method-assign, assignment]
     trainer.run(points, tmp_path, {}, {}, evaluate=accuracy, on_report=seen.append)
     assert [report.step for report in seen] == [4, 6, 8, 12]
     assert seen[0].loss == pytest.approx(np.mean(losses[:4])) and seen[2].loss == pytest.approx(np.mean(losses[6:8]))

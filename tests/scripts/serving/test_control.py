@@ -157,11 +157,10 @@ def test_sessions_are_limited_and_idle_ones_end(shipped: Any) -> None:
 def test_a_client_that_leaves_takes_nothing_with_it(served: Served) -> None:
     before = len(served.control.sessions)
     for _ in range(3):
-        socket = connect(served.websocket)
-        socket.send(json.dumps({"reset": "CartPole-v1"}))
-        socket.recv()
-        socket.send(json.dumps({"observation": [0.0, 0.0, 0.0, 0.0]}))
-        socket.close()                           # without waiting for the answer
+        with connect(served.websocket) as socket:
+            socket.send(json.dumps({"reset": "CartPole-v1"}))
+            socket.recv()
+            socket.send(json.dumps({"observation": [0.0, 0.0, 0.0, 0.0]}))     # and it leaves without waiting for the answer
     until = time.monotonic() + 20
     while len(served.control.sessions) > before and time.monotonic() < until:
         time.sleep(0.02)

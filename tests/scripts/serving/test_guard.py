@@ -150,10 +150,11 @@ def bad_request(number: int) -> tuple[str, str, bytes, dict[str, str]]:
             return "POST", "/v1/chat/completions", json.dumps(asked).encode(), headers
 
 
-def test_five_hundred_kinds_of_bad_requests_are_refused_in_a_sentence(served: Served) -> None:
+@pytest.mark.parametrize("kinds", [120, pytest.param(600, marks=pytest.mark.slow)])
+def test_kinds_of_bad_requests_are_refused_in_a_sentence(kinds: int, served: Served) -> None:
     refused, fine = 0, 0
     with httpx.Client(base_url=served.url, timeout=60) as client:
-        for number in range(600):
+        for number in range(kinds):
             method, path, body, headers = bad_request(number)
             answer = client.request(method, path, content=body, headers=headers)
             assert answer.status_code < 500, (number, method, path, body[:300], answer.text)
@@ -166,7 +167,7 @@ def test_five_hundred_kinds_of_bad_requests_are_refused_in_a_sentence(served: Se
             assert error["type"].endswith("_error")
             if path == "/v1/act" and answer.status_code not in (405, 429):
                 assert "Traceback" not in error["message"]
-        assert refused >= 500 and fine < 60, (refused, fine)
+        assert refused >= kinds * 5 // 6 and fine < kinds // 10, (refused, fine)
         assert client.get("/health").json()["status"] == "ok"
         assert client.post("/v1/act", json=ACT).status_code == 200
     for session in list(served.control.sessions.values()):
