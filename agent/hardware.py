@@ -34,7 +34,8 @@ def usable_device(name: str) -> torch.device:
 
 def device_words(device: torch.device) -> str:
     """What a person calls it: "cpu, 2 threads, bf16" or "cuda:0, NVIDIA H200, bf16"."""
-    what = {"cuda": lambda: torch.cuda.get_device_name(device), "cpu": lambda: f"{torch.get_num_threads()} threads"}
+    threads = torch.get_num_threads()
+    what = {"cuda": lambda: torch.cuda.get_device_name(device), "cpu": lambda: f"{threads} thread{'s' * (threads > 1)}"}
     parts = [str(device), *([what[device.type]()] if device.type in what else [])]
     return ", ".join([*parts, "bf16" if has_fast_bf16(device) else "fp32"])
 

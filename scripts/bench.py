@@ -1,4 +1,4 @@
-"""`calico bench acting|training|learning|tokenizers|runner|perceiver|data2vec|text|serving`: ratios, side by side in one run.
+"""`calico bench acting|training|learning|tokenizers|runner|perceiver|data2vec|text|scale|memory|serving`: ratios of one run.
 
     calico bench acting --json           # cached against uncached, many rows against one; about a minute
     calico bench training                # against Hugging Face's GPT-2 of the same shape, and against the matmul peak
@@ -11,6 +11,8 @@
     calico bench data2vec --json         # version 2.0's masked predictions per second beside version 1's; five minutes
     calico bench serving --minutes 10    # 32 clients of `calico serve` beside one: errors, latency, batches, memory
     calico bench text --turns 2 --json   # writing, cached against the whole prefix again for each token; minutes
+    calico bench scale --quick --json    # several ranks against one process, memory planned and measured, acting at 1.18B
+    calico bench memory                  # gigabytes per card of the paper's sizes, planned; minutes
 
 Both sides of a ratio run in turns, and the median turn counts, so that a drifting machine moves both. Run it on a quiet
 machine: another busy process on the same cores slows two-threaded work several times over.
@@ -23,7 +25,7 @@ from importlib import import_module
 from calico.scripts.common import console
 
 # scripts/benchmarks/NAME.py has `bench_NAME(turns) -> figures`
-BENCHES = ("acting", "training", "tokenizers", "runner", "perceiver", "data2vec", "text")
+BENCHES = ("acting", "training", "tokenizers", "runner", "perceiver", "data2vec", "text", "scale", "memory")
 OWN_PARSERS = {"perceiver-scores": "perceiver_scores", "learning": "learning", "serving": "serving"}
 
 
@@ -35,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = console.make_parser("bench", __doc__)
     parser.add_argument("what", choices=(*BENCHES, *OWN_PARSERS))
     parser.add_argument("--compile", action="store_true", help="training: with torch.compile")
+    parser.add_argument("--quick", action="store_true", help="scale: fewer steps and sizes, 4 of the 24 blocks of gato-1.18b")
     parser.add_argument("--turns", type=int, default=5, help="how often each side runs (default 5)")
     console.add_common(parser, "--json")
     arguments = parser.parse_args(words)
@@ -46,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
     keep_freed_memory()
     bench = getattr(import_module(f"calico.scripts.benchmarks.{arguments.what}"), f"bench_{arguments.what}")
-    options = {"compiled": arguments.compile} if arguments.what == "training" else {}
+    options = {"training": {"compiled": arguments.compile}, "scale": {"quick": arguments.quick}}.get(arguments.what, {})
     found = {**bench(arguments.turns, **options), "threads": torch.get_num_threads(), "cores": os.cpu_count(),
              "load_average": round(os.getloadavg()[0], 2)}
     console.print_result(found, arguments.json, ("figure", "value"), found.items())

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     from calico.scripts.training.few_shot import measure, report  # late: it loads torch
 
     found = measure(run, tasks, arguments.out, counts=sorted(set(arguments.demonstrations)), judged=arguments.judged,
-                    max_steps=arguments.max_steps, overrides=overrides, device=arguments.device)
+                    max_steps=arguments.max_steps, overrides=overrides, device=console.chosen_device(arguments.device))
     report(found, arguments.json)
     console.wrote(arguments.out / "scores.json")
     return 0

@@ -17,6 +17,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
+from ..publish import replace_file
+
 Kind = Literal["model", "dataset"]
 HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")    # owner/name[@revision]
 DATA_PICKLES = tuple(f"*{suffix}" for suffix in (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"))
@@ -85,7 +87,7 @@ def hub_folder(name: str, revision: str | None = None, *, kind: Kind = "model",
     for file in wanted:
         _check(folder / file, name)
     mark.parent.mkdir(exist_ok=True)
-    mark.touch()
+    replace_file(mark, "")
     return folder
 
 
@@ -106,7 +108,7 @@ def _remember(folder: Path, revision: str | None) -> None:
     if revision != folder.name:
         reference = folder.parent.parent / "refs" / (revision or "main")
         reference.parent.mkdir(parents=True, exist_ok=True)
-        reference.write_text(folder.name)
+        replace_file(reference, folder.name)
 
 
 def _downloaded_before(name: str, revision: str | None, kind: Kind) -> Path | None:

@@ -43,7 +43,8 @@ HELD_OUT_BATCHES = 4                         # that are measured, where sources 
 
 def train(settings: RunSettings, device: str = "cpu", data_changed: bool = False, last_good: bool = False) -> Path:
     """`train_ranks` of this process and those that torchrun started with it; see there."""
-    with joined_ranks(str(usable_device(device))) as ranks:
+    device = str(usable_device(device))
+    with joined_ranks(device) as ranks:
         if not ranks.is_first:
             console.be_silent()
         return train_ranks(settings, device, data_changed, last_good, ranks)

@@ -188,6 +188,7 @@ WRITERS = {
     "datasets/records.py": "unpacked files that go with the process", "datasets/sounds.py": "bytes in memory",
     "envs/networks.py": "replacing", "envs/sb3.py": "bytes in memory", "scripts/evaluation/report.py": "bytes in memory",
     "scripts/tasks.py": "envs/interfaces.py, which has the publisher do it",
+    "scripts/common/local_ranks.py": "a pipe", "scripts/benchmarks/memory.py": "/proc",
     "scripts/common/collecting.py": "a line at the end of left-out.jsonl",
     "scripts/training/classification.py": "replacing", "scripts/training/experts.py": "replacing",
     "scripts/training/improving.py": "a table that is made anew", "tokenizers/text.py": "for its caller",

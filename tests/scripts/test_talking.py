@@ -1,6 +1,7 @@
 """`calico caption`, `calico vqa`, `calico chat`: what is printed is what the network writes; odd pictures are one line."""
 
 import io
+import re
 import struct
 import sys
 import zlib
@@ -213,7 +214,8 @@ def test_one_message_one_reply(small_run: SmallRun, pictures: list[Path], answer
     picture = read_picture(pictures[0])
     assert shown["reply"] == speaker.replies([[user_message(picture, "what do you see?")]])[0]
     assert main(["chat", str(small_run.run), "--message", "who are you?"]) == 0
-    assert capsys.readouterr() == (f"{printable(expected)}\n", "")
+    out, err = capsys.readouterr()
+    assert out == f"{printable(expected)}\n" and re.fullmatch(r"device: .*\n", err)
 
 
 def test_a_message_longer_than_the_window_is_cut_and_that_is_said(
@@ -231,7 +233,7 @@ def test_a_message_longer_than_the_window_is_cut_and_that_is_said(
         assert said["cut"] == {"turns": cut.turns, "tokens": cut.tokens} and cut.turns > 0
         assert main(["chat", str(small_run.run), "--message", message, "--history", str(tmp_path / "talk.jsonl")]) == 0
         out, err = capsys.readouterr()
-        assert words in err and err.count("\n") == 1 and words not in out
+        assert words in err and err.count("\n") == 2 and words not in out      # the first line says which device
 
 
 def test_markers_in_a_message_are_plain_words(small_run: SmallRun, answered: Answered) -> None:

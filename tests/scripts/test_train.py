@@ -222,7 +222,7 @@ def test_two_data_sets_of_one_task_are_two_sources(small_run: SmallRun, tmp_path
 
 @pytest.mark.parametrize("overrides, says", [
     (["data.sources=[]"], "the mixture is empty; name data sets"),
-    (["data.sources=[{path: nowhere/at-all}]"], "nowhere/at-all does not exist; give a file or folder"),
+    (["data.sources=[{path: nowhere/at-all}]"], "nowhere/at-all does not exist here; Hugging Face Hub"),
     (["data.sources=[{path: DATA}]"], "data/BabyAI-GoToLocal-v0, "),
     (["optimizer.learning_rate=1e30", "optimizer.clip=0"], "the loss of step 1 is not finite (sources: "),
     (["backbone.widht=64"], "did you mean backbone.width?"),

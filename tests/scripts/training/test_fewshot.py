@@ -13,7 +13,7 @@ from calico.envs.registry import get_task, make
 from calico.scripts.common.collecting import collect
 from calico.scripts.training.few_shot import NearestNeighbour, nearest_score
 
-from ..conftest import SmallRun
+from ...conftest import SmallRun
 
 SMALL = ("--demonstrations", 0, 2, "--judged", 2, "--max-steps", 60, "training.steps=3", "data.batch_size=2")
 

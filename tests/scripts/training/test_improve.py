@@ -16,7 +16,7 @@ from calico.envs.registry import make
 from calico.scripts.evaluation import control
 from calico.scripts.main import main
 
-from ..conftest import SmallRun
+from ...conftest import SmallRun
 
 Refused = Callable[..., str]
 Answered = Callable[..., Any]
