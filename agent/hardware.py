@@ -40,6 +40,20 @@ def device_words(device: torch.device) -> str:
     return ", ".join([*parts, "bf16" if has_fast_bf16(device) else "fp32"])
 
 
+# bf16 matrix products per second of whole cards, without sparsity, by a part of their name: the makers' data sheets.
+PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "GH200": 990e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12,
+              "A100": 312e12, "A40": 150e12, "A10": 125e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12,
+              "RTX 3090": 71e12}
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """bf16 matrix products per second that the maker gives for a known card; None for others and for CPUs."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+
+
 @cache
 def has_amx() -> bool:
     """True on CPUs with Intel's matrix tiles."""

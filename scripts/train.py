@@ -24,16 +24,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("config", help="a YAML file, or the name of one that comes with Calico: tiny, small, medium, ...")
     console.add_common(parser, "overrides", "--device")
     console.add_common(parser, "--data-changed", "--last-good")
+    parser.add_argument("--profile", type=int, default=0, metavar="N",
+                        help="record what N steps spend their time on in OUT/profile.json, which https://ui.perfetto.dev opens")
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # Torch's C++ warns on each rank that every weight was used, which is how it should be.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     arguments = parser.parse_args(argv)
+    if arguments.profile < 0:
+        parser.error(f"--profile {arguments.profile} is no number of steps; give 0 or more")
 
     from calico.scripts.common.settings import load_settings
     from calico.scripts.training.agent import train
 
     settings = load_settings(arguments.config, arguments.overrides)
-    console.wrote(train(settings, console.chosen_device(arguments.device), arguments.data_changed, arguments.last_good))
+    console.wrote(train(settings, console.chosen_device(arguments.device), arguments.data_changed, arguments.last_good,
+                        arguments.profile))
     return 0
 
 

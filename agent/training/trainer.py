@@ -39,10 +39,11 @@ from ...datasets.publish import write_error
 from .. import checkpoint
 from ..backbones.decoder import Decoder
 from ..config_json import at_least
-from ..hardware import Precision, autocast, keep_freed_memory, return_freed_memory
+from ..hardware import Precision, autocast, keep_freed_memory, peak_flops, return_freed_memory
 from .batch_part import Span, part_of_batch
 from .optimizer import OptimizerConfig, build_optimizer, learning_rate
 from .optimizer_state import flatten_optimizer, restore_optimizer
+from .profiling import profiled
 from .ranks import (
     ALONE,
     Ranks,
@@ -78,6 +79,7 @@ class TrainingConfig:
     recompute: bool = False      # a decoder's blocks are computed again for the gradient: a third slower, far less memory
     shard: Shard = "auto"        # under torchrun: ddp, each rank has the whole model; fsdp, a part of each block of a decoder;
                                  # auto: fsdp where weights, gradients and AdamW's averages would fill half a card
+    peak_tflops: float = 0.0     # of the device in bf16, for the share of it that is used (MFU) in the log; 0: looked up
     seed: int = 0
     ema: float = 0.0             # above 0: weights are averaged with this decay, and the average is what is saved and used
     log_every: int = 10          # steps per line of the log
@@ -85,7 +87,8 @@ class TrainingConfig:
     save_every: int = 500        # steps per checkpoint
 
     def __post_init__(self) -> None:
-        at_least(self, "training.", steps=1, accumulate=1, log_every=1, evaluate_every=1, save_every=1, minutes=0)
+        at_least(self, "training.", steps=1, accumulate=1, log_every=1, evaluate_every=1, save_every=1, minutes=0,
+                 peak_tflops=0)
         if not 0 <= self.ema < 1:
             raise ValueError(f"training.ema={self.ema} must be in [0, 1)")
 
@@ -117,6 +120,8 @@ class TrainingReport:
         played: the latest scores in play, task -> per cent of expert; empty before the first.
         tokens: read since the first step; 0 where the loss counts none.
         steps_per_second, tokens_per_second: of the interval.
+        mfu: share of the devices' peak that the model's matrix products took (recomputed ones do not count, PaLM, 2204.02311,
+            appendix B); None where the peak or the model's count is not known.
         learning_rate, gradient_norm: of its last step.
     """
 
@@ -129,6 +134,7 @@ class TrainingReport:
     tokens: int
     steps_per_second: float
     tokens_per_second: float
+    mfu: float | None
     learning_rate: float
     gradient_norm: float
 
@@ -167,10 +173,12 @@ class Trainer(Generic[Net]):
 
     def __init__(self, model: Net, loss: LossFunction[Net], optimizer: OptimizerConfig, config: TrainingConfig,
                  after_step: Callable[[], None] = lambda: None, *, ranks: Ranks = ALONE,
+                 flops_of: Callable[[float], float] | None = None,
                  counts: Callable[[Any], Mapping[Any, int]] = lambda batch: {}) -> None:
         """
         Args:
             after_step: called when the weights have changed, such as data2vec's `update_teacher`.
+            flops_of: matrix products of a training step per token, from the share of the tokens that are targets.
             ranks: the processes that train together; each is given its rows of every batch, and trains the same weights.
             counts: what a batch holds of all that random numbers are drawn for, see batch_part.py.
         Raises:
@@ -178,7 +186,7 @@ class Trainer(Generic[Net]):
         """
         keep_freed_memory()
         self.model, self.loss, self.optimizer_config, self.config, self.after_step = model, loss, optimizer, config, after_step
-        self.ranks, self.counts = ranks, counts
+        self.ranks, self.counts, self.flops_of = ranks, counts, flops_of
         self.device = next(model.parameters()).device
         self.mean = copy.deepcopy(model).requires_grad_(False) if config.ema else None
         if config.recompute:
@@ -357,7 +365,7 @@ class Trainer(Generic[Net]):
     def run(self, batch_of: Callable[[int], Any], run: Path, documents: Mapping[str, Any], files: Mapping[str, bytes], *,
             evaluate: Callable[[Net], Mapping[str, float]] | None = None,
             play: Callable[[Net], Mapping[str, float]] | None = None, play_every: int = 0,
-            on_report: Callable[[TrainingReport], None] = lambda report: None) -> None:
+            on_report: Callable[[TrainingReport], None] = lambda report: None, profile: int = 0) -> None:
         """Train to the end; TensorBoard in `run`/tensorboard, checkpoints in `run`/checkpoints.
 
         Args:
@@ -366,6 +374,7 @@ class Trainer(Generic[Net]):
             evaluate: held-out figures of `final`, every `evaluate_every` steps and at the end; runs without gradient.
             play: scores of `final` in play, every `play_every` steps; 0: never.
             on_report: called every `log_every` steps, after evaluations and at the end.
+            profile: so many steps are recorded in `run`/profile.json, see profiling.py.
         Raises:
             KeyboardInterrupt: on Ctrl-C or SIGTERM of any rank, after the step under way has been finished and saved.
             LostRank: another rank died.
@@ -375,7 +384,8 @@ class Trainer(Generic[Net]):
         config, saved = self.config, self.step
         interval = _Interval(self.step, self.tokens)
         clock, work = time.perf_counter() - self.seconds, time.process_time() - self.core_seconds
-        with interruptible() as interrupted, self.writer(run) as writer:
+        trace = profiled(profile if self.ranks.is_first else 0, run / "profile.json", self.device)
+        with interruptible() as interrupted, self.writer(run) as writer, trace as recorded:
             self.asked_to_stop = interrupted.is_set
             while not self.ended:
                 first, failed = self.step * config.accumulate, None
@@ -392,6 +402,7 @@ class Trainer(Generic[Net]):
                     raise failed or ValueError(f"rank {broken[0]} got no batch for step {self.step}; its own message says why")
                 sums, norm = self.train_step(batches, parts) if self.ranks.together else self.train_step(batches)
                 interval.sums.add(sums.loss, sums.numbers)
+                recorded()
                 self.seconds, self.core_seconds = time.perf_counter() - clock, time.process_time() - work
                 if self.ranks.together and config.minutes:       # one clock, or the ranks would end in different steps
                     self.seconds = self.ranks.gather([self.seconds])[0][0]
@@ -440,10 +451,14 @@ class Trainer(Generic[Net]):
     def report(self, interval: "_Interval", norm: float) -> TrainingReport:
         """The report of the steps since the last one."""
         seconds, sums = time.perf_counter() - interval.began, interval.sums
+        tokens, peak = self.tokens - interval.tokens, self.config.peak_tflops * 1e12 or peak_flops(self.device)
+        used = None
+        if self.flops_of and peak and tokens:
+            used = tokens * self.flops_of(sums.loss.count / tokens) / seconds / (peak * self.ranks.size)
         return TrainingReport(
             self.step, self.steps, sums.loss.value, {name: mean.value for name, mean in sums.numbers.items() if mean.count},
             self.evaluation, self.played, self.tokens, (self.step - interval.step) / seconds,
-            (self.tokens - interval.tokens) / seconds, self.optimizer.param_groups[0]["lr"], norm)
+            tokens / seconds, used, self.optimizer.param_groups[0]["lr"], norm)
 
 
 @dataclass
@@ -483,6 +498,7 @@ def log(writer: SummaryWriter, report: TrainingReport) -> None:
                "optimizer/learning_rate": report.learning_rate, "optimizer/gradient_norm": report.gradient_norm}
     scalars |= ({"speed/tokens_per_second": report.tokens_per_second, "tokens": report.tokens} if report.tokens
                 else {"speed/steps_per_second": report.steps_per_second})
+    scalars |= {} if report.mfu is None else {"speed/mfu": report.mfu}
     scalars |= {name if "/" in name else f"train/{name}": number for name, number in report.numbers.items()}
     scalars |= {f"held_out/{name}": number for name, number in report.evaluation.items()}
     scalars |= {f"play/{name}": number for name, number in report.played.items()}

@@ -10,8 +10,9 @@ import torch
 
 from calico.agent import checkpoint
 from calico.agent.agent import Agent, located
+from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.hardware import usable_device
-from calico.agent.model import Model
+from calico.agent.model import Model, matmul_flops_per_token
 from calico.agent.sampling import SamplingConfig
 from calico.agent.training.agent_loss import agent_loss, counts_of
 from calico.agent.training.ranks import Ranks, RanksError, check_same, joined_ranks
@@ -41,21 +42,24 @@ SOURCES_TOLD = 8                             # by name
 HELD_OUT_BATCHES = 4                         # that are measured, where sources hold something out; the same ones each time
 
 
-def train(settings: RunSettings, device: str = "cpu", data_changed: bool = False, last_good: bool = False) -> Path:
+def train(settings: RunSettings, device: str = "cpu", data_changed: bool = False, last_good: bool = False,
+          profile: int = 0) -> Path:
     """`train_ranks` of this process and those that torchrun started with it; see there."""
     device = str(usable_device(device))
     with joined_ranks(device) as ranks:
         if not ranks.is_first:
             console.be_silent()
-        return train_ranks(settings, device, data_changed, last_good, ranks)
+        return train_ranks(settings, device, data_changed, last_good, ranks, profile)
 
 
-def train_ranks(settings: RunSettings, device: str, data_changed: bool, last_good: bool, ranks: Ranks) -> Path:
+def train_ranks(settings: RunSettings, device: str, data_changed: bool, last_good: bool, ranks: Ranks,
+                profile: int = 0) -> Path:
     """Train to the last step, continuing from the run's latest checkpoint if there is one; returns the run's folder.
 
     Args:
         data_changed: continue though the data of a source are others than when the run began.
         last_good: continue from the newest checkpoint that is whole.
+        profile: steps whose time is recorded in the run's profile.json.
         ranks: this process among those that train together; the first one writes and speaks.
     Raises:
         ValueError: no such device, an empty mixture, data that cannot be read or that differ from those the run began with;
@@ -77,7 +81,8 @@ def train_ranks(settings: RunSettings, device: str, data_changed: bool, last_goo
                            ranks=ranks) as saved:
         agent = initial_agent(settings, opened, device) if saved is None else Agent.from_checkpoint(saved, device)
         mixture = sources.build_mixture(opened, settings, agent.vocabulary, agent.text)
-        trainer = Trainer(agent.model, agent_loss(mixture.names), settings.optimizer, training, ranks=ranks, counts=counts_of)
+        trainer = Trainer(agent.model, agent_loss(mixture.names), settings.optimizer, training, ranks=ranks, counts=counts_of,
+                          flops_of=training_flops(agent))
         check_playable(trainer, training)
         kept: dict[str, Any] = {}
         if saved is None and settings.init:
@@ -102,7 +107,7 @@ def train_ranks(settings: RunSettings, device: str, data_changed: bool, last_goo
                               settings.data.workers, rows=rows)
         run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, agent.files(),
                               evaluate=held_out_loss(opened, settings, agent), play=player(training, agent),
-                              play_every=training.play_every)
+                              play_every=training.play_every, profile=profile)
     console.note(f"next: {next_command(run, agent, opened)}")
     return run
 
@@ -148,6 +153,13 @@ def next_command(run: Path, agent: Agent, opened: Sequence[sources.OpenedSource]
         return f"calico rollout {shlex.quote(str(run))} {sorted(agent.tasks)[0]}"
     return f"calico {'caption' if any(source.data.has_pictures for source in opened) else 'chat'} {shlex.quote(str(run))}" + (
         " IMAGE" if any(source.data.has_pictures for source in opened) else "")
+
+
+def training_flops(agent: Agent) -> Callable[[float], float] | None:
+    """See Trainer; None where they are not counted. A step costs three forward passes."""
+    if not isinstance(agent.model.config.backbone, DecoderConfig):
+        return None
+    return lambda share: 3 * matmul_flops_per_token(agent.model.config, agent.vocabulary.size, share)
 
 
 def player(training: AgentTraining, agent: Agent) -> Callable[[Model], Mapping[str, float]]:

@@ -28,7 +28,8 @@ from calico.scripts.common.config import config_from_json, config_to_json
 from calico.scripts.common.settings import without_gone
 
 # What may change between the first start of a run and a later one, in every verb: its length and rhythm.
-LENGTH = tuple(f"training.{name}" for name in ("steps", "minutes", "log_every", "evaluate_every", "save_every", "compile"))
+LENGTH = tuple(f"training.{name}" for name in ("steps", "minutes", "log_every", "evaluate_every", "save_every", "compile",
+                                               "peak_tflops"))
 
 LAST_GOOD = "--last-good"
 CHANGES = "data_changes"      # a checkpoint's document: {step, source, before, after} of each change that was accepted
@@ -164,13 +165,13 @@ def run_with_progress_bar(trainer: Trainer[Net], what: str, batch_of: Callable[[
                           documents: Mapping[str, Any], files: Mapping[str, bytes], *,
                           evaluate: Callable[[Net], Mapping[str, float]] | None = None,
                           play: Callable[[Net], Mapping[str, float]] | None = None, play_every: int = 0,
-                          shown: Collection[str] | None = None) -> None:
+                          shown: Collection[str] | None = None, profile: int = 0) -> None:
     """Train to the end under a progress bar.
 
     Args:
         what: the bar's words, such as "train demo".
         shown: which of the loss's numbers stand beside the loss; None: all. Those of single sources never do.
-        batch_of, documents, files, evaluate, play, play_every: see Trainer.run.
+        batch_of, documents, files, evaluate, play, play_every, profile: see Trainer.run.
     """
     def note(report: TrainingReport) -> str:
         numbers = {name: value for name, value in report.numbers.items()
@@ -179,11 +180,12 @@ def run_with_progress_bar(trainer: Trainer[Net], what: str, batch_of: Callable[[
                  *(f"held-out {words(name)} {value:.3g}" for name, value in report.evaluation.items() if "/" not in name)]
         if report.played:
             parts.append(f"in play {sum(report.played.values()) / len(report.played):.0f} % of expert")
-        return "  ".join([*parts, *([f"{report.tokens_per_second:,.0f} tokens/s"] if report.tokens else [])])
+        parts += [f"{report.tokens_per_second:,.0f} tokens/s"] if report.tokens else []
+        return "  ".join([*parts, *([f"MFU {report.mfu:.1%}"] if report.mfu is not None else [])])
 
     def words(name: str) -> str:
         return name.replace("_", " ")
 
     with console.progress(what, total=trainer.steps, unit="steps", start=trainer.step) as bar:
         trainer.run(batch_of, run, documents, files, evaluate=evaluate, play=play, play_every=play_every,
-                    on_report=lambda report: bar.update(report.step, note(report), report.steps))
+                    on_report=lambda report: bar.update(report.step, note(report), report.steps), profile=profile)
