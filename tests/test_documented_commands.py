@@ -50,7 +50,7 @@ def commands_of(text: str) -> Iterator[str]:
             if len(words) == 1 and re.match(r"[A-Z]+=", words[0]):
                 name, _, variables[name] = words[0].partition("=")
                 continue
-            yield re.sub(r"\$(\w+)", lambda found, known=variables: known[found[1]], command)   # type: ignore[misc]
+            yield re.sub(r"\$(\w+)", lambda found, known=variables: known.get(found[1], found[0]), command)   # type: ignore[misc]
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     yield from (" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose))
 
@@ -59,6 +59,7 @@ def calico_commands(text: str) -> Iterator[tuple[str, ...]]:
     """The words after `calico`; `a|b` is two commands, and dots that stand for more are left out."""
     for command in commands_of(text):
         words = shlex.split(command, comments=True)
+        words = words[1:] if words[:1] == ["srun"] else words
         if words[:1] == ["torchrun"] and "-m" in words:
             words = ["calico", words[words.index("-m") + 1].removeprefix("calico.scripts."), *words[words.index("-m") + 2 :]]
         if words[:1] == ["calico"] and len(words) > 1:
