@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calico.agent.backbones.decoder import DecoderConfig
+from calico.agent.backbones.decoder import Decoder, DecoderConfig
 from calico.agent.model import Model, named_size
 from calico.scripts.benchmarks.interleaved import seconds
 from calico.tokenizers.vocabulary import Vocabulary
@@ -85,8 +85,8 @@ def random_network(quick: bool) -> Model:
 
 def weight_bytes(network: Model) -> int:
     """Of the blocks: what one token needs; of the table it needs a few rows."""
-    return sum(tensor.nbytes for block in network.backbone.blocks       # type: ignore[union-attr]
-               for tensor in (*block.parameters(), *block.buffers()))   # type: ignore[union-attr]
+    blocks = cast(Decoder, network.backbone).blocks
+    return sum(tensor.nbytes for block in blocks for tensor in (*block.parameters(), *block.buffers()))
 
 
 def one_token(network: Model, rows: int) -> Callable[[], Any]:
@@ -119,7 +119,7 @@ def bench_acting_1b(turns: int, quick: bool = False) -> dict[str, Any]:
                              "acting_1b_parameters": network.parameter_count()}
     for form in ("bf16", "int8"):
         if form == "int8":
-            to_int8(network.backbone)
+            to_int8(cast(Decoder, network.backbone))
         size = weight_bytes(network)
         for rows in ROWS:
             taken, copied = seconds(turns, one_token(network, rows), copy)

@@ -114,8 +114,9 @@ def planned(step: Step, ranks: int = 1, sharded: bool = False, peak: Mapping[str
         return total + weights                     # DDP's buckets: gradients on their way
     with torch.device("meta"):
         network = Model(step.model, Vocabulary())
-    block = sum(weight.nbytes for weight in network.backbone.blocks[0].parameters())
-    root = weights - block * len(network.backbone.blocks)
+    blocks = cast(decoder.Decoder, network.backbone).blocks
+    block = sum(weight.nbytes for weight in blocks[0].parameters())
+    root = weights - block * len(blocks)
     passing = total - weights - states - found["Gradient"]        # activations, and what an operation needs for a moment
     # The root's weights stay whole through the step; two blocks are whole at a time, the next one on its way, and the gradient
     # of one.

@@ -46,7 +46,7 @@ OVERHEAD_ROWS, OVERHEAD_CONTEXT = 8, 256
 def bench_scale(turns: int, quick: bool = False) -> dict[str, Any]:
     """See the top of the file."""
     steps = QUICK_STEPS if quick else STEPS
-    alone, ddp, fsdp = (losses(size, shard, steps) for size, shard in ((1, "ddp"), (2, "ddp"), (2, "fsdp")))
+    alone, ddp, fsdp = losses(1, "ddp", steps), losses(2, "ddp", steps), losses(2, "fsdp", steps)
     found: dict[str, Any] = {"ddp_loss_difference": difference(ddp, alone), "fsdp_loss_difference": difference(fsdp, alone),
                              "loss_steps": steps, "single_process_overhead": overhead(4 * turns)}
     found |= plan_errors(QUICK_PLANNED if quick else PLANNED)
@@ -93,7 +93,7 @@ def batch(number: int, ranks: Ranks, rows: int, context: int) -> Batch:
 def trainer(size: str, context: int, ranks: Ranks, shard: Shard = "ddp", stochastic_depth: float = 0.0) -> Trainer[Model]:
     torch.manual_seed(0)
     shape = named_size(size, context)
-    shape = replace(shape, backbone=replace(shape.backbone, stochastic_depth=stochastic_depth))  # type: ignore[call-arg]
+    shape = replace(shape, backbone=replace(shape.backbone, stochastic_depth=stochastic_depth))
     return Trainer(Model(shape, Vocabulary()), agent_loss(["bench"]), OptimizerConfig(warmup_steps=5),
                    TrainingConfig(steps=STEPS, precision="fp32", shard=shard), ranks=ranks, counts=counts_of)
 
@@ -104,7 +104,7 @@ def losses(size: int, shard: Shard, steps: int) -> list[float]:
         one = trainer("tiny", CONTEXT, ranks, shard, stochastic_depth=0.1)
         return [one.train_step([batch(step, ranks, ROWS, CONTEXT)])[0].loss.value for step in range(steps)]
 
-    return results(size, trained)[0]  # type: ignore[no-any-return]
+    return results(size, trained)[0]
 
 
 def difference(ours: list[float], theirs: list[float]) -> float:

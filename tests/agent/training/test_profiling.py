@@ -17,12 +17,12 @@ from ...conftest import SmallRun
 PEAK = 0.25        # teraflops
 
 
-def trained(tmp_path: Path, steps: int, **run: int) -> list[TrainingReport]:
+def trained(tmp_path: Path, steps: int, profile: int = 0) -> list[TrainingReport]:
     model, seen = torch.nn.Linear(3, 1), list[TrainingReport]()
     trainer = Trainer(model, lambda model, batch: (Mean(model(batch).sum(), torch.tensor(10.0)), {"tokens": 40.0}),
                       OptimizerConfig(), TrainingConfig(steps=steps, log_every=steps, peak_tflops=PEAK),
                       flops_of=lambda share: 3e6 * share)
-    trainer.run(lambda number: torch.ones(2, 3), tmp_path, {}, {}, on_report=seen.append, **run)
+    trainer.run(lambda number: torch.ones(2, 3), tmp_path, {}, {}, on_report=seen.append, profile=profile)
     return seen
 
 
