@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     from calico.scripts.web.page import serve  # late: it loads torch
 
     serve(arguments.run, port=arguments.port, host=HOST, open_browser=arguments.open, out=arguments.out, runs=arguments.runs,
-          tasks=arguments.task, device=console.chosen_device(arguments.device))
+          tasks=arguments.task, device=arguments.device)
     return 0
 
 

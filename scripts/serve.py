@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
     limits = Limits(sessions=arguments.max_sessions, waiting=arguments.max_waiting, bytes=arguments.max_mb * 1_000_000,
                     pixels=arguments.max_pixels, seconds=arguments.timeout, idle=arguments.idle)
-    running.serve(arguments.run, arguments.host, arguments.port, limits, device=console.chosen_device(arguments.device))
+    running.serve(arguments.run, arguments.host, arguments.port, limits, device=arguments.device)
     return 0
 
 

@@ -29,7 +29,9 @@ def serve(run: str, host: str, port: int, limits: Limits, *, device: str = "cpu"
     token = token_for(host)
     with listening(host, port) as listener:                # before the network is read: a port in use is told at once
         keep_freed_memory()
-        app = create_app(load(run, device=device), name_of(run), limits, token)
+        network = load(run, device=device)
+        console.chosen_device(device)                      # said once the words are known to be right
+        app = create_app(network, name_of(run), limits, token)
         place = f"[{host}]" if ":" in host else host
         config = uvicorn.Config(app, log_level="warning", access_log=False, ws_max_size=limits.bytes, server_header=False,
                                 timeout_graceful_shutdown=GOODBYE, timeout_keep_alive=30, lifespan="on")

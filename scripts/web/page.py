@@ -28,7 +28,8 @@ def serve(run: str, *, port: int, host: str, open_browser: bool, out: Path, runs
     Raises:
         ValueError: no such run, or a damaged one, or no such device.
     """
-    desk = Desk(agent=calico.load(run, device=device), run=run, out=out, runs=runs, tasks=tasks, device=device)
+    agent = calico.load(run, device=device)
+    desk = Desk(agent=agent, run=run, out=out, runs=runs, tasks=tasks, device=console.chosen_device(device))
     page = build(desk)
     try:
         launch(page, port=port, host=host, open_browser=open_browser)

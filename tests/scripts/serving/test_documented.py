@@ -56,7 +56,10 @@ def test_the_command_serves_and_ends() -> None:
     command = [sys.executable, "-m", "calico.scripts.serve", "--host", "0.0.0.0", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stderr is not None
-        line = server.stderr.readline()
+        device, line = server.stderr.readline(), server.stderr.readline()
+        if "serving" not in line:
+            server.kill()
+        assert device.startswith("device: ")
         found = re.fullmatch(r"serving calico-small on http://0\.0\.0\.0:(\d+), for those who bring CALICO_TOKEN "
                              r"\(Ctrl-C ends\)\n", line)
         assert found, line + server.stderr.read()
