@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--train-steps", type=int, default=TRAIN_STEPS, help=f"steps of its training (default {TRAIN_STEPS:,})")
     parser.add_argument("--keep", type=float, metavar="PERCENT",
                         help="leave out episodes below this share of the expert's score (Gato: 80); 0 is random play")
+    parser.add_argument("--max-steps", type=int, metavar="N",
+                        help="cut episodes after N steps: with many short ones a network sees more beginnings and goals")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1,
                         help="processes side by side (default: one per core; 0 plays in this one)")
     parser.add_argument("--time-limit", type=float, default=120.0, help="seconds a step or a reset may take (default 120)")
@@ -70,6 +72,9 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("--label and --noise exclude each other: the policy's own mistakes are what is labelled")
     if arguments.seed < 0:
         raise ValueError(f"--seed {arguments.seed} must be at least 0")
+    if arguments.max_steps is not None and arguments.keep is not None:
+        raise ValueError("--keep compares whole episodes with the expert's, and --max-steps cuts them; leave one out")
+    console.check_positive(arguments, *(["max_steps"] if arguments.max_steps is not None else []))
     if arguments.recipe:
         console.wrote(*_follow_recipe(arguments))
         return 0
@@ -100,7 +105,8 @@ def main(argv: list[str] | None = None) -> int:
         policy = train_expert(task, arguments.out, arguments.train_steps) if arguments.train_expert else arguments.policy
         written.append(collect(task, seeds, arguments.out, noise=arguments.noise, noise_steps=arguments.noise_steps,
                                policy=policy, keep=arguments.keep, processes=arguments.workers,
-                               time_limit=arguments.time_limit, label=arguments.label, mix=arguments.mix, agent=agent))
+                               time_limit=arguments.time_limit, label=arguments.label, mix=arguments.mix, agent=agent,
+                               max_steps=arguments.max_steps))
     for world in arguments.scenes:
         written += collect_scenes(world, seeds, arguments.out)
     console.wrote(*written)
@@ -110,7 +116,8 @@ def main(argv: list[str] | None = None) -> int:
 def _follow_recipe(arguments: argparse.Namespace) -> list[Path]:
     if arguments.tasks or arguments.scenes:
         raise ValueError("--recipe names its tasks and worlds itself; leave TASK and --scenes out")
-    own = {"--noise": arguments.noise, "--keep": arguments.keep, "--train-expert": arguments.train_expert}
+    own = {"--noise": arguments.noise, "--keep": arguments.keep, "--train-expert": arguments.train_expert,
+           "--max-steps": arguments.max_steps}
     for option in (option for option, value in own.items() if value):
         raise ValueError(f"{option}: a recipe says itself how its tasks are played; leave it out")
     corrected = is_run(arguments.policy) and arguments.label == "expert"

@@ -36,12 +36,13 @@ PART_SECONDS = 60.0   # a kill costs what is in the unfinished file: at most a m
 
 def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_steps: int = 1, policy: str = "expert",
             keep: float | None = None, processes: int = 0, time_limit: float = 120.0, label: str | None = None,
-            mix: float = 0.0, agent: "Agent | None" = None) -> Path:
+            mix: float = 0.0, agent: "Agent | None" = None, max_steps: int | None = None) -> Path:
     """Record one task's episodes, those that the folder lacks; returns the folder.
 
     Args:
         label: a player that says at each step what is to be learnt, whatever `policy` does; see `rollout`.
         mix: share of the steps that this player takes itself.
+        max_steps: episodes are cut after so many: the same hour shows more beginnings and goals.
         agent: plays, `policy` is its name and `task` in the view that it was trained with.
     Raises:
         ValueError: the task has no such player, no scores to keep a share of, or the folder holds episodes of another kind.
@@ -52,7 +53,8 @@ def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_st
     task, recorded = task_for(task, policy), episodes_of(task, policy)
     player = make_player(task, policy) if agent is None else agent.policy(task.name)
     teacher = None if label is None else make_player(task, label)
-    played: dict[str, Any] = {"policy": policy, "noise": noise, "noise_steps": noise_steps, "keep": keep}
+    played: dict[str, Any] = {"policy": policy, "noise": noise, "noise_steps": noise_steps, "keep": keep,
+                              "max_steps": max_steps}
     if label is not None:
         played |= {"label": label, "mix": mix}
     if recorded is not None:
@@ -79,9 +81,10 @@ def collect(task: Task, seeds: range, out: Path, *, noise: float = 0.0, noise_st
             given: Iterator[Episode | EnvironmentFault]
             if agent is None and teacher is None:
                 given = workers.play(task, policy, missing, workers=processes, time_limit=time_limit, noise=noise,
-                                     noise_steps=noise_steps)
+                                     noise_steps=noise_steps, max_steps=max_steps)
             else:
-                given = workers.play_here(task, player, missing, noise=noise, noise_steps=noise_steps, teacher=teacher, mix=mix)
+                given = workers.play_here(task, player, missing, noise=noise, noise_steps=noise_steps, teacher=teacher, mix=mix,
+                                          max_steps=max_steps)
             for episode in given:
                 if isinstance(episode, EnvironmentFault):
                     faults.append(episode)

@@ -32,11 +32,13 @@ class FamilyRecipe:
 
     Attributes:
         noise, noise_steps: see `runner.rollout`.
+        max_steps: episodes are cut after so many; 0: never.
         episodes: task -> how many, with seeds from 0.
     """
 
     noise: float = 0.1
     noise_steps: int = 1
+    max_steps: int = 0
     episodes: dict[str, int] = field(default_factory=dict)
 
 
@@ -92,10 +94,10 @@ def collect_recipe(name: str, out: Path, processes: int, time_limit: float = 120
             seeds = range(seed, seed + episodes)
             if agent is None:
                 written.append(collect(get_task(task).compact(), seeds, out, noise=part.noise, noise_steps=part.noise_steps,
-                                       processes=processes, time_limit=time_limit))
+                                       processes=processes, time_limit=time_limit, max_steps=part.max_steps or None))
             else:
                 written.append(collect(as_trained(agent, task), seeds, out, policy=policy, label="expert", mix=mix,
-                                       agent=agent))
+                                       agent=agent, max_steps=part.max_steps or None))
     if agent is not None:
         return written
     drawn = {world: pictures for world, pictures in recipe.scenes.items()

@@ -105,7 +105,8 @@ def test_other_settings_do_not_mix_in_one_folder(tmp_path: Path, refused: Refuse
     collect(tmp_path, "Counting-v0", "--episodes", 1)
     for other in (["--noise", 0.5], ["--policy", "random"], ["--noise-steps", 3]):
         said = refused("collect", "Counting-v0", "--episodes", 2, "--workers", 0, "--out", tmp_path, *other)
-        assert "Counting-v0 holds episodes of {'policy': 'expert', 'noise': 0.0, 'noise_steps': 1, 'keep': None}, not" in said
+        assert ("Counting-v0 holds episodes of {'policy': 'expert', 'noise': 0.0, 'noise_steps': 1, 'keep': None, "
+                "'max_steps': None}, not") in said
         assert "choose another --out, or the same settings" in said
     assert len(EpisodeReader(tmp_path / "Counting-v0")) == 1
 
@@ -274,3 +275,14 @@ def test_who_collects_from_a_file_that_can_run_code_is_told(tmp_path: Path, refu
     assert main(["collect", "CartPole-v1", "--policy", f"sb3:{tmp_path}/no.zip", "--out", str(tmp_path)]) == 2
     told, complaint = capsys.readouterr().err.splitlines()
     assert "which can run code when they are loaded" in told and "no.zip is no model of Stable-Baselines3" in complaint
+
+
+def test_cut_episodes_show_more_beginnings(tmp_path: Path, refused: Callable[..., str]) -> None:
+    collecting = ["collect", "Pendulum-v1", "--workers", "0", "--out", str(tmp_path)]
+    assert main([*collecting, "--episodes", "5", "--max-steps", "12"]) == 0
+    episodes = list(EpisodeReader(tmp_path / "Pendulum-v1"))
+    assert [len(episode) for episode in episodes] == [12] * 5 and all(episode.truncated for episode in episodes)
+    assert "choose another --out, or the same settings" in refused(*collecting, "--episodes", "6")
+    assert "must be at least 1" in refused(*collecting, "--max-steps", "0")
+    assert "leave one out" in refused(*collecting, "--max-steps", "9", "--keep", "80")
+    assert "a recipe says itself" in refused("collect", "--recipe", "forty", "--max-steps", "9", "--out", tmp_path)
