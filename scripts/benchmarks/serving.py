@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 def bench_serving(run: str, tasks: Sequence[str], clients: int, seconds: float, rate: float = 0.0) -> dict[str, Any]:
     """The figures of one client and of many."""
     from calico.agent.agent import Agent
-    from calico.scripts.evaluation.control import as_trained
+    from calico.scripts.common.as_trained import as_trained
 
     agent = Agent.load(run)
     observations = {task: recorded(as_trained(agent, task)) for task in tasks}
@@ -110,9 +110,13 @@ def served(run: str, clients: int) -> Iterator[tuple[str, int]]:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:
-            line = server.stderr.readline()
-            if not line.startswith("serving "):
-                raise ValueError(f"the server did not start: {line.strip() + server.stderr.read().strip()}")
+            line = said = ""
+            for line in server.stderr:
+                if line.startswith("serving "):
+                    break
+                said += line
+            else:
+                raise ValueError(f"the server did not start: {' '.join(said.split())}")
             url = line.split(" on ")[1].split()[0].rstrip(",")
             wait_for(url)
             yield url, server.pid

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from calico.scripts.evaluation.control import as_trained
+from calico.scripts.common.as_trained import as_trained
 
 from .conftest import Served
 
@@ -34,3 +34,14 @@ def test_the_bench_tells_both_sides(served: Served, capsys: pytest.CaptureFixtur
     found = json.loads(capsys.readouterr().out)
     assert found["errors"] == 0 and found["clients"] == 8 and found["p95_of_all_vs_one"] > 0
     assert abs(found["memory_growth"]) < 0.2
+
+
+def test_the_bench_waits_for_its_server_and_tells_what_it_said_instead(served: Served) -> None:
+    from calico.scripts.benchmarks.serving import batches
+    from calico.scripts.benchmarks.serving import served as started
+    from calico.scripts.common.shipped import DEFAULT_RUN
+
+    with started(DEFAULT_RUN, 2) as (url, _):
+        assert batches(url) == (0, 0)
+    with pytest.raises(ValueError, match="the server did not start: .*runs/nothing"), started("runs/nothing", 2):
+        pass
