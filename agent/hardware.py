@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 from functools import cache
 from typing import Literal
 
@@ -40,10 +41,11 @@ def device_words(device: torch.device) -> str:
     return ", ".join([*parts, "bf16" if has_fast_bf16(device) else "fp32"])
 
 
-# bf16 matrix products per second of whole cards, without sparsity, by a part of their name: the makers' data sheets.
+# bf16 matrix products per second of whole cards, without sparsity, by words of their name: the makers' data sheets.
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "GH200": 990e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12,
               "A100": 312e12, "A40": 150e12, "A10": 125e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12,
               "RTX 3090": 71e12}
+OTHER_CARDS = "Ti|D|Laptop"      # words behind a name with which it is another card
 
 
 def peak_flops(device: torch.device) -> float | None:
@@ -51,7 +53,7 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+    return next((flops for words, flops in PEAK_FLOPS.items() if re.search(rf"\b{words}\b(?! ({OTHER_CARDS})\b)", name)), None)
 
 
 @cache

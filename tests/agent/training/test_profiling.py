@@ -33,7 +33,9 @@ def test_mfu_is_what_the_targets_cost_over_the_peak(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name, peak", [("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA H100 PCIe", 756e12),
                                         ("NVIDIA L40S", 362e12), ("NVIDIA H200", 989e12),
-                                        ("NVIDIA H100 80GB HBM3", 989e12), ("Some Card", None)])
+                                        ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA A10", 125e12), ("Some Card", None),
+                                        ("NVIDIA RTX A1000", None), ("NVIDIA RTX A4000", None), ("NVIDIA L40", None),
+                                        ("NVIDIA GeForce RTX 4090", 165e12), ("NVIDIA GeForce RTX 4090 Laptop GPU", None)])
 def test_the_peak_of_known_cards_is_looked_up(name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert hardware.peak_flops(torch.device("cuda")) == peak
