@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"--seed {arguments.seed} must be at least 0")
     if arguments.max_steps is not None and arguments.keep is not None:
         raise ValueError("--keep compares whole episodes with the expert's, and --max-steps cuts them; leave one out")
-    console.check_positive(arguments, *(["max_steps"] if arguments.max_steps is not None else []))
+    console.check_positive(arguments, "max_steps")
     if arguments.recipe:
         console.wrote(*_follow_recipe(arguments))
         return 0

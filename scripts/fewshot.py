@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the data, the networks and the scores")
     console.add_common(parser, "--device", "--json")
     arguments = parser.parse_args(argv)
-    console.check_positive(arguments, "judged", *(["max_steps"] if arguments.max_steps is not None else []))
+    console.check_positive(arguments, "judged", "max_steps")
     if wrong := [count for count in arguments.demonstrations if count < 0]:
         raise ValueError(f"--demonstrations {wrong[0]} must be at least 0")
     overrides = [word for word in arguments.words if "=" in word]

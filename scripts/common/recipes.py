@@ -16,9 +16,9 @@ from calico.envs import task_table
 from calico.envs.registry import get_task
 from calico.envs.scenes import FAMILIES
 from calico.scripts.common import console
+from calico.scripts.common.as_trained import as_trained
 from calico.scripts.common.collecting import collect, scenes_and_talk
 from calico.scripts.common.config import load_config
-from calico.scripts.evaluation.control import as_trained
 
 if TYPE_CHECKING:
     from calico.agent.agent import Agent

@@ -79,14 +79,16 @@ def train_ranks(settings: RunSettings, device: str, data_changed: bool, last_goo
     check_same(ranks, first_difference, data={source.name: source.data.fingerprint for source in opened})
     with begin_or_continue(run, config_to_json(settings), FREE, device=device, before=before, any_order=True,
                            ranks=ranks) as saved:
-        agent = initial_agent(settings, opened, device) if saved is None else Agent.from_checkpoint(saved, device)
+        start = checkpoint.load(located(settings.init), only=("model",)) if saved is None and settings.init else None
+        if saved is None:
+            agent = initial_agent(settings, opened, device, Agent.from_checkpoint(start, device) if start else None)
+        else:
+            agent = Agent.from_checkpoint(saved, device)
         mixture = sources.build_mixture(opened, settings, agent.vocabulary, agent.text)
         trainer = Trainer(agent.model, agent_loss(mixture.names), settings.optimizer, training, ranks=ranks, counts=counts_of,
                           flops_of=training_flops(agent))
         check_playable(trainer, training)
-        kept: dict[str, Any] = {}
-        if saved is None and settings.init:
-            kept[checkpoint.BEFORE] = checkpoint.spent(checkpoint.load(located(settings.init), only=()))
+        kept: dict[str, Any] = {} if start is None else {checkpoint.BEFORE: checkpoint.spent(start)}
         if saved is not None:
             kept = {stem: saved.documents[stem] for stem in (checkpoint.BEFORE,) if stem in saved.documents}
             changes = mixture.check_state(saved.documents["mixture"], data_changed)
@@ -119,9 +121,8 @@ def check_playable(trainer: Trainer[Model], training: AgentTraining) -> None:
                          "training.shard=fsdp gives each a part; set play_every=0, or shard=ddp where the network fits")
 
 
-def initial_agent(settings: RunSettings, opened: list[sources.OpenedSource], device: str) -> Agent:
-    """The agent before its first step: with random weights, or those of the run that `settings.init` names."""
-    base = Agent.load(settings.init, device) if settings.init else None
+def initial_agent(settings: RunSettings, opened: list[sources.OpenedSource], device: str, base: Agent | None) -> Agent:
+    """The agent before its first step: with random weights, or those of `base`, the run that `settings.init` names."""
     text = base.text if base else sources.text_tokenizer(settings, opened)
     vocabulary = Vocabulary(settings.vocabulary)
     specs = sources.task_specs(opened, settings, vocabulary, text)

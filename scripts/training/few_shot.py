@@ -83,7 +83,7 @@ def _points(base: Agent, settings: RunSettings, name: str, folder: Path, count: 
         return play(agent, name, seeds, sampling, max_steps=max_steps, prompt=prompt, results=kept)
 
     # RUN, and able to see the task where it did not know it
-    shown = base if name in base.tasks else initial_agent(settings, sources.open_sources(settings), device)
+    shown = base if name in base.tasks else initial_agent(settings, sources.open_sources(settings), device, base)
     if not count:
         yield "zero-shot", judge(shown, "zero-shot")
         return
