@@ -33,9 +33,11 @@ class OptimizerConfig:
     momentum: float = 0.95          # Muon's
     weight_decay: float = 0.1       # on matrices only
     clip: float = 1.0               # largest gradient norm; 0: no clipping, as the paper
+    skip_spikes: float = 0.0        # above 0: a step is left out if its gradient norm is so many standard deviations above
+                                    # the mean of the last 128 (6: OLMo 2); 0: none is
 
     def __post_init__(self) -> None:
-        at_least(self, "optimizer.", warmup_steps=0, clip=0)
+        at_least(self, "optimizer.", warmup_steps=0, clip=0, skip_spikes=0)
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"optimizer.learning_rate={self.learning_rate} must be positive and finite")
         for name in ("final_share", "beta1", "beta2", "weight_decay"):

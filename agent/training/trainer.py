@@ -59,6 +59,7 @@ from .ranks import (
     shard_model,
     whole,
 )
+from .spikes import Spikes, highest
 
 Net = TypeVar("Net", bound=nn.Module)
 Batch = Mapping[str, Tensor]     # what most losses take; the loop itself passes on whatever `batch_of` gives
@@ -123,6 +124,7 @@ class TrainingReport:
         mfu: share of the devices' peak that the model's matrix products took (recomputed ones do not count, PaLM, 2204.02311,
             appendix B); None where the peak or the model's count is not known.
         learning_rate, gradient_norm: of its last step.
+        skipped: steps of the interval that were left out, in words: number, norm, and the sources with the highest losses.
     """
 
     step: int
@@ -137,6 +139,7 @@ class TrainingReport:
     mfu: float | None
     learning_rate: float
     gradient_norm: float
+    skipped: Sequence[str] = ()
 
 
 @dataclass
@@ -200,7 +203,8 @@ class Trainer(Generic[Net]):
                 shard_model(each, ranks)
         elif ranks.together:
             self.shared = replicated(model, loss)
-        self.optimizer = build_optimizer(model, optimizer)
+        self.optimizer, self.spikes = build_optimizer(model, optimizer), Spikes(optimizer.skip_spikes)
+        self.skipped: list[str] = []                         # since the last report
         self.step, self.tokens = 0, 0
         self.seconds, self.core_seconds = 0.0, 0.0           # core_seconds: CPU time, which does not count waiting
         self.evaluation: Mapping[str, float] = {}
@@ -257,13 +261,20 @@ class Trainer(Generic[Net]):
         norm = float(whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.optimizer_config.clip or math.inf)))
         if not math.isfinite(norm):
             self.refuse("gradient", sums.sources(PER_SOURCE, lambda loss: loss.count > 0))
-        self.optimizer.step()
+        if spike := self.spikes.sees(norm):
+            losses = {name.removeprefix(PER_SOURCE): mean.value for name, mean in sums.numbers.items()
+                      if name.startswith(PER_SOURCE) and mean.count}
+            self.skipped.append(f"step {self.step} was left out, its gradient norm is {norm:.3g}"
+                                + (f"; highest losses: {highest(losses)}" if losses else ""))
+        else:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if "tokens" in sums.numbers:
             self.tokens += int(sums.numbers.pop("tokens").total)
-        self.average()
-        self.after_step()
+        if not spike:
+            self.average()
+            self.after_step()
         return sums, norm
 
     def backward(self, batch: Any, alone: bool, part: Mapping[Any, Span], sends: bool) -> tuple[Mean, Mapping[str, Any]]:
@@ -339,7 +350,7 @@ class Trainer(Generic[Net]):
         """A checkpoint of everything that the next step depends on; "model" has the weights of `final`. Every rank must call
         this, the first one writes."""
         state = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "core_seconds": self.core_seconds,
-                 "evaluation": dict(self.evaluation)}
+                 "evaluation": dict(self.evaluation), "norms": list(self.spikes.norms)}
         writes = self.ranks.is_first
         tensors = {"model": gathered(self.final.state_dict(), writes),
                    "optimizer": flatten_optimizer(self.optimizer, self.model, writes)}
@@ -358,9 +369,10 @@ class Trainer(Generic[Net]):
         if self.mean is not None:
             load_whole(self.mean, saved.tensors["model"])
         restore_optimizer(self.optimizer, self.model, saved.tensors["optimizer"])
-        state = {"tokens": 0, "seconds": 0.0, "core_seconds": 0.0, "evaluation": {}} | saved.documents["state"]
+        state = {"tokens": 0, "seconds": 0.0, "core_seconds": 0.0, "evaluation": {}, "norms": []} | saved.documents["state"]
         self.step, self.tokens, self.evaluation = state["step"], state["tokens"], state["evaluation"]
         self.seconds, self.core_seconds = state["seconds"], state["core_seconds"]
+        self.spikes.restore(state["norms"])
 
     def run(self, batch_of: Callable[[int], Any], run: Path, documents: Mapping[str, Any], files: Mapping[str, bytes], *,
             evaluate: Callable[[Net], Mapping[str, float]] | None = None,
@@ -455,10 +467,11 @@ class Trainer(Generic[Net]):
         used = None
         if self.flops_of and peak and tokens:
             used = tokens * self.flops_of(sums.loss.count / tokens) / seconds / (peak * self.ranks.size)
+        skipped, self.skipped = self.skipped, []
         return TrainingReport(
             self.step, self.steps, sums.loss.value, {name: mean.value for name, mean in sums.numbers.items() if mean.count},
             self.evaluation, self.played, self.tokens, (self.step - interval.step) / seconds,
-            tokens / seconds, used, self.optimizer.param_groups[0]["lr"], norm)
+            tokens / seconds, used, self.optimizer.param_groups[0]["lr"], norm, skipped)
 
 
 @dataclass
@@ -504,6 +517,8 @@ def log(writer: SummaryWriter, report: TrainingReport) -> None:
     scalars |= {f"play/{name}": number for name, number in report.played.items()}
     for name, value in scalars.items():
         writer.add_scalar(name, value, report.step)
+    for text in report.skipped:
+        writer.add_text("skipped", text, report.step)
     writer.flush()
 
 

@@ -187,5 +187,10 @@ def run_with_progress_bar(trainer: Trainer[Net], what: str, batch_of: Callable[[
         return name.replace("_", " ")
 
     with console.progress(what, total=trainer.steps, unit="steps", start=trainer.step) as bar:
-        trainer.run(batch_of, run, documents, files, evaluate=evaluate, play=play, play_every=play_every,
-                    on_report=lambda report: bar.update(report.step, note(report), report.steps), profile=profile)
+        def tell(report: TrainingReport) -> None:
+            for text in report.skipped:
+                console.note(text)
+            bar.update(report.step, note(report), report.steps)
+
+        trainer.run(batch_of, run, documents, files, evaluate=evaluate, play=play, play_every=play_every, on_report=tell,
+                    profile=profile)

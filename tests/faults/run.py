@@ -14,7 +14,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TABLE = runpy.run_path(str(Path(__file__).with_name("table.py")))
 FAULTS: dict[str, list[str]] = TABLE["FAULTS"]
-NOT_TRIED: dict[str, str] = TABLE["NOT_TRIED"]
 
 
 class Results:
@@ -44,8 +43,6 @@ def main(wanted: list[str]) -> int:
         survived = "NO" if lacking else "yes" if "passed" in outcomes else "not tried: skipped here"
         lost += survived == "NO"
         print(f"{name.ljust(width)}  {len(outcomes):5}  {survived}")
-    for name, why in NOT_TRIED.items():
-        print(f"{name.ljust(width)}      0  not tried: {why}")
     print(f"\n{len(faults) - lost} of {len(faults)} survived")
     return int(lost > 0)
 

@@ -6,6 +6,7 @@
 P, G, T, B = (f"tests/faults/test_{name}.py::" for name in ("publishing", "growing_folders", "training", "budgets"))
 C, E = "tests/agent/test_checkpoint.py::", "tests/datasets/test_episodes.py::"
 S, R = "tests/envs/test_sb3.py::", "tests/agent/training/test_trainer.py::"
+K, V = "tests/scripts/training/test_agent.py::", "tests/scripts/serving/test_"
 
 # what happens -> the tests; a test without "::" is a whole file
 FAULTS: dict[str, list[str]] = {
@@ -84,7 +85,13 @@ FAULTS: dict[str, list[str]] = {
         "tests/scripts/test_train.py::test_stopped_and_continued_equals_never_stopped",
         R + "test_sigterm_saves_the_step_under_way_and_the_run_continues"],
     "F8  resume with other numbers of workers": ["tests/datasets/test_mixture.py::test_workers_do_not_change_the_batches"],
+    "F9  continued by another number of ranks": [
+        K + "test_two_ranks_write_the_run_of_one", K + "test_a_run_is_continued_by_any_number_of_ranks"],
+    "F10 a rank is killed or raises": [
+        K + "test_a_rank_that_dies_ends_the_others_in_a_line", K + "test_data_that_fail_on_one_rank_end_all_after_saving"],
+    "F11 a rank hangs": [K + "test_a_rank_that_hangs_ends_the_others_in_a_line"],
     "F12 loss or gradient not finite": [R + "test_a_loss_that_is_not_finite_stops_before_the_weights_change"],
+    "F13 noise in the labels of a few steps": ["tests/agent/training/test_spikes.py"],
     "F14 an environment raises, dies, exits": ["tests/envs/test_workers.py::test_what_raises_hangs_or_dies_costs_one_episode"],
     "F15 an environment hangs": ["tests/envs/test_isolated.py::test_an_environment_of_its_own_process_can_hang_or_die"],
     "F16 NaN, another shape or dtype observed": ["tests/envs/test_runner.py::test_other_kinds_of_faults_are_named"],
@@ -96,11 +103,11 @@ FAULTS: dict[str, list[str]] = {
     "F20 a hostile tokenizer": ["tests/tokenizers/test_text.py::test_flipped_bytes_load_or_raise_value_error"],
     "F21 YAML": ["tests/scripts/common/test_safe_yaml.py"],
     "F22 tar: links, paths, members": ["tests/datasets/test_shards.py::test_links_and_damage_are_refused"],
+    "F23 what strangers ask of the page's server": ["tests/scripts/web/test_requests.py"],
+    "F24 what strangers ask of `calico serve`": [
+        V + "guard.py", V + "talking.py::test_a_reply_ends_after_its_time_and_when_nobody_reads_it",
+        V + "control.py::test_a_client_that_leaves_takes_nothing_with_it", V + "load.py::test_thirty_two_clients_act_at_once"],
     "F25 two runs in one folder; a folder that is read-only": ["tests/agent/test_run_lock.py"],
     "F26 readers meet mutated files": ["tests/datasets/test_fuzz.py", "tests/datasets/test_fuzz_samples.py"],
     "F27 supply chain": ["tests/test_wheel.py", "tests/test_dependencies.py"],
-}
-NOT_TRIED = {
-    "F9, F10, F11, F13": "training runs in one process; there are no ranks to kill, and label noise is a matter of the data",
-    "F23, F24": "there is no server: `calico chat` is a terminal",
 }

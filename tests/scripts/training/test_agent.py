@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from calico.agent import checkpoint
+from calico.agent.training import ranks
 from calico.agent.training import trainer as training
 from calico.datasets.mixture import Mixture
 from calico.scripts.common import console
@@ -200,6 +202,28 @@ def test_a_rank_that_dies_ends_the_others_in_a_line(small_run: SmallRun, tmp_pat
     assert on_ranks(2, *words(small_run, tmp_path / "run")) == [2, -signal.SIGKILL]
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("calico train: ")]
     assert "rank 0: another rank has gone or does not answer" in line and "continues from its last checkpoint" in line
+    assert checkpoint.load(tmp_path / "run").step == 3
+
+
+def test_a_rank_that_hangs_ends_the_others_in_a_line(small_run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                     capfd: pytest.CaptureFixture[str]) -> None:
+    real, ended = training.Trainer.train_step, tmp_path / "ended"
+
+    def hanging(self: Any, *given: Any) -> Any:
+        while self.step == 4 and self.ranks.rank == 1 and not ended.exists():
+            time.sleep(0.1)
+        return real(self, *given)
+
+    def told() -> None:
+        try:
+            raise SystemExit(main(words(small_run, tmp_path / "run")))
+        finally:
+            ended.touch()
+
+    monkeypatch.setattr(training.Trainer, "train_step", hanging)
+    monkeypatch.setattr(ranks, "LONGEST_SILENCE", timedelta(seconds=6))
+    assert on_local_ranks(2, told) == [2, 2]
+    assert "rank 0: another rank has gone or does not answer" in capfd.readouterr().err
     assert checkpoint.load(tmp_path / "run").step == 3
 
 
