@@ -1,5 +1,5 @@
-"""Long commands are killed at random moments, again and again, until they end by themselves: nothing is lost or doubled, what is
-there can be read at every moment, and the end is that of a command that nobody killed.
+"""Long commands are killed at random moments, again and again, until they end by themselves: nothing is lost or doubled, what
+is there can be read at every moment, and the end is that of a command that nobody killed.
 
 CALICO_KILLS says how many times each command is killed; without it 20 times, as `make test-all` does.
 """
