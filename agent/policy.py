@@ -58,7 +58,8 @@ class _Row:
         slot: its row of the cache; None: it has none yet, or lost it.
         fresh: the cache holds nothing of the episode yet.
         last_action: the token that the model has not seen yet; None before the first action.
-        history: whole timesteps, as they were read and as they would begin a history; kept where the model has a limit.
+        history: whole timesteps, as they were read and as they would begin a history; kept where the model has a limit, or
+            where the policy `keeps_history`.
         steps: how many were played.
         texts: observed at the last of them; None before the first.
     """
@@ -73,6 +74,11 @@ class _Row:
     steps: int = 0
     texts: tuple[str, ...] | None = None
 
+    def forget_beyond(self, tokens: int) -> None:
+        """Keep the newest steps that hold at least so many tokens."""
+        while sum(len(step) for step, _ in self.history[1:]) >= tokens and len(self.history) > 1:
+            self.history.pop(0)
+
     def forget(self) -> None:
         """Begin a history anew in the middle of the episode."""
         self.fresh, self.last_action, self.texts = True, None, None
@@ -86,6 +92,8 @@ class AgentPolicy:
         on_logits: called for each action token with its place and the logits of the ids in `legal[place]`, float
             (rows, n_legal), of the rows that play one task with one sampling; for those who want to show what was likely; None:
             nobody does.
+        keeps_history: the steps of each row's episode are kept, as far back as the model reaches, for those who want to show
+            what it looked at (attention.py). Of no effect on the actions.
     """
 
     def __init__(self, model: Model, codec: TaskCodec, sampling: SamplingConfig | None = None, *,
@@ -121,6 +129,7 @@ class AgentPolicy:
         self.tokens_read = 0                                             # so far, over all rows; what speed is told in
         self.limit = model.config.backbone.limit
         self.on_logits: Callable[[int, np.ndarray], None] | None = None
+        self.keeps_history = False
 
     def reset(self, row: int, seed: int, env: Any = None, *, task: PlayedTask | None = None,
               sampling: SamplingConfig | None = None) -> None:
@@ -160,9 +169,11 @@ class AgentPolicy:
         for row, seen, observed, alone, action in zip(given, observations, encoded, begun, chosen, strict=True):
             codec = row.task.codec
             row.last_action, row.steps, row.texts = int(action[-1]), row.steps + 1, codec.observed_texts(seen)
-            if self.limit is not None:
-                done = Tokens.of(action, codec.action_kinds, ACTION)
+            if self.limit is not None or self.keeps_history:
+                done = Tokens.of(action, codec.action_kinds, ACTION, timestep=row.steps - 1)
                 row.history.append((Tokens.concatenate([observed, done]), Tokens.concatenate([alone, done])))
+            if self.limit is None and self.keeps_history:
+                row.forget_beyond(getattr(self.model.config.backbone, "reach", 0))
         actions: list[Any] = [None] * len(rows)
         for where in alike([row.task for row in given]):
             decoded = given[where[0]].task.codec.decode_actions(np.stack([chosen[number] for number in where]))
