@@ -191,10 +191,13 @@ def strip(chances: np.ndarray) -> str:
 def looked_html(playing: Any, observation: Any) -> str:
     """The observed pictures with a heat map of the patches that the latest action was chosen from, see agent/attention.py."""
     maps, leaves = looked_at(playing), flatten(playing.codec.observation_space, observation)
+    patches = sum(grid.size for grid in maps.values())
+    where = "the only patch" if patches == 1 else f"these {patches} patches"
     drawn = "".join(image_html(with_heat(as_rgb(leaves[name]), grid, scale_of(maps)), "what it looked at")
                     for name, grid in maps.items())
     return (f'<section class="looked"><h4>Where it looked in what it saw</h4>{drawn}<small>{total(maps):.0%} of its attention, '
-            "followed through all layers; the rest is words, numbers and what was before</small></section>")
+            f"followed through all layers, is on {where}; the rest is on words, "
+            ", numbers and what was before</small></section>")
 
 
 def total(maps: Mapping[str, np.ndarray]) -> float:
@@ -203,8 +206,8 @@ def total(maps: Mapping[str, np.ndarray]) -> float:
 
 
 def scale_of(maps: Mapping[str, np.ndarray]) -> float:
-    """The attention on the patch that has most of it."""
-    return max(float(grid.max()) for grid in maps.values())
+    """The attention on the patch that has most of it; infinite, so that nothing is coloured, where there is one patch alone."""
+    return max(float(grid.max()) for grid in maps.values()) if sum(grid.size for grid in maps.values()) > 1 else np.inf
 
 
 def as_rgb(picture: np.ndarray) -> np.ndarray:

@@ -82,6 +82,9 @@ def test_the_heat_lies_on_the_patch_that_was_looked_at() -> None:
     np.testing.assert_array_equal(drawn[16 * times:, 32 * times:], np.broadcast_to(strongest, (8 * times, 8 * times, 3)))
     assert (drawn[: 16 * times, : 16 * times, 0] == round(255 * play.STRONGEST / 2)).all()
     assert (drawn[:, 16 * times : 32 * times] == 0).all()
+    alone = {"image": np.array([[0.3]], np.float32)}
+    assert (play.with_heat(picture[:16, :16], alone["image"], play.scale_of(alone)) == 0).all()
+    assert play.scale_of({**alone, "map": grid}) == np.float32(0.3) and play.total({**alone, "map": grid}) == pytest.approx(0.6)
     assert play.as_rgb(np.stack([picture[..., 0], picture[..., 0] + 9], axis=2)).tolist() == (picture + 9).tolist()
 
 
