@@ -197,7 +197,7 @@ def looked_html(playing: Any, observation: Any) -> str:
                     for name, grid in maps.items())
     return (f'<section class="looked"><h4>Where it looked in what it saw</h4>{drawn}<small>{total(maps):.0%} of its attention, '
             f"followed through all layers, is on {where}; the rest is on words, "
-            ", numbers and what was before</small></section>")
+            "numbers and what was before</small></section>")
 
 
 def total(maps: Mapping[str, np.ndarray]) -> float:
