@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 from PIL import Image
 
-from calico.agent.attention import looked_at, shows_attention
+from calico.agent.policy import looked_at, shows_attention
 from calico.envs import registry
 from calico.envs.isolated import isolated
 from calico.envs.scores import FIRST_SEED
@@ -189,7 +189,7 @@ def strip(chances: np.ndarray) -> str:
 
 
 def looked_html(playing: Any, observation: Any) -> str:
-    """The observed pictures with a heat map of the patches that the latest action was chosen from, see agent/attention.py."""
+    """The observed pictures with a heat map of what the latest action was chosen from, see agent/backbones/rollout.py."""
     maps, leaves = looked_at(playing), flatten(playing.codec.observation_space, observation)
     patches = sum(grid.size for grid in maps.values())
     where = "the only patch" if patches == 1 else f"these {patches} patches"

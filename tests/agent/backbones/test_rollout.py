@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from calico.agent.attention import attention_rollout, attention_weights, looked_at, patch_attention, shows_attention
 from calico.agent.backbones.decoder import Decoder, DecoderConfig
 from calico.agent.backbones.perceiver import PerceiverConfig
-from calico.agent.policy import AgentPolicy
+from calico.agent.backbones.rollout import attention_rollout, attention_weights
+from calico.agent.model import Model
+from calico.agent.policy import AgentPolicy, looked_at, patch_attention, shows_attention
 from calico.agent.sampling import SamplingConfig
 from calico.tokenizers.task import TaskCodec
-from calico.tokenizers.tokens import Tokens
+from calico.tokenizers.tokens import ACTION, Tokens
 
-from .conftest import VOCABULARY, batch_of, make_model, stream
+from ..conftest import VOCABULARY, batch_of, make_model, stream
 
 # Pictures of 2 x 3 and 1 x 1 patches between numbers; the window of 8 tokens cuts into a step of 11.
 SEEN = gym.spaces.Dict(ahead=gym.spaces.Box(0, 255, (32, 40, 3), np.uint8), below=gym.spaces.Box(0, 255, (16, 16, 3), np.uint8),
@@ -29,6 +30,12 @@ DENSE = DecoderConfig(width=32, depth=2, heads=2, context=32, window=32)
 def observations(count: int) -> list[Any]:
     SEEN.seed(0)
     return [SEEN.sample() for _ in range(count)]
+
+
+def weights_of(model: Model, tokens: Tokens) -> list[torch.Tensor]:
+    assert isinstance(model.backbone, Decoder)
+    segment = tokens.segment if model.backbone.config.segments else None
+    return attention_weights(model.backbone, model.embedding(tokens), segment)
 
 
 def by_hand(model: Any, tokens: Tokens) -> np.ndarray:
@@ -56,7 +63,7 @@ def by_hand(model: Any, tokens: Tokens) -> np.ndarray:
 def test_rollout_equals_a_hand_computation(window: int) -> None:
     model = make_model(DecoderConfig(width=32, depth=3, heads=2, context=16, window=window))
     tokens = batch_of(stream(12))
-    found = attention_rollout(attention_weights(model, tokens))[0].numpy()
+    found = attention_rollout(weights_of(model, tokens))[0].numpy()
     np.testing.assert_allclose(found, by_hand(model, tokens), atol=1e-5)
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
     distance = np.arange(12)[:, None] - np.arange(12)
@@ -70,7 +77,7 @@ def test_the_weights_are_those_that_the_network_mixes_with() -> None:
     model = make_model(DecoderConfig(width=32, depth=2, heads=2, context=16, window=5, segments=True))
     tokens = batch_of(stream(12))
     tokens = replace(tokens, segment=torch.tensor([[0] * 7 + [1] * 5], dtype=torch.int32))
-    weights, decoder = attention_weights(model, tokens), model.backbone
+    weights, decoder = weights_of(model, tokens), model.backbone
     assert isinstance(decoder, Decoder)
     assert (weights[0][:, :, 7:, :7] == 0).all()
     block, x = decoder.blocks[0], model.embedding(tokens)
@@ -86,7 +93,7 @@ def test_what_comes_later_changes_nothing_before() -> None:
     model, tokens = make_model(), batch_of(stream(12))
     ids = tokens.ids.clone()
     ids[0, 9] = (ids[0, 9] + 1) % 200
-    one, other = (attention_rollout(attention_weights(model, given))[0] for given in (tokens, replace(tokens, ids=ids)))
+    one, other = (attention_rollout(weights_of(model, given))[0] for given in (tokens, replace(tokens, ids=ids)))
     assert torch.equal(one[:9], other[:9]) and not torch.equal(one[9:], other[9:])
 
 
@@ -146,7 +153,10 @@ def test_tasks_without_pictures_networks_without_a_decoder_and_policies_that_kep
     policy.keeps_history = True
     policy.act([np.zeros(3, np.float32)], [0])
     assert looked_at(policy) == {}
+    codec = TaskCodec(SEEN, gym.spaces.Discrete(3), VOCABULARY, None)
+    acted = Tokens.concatenate([*codec.encode_observations(observations(1)),
+                                Tokens.of(codec.encode_actions([1])[0], codec.action_kinds, ACTION)])
     perceiver = make_model(PerceiverConfig(width=32, depth=2, heads=2, context=8, latents=3, prefixes=4))
     assert not shows_attention(perceiver) and shows_attention(policy.model)
     with pytest.raises(ValueError, match="attention is shown for the backbone decoder, not perceiver"):
-        attention_weights(perceiver, batch_of(stream(6)))
+        patch_attention(perceiver, acted)
