@@ -32,6 +32,21 @@ def trained_targets(model: Model, tokens: Tokens) -> Tensor:
     return model.backbone.sample_targets(target_mask(tokens))
 
 
+def target_logits(model: Model, tokens: Tokens, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The network's scores at targets.
+
+    Args:
+        targets: bool (B, S), some of `target_mask`.
+    Returns:
+        logits (n_targets, vocab_size), and the places that they predict from, row by row: rows and positions, int64
+        (n_targets,) each.
+    """
+    rows, places = targets.nonzero(as_tuple=True)
+    count = len(rows)
+    padded = torch.arange(round_up_to_bucket(count), device=rows.device).clamp(max=count - 1)   # last one again: cut below
+    return model.logits(model(tokens, where=(rows[padded], places[padded])))[:count], rows, places
+
+
 def target_losses(model: Model, tokens: Tokens, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each target, in nats.
 
@@ -40,8 +55,10 @@ def target_losses(model: Model, tokens: Tokens, targets: Tensor | None = None) -
     Returns:
         losses float (n_targets,), and the row of the batch that each belongs to, int64 (n_targets,).
     """
-    rows, places = (target_mask(tokens) if targets is None else targets).nonzero(as_tuple=True)
-    count = len(rows)
-    padded = torch.arange(round_up_to_bucket(count), device=rows.device).clamp(max=count - 1)   # last one again: cut below
-    logits = model.logits(model(tokens, where=(rows[padded], places[padded])))[:count]   # (n_targets, vocab_size)
-    return F.cross_entropy(logits.float(), tokens.labels[rows, places + 1].long(), reduction="none"), rows
+    logits, rows, places = target_logits(model, tokens, target_mask(tokens) if targets is None else targets)
+    return label_losses(logits, tokens, rows, places), rows
+
+
+def label_losses(logits: Tensor, tokens: Tokens, rows: Tensor, places: Tensor) -> Tensor:
+    """Cross-entropy of what `target_logits` gave with the labels, in nats (n_targets,)."""
+    return F.cross_entropy(logits.float(), tokens.labels[rows, places + 1].long(), reduction="none")

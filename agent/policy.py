@@ -26,6 +26,8 @@ from torch import Tensor
 from ..tokenizers.task import TaskCodec
 from ..tokenizers.tokens import ACTION, NO_POSITION, Kind, Tokens, joined_contents
 from .backbones.cache import Cache
+from .backbones.decoder import Decoder
+from .backbones.rollout import attention_rollout, attention_weights
 from .hardware import Precision, acting_dtype
 from .model import Model, ModelConfig
 from .sampling import SamplingConfig, choose
@@ -58,7 +60,8 @@ class _Row:
         slot: its row of the cache; None: it has none yet, or lost it.
         fresh: the cache holds nothing of the episode yet.
         last_action: the token that the model has not seen yet; None before the first action.
-        history: whole timesteps, as they were read and as they would begin a history; kept where the model has a limit.
+        history: whole timesteps, as they were read and as they would begin a history; kept where the model has a limit, or
+            where the policy `keeps_history`.
         steps: how many were played.
         texts: observed at the last of them; None before the first.
     """
@@ -73,6 +76,11 @@ class _Row:
     steps: int = 0
     texts: tuple[str, ...] | None = None
 
+    def forget_beyond(self, tokens: int) -> None:
+        """Keep the newest steps that hold at least so many tokens."""
+        while sum(len(step) for step, _ in self.history[1:]) >= tokens and len(self.history) > 1:
+            self.history.pop(0)
+
     def forget(self) -> None:
         """Begin a history anew in the middle of the episode."""
         self.fresh, self.last_action, self.texts = True, None, None
@@ -86,6 +94,8 @@ class AgentPolicy:
         on_logits: called for each action token with its place and the logits of the ids in `legal[place]`, float
             (rows, n_legal), of the rows that play one task with one sampling; for those who want to show what was likely; None:
             nobody does.
+        keeps_history: the steps of each row's episode are kept, as far back as the model reaches, for those who want to show
+            what it looked at (`looked_at`). Of no effect on the actions.
     """
 
     def __init__(self, model: Model, codec: TaskCodec, sampling: SamplingConfig | None = None, *,
@@ -121,6 +131,7 @@ class AgentPolicy:
         self.tokens_read = 0                                             # so far, over all rows; what speed is told in
         self.limit = model.config.backbone.limit
         self.on_logits: Callable[[int, np.ndarray], None] | None = None
+        self.keeps_history = False
 
     def reset(self, row: int, seed: int, env: Any = None, *, task: PlayedTask | None = None,
               sampling: SamplingConfig | None = None) -> None:
@@ -160,9 +171,11 @@ class AgentPolicy:
         for row, seen, observed, alone, action in zip(given, observations, encoded, begun, chosen, strict=True):
             codec = row.task.codec
             row.last_action, row.steps, row.texts = int(action[-1]), row.steps + 1, codec.observed_texts(seen)
-            if self.limit is not None:
-                done = Tokens.of(action, codec.action_kinds, ACTION)
+            if self.limit is not None or self.keeps_history:
+                done = Tokens.of(action, codec.action_kinds, ACTION, timestep=row.steps - 1)
                 row.history.append((Tokens.concatenate([observed, done]), Tokens.concatenate([alone, done])))
+            if self.limit is None and self.keeps_history:
+                row.forget_beyond(getattr(self.model.config.backbone, "reach", 0))
         actions: list[Any] = [None] * len(rows)
         for where in alike([row.task for row in given]):
             decoded = given[where[0]].task.codec.decode_actions(np.stack([chosen[number] for number in where]))
@@ -307,6 +320,63 @@ class AgentPolicy:
         for start in range(0, len(prompt), self.chunk):
             _, cache = self.model.extend_embedded(embedded[:, start : start + self.chunk], cache, where=nothing)
         return cache
+
+
+def shows_attention(model: Model) -> bool:
+    """Whether `looked_at` works for the model: its backbone is the decoder."""
+    return isinstance(model.backbone, Decoder)
+
+
+def patch_attention(model: Model, tokens: Tokens) -> np.ndarray:
+    """How much of the last action was mixed from each patch of the last observation.
+
+    Args:
+        tokens: one sequence (S,) of arrays: an episode up to an action, or its end, whose last tokens are that action.
+    Returns:
+        float32 (n_patches,) in the order of the patches, at least 0; the sum is at most 1, for the rest are words, numbers and
+        earlier steps. The mean over the action's tokens, each of which is predicted from the position before it.
+    Raises:
+        ValueError: the backbone is none of the kind "decoder".
+    """
+    last, length = tokens.timestep[-1], len(tokens)
+    acting = np.flatnonzero((tokens.timestep == last) & (tokens.position == ACTION))
+    assert len(acting) and acting[-1] == length - 1, tokens.position
+    patches = np.flatnonzero((tokens.timestep == last) & (tokens.kind == Kind.PATCH))
+    if not len(patches):
+        return np.zeros(0, np.float32)
+    device = next(model.parameters()).device
+    decoder = model.backbone
+    if not isinstance(decoder, Decoder):
+        raise ValueError(f"attention is shown for the backbone decoder, not {model.config.backbone.kind}")
+    with torch.no_grad():
+        embedded = model.embedding(Tokens.stack([tokens], 0).to_torch(device))
+    rolled = attention_rollout(attention_weights(decoder, embedded))[0]                                     # (S, S)
+    found: np.ndarray = rolled.cpu().numpy()[acting - 1][:, patches].mean(axis=0)
+    return found
+
+
+def looked_at(policy: AgentPolicy, row: int = 0) -> dict[str, np.ndarray]:
+    """Of the latest action of a row: the name of each observed picture ("" where it is the whole observation) -> how much of
+    the action was mixed from its patches, float32 (rows, columns). All of them together add up to at most 1.
+
+    A prompt counts as part of what was not looked at.
+
+    Args:
+        policy: with `keeps_history`, since the episode began; its acting weights are looked at.
+    Raises:
+        ValueError: the row has not acted yet, or the backbone is no decoder.
+    """
+    known = policy.rows.get(row)
+    if known is None or not known.history:
+        raise ValueError(f"row {row} has not acted with keeps_history yet; set it before the episode begins")
+    first, *others = known.history
+    # as in reencode_history: where the model has a limit, the oldest step that is left was read as the first one
+    tokens = Tokens.concatenate([first[0] if policy.limit is None else first[1], *(step for step, _ in others)])
+    found, start, grids = patch_attention(policy.model, tokens), 0, {}
+    for name, (rows, columns) in known.task.codec.picture_grids.items():
+        grids[name] = found[start : start + rows * columns].reshape(rows, columns)
+        start += rows * columns
+    return grids
 
 
 def chunk_of(codec: TaskCodec) -> int:

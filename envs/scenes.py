@@ -61,6 +61,12 @@ def scenes(world: str, seeds: Iterable[int]) -> Iterator[Scene]:
     return WORLDS[world](seeds)
 
 
+def scene(world: str, seed: int) -> Scene:
+    """The scene of one seed; what drew it is closed. Raises ValueError as `scenes`."""
+    (found,) = scenes(world, [seed])
+    return found
+
+
 def place(x: float, y: float) -> str:
     """Which ninth of the picture holds a point; x from left and y from top, both in [0, 1]."""
     column, row = min(max(int(x * 3), 0), 2), min(max(int(y * 3), 0), 2)

@@ -2,11 +2,12 @@
 
     calico app                        # the network that comes with Calico, at http://127.0.0.1:7860
     calico app runs/demo --open       # another run, and the browser is opened
+    calico app --mcp                  # and tools for assistants: caption, answer, chat, play a task (Model Context Protocol)
     calico app --port 7861 --out lessons --task my_module:MyGrid-v0     # and a grid task of your own to be taught
 
 The page is served to this machine alone and loads nothing from others. What you teach is kept under --out: demonstrations that
 `calico train` takes, and the runs that were trained on them. Perceivers and encoders that were trained in --runs are offered on
-the page. Needs the extra `web`. Ctrl-C ends it.
+the page. Needs the extra `web`, and `mcp` for --mcp. Ctrl-C ends it.
 """
 
 import socket
@@ -31,15 +32,20 @@ def main(argv: list[str] | None = None) -> int:
                         help="where Perceivers and encoders are looked for (default runs)")
     parser.add_argument("--task", action="append", default=[], metavar="MODULE:ENV",
                         help="a grid task of your own, to be taught; may be repeated")
+    parser.add_argument("--mcp", action="store_true", help="serve caption, answer, chat and play_task as tools, too, at "
+                        "/gradio_api/mcp/ (Model Context Protocol)")
     console.add_common(parser, "--device")
     arguments = parser.parse_args(argv)
     check_port(arguments.port)
     console.check_installed("gradio", "web", "the page needs the package gradio")
 
+    if arguments.mcp:
+        console.check_installed("mcp", "mcp", "--mcp needs the package mcp")
+
     from calico.scripts.web.page import serve  # late: it loads torch
 
     serve(arguments.run, port=arguments.port, host=HOST, open_browser=arguments.open, out=arguments.out, runs=arguments.runs,
-          tasks=arguments.task, device=arguments.device)
+          tasks=arguments.task, device=arguments.device, mcp=arguments.mcp)
     return 0
 
 

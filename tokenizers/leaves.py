@@ -241,8 +241,8 @@ class ImageLeaf:
 
     def __init__(self, label: str, space: spaces.Box) -> None:
         self.label, self.shape = label, space.shape
-        rows, columns = patch_grid(*space.shape[:2])
-        self.tokens = rows * columns
+        self.grid = patch_grid(*space.shape[:2])
+        self.tokens = self.grid[0] * self.grid[1]
         self.channels = (*space.shape, 1)[2]
 
     def encode(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

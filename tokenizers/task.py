@@ -385,6 +385,11 @@ class TaskCodec:
         return [leaf for leaf in self._laid if isinstance(leaf, DiscreteLeaf | ContinuousLeaf | VectorLeaf)]
 
     @property
+    def picture_grids(self) -> dict[str, tuple[int, int]]:
+        """Name of each observed picture ("" where it is the whole observation) -> (rows, columns) of its patches, in order."""
+        return {name: leaf.grid for name, leaf in self._observed.items() if isinstance(leaf, ImageLeaf)}
+
+    @property
     def leaves_after_separator(self) -> list[ActedLeaf]:
         """The leaves of the action, in their order."""
         return list(self._acted.values())

@@ -53,6 +53,11 @@ class DecoderConfig:
         return self.window or max(1, self.context // 2)
 
     @property
+    def reach(self) -> int:
+        """Tokens that a state depends on, itself included: through the layers below, more than the window of one."""
+        return self.depth * (self.attention_window - 1) + 1
+
+    @property
     def limit(self) -> int | None:
         """See BackboneConfig."""
         return self.context if self.attention_window >= self.context else None

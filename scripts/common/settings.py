@@ -2,6 +2,7 @@
 
     size: small                       # tiny, small, medium, gato-79m, gato-364m, gato-1.18b
     init: calico-small                # or another run: its weights, shape, vocabulary and text pieces instead of random ones
+    teacher: runs/large               # a run of the same vocabulary, whose probabilities of actions are learnt, too
     backbone: {context: 1024}         # any field of the size can be changed
     # backbone: perceiver             # or perceiver-ar, data2vec: another kind of the same width and depth
     # backbone: {kind: perceiver, latents: 32}
@@ -20,6 +21,7 @@ from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.config_json import at_least, from_json
 from calico.agent.embedding import EmbeddingConfig
 from calico.agent.model import SIZES, ModelConfig, named_size
+from calico.agent.training.distillation import DistillationConfig
 from calico.agent.training.optimizer import OptimizerConfig
 from calico.agent.training.trainer import TrainingConfig
 from calico.scripts.common.config import given, load_config
@@ -96,11 +98,14 @@ class RunSettings:
 
     out: str = "runs/run"                 # the run's folder: checkpoints, TensorBoard, resolved config
     init: str = ""                        # a run whose network this one starts from, in its shape and vocabulary
+    teacher: str = ""                     # a run whose probabilities of the actions are learnt beside the data; its text pieces
+                                          # are taken where data.tokenizer names no others
     size: str = "tiny"                    # where backbone and embedding start from
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     backbone: BackboneConfig = field(default_factory=DecoderConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     training: AgentTraining = field(default_factory=AgentTraining)
     data: DataSettings = field(default_factory=DataSettings)
 

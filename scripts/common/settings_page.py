@@ -23,6 +23,7 @@ TRAIN = (   # keys, file, class
     ("embedding.", "agent/embedding.py", "EmbeddingConfig"),
     ("embedding.vision. / .audio. / .text.", "agent/front_end.py", "FrontEndConfig"),
     ("optimizer.", "agent/training/optimizer.py", "OptimizerConfig"),
+    ("distillation.", "agent/training/distillation.py", "DistillationConfig"),
     ("training.", "agent/training/trainer.py", "TrainingConfig"),
     ("training. (of calico train)", "scripts/common/settings.py", "AgentTraining"),
     ("backbone. (kind: decoder)", "agent/backbones/decoder.py", "DecoderConfig"),

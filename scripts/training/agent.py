@@ -24,6 +24,7 @@ from calico.scripts.common import console, sources
 from calico.scripts.common.config import config_to_json, save_resolved
 from calico.scripts.common.media_inputs import SHOWN
 from calico.scripts.common.settings import AgentTraining, RunSettings
+from calico.scripts.training import distilling
 from calico.scripts.training.runs import (
     CHANGES,
     LENGTH,
@@ -36,7 +37,8 @@ from calico.scripts.training.runs import (
 from calico.tokenizers.vocabulary import Vocabulary
 
 PLAY = ("training.play_every", "training.play_tasks", "training.play_episodes")
-FREE = ("out", "data.workers", *PLAY, *LENGTH, "training.recompute", "training.shard")      # what a continued run may change
+# What a continued run may change. A teacher may be in another folder by now: `distillation.fingerprint` identifies its weights.
+FREE = ("out", "teacher", "data.workers", *PLAY, *LENGTH, "training.recompute", "training.shard")
 FIRST_PLAYED = 20_000                        # seeds of what is played in training: no data set's and no evaluation's
 SOURCES_TOLD = 8                             # by name
 HELD_OUT_BATCHES = 4                         # that are measured, where sources hold something out; the same ones each time
@@ -63,10 +65,13 @@ def train_ranks(settings: RunSettings, device: str, data_changed: bool, last_goo
         ranks: this process among those that train together; the first one writes and speaks.
     Raises:
         ValueError: no such device, an empty mixture, data that cannot be read or that differ from those the run began with;
-            ranks with other settings, data or versions than the first, or more of them than rows.
+            ranks with other settings, data or versions than the first, or more of them than rows; a teacher with another
+            vocabulary, or that lacks a task of the data.
         checkpoint.CheckpointError: a damaged checkpoint.
     """
     rows = ranks.rows(settings.data.batch_size)
+    teacher = distilling.load_teacher(settings, device)
+    settings = distilling.with_fingerprint(settings, teacher)
     check_same(ranks, first_difference, settings=config_to_json(settings), versions=versions(checkpoint.PACKAGES))
     settings = replace(settings, data=replace(settings.data, sources=sources.expanded(settings.data.sources)))
     run, training = Path(settings.out), settings.training
@@ -75,17 +80,20 @@ def train_ranks(settings: RunSettings, device: str, data_changed: bool, last_goo
     opened = sources.open_sources(settings)
     for line in sources.resampled(opened):
         console.note(line)
+    if teacher is not None:
+        distilling.check_teacher(settings, opened, teacher)
     before = saved_config("train", ("config", "mixture"), RunSettings)
     check_same(ranks, first_difference, data={source.name: source.data.fingerprint for source in opened})
     with begin_or_continue(run, config_to_json(settings), FREE, device=device, before=before, any_order=True,
                            ranks=ranks) as saved:
         start = checkpoint.load(located(settings.init), only=("model",)) if saved is None and settings.init else None
         if saved is None:
-            agent = initial_agent(settings, opened, device, Agent.from_checkpoint(start, device) if start else None)
+            agent = initial_agent(settings, opened, device, Agent.from_checkpoint(start, device) if start else None, teacher)
         else:
             agent = Agent.from_checkpoint(saved, device)
         mixture = sources.build_mixture(opened, settings, agent.vocabulary, agent.text)
-        trainer = Trainer(agent.model, agent_loss(mixture.names), settings.optimizer, training, ranks=ranks, counts=counts_of,
+        loss = agent_loss(mixture.names, distilling.teaching(settings, opened, teacher) if teacher else None)
+        trainer = Trainer(agent.model, loss, settings.optimizer, training, ranks=ranks, counts=counts_of,
                           flops_of=training_flops(agent))
         check_playable(trainer, training)
         kept: dict[str, Any] = {} if start is None else {checkpoint.BEFORE: checkpoint.spent(start)}
@@ -121,9 +129,10 @@ def check_playable(trainer: Trainer[Model], training: AgentTraining) -> None:
                          "training.shard=fsdp gives each a part; set play_every=0, or shard=ddp where the network fits")
 
 
-def initial_agent(settings: RunSettings, opened: list[sources.OpenedSource], device: str, base: Agent | None) -> Agent:
+def initial_agent(settings: RunSettings, opened: list[sources.OpenedSource], device: str, base: Agent | None,
+                  teacher: Agent | None = None) -> Agent:
     """The agent before its first step: with random weights, or those of `base`, the run that `settings.init` names."""
-    text = base.text if base else sources.text_tokenizer(settings, opened)
+    text = base.text if base else distilling.text_of(settings, opened, teacher)
     vocabulary = Vocabulary(settings.vocabulary)
     specs = sources.task_specs(opened, settings, vocabulary, text)
     config = sources.model_config(opened, settings)
@@ -142,6 +151,8 @@ def described(settings: RunSettings, agent: Agent, opened: Sequence[sources.Open
     yield (f"{Path(settings.out).name}: {agent.model.parameter_count():,} parameters ({backbone.kind}, width {backbone.width}, "
            f"depth {backbone.depth}), {agent.text.size:,} text pieces; {steps:,} steps of {data.batch_size} rows of "
            f"{backbone.context} tokens on {device}")
+    if settings.teacher:
+        yield distilling.described(settings)
     total = sum(source.settings.weight for source in opened)
     told = [f"{source.name} ({len(source.data):,}, {source.settings.weight / total:.0%})" for source in opened[:SOURCES_TOLD]]
     more = f", and {len(opened) - SOURCES_TOLD} more" if len(opened) > SOURCES_TOLD else ""

@@ -33,6 +33,7 @@ class Session:
     Attributes:
         turn: number of the latest play or reply; a loop that has an older one ends.
         temperature: of actions; may change while it plays.
+        looks: whether it is shown which patches the agent looked at; may change while it plays.
         lesson: what is taught; None before the first one.
         worker: the process that trains on it.
         taught: the network that came out.
@@ -40,6 +41,7 @@ class Session:
 
     turn: int = 0
     temperature: float = 1.0
+    looks: bool = False
     lesson: "Lesson | None" = None
     worker: "subprocess.Popen[bytes] | None" = None
     taught: Agent | None = None

@@ -14,7 +14,7 @@ from typing import Any
 import calico
 from calico.datasets.images import MAX_PIXELS
 from calico.scripts.common import console
-from calico.scripts.web import encoders, perceivers, play, see, talk, teach, tokens
+from calico.scripts.web import encoders, mcp_tools, perceivers, play, see, talk, teach, tokens
 from calico.scripts.web.desk import Desk
 
 LARGEST_UPLOAD = "64mb"
@@ -22,17 +22,21 @@ CSS = Path(__file__).parent.parent / "templates" / "app.css"
 
 
 def serve(run: str, *, port: int, host: str, open_browser: bool, out: Path, runs: Path, tasks: Sequence[str] = (),
-          device: str = "cpu") -> None:
+          device: str = "cpu", mcp: bool = False) -> None:
     """Load the run and serve its page until Ctrl-C or SIGTERM.
 
+    Args:
+        mcp: with tools for assistants, see mcp_tools.py.
     Raises:
         ValueError: no such run, or a damaged one, or no such device.
     """
     agent = calico.load(run, device=device)
     desk = Desk(agent=agent, run=run, out=out, runs=runs, tasks=tasks, device=console.chosen_device(device))
-    page = build(desk)
+    page = build(desk, mcp)
     try:
-        launch(page, port=port, host=host, open_browser=open_browser)
+        launch(page, port=port, host=host, open_browser=open_browser, mcp=mcp)
+        if mcp:
+            console.note(f"tools for assistants (MCP, streamable HTTP): http://{host}:{port}{mcp_tools.PATH}")
         console.say(f"{run} is at http://{host}:{port} (Ctrl-C ends)")
         threading.Event().wait()
     finally:
@@ -40,8 +44,8 @@ def serve(run: str, *, port: int, host: str, open_browser: bool, out: Path, runs
         page.close(verbose=False)
 
 
-def build(desk: Desk) -> Any:
-    """The page as a gradio.Blocks."""
+def build(desk: Desk, mcp: bool = False) -> Any:
+    """The page as a gradio.Blocks; mcp: with tools for assistants."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"     # read when Gradio is imported
     import gradio as gr
 
@@ -66,6 +70,8 @@ def build(desk: Desk) -> Any:
             desk.leave(request)
 
         page.unload(left)
+        if mcp:
+            mcp_tools.build(desk, page)
     return page
 
 
@@ -76,7 +82,7 @@ def heading(desk: Desk) -> str:
             f"{len(desk.agent.tasks)} tasks</p>")
 
 
-def launch(page: Any, *, port: int, host: str = "127.0.0.1", open_browser: bool = False) -> None:
+def launch(page: Any, *, port: int, host: str = "127.0.0.1", open_browser: bool = False, mcp: bool = False) -> None:
     """Begin to serve, in threads of their own."""
     import gradio as gr
     from PIL import Image
@@ -88,4 +94,4 @@ def launch(page: Any, *, port: int, host: str = "127.0.0.1", open_browser: bool 
                               font_mono=["ui-monospace", "DejaVu Sans Mono", "monospace"])
     page.launch(server_name=host, server_port=port, inbrowser=open_browser, prevent_thread_lock=True, quiet=True,
                 show_error=True, share=False, ssr_mode=False, enable_monitoring=False, max_file_size=LARGEST_UPLOAD,
-                footer_links=[], theme=theme, css=CSS.read_text(), head=teach.KEYS)
+                footer_links=[], mcp_server=mcp, theme=theme, css=CSS.read_text(), head=teach.KEYS)

@@ -5,7 +5,7 @@ import html
 import io
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 from PIL import Image
 
+from calico.agent.policy import looked_at, shows_attention
 from calico.envs import registry
 from calico.envs.isolated import isolated
 from calico.envs.scores import FIRST_SEED
@@ -21,6 +22,7 @@ from calico.scripts.api.agents import Agent
 from calico.scripts.common.film import fit
 from calico.scripts.web.desk import Desk, Session, task_choices, told
 from calico.tokenizers.spaces import flatten
+from calico.tokenizers.tokens import PATCH_SIZE
 
 FPS = 15                 # frames, and steps, per second
 SIDE = 480               # pixels of a frame's longer side
@@ -32,6 +34,8 @@ NAMES = {"CartPole": ("push left", "push right"), "MountainCar": ("left", "nothi
          "Acrobot": ("turn left", "nothing", "turn right"),
          "LunarLander": ("nothing", "left engine", "main engine", "right engine")}
 MOST_BARS, MOST_PARTS, COLUMNS = 18, 8, 32      # of the probabilities that are drawn
+SEEN_SIDE = 256                                  # pixels of the longer side of a picture that was looked at
+HEAT, STRONGEST = (255, 90, 0), 0.7              # colour of what was looked at most, and how much of it covers the picture
 
 
 # ---- to play
@@ -78,6 +82,8 @@ def play(desk: Desk, session: Session, agent: Agent, task: str, seed: int) -> It
     env = open_env(agent, task)
     chosen = Choice(action_names(env, task))
     policy.playing.on_logits = chosen.keep
+    pictures = bool(policy.playing.codec.picture_grids) and shows_attention(policy.playing.model)
+    policy.playing.keeps_history = pictures             # so that the box may be ticked in the middle of an episode
     try:
         for number in itertools.count(seed):
             observation, _ = guarded(task, number, 0, env.reset, seed=number)
@@ -93,9 +99,10 @@ def play(desk: Desk, session: Session, agent: Agent, task: str, seed: int) -> It
                 temperature = session.temperature
                 policy.playing.sampling = replace(policy.playing.sampling, temperature=temperature)
                 with desk.lock:
-                    action, _ = policy.predict(observation)
+                    action, memory = policy.predict(observation)
+                    looked = looked_html(memory.playing, observation) if pictures and session.looks else ""
                 observation, reward, terminated, truncated, _ = guarded(task, number, moment.steps + 1, env.step, action)
-                moment = Moment(frame_of(env), chosen.to_html(temperature), number, moment.steps + 1,
+                moment = Moment(frame_of(env), chosen.to_html(temperature) + looked, number, moment.steps + 1,
                                 moment.score + float(reward), texts_of(env, observation), bool(terminated or truncated))
             yield moment
             time.sleep(REST)
@@ -178,14 +185,63 @@ def strip(chances: np.ndarray) -> str:
             + "</div><small>low to high</small>")
 
 
+# ---- which patches it looked at
+
+
+def looked_html(playing: Any, observation: Any) -> str:
+    """The observed pictures with a heat map of what the latest action was chosen from, see agent/backbones/rollout.py."""
+    maps, leaves = looked_at(playing), flatten(playing.codec.observation_space, observation)
+    patches = sum(grid.size for grid in maps.values())
+    where = "the only patch" if patches == 1 else f"these {patches} patches"
+    drawn = "".join(image_html(with_heat(as_rgb(leaves[name]), grid, scale_of(maps)), "what it looked at")
+                    for name, grid in maps.items())
+    return (f'<section class="looked"><h4>Where it looked in what it saw</h4>{drawn}<small>{total(maps):.0%} of its attention, '
+            f"followed through all layers, is on {where}; the rest is on words, "
+            "numbers and what was before</small></section>")
+
+
+def total(maps: Mapping[str, np.ndarray]) -> float:
+    """Part of the attention that is on any of the pictures, at most 1."""
+    return float(sum(grid.sum() for grid in maps.values()))
+
+
+def scale_of(maps: Mapping[str, np.ndarray]) -> float:
+    """The attention on the patch that has most of it; infinite, so that nothing is coloured, where there is one patch alone."""
+    return max(float(grid.max()) for grid in maps.values()) if sum(grid.size for grid in maps.values()) > 1 else np.inf
+
+
+def as_rgb(picture: np.ndarray) -> np.ndarray:
+    """An observed picture (H, W[, C]) as (H, W, 3); of stacked grey frames the last."""
+    picture = picture if picture.ndim == 3 else picture[..., None]
+    return picture if picture.shape[2] == 3 else np.repeat(picture[..., -1:], 3, axis=2)
+
+
+def with_heat(picture: np.ndarray, grid: np.ndarray, most: float) -> np.ndarray:
+    """A picture uint8 (H, W, 3), enlarged without smoothing, each of its patches coloured by its part of the attention.
+
+    Args:
+        grid: attention (rows, columns) of the patches of PATCH_SIZE pixels; those at the lower and right edges may be cut.
+        most: attention that is drawn strongest.
+    """
+    times = max(1, SEEN_SIDE // max(picture.shape[:2]))
+    height, width = picture.shape[:2]
+    share = np.repeat(np.repeat(grid, PATCH_SIZE, axis=0), PATCH_SIZE, axis=1)[:height, :width, None] / (most or 1.0)
+    mixed = picture * (1 - STRONGEST * share) + np.array(HEAT) * STRONGEST * share
+    return np.repeat(np.repeat(mixed.round().astype(np.uint8), times, axis=0), times, axis=1)
+
+
 # ---- as HTML
 
 
 def frame_html(frame: np.ndarray) -> str:
-    """A frame inside the page: a file for each would be fetched fifteen times a second."""
+    return image_html(frame, "the world")
+
+
+def image_html(picture: np.ndarray, words: str) -> str:
+    """A picture inside the page: a file for each would be fetched fifteen times a second."""
     buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, "JPEG", quality=88)
-    return f'<img alt="the world" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    Image.fromarray(picture).save(buffer, "JPEG", quality=88)
+    return f'<img alt="{words}" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
 def facts_html(moment: Moment, fps: float | None = None) -> str:
@@ -231,6 +287,9 @@ def build(desk: Desk, page: Any) -> None:
                              elem_classes="choice", elem_id="play-choice")
             temperature = gr.Slider(0, 2, value=desk.agent.network.temperature, step=0.05, label="Temperature",
                                     info="0 always takes the likeliest action; may be moved while it plays")
+            looks = gr.Checkbox(False, label="Show which patches it looked at", elem_id="play-looks",
+                                info="of tasks whose observation is a picture; may be ticked while it plays",
+                                visible=shows_attention(desk.agent.network.model))
             seed = gr.Number(FIRST_SEED, label="Seed", precision=0, minimum=0, elem_id="play-seed",
                              info="of the first episode; the next ones count on")
 
@@ -252,6 +311,9 @@ def build(desk: Desk, page: Any) -> None:
     def warm(temperature: float, request: gr.Request) -> None:
         desk.session(request).temperature = float(temperature)
 
+    def attend(looks: bool, request: gr.Request) -> None:
+        desk.session(request).looks = bool(looks)
+
     def end(request: gr.Request) -> None:
         desk.session(request).take_turn()
 
@@ -263,6 +325,7 @@ def build(desk: Desk, page: Any) -> None:
     again.click(other, seed, seed, queue=False, api_visibility="private").then(
         watch, [task, seed, temperature], outputs, **live, api_visibility="private")
     temperature.input(warm, temperature, None, queue=False, show_progress="hidden", api_visibility="private")
+    looks.input(attend, looks, None, queue=False, show_progress="hidden", api_name="attend")
     stop.click(end, None, None, queue=False, show_progress="hidden", api_name="stop")
 
 

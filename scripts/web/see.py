@@ -1,17 +1,24 @@
 """The tab See: a picture in, a caption and answers out; pictures of the worlds that the network knows are drawn here."""
 
+import multiprocessing
 import random
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
 
 from calico.datasets.synthetic_captions import answer_is_right, caption, caption_is_right, questions
-from calico.envs.scenes import scenes
+from calico.envs import scenes
+from calico.envs.task_table import missing_module
 from calico.scripts.common.media_inputs import check_saw_pictures
 from calico.scripts.web.desk import Desk, told
+from calico.scripts.web.play import LIGHT
 
-WORLDS = {"minigrid": "Draw a room", "lander": "Draw a lander", "freeway": "Draw a road"}
+# Every world of envs/scenes.py, and the words on its button; a world that comes later has a button with its name.
+WORDS = {"minigrid": "Draw a room", "lander": "Draw a lander", "freeway": "Draw a road", "sokoban": "Draw crates",
+         "breakout": "Draw a wall of bricks", "miniworld": "Draw a room in 3D"}
 OFFERED = 8          # questions about a drawn picture
 FIRST_DRAWN, DRAWN = 1_000_000, 1_000_000     # seeds of drawn pictures: training has others
 
@@ -19,9 +26,31 @@ Facts = Sequence[dict[str, str]]
 
 
 def draw(world: str, seed: int) -> tuple[np.ndarray, list[dict[str, str]]]:
-    """A picture of a world, uint8 (64, 64, 3), and what is true of it."""
-    scene = next(scenes(world, [seed]))
+    """A picture of a world, uint8 (48 or 64 pixels a side, 3), and what is true of it.
+
+    Raises:
+        ImportError: the world's package is not installed; the message holds the command that installs it.
+        ValueError: its process died, as where there is no OpenGL.
+    """
+    if scenes.FAMILIES[world] in LIGHT:
+        scene = scenes.scene(world, seed)
+    else:            # OpenGL belongs to the thread that began it, and the page has many
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as apart:
+            try:
+                scene = apart.submit(scenes.scene, world, seed).result()
+            except BrokenProcessPool:
+                raise ValueError(f"the process that draws {world} died; look at what it printed, or draw another "
+                                 "world") from None
     return scene.image, scene.facts
+
+
+def buttons() -> dict[str, tuple[str, bool]]:
+    """World -> the words on its button, and whether it can be drawn here: its packages are installed."""
+    found = {}
+    for world in scenes.WORLDS:
+        words, here = WORDS.get(world, f"Draw {world}"), missing_module(scenes.FAMILIES[world]) is None
+        found[world] = (words if here else f"{words} (not installed)", here)
+    return found
 
 
 def offered(facts: Facts) -> list[str]:
@@ -78,7 +107,8 @@ def build(desk: Desk) -> None:
             picture = gr.Image(type="filepath", image_mode=None, format="png", label="Picture", height=360,
                                sources=["upload", "clipboard", "webcam"], elem_id="see-picture", elem_classes="pixels")
             with gr.Row(elem_classes="keys"):
-                drawers = {world: gr.Button(words, min_width=90, elem_id=f"see-{world}") for world, words in WORLDS.items()}
+                drawers = {world: gr.Button(words, min_width=90, elem_id=f"see-{world}", interactive=here)
+                           for world, (words, here) in buttons().items()}
         with gr.Column(scale=3, min_width=300):
             said = gr.Textbox(label="It sees", interactive=False, elem_id="see-caption", lines=2)
             true = gr.Markdown(elem_classes="verdict", elem_id="see-verdict")
@@ -88,7 +118,8 @@ def build(desk: Desk) -> None:
             answered = gr.Textbox(label="It answers", interactive=False, elem_id="see-answer")
             also_true = gr.Markdown(elem_classes="verdict", elem_id="see-answer-verdict")
     gr.Markdown("It knows small pictures of its own worlds: rooms with balls, boxes and keys, a lunar lander, a road with a "
-                "chicken. About other pictures it makes things up.", elem_classes="soft")
+                "chicken, crates of Sokoban, Breakout, a room in 3D. About other pictures it makes things up.",
+                elem_classes="soft")
 
     def drawn(world: str) -> tuple[Any, ...]:
         with told():

@@ -42,6 +42,15 @@ def test_a_missing_extra_names_the_command(monkeypatch: pytest.MonkeyPatch, caps
     assert 'run: pip install "calico-agent[web]"' in capsys.readouterr().err
 
 
+def test_missing_tools_for_assistants_name_the_command(monkeypatch: pytest.MonkeyPatch,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", sys)      # installed, as far as this check goes
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    assert main(["--port", str(free_port()), "--mcp"]) == 2
+    said = capsys.readouterr().err
+    assert '--mcp needs the package mcp; run: pip install "calico-agent[mcp]"' in said and len(said.splitlines()) == 1
+
+
 def test_a_run_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("gradio", reason='needs the extra web: pip install "calico-agent[web]"')
     assert main(["runs/nowhere", "--port", str(free_port())]) == 2

@@ -145,7 +145,7 @@ def test_talk(page: Any) -> None:
 
 def test_see(page: Any, tmp_path: Path) -> None:
     open_tab(page, "See")
-    for world in ("minigrid", "freeway"):
+    for world in ("minigrid", "freeway", "sokoban"):
         page.click(f"#see-{world}")
         page.wait_for_function("/right|truth/.test(document.querySelector('#see-verdict').innerText)")
     page.click("#see-ask")

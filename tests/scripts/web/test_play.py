@@ -51,6 +51,43 @@ def test_an_episode_is_shown_step_by_step_with_its_instruction(desk: Desk) -> No
     assert frame.startswith("<img") and "forward" in choice and "go to" in facts and "seed 10000" in facts
 
 
+def test_where_it_looked_is_shown_on_demand_and_changes_nothing(desk: Desk) -> None:
+    """Ticked after three steps; the same actions as without."""
+    def played(looks: bool) -> list[play.Moment]:
+        session, found = Session(), []
+        for moment in play.play(desk, session, desk.agent, "BabyAI-GoToLocal-v0", 10_000):
+            found.append(moment)
+            session.looks = looks and len(found) > 3
+            if len(found) == 6:
+                return found
+        raise AssertionError
+
+    plain, watched = played(False), played(True)
+    assert [moment.choice.count('class="looked"') for moment in watched] == [0, 0, 0, 0, 1, 1]
+    for one, other in zip(plain, watched, strict=True):
+        assert "looked" not in one.choice and other.choice.startswith(one.choice)
+        np.testing.assert_array_equal(one.frame, other.frame)
+    assert watched[-1].choice.count("<img") == 1 and "of its attention" in watched[-1].choice
+    numbers = play.play(desk, Session(looks=True), desk.agent, "CartPole-v1", 0)
+    assert "looked" not in [next(numbers) for _ in range(2)][1].choice
+
+
+def test_the_heat_lies_on_the_patch_that_was_looked_at() -> None:
+    picture, grid = np.zeros((24, 40, 3), np.uint8), np.zeros((2, 3), np.float32)
+    grid[1, 2], grid[0, 0] = 0.2, 0.1                    # of 8 x 8 pixels in a corner, and of 16 x 16
+    drawn = play.with_heat(picture, grid, 0.2)
+    times = play.SEEN_SIDE // 40
+    assert drawn.shape == (24 * times, 40 * times, 3)
+    strongest = np.round(np.array(play.HEAT) * play.STRONGEST)
+    np.testing.assert_array_equal(drawn[16 * times:, 32 * times:], np.broadcast_to(strongest, (8 * times, 8 * times, 3)))
+    assert (drawn[: 16 * times, : 16 * times, 0] == round(255 * play.STRONGEST / 2)).all()
+    assert (drawn[:, 16 * times : 32 * times] == 0).all()
+    alone = {"image": np.array([[0.3]], np.float32)}
+    assert (play.with_heat(picture[:16, :16], alone["image"], play.scale_of(alone)) == 0).all()
+    assert play.scale_of({**alone, "map": grid}) == np.float32(0.3) and play.total({**alone, "map": grid}) == pytest.approx(0.6)
+    assert play.as_rgb(np.stack([picture[..., 0], picture[..., 0] + 9], axis=2)).tolist() == (picture + 9).tolist()
+
+
 def test_the_same_seed_plays_the_same_and_the_next_episode_counts_on(desk: Desk) -> None:
     def lengths() -> list[tuple[int, int]]:
         found = []

@@ -3,12 +3,14 @@
 import re
 import threading
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from calico.envs import scenes
 from calico.scripts.web import see, talk, tokens
 from calico.scripts.web.desk import Desk, streamed
 from calico.tokenizers.tokens import Kind
@@ -91,7 +93,27 @@ def test_nothing_given(look: Callable[[Desk], object], says: str, desk: Desk) ->
         look(desk)
 
 
-@pytest.mark.parametrize("world", ["minigrid", "lander"])     # a road takes seconds to draw; the browser's test draws one
+def test_every_world_has_a_button_and_what_is_missing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(see.buttons()) == list(scenes.WORLDS) and set(see.WORDS) == set(scenes.WORLDS)
+    monkeypatch.setattr(see, "missing_module", lambda family: "miniworld" if family == "miniworld" else None)
+    found = see.buttons()
+    assert found["miniworld"] == ("Draw a room in 3D (not installed)", False) and found["sokoban"] == ("Draw crates", True)
+    monkeypatch.setitem(scenes.WORLDS, "ponds", scenes.WORLDS["minigrid"])
+    monkeypatch.setitem(scenes.FAMILIES, "ponds", "minigrid")
+    assert see.buttons()["ponds"] == ("Draw ponds", True)
+
+
+def test_a_world_whose_process_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def died(*arguments: object) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(see.ProcessPoolExecutor, "submit", died)
+    with pytest.raises(ValueError, match="the process that draws miniworld died"):
+        see.draw("miniworld", 1)
+
+
+@pytest.mark.parametrize("world", ["minigrid", "lander", "sokoban", *(pytest.param(world, marks=pytest.mark.slow) for world in (
+    "freeway", "breakout", "miniworld"))])
 def test_drawn_pictures_bring_questions_and_their_truth(world: str, desk: Desk) -> None:
     picture, facts = see.draw(world, see.FIRST_DRAWN)
     asked = see.offered(facts)
