@@ -288,23 +288,10 @@ def part_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return everywhere.redistribute(placements=parameter.placements).to_local()
 
 
-def gathered(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """The tensors whole, on the CPU where any is sharded: one after another, so that they never fill a card.
-
-    Args:
-        keep: False on ranks that only help to put them together: they get nothing.
-    """
-    found = {}
-    for name, tensor in tensors.items():
-        complete = whole(tensor)
-        if keep:
-            found[name] = complete.detach().cpu() if isinstance(tensor, DTensor) else complete
-    return found
-
-
 def load_whole(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """`load_state_dict` of whole tensors into a model that may be sharded."""
-    divided = {name: like for name, like in model.state_dict().items() if isinstance(like, DTensor)}
+    """`load_state_dict` of tensors, whole or sharded as the model's are, into a model that may be sharded."""
+    divided = {name: like for name, like in model.state_dict().items()
+               if isinstance(like, DTensor) and not isinstance(tensors.get(name), DTensor)}
     model.load_state_dict({
         name: distribute_tensor(tensor.to(divided[name].device), divided[name].device_mesh, divided[name].placements,
                                 src_data_rank=None) if name in divided else tensor

@@ -28,8 +28,8 @@ from calico.scripts.common.config import config_from_json, config_to_json
 from calico.scripts.common.settings import without_gone
 
 # What may change between the first start of a run and a later one, in every verb: its length and rhythm.
-LENGTH = tuple(f"training.{name}" for name in ("steps", "minutes", "log_every", "evaluate_every", "save_every", "compile",
-                                               "peak_tflops"))
+LENGTH = tuple(f"training.{name}" for name in ("steps", "minutes", "log_every", "evaluate_every", "save_every", "async_save",
+                                               "compile", "peak_tflops"))
 
 LAST_GOOD = "--last-good"
 CHANGES = "data_changes"      # a checkpoint's document: {step, source, before, after} of each change that was accepted
@@ -60,7 +60,8 @@ def begin_or_continue(run: Path, document: Mapping[str, Any], free: Collection[s
     with run_lock(run) if ranks.is_first else nullcontext():
         ranks.wait()      # until the first has the lock: what the run holds does not change from here on
         try:
-            saved = checkpoint.load(run, map_location=device) if checkpoint.checkpoints(run) else None
+            parts_later = ranks.together      # no rank needs all of what ranks with parts have written
+            saved = checkpoint.load(run, map_location=device, parts_later=parts_later) if checkpoint.checkpoints(run) else None
         except checkpoint.CheckpointError as error:
             raise checkpoint.CheckpointError(f"{error}. To continue the run from its newest good checkpoint, give the same "
                                              f"command with {LAST_GOOD}") from None
