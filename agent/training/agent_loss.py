@@ -8,8 +8,8 @@ import torch
 from ...tokenizers.tokens import CONTENTS
 from ..loss import target_losses, trained_targets
 from ..model import Model
-from .batch_part import ROWS
-from .trainer import PER_SOURCE, SHARE, LossFunction, Mean
+from .batch_part import ROWS, Mean
+from .trainer import PER_SOURCE, SHARE, LossFunction
 
 
 class Batch(Protocol):

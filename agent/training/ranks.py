@@ -69,14 +69,14 @@ class Ranks:
         """Whether this is the rank that writes and reports."""
         return self.rank == 0
 
-    def rows(self, batch_size: int) -> slice:
+    def rows(self, batch_size: int, setting: str = "data.batch_size") -> slice:
         """This rank's rows of a batch, one after another; as many as the other ranks', or one more.
 
         Raises:
             ValueError: there are more ranks than rows.
         """
         if self.size > batch_size:
-            raise RanksError(f"data.batch_size={batch_size} rows cannot be shared by {self.size} ranks; raise it to at least "
+            raise RanksError(f"{setting}={batch_size} rows cannot be shared by {self.size} ranks; raise it to at least "
                              f"{self.size}, or start fewer ranks")
         return slice(self.rank * batch_size // self.size, (self.rank + 1) * batch_size // self.size)
 

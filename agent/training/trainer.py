@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ from .. import checkpoint
 from ..backbones.decoder import Decoder
 from ..config_json import at_least
 from ..hardware import Precision, autocast, keep_freed_memory, peak_flops, return_freed_memory
-from .batch_part import Span, part_of_batch
+from .batch_part import Mean, Span, part_of_batch
 from .optimizer import OptimizerConfig, build_optimizer, learning_rate
 from .optimizer_state import named_state, restore_optimizer
 from .profiling import profiled
@@ -92,17 +92,6 @@ class TrainingConfig:
                  peak_tflops=0)
         if not 0 <= self.ema < 1:
             raise ValueError(f"training.ema={self.ema} must be in [0, 1)")
-
-
-class Mean(NamedTuple):
-    """A mean as total and count, so that the means of several batches can be joined."""
-
-    total: Any     # float or 0-d tensor
-    count: Any
-
-    @property
-    def value(self) -> float:
-        return float(self.total) / float(self.count)
 
 
 # The loss of a batch: a scalar with gradient (batches count the same), or a Mean over targets; and numbers for the log, each a

@@ -18,10 +18,10 @@ from torch import nn
 
 from calico.agent import checkpoint
 from calico.agent.run_lock import run_lock
-from calico.agent.training.ranks import ALONE, Ranks, RanksError, from_environment
+from calico.agent.training.ranks import ALONE, Ranks, RanksError, check_same, from_environment, joined_ranks
 from calico.agent.training.trainer import Trainer, TrainingReport
 from calico.datasets.mixture import first_difference
-from calico.datasets.publish import digest
+from calico.datasets.publish import digest, versions
 from calico.datasets.streams import ORDER
 from calico.scripts.common import console
 from calico.scripts.common.config import config_from_json, config_to_json
@@ -51,12 +51,12 @@ def begin_or_continue(run: Path, document: Mapping[str, Any], free: Collection[s
         any_order: the caller itself continues runs that drew their samples in the order of an earlier version.
         ranks: the processes that train together; the first holds the lock for all.
     Raises:
-        ValueError: the run began with another document, or another process trains in the folder.
+        ValueError: the run began with another document, or another process trains in the folder; ranks have other documents
+            than the first.
         checkpoint.CheckpointError: a damaged checkpoint.
     """
     check_is_run(run)
-    if not ranks.together and from_environment().together:
-        raise RanksError("only calico train works in several processes; start this command without torchrun")
+    check_same(ranks, first_difference, settings=document, versions=versions(checkpoint.PACKAGES))
     with run_lock(run) if ranks.is_first else nullcontext():
         ranks.wait()      # until the first has the lock: what the run holds does not change from here on
         try:
@@ -73,6 +73,22 @@ def begin_or_continue(run: Path, document: Mapping[str, Any], free: Collection[s
         yield saved
 
 
+@contextmanager
+def ranks_of_run(device: str) -> Iterator[Ranks]:
+    """This process among those that torchrun started; only the first speaks. See joined_ranks."""
+    with joined_ranks(device) as ranks:
+        if not ranks.is_first:
+            console.be_silent()
+        yield ranks
+
+
+def refuse_ranks(verb: str) -> None:
+    """Raise ValueError under torchrun, for what works in one process."""
+    if from_environment().together:
+        raise RanksError(f"calico {verb} works in one process; start it without torchrun (train, pretrain, finetune and "
+                         "perceive work in several)")
+
+
 def check_is_run(run: Path) -> None:
     """Raise ValueError for the folder of a checkpoint: a run that began in there would be removed with it."""
     inside = run.parent if run.name == "checkpoints" else run.parent.parent if run.parent.name == "checkpoints" else None
@@ -83,6 +99,8 @@ def check_is_run(run: Path) -> None:
 
 def fall_back(run: Path) -> None:
     """What --last-good asks for, before the run is continued."""
+    if not from_environment().is_first:
+        return            # the others wait for the first one before they read what is there
     check_is_run(run)
     with run_lock(run):
         console.note(f"{run} continues from {checkpoint.fall_back(run).name}")
