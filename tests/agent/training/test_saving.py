@@ -21,6 +21,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader
 from calico.agent import checkpoint, shards
 from calico.agent.model import Model
 from calico.agent.training.ranks import ALONE, Ranks
+from calico.agent.training.saving import Saver
 from calico.agent.training.trainer import Trainer
 
 from .test_ranks import ADAMW, CONFIG, MUON, batch, new_trainer, on_ranks
@@ -295,3 +296,23 @@ def test_what_is_half_written_when_a_rank_dies_is_never_the_latest(tmp_path: Pat
     assert latest(tmp_path) == "step_00000003" and checkpoint.load(tmp_path).step == 3
     assert len(on_ranks(2, lambda ranks: losses(ranks, tmp_path, 6))[0]) == 3
     assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".saving")]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_parts_on_a_gpu_are_copied_written_and_read_back(tmp_path: Path) -> None:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+    dist.init_process_group("cpu:gloo,cuda:nccl", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        given = torch.arange(12.0, device="cuda").view(6, 2)
+        sharded = distribute_tensor(given.clone(), init_device_mesh("cuda", (1,)), [Shard(0)])
+        kept = Saver(Ranks(), background=True).kept({"model/x": sharded})
+        sharded.mul_(0)                                        # training goes on
+        (path,) = shards.write(tmp_path, 0, shards.own_part(kept, 0))
+        found = shards.read(tmp_path, [path.name], {"model/x": torch.empty_like(sharded)})["model/x"]
+        assert isinstance(found, DTensor) and found.is_cuda and torch.equal(found.to_local(), given)
+    finally:
+        dist.destroy_process_group()
