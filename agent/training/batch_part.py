@@ -30,8 +30,11 @@ class Span(NamedTuple):
 
     def times(self, size: int) -> "Span":
         """The same of something that has so many here: equally many for each."""
-        assert size % max(1, self.here) == 0, (size, self)
-        copies = size // max(1, self.here)
+        if not self.here:
+            assert not size, (size, self)
+            return self           # what others have is drawn all the same
+        assert size % self.here == 0, (size, self)
+        copies = size // self.here
         return Span(copies * self.before, size, copies * self.total)
 
 
@@ -43,7 +46,7 @@ class Mean(NamedTuple):
 
     @property
     def value(self) -> float:
-        return float(self.total) / float(self.count)
+        return float(self.total.detach() if isinstance(self.total, Tensor) else self.total) / float(self.count)
 
 
 _part: ContextVar[Mapping[Any, Span] | None] = ContextVar("part", default=None)
@@ -107,7 +110,7 @@ class _AddedUp(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:    # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return _AddedUp.forward(ctx, gradient)
 
 

@@ -171,6 +171,8 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", store=store, rank=rank, world_size=size,
                                 timeout=LONGEST_SILENCE)
     try:
+        # Until all are connected: one that leaves at once, with a reason, would be a lost rank to those that still connect.
+        ranks.wait()
         yield ranks
     finally:
         dist.destroy_process_group()
