@@ -4,6 +4,7 @@
     runs/demo/checkpoints/latest                "step_00000100", replaced atomically
     runs/demo/checkpoints/step_00000100/
         model.safetensors  optimizer.safetensors     tensors (training/optimizer_state.py)
+        shard-00001-model-00001-of-00001.safetensors, shard-00002-...   in their place, where ranks had parts (shards.py)
         config.json  state.json  tasks.json  ...     documents
         tokenizer.model  README.md  ...              other files
         manifest.json                                format, step, versions, size and SHA-256 of each file
@@ -19,9 +20,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -52,7 +53,8 @@ __all__ = ["JSON", "Checkpoint", "CheckpointError", "checkpoints", "export", "fa
 
 JSON: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None
 
-FORMAT = 1               # raise it when a reader of the old layout would misread the new one
+FORMAT = 2               # raise it when a reader of the old layout would misread the new one
+WHOLE = 1                # format of a checkpoint without shards, which the first versions of Calico read too
 MANIFEST = "manifest.json"
 PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".distcp", ".metadata"})
 PACKAGES = ("calico-agent", "torch", "numpy", "safetensors", "sentencepiece", "gymnasium")
@@ -62,6 +64,7 @@ LAYERS = frozenset({"depth", "layers", "position_layers", "blocks"})     # field
 BEFORE = "before"        # document of a run that started from another's weights: what went into those, see `spent`
 MOST_REPEATED = 64       # modules that may share their weights
 WEIGHTS = frozenset({"model", "training"})    # stems of tensors that must be finite
+NOT_FINITE = "older checkpoints are untouched. Lower optimizer.learning_rate and continue from the last one"
 MAX_MANIFEST_BYTES = 1 << 20   # ours have a few thousand
 
 
@@ -78,6 +81,7 @@ class Checkpoint:
         documents: file stem ("config", "state", "tasks") -> value of the .json file.
         files: name ("tokenizer.model") -> bytes of every other file.
         versions: of the packages that wrote it.
+        sharded: stems of what lies in the files of several ranks; in `tensors`, whole, are those that `load` was to read.
     """
 
     path: Path
@@ -86,6 +90,7 @@ class Checkpoint:
     documents: dict[str, Any]
     files: dict[str, bytes]
     versions: dict[str, str]
+    sharded: frozenset[str] = frozenset()
 
 
 def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, JSON],
@@ -102,38 +107,101 @@ def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tenso
     Raises:
         CheckpointError: the disk is full or not writable, or a file name is not plain. Existing checkpoints are unchanged.
     """
-    if step < 0 or keep < 1:
-        raise ValueError(f"step={step}, keep={keep}: a step is at least 0 and at least 1 checkpoint is kept")
-    root = Path(run) / "checkpoints"
-    final = folder_of(run, step)
-    small = {f"{stem}.json": _to_json(stem, value) for stem, value in documents.items()}
-    _check_names([*(f"{stem}.safetensors" for stem in tensors), *small], list(files or {}))
-    small |= files or {}
+    final, small = folder_of(run, step), _small_files(step, keep, tensors, documents, files or {})
     needed = sum(map(len, small.values())) + sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
-    temporary = root / f".saving_{final.name}_{os.getpid()}"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        _tidy(root)
-        if needed > shutil.disk_usage(root).free:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    temporary = _temporary(final)
+    with _write_errors(final, needed), _removed(temporary):
+        _make_temporary(temporary, needed)
         for stem in WEIGHTS & tensors.keys():
-            _check_finite(f"{final} is not written: {stem}", tensors[stem], "older checkpoints are untouched. Lower "
-                          "optimizer.learning_rate and continue from the last one")
-        temporary.mkdir()
+            check_finite(f"{final} is not written: {stem}", tensors[stem], NOT_FINITE)
         for stem, group in tensors.items():
             _write_tensors(temporary / f"{stem}.safetensors", group)
         for name, content in small.items():
             write_flushed(temporary / name, content)
         _write_manifest(temporary, step)
         _publish(temporary, final)
+    _delete_old(final.parent, final, keep)
+    return final
+
+
+def begin(run: Path, step: int, needed: int) -> Path:
+    """A hidden folder for a checkpoint that several ranks write (shards.py); the rank that publishes it makes it.
+
+    Args:
+        needed: bytes of all ranks.
+    Raises:
+        CheckpointError: see `save`.
+    """
+    temporary = _temporary(folder_of(run, step))
+    with _write_errors(folder_of(run, step), needed):
+        _make_temporary(temporary, needed)
+    return temporary
+
+
+def finish(run: Path, step: int, *, shards: Mapping[str, Mapping[str, Any]], documents: Mapping[str, JSON],
+           files: Mapping[str, bytes], keep: int = 2) -> Path:
+    """`save`, where the ranks have written the tensors into the folder that `begin` gave.
+
+    Args:
+        shards: name -> size and hash of every file that a rank wrote there, see `entry`.
+    """
+    final, small = folder_of(run, step), _small_files(step, keep, {}, documents, files)
+    temporary = _temporary(final)
+    with _write_errors(final, sum(map(len, small.values()))), _removed(temporary):
+        for name, content in small.items():
+            write_flushed(temporary / name, content)
+        _write_manifest(temporary, step, shards)
+        _publish(temporary, final)
+    _delete_old(final.parent, final, keep)
+    return final
+
+
+def discard(run: Path, step: int) -> None:
+    """Remove what `begin` made."""
+    shutil.rmtree(_temporary(folder_of(run, step)), ignore_errors=True)
+
+
+def _small_files(step: int, keep: int, stems: Collection[str], documents: Mapping[str, JSON],
+                 files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Name -> content of all files but the tensors."""
+    if step < 0 or keep < 1:
+        raise ValueError(f"step={step}, keep={keep}: a step is at least 0 and at least 1 checkpoint is kept")
+    small = {f"{stem}.json": _to_json(stem, value) for stem, value in documents.items()}
+    _check_names([*(f"{stem}.safetensors" for stem in stems), *small], list(files))
+    return small | dict(files)
+
+
+def _temporary(final: Path) -> Path:
+    return final.parent / f".saving_{final.name}_{os.getpid()}"
+
+
+def _make_temporary(temporary: Path, needed: int) -> None:
+    root = temporary.parent
+    root.mkdir(parents=True, exist_ok=True)
+    _tidy(root)
+    if needed > shutil.disk_usage(root).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    temporary.mkdir()
+
+
+@contextmanager
+def _removed(temporary: Path) -> Iterator[None]:
+    """After this block the folder is gone; it has been renamed where all went well."""
+    try:
+        yield
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _write_errors(final: Path, needed: int) -> Iterator[None]:
+    root = final.parent
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         free = f"{shutil.disk_usage(root).free:,}" if os.path.isdir(root) else "an unknown number"
         raise CheckpointError(f"cannot write {final}: {error}; it needs {needed:,} bytes and {free} are free. "
                               "Free some space or choose another folder; older checkpoints are untouched") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)   # already renamed away when all went well
-    _delete_old(root, final, keep)
-    return final
 
 
 def folder_of(run: Path | str, step: int) -> Path:
@@ -207,14 +275,22 @@ def _write_tensors(path: Path, group: Mapping[str, Tensor]) -> None:
     flush(path)
 
 
-def _write_manifest(folder: Path, step: int) -> None:
-    entries = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_now(path)} for path in sorted(folder.iterdir())
-               if path.is_file()}
+def _write_manifest(folder: Path, step: int, known: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """known: name -> entry of files whose hash is known already."""
+    entries = {path.name: (known or {}).get(path.name) or entry(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    if missing := sorted(set(known or {}) - entries.keys()):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder / missing[0]))
     write_flushed(folder / MANIFEST, _manifest(step, entries))
 
 
+def entry(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_now(path)}
+
+
 def _manifest(step: int, entries: Mapping[str, Any]) -> bytes:
-    manifest: dict[str, Any] = {"format": FORMAT, "step": step, "versions": versions(PACKAGES), "files": entries}
+    written = FORMAT if any(map(_is_shard, entries)) else WHOLE
+    manifest: dict[str, Any] = {"format": written, "step": step, "versions": versions(PACKAGES), "files": entries}
     manifest["sha256"] = _digest(manifest)
     return (json.dumps(manifest, indent=2) + "\n").encode()
 
@@ -224,13 +300,16 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     return digest({key: value for key, value in manifest.items() if key != "sha256"})
 
 
-def load(path: Path | str, *, map_location: str | torch.device = "cpu", only: Collection[str] | None = None) -> Checkpoint:
-    """Read a checkpoint after checking every file against the manifest.
+def load(path: Path | str, *, map_location: str | torch.device = "cpu", only: Collection[str] | None = None,
+         parts_later: bool = False) -> Checkpoint:
+    """Read a checkpoint after checking every file against the manifest; tensors that ranks wrote in parts are joined.
 
     Args:
         path: a run's folder (its latest checkpoint), one checkpoint's folder, or "owner/name[@revision]" of the Hub.
         map_location: device of the tensors.
         only: stems of the tensor files to read, such as ("model",) for acting; None: all. All are checked.
+        parts_later: of a checkpoint that ranks wrote in parts the model alone is read; Trainer.restore reads the rest, on each
+            rank its part.
     Raises:
         CheckpointError: nothing is there, a file is missing, cut short or changed, or it is a pickle. The message names
             the file, and the newest good checkpoint beside it if there is one; nothing is chosen silently.
@@ -244,11 +323,66 @@ def load(path: Path | str, *, map_location: str | torch.device = "cpu", only: Co
                 saved.documents[file.stem] = _read_json(file)
             elif file.suffix != ".safetensors":
                 saved.files[file.name] = file.read_bytes()
+            elif _is_shard(file.name):
+                continue
             elif only is None or file.stem in only:
                 saved.tensors[file.stem] = _read_tensors(file, torch.device(map_location))
+        if any(map(_is_shard, manifest["files"])):
+            saved = _with_shards(saved, manifest["files"], ("model",) if parts_later else only, torch.device(map_location))
     except CheckpointError as error:
         raise CheckpointError(f"{error}. {_advice(folder)}") from None
     return saved
+
+
+def _is_shard(name: str) -> bool:
+    """Whether a file is one rank's; see shards.py, which loads much more of torch, so that only such checkpoints pay for it."""
+    return name.startswith("shard-") and name.endswith(".safetensors")
+
+
+def _with_shards(saved: Checkpoint, files: Collection[str], only: Collection[str] | None, device: torch.device) -> Checkpoint:
+    from . import shards
+
+    try:
+        there = shards.stored(saved.path, files)
+        chosen = {name: like for name, like in there.items() if only is None or name.partition("/")[0] in only}
+        for name, tensor in shards.read(saved.path, files, chosen).items():
+            stem, _, key = name.partition("/")
+            saved.tensors.setdefault(stem, {})[key] = tensor.to(device)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    for stem in WEIGHTS & saved.tensors.keys():
+        check_finite(f"{saved.path}: {stem}", saved.tensors[stem], "its training went wrong")
+    return replace(saved, sharded=frozenset(name.partition("/")[0] for name in there))
+
+
+def read_parts(saved: Checkpoint, like: Callable[[str, str], Tensor | None]) -> dict[str, dict[str, Tensor]]:
+    """What a rank needs of a checkpoint that ranks wrote in parts, which `load` has verified: stem -> named tensors.
+
+    Args:
+        like: (stem, name) -> a tensor of this rank; where it is sharded (DTensor) only the same part is read. None, or one of
+            another shape: the whole tensor is read.
+    Raises:
+        CheckpointError: weights are not finite, or the files were changed since.
+    """
+    from . import shards
+
+    files = [path.name for path in saved.path.glob("*.safetensors")]
+    found: dict[str, dict[str, Tensor]] = {}
+    try:
+        there, wanted = shards.stored(saved.path, files), dict[str, Any]()
+        for name, stored in there.items():
+            own = like(*name.split("/", 1))
+            fits = own is not None and own.shape == stored.size
+            wanted[name] = torch.empty_like(own.detach(), dtype=stored.properties.dtype) if own is not None and fits else stored
+        for name, tensor in shards.read(saved.path, files, wanted).items():
+            stem, _, key = name.partition("/")
+            found.setdefault(stem, {})[key] = tensor
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    for stem in WEIGHTS & found.keys():
+        check_finite(f"{saved.path}: {stem}", {name: shards.local(tensor) for name, tensor in found[stem].items()},
+                     "its training went wrong")
+    return found
 
 
 def find(path: Path | str) -> Path:
@@ -346,11 +480,11 @@ def _read_tensors(path: Path, device: torch.device) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
     if path.stem in WEIGHTS:
-        _check_finite(str(path), tensors, "its training went wrong")
+        check_finite(str(path), tensors, "its training went wrong")
     return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
-def _check_finite(where: str, group: Mapping[str, Tensor], advice: str) -> None:
+def check_finite(where: str, group: Mapping[str, Tensor], advice: str) -> None:
     """Raise CheckpointError unless all weights are finite: a network with NaN plays on, and badly, without a word."""
     for name, tensor in group.items():
         # A sum costs a fraction of a hash; it may overflow where every value is finite.
@@ -477,13 +611,16 @@ def add(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def export(path: Path | str, out: Path | str, *, optimizer: bool = False) -> Path:
-    """Copy a checkpoint into the new folder `out` with its own manifest; optimizer: with the optimizer's state."""
+    """Copy a checkpoint into the new folder `out` with its own manifest, what ranks wrote in parts joined; optimizer: with the
+    optimizer's state."""
+    dropped = () if optimizer else ("optimizer", "training")                          # what only a resumed run needs
     checkpoint, out = load(path, only=()), Path(out)
-    dropped = () if optimizer else ("optimizer.safetensors", "training.safetensors")   # what only a resumed run needs
     with _new_folder(out) as folder:
         for name in _verify(checkpoint.path)["files"]:
-            if name not in dropped:
+            if not _is_shard(name) and name not in [f"{stem}.safetensors" for stem in dropped]:
                 shutil.copyfile(checkpoint.path / name, folder / name)
+        for stem in sorted(checkpoint.sharded - set(dropped)):
+            _write_tensors(folder / f"{stem}.safetensors", load(checkpoint.path, only=(stem,)).tensors[stem])
         _write_manifest(folder, checkpoint.step)
     return out
 

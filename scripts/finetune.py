@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.predict and arguments.out is None:
         raise ValueError("--out is missing; name the folder of the new run")
+    console.quiet_ranks()
 
     from calico.scripts.common.config import load_config
     from calico.scripts.training import classification

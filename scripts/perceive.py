@@ -77,6 +77,9 @@ def main(argv: list[str] | None = None) -> int:
     if {"-h", "--help"} & set(words[2:]):
         console.say(*json.loads(HELP.read_text())[f"{arguments.task} {arguments.verb}"].splitlines())
         parser.exit()
+    console.quiet_ranks()
+    if os.environ.get("RANK", "0") != "0" and arguments.verb == "train":
+        console.be_silent()         # before the data are read
     module = importlib.import_module(f"calico.scripts.perceiver_tasks.{TASKS[arguments.task]}")
     return int(getattr(module, arguments.verb)(arguments.task, words[2:]))
 

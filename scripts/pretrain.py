@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--label", default="label", metavar="FIELD", help="field of a .jsonl record that has the class")
     console.add_common(parser, "--data-changed", "--last-good")
     arguments = parser.parse_args(argv)
+    console.quiet_ranks()
 
     from calico.scripts.training.pretraining import load_settings, pretrain
     from calico.scripts.training.runs import fall_back

@@ -13,8 +13,6 @@ read are passed over, up to a twentieth of a source. Data that were mended, or h
 Every key of a config, with its default: docs/settings.md.
 """
 
-import os
-
 from calico.scripts.common import console
 
 
@@ -26,9 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     console.add_common(parser, "--data-changed", "--last-good")
     parser.add_argument("--profile", type=int, default=0, metavar="N",
                         help="record what N steps spend their time on in OUT/profile.json, which https://ui.perfetto.dev opens")
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        # Torch's C++ warns on each rank that every weight was used, which is how it should be.
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    console.quiet_ranks()
     arguments = parser.parse_args(argv)
     if arguments.profile < 0:
         parser.error(f"--profile {arguments.profile} is no number of steps; give 0 or more")

@@ -6,6 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..training.batch_part import Mean
 from .batches import pooled
 from .encoders import Encoder
 
@@ -26,8 +27,9 @@ class EncoderClassifier(nn.Module):
 
 def classification_loss(smoothing: float) -> Any:
     """For Trainer: batches hold "labels" and, in this order, the classifier's inputs; a Perceiver's will do, too."""
-    def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Any]]:
-        logits = model(*(tensor for name, tensor in batch.items() if name != "labels")).float()
-        right = (logits.argmax(1) == batch["labels"]).float().mean()
-        return F.cross_entropy(logits, batch["labels"], label_smoothing=smoothing), {"accuracy": right}
+    def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Mean, Mapping[str, Any]]:
+        logits, rows = model(*(tensor for name, tensor in batch.items() if name != "labels")).float(), len(batch["labels"])
+        right = (logits.argmax(1) == batch["labels"]).sum()
+        total = F.cross_entropy(logits, batch["labels"], label_smoothing=smoothing, reduction="sum")
+        return Mean(total, rows), {"accuracy": Mean(right, rows)}
     return loss

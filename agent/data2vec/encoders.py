@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..training.batch_part import ROWS, dropout, rand
+
 RelativePositions = Literal["none", "shared", "per-layer"]
 SHORT = 512   # positions up to which attention on a CPU in bf16 is two plain products
 
@@ -176,12 +178,12 @@ class Block(nn.Module):
 
     def branch(self, x: Tensor, sublayer: int) -> Tensor:
         """A sublayer's output as it joins the residual stream."""
-        x = F.dropout(x, self.dropout, self.training)
+        x = dropout(x, self.dropout, self.training)
         if self.scales is not None:
             x = self.scales[sublayer] * x
         if not (self.training and self.drop_path):
             return x
-        kept = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.drop_path
+        kept = rand((x.shape[0], 1, 1), x.device, of=ROWS) >= self.drop_path
         return x * kept / (1 - self.drop_path)
 
 
@@ -206,7 +208,7 @@ class Transformer(nn.Module):
 
     def after_norm(self, norm: nn.Module, x: Tensor, real: Tensor | None) -> Encoded:
         """The blocks after a norm and dropout; real: bool (B, S), False at padding; None: there is none."""
-        x = F.dropout(norm(x), self.dropout, self.training)
+        x = dropout(norm(x), self.dropout, self.training)
         return self(x, [None if real is None else padding_bias(real)])
 
 

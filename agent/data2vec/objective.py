@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config_json import at_least
+from ..training.batch_part import added_up, randn_like, rows_here
 from .encoders import Encoded, Encoder, Features
 from .masks import BlockMask, ExactBlockMask, Mask, RandomMask, SpanMask, draw_masks, kept_positions
 
@@ -158,7 +159,7 @@ class ConvDecoder(nn.Module):
             raise ValueError(f"decoder.axes={self.config.axes}, but the encoder's positions form a grid of {len(grid)}; "
                              "set them alike")
         length = math.prod(grid)
-        full = torch.randn(len(hidden), length + 1, hidden.shape[-1], device=hidden.device, dtype=hidden.dtype) * NOISE
+        full = randn_like(hidden.new_empty(len(hidden), length + 1, hidden.shape[-1])) * NOISE
         index = torch.where(kept < 0, length, kept)[..., None].expand_as(hidden)   # padding goes to a row that is cut off
         x = full.scatter(1, index, hidden)[:, :length].transpose(1, 2).unflatten(2, grid)
         for conv in self.convs:
@@ -247,7 +248,9 @@ class Data2Vec(nn.Module):
         """targets: all (B, T, width); predictions and wanted targets: at masked positions (n, width)."""
         loss = regression_loss(predictions, wanted, self.config)
         local = features.x.detach().flatten(0, 1) if features.real is None else features.x.detach()[features.real]
-        scale = local.float().square().mean().sqrt().clamp(min=1e-12)
+        squares = local.float().square()
+        total, count = added_up(torch.stack([squares.sum(), squares.new_tensor(float(squares.numel()))]))
+        scale = (total / count).sqrt().clamp(min=1e-12)
         return Outcome(loss, len(wanted), std_over_rows(wanted), std_over_rows(predictions), std_over_rows(local / scale),
                        between_fraction(targets, features.real), momentum(self.config, int(self.updates) + 1))
 
@@ -289,11 +292,14 @@ def normalize(x: Tensor, norm: Norm, real: Tensor | None) -> Tensor:
         return x
     if norm == "layer":
         return F.layer_norm(x, x.shape[-1:])
-    along = {"instance": 1, "place": 0}[norm]
+    def total(values: Tensor) -> Tensor:
+        """Over a sample's positions, or over the samples of the batch, those of other processes as well."""
+        return values.sum(1, keepdim=True) if norm == "instance" else added_up(values.sum(0, keepdim=True))
+
     weight = x.new_ones(x.shape[:2]) if real is None else real.to(x.dtype)
-    weight = (weight / weight.sum(along, keepdim=True).clamp(min=1))[..., None]       # (B, T, 1), sums to 1
-    centred = x - (x * weight).sum(along, keepdim=True)
-    return centred * ((centred.square() * weight).sum(along, keepdim=True) + 1e-5).rsqrt()
+    weight = (weight / total(weight).clamp(min=1))[..., None]                         # (B, T, 1), sums to 1
+    centred = x - total(x * weight)
+    return centred * (total(centred.square() * weight) + 1e-5).rsqrt()
 
 
 def regression_loss(predictions: Tensor, targets: Tensor, config: Data2VecConfig) -> Tensor:
@@ -305,7 +311,11 @@ def regression_loss(predictions: Tensor, targets: Tensor, config: Data2VecConfig
 
 @torch.no_grad()
 def std_over_rows(x: Tensor) -> float:
-    """Std over the rows of x (n, width), mean over the width; 0 where all rows are equal."""
+    """Std over the rows of x (n, width), mean over the width; 0 where all rows are equal. Rows of other processes count."""
+    if rows_here() is not None:
+        count = added_up(x.new_tensor(float(len(x)), dtype=torch.float32))
+        centred = x.float() - added_up(x.float().sum(0)) / count
+        return float((added_up(centred.square().sum(0)) / count).sqrt().mean())
     shifted = x.float() - x[0]    # exactly zero where rows are equal; torch's own std takes several times as long
     return float((shifted.square().mean(0) - shifted.mean(0).square()).clamp(min=0).sqrt().mean())
 
@@ -320,12 +330,12 @@ def between_fraction(targets: Tensor, real: Tensor | None) -> float:
     real: bool (B, T), False at padding; None: there is none.
     """
     weight = targets.new_ones(targets.shape[:2]) if real is None else real.to(targets.dtype)
-    count = weight.sum(0)
+    count = added_up(weight.sum(0))
     weight, targets, count = weight[:, count > 1, None], targets[:, count > 1], count[count > 1, None]
     if not len(count):
         return 1.0
-    means = (targets * weight).sum(0) / count                                         # (T, width), of each position
+    means = added_up((targets * weight).sum(0)) / count                               # (T, width), of each position
     overall = (means * count).sum(0) / count.sum()
-    total = ((targets - overall).square() * weight).sum()
-    between = (((targets - means).square() * weight).sum(0) * count / (count - 1)).sum()
+    total = added_up(((targets - overall).square() * weight).sum())
+    between = added_up((((targets - means).square() * weight).sum(0) * count / (count - 1)).sum())
     return min(1.0, float(between / total.clamp(min=1e-12)))

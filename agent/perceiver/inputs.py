@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ..mel import mel_filters
+from ..training.batch_part import ROWS, BatchNorm2d, rand
 from .fourier import fourier, fourier_channels, fourier_grid
 
 PAD, BOS, EOS, MASK, CLS, SEP = range(6)   # ids before the 256 bytes
@@ -187,7 +188,7 @@ class Conv(Pixels):
     def __init__(self, config: ImageConfig) -> None:
         super().__init__(config, 64)
         self.conv = nn.Conv2d(config.channels, 64, 7, stride=2, bias=False)
-        self.norm = nn.BatchNorm2d(64)
+        self.norm = BatchNorm2d(64)
 
     def features(self, images: Tensor) -> Tensor:
         same = self.config.padding == "same"
@@ -204,7 +205,7 @@ class Stem(Pixels):
         super().__init__(config, self.WIDTHS[-1])
         inputs = (config.channels, *self.WIDTHS)
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1, bias=False) for i, o in zip(inputs, inputs[1:], strict=False))
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in self.WIDTHS)
+        self.norms = nn.ModuleList(BatchNorm2d(width) for width in self.WIDTHS)
 
     def features(self, images: Tensor) -> Tensor:
         x = images
@@ -393,7 +394,7 @@ class Mixture(nn.Module):
         """Replaces some elements (in training) or all of them by the modality's mask token, see MixtureConfig."""
         if not (probability := self.config.mask_probs.get(name, 0.0)):
             return x
-        masked = torch.rand(x.shape[:2], device=x.device) < (probability if self.training else 1.0)
+        masked = rand(x.shape[:2], x.device, of=ROWS) < (probability if self.training else 1.0)
         return torch.where(masked[..., None], self.masks[name].to(x.dtype), x)
 
 

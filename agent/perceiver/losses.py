@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..training.batch_part import Mean
 from .tasks import Autoencoder, Flow
 
 FLOW_SCALE = 20.0                                             # pixels for an output of 1
@@ -17,18 +18,24 @@ WEIGHTS = {"image": 0.03, "audio": 1.0, "label": 1e-4}        # as published, of
 
 def end_point_error(flow: Tensor, truth: Tensor) -> Tensor:
     """Mean length of the difference of (..., 2), in pixels, over the pixels whose true flow is known, that is not NaN."""
+    return end_point_errors(flow, truth).mean()
+
+
+def end_point_errors(flow: Tensor, truth: Tensor) -> Tensor:
+    """Lengths of the difference of (..., 2), in pixels, of the n pixels whose true flow is known: (n,)."""
     known = truth.isfinite().all(dim=-1)
     # the square root's derivative is infinite at zero
-    return ((flow - truth)[known].square().sum(dim=-1) + 1e-8).sqrt().mean()
+    return ((flow - truth)[known].square().sum(dim=-1) + 1e-8).sqrt()
 
 
-def flow_loss(model: Flow, batch: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
+def flow_loss(model: Flow, batch: Mapping[str, Tensor]) -> tuple[Mean, Mapping[str, Mean]]:
     """End-point error of frames (B, 2, 3, H, W) whose flow (B, H, W, 2) is known, and that of a flow of zero."""
-    error = end_point_error(FLOW_SCALE * model(batch["frames"]).float(), batch["flow"])
-    return error, {"zero_flow": end_point_error(torch.zeros_like(batch["flow"]), batch["flow"])}
+    errors = end_point_errors(FLOW_SCALE * model(batch["frames"]).float(), batch["flow"])
+    still = end_point_errors(torch.zeros_like(batch["flow"]), batch["flow"])
+    return Mean(errors.sum(), len(errors)), {"zero_flow": Mean(still.sum(), len(still))}
 
 
-def autoencoding_loss(model: Autoencoder, batch: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
+def autoencoding_loss(model: Autoencoder, batch: Mapping[str, Tensor]) -> tuple[Mean, Mapping[str, Mean]]:
     """L1 of the requested pixels and samples and cross-entropy of the label, weighted as published; and the unweighted parts.
 
     Args:
@@ -42,8 +49,8 @@ def autoencoding_loss(model: Autoencoder, batch: Mapping[str, Tensor]) -> tuple[
     samples = batch["audio"].unflatten(1, (-1, model.config.patch))[:, batch["patches"]].flatten(1)  # (B, m * patch)
     parts = {"image": (made["image"].float() - pixels).abs().mean(), "audio": (made["audio"].float() - samples).abs().mean(),
              "label": F.cross_entropy(made["label"].float(), batch["label"])}
-    loss = torch.stack([WEIGHTS[name] * part for name, part in parts.items()]).sum()
-    return loss, {name: part.detach() for name, part in parts.items()}
+    loss, clips = torch.stack([WEIGHTS[name] * part for name, part in parts.items()]).sum(), len(batch["image"])
+    return Mean(loss * clips, clips), {name: Mean(part.detach() * clips, clips) for name, part in parts.items()}
 
 
 def psnr(made: Tensor, truth: Tensor) -> Tensor:

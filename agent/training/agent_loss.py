@@ -9,9 +9,9 @@ import torch
 from ...tokenizers.tokens import ACTION, CONTENTS
 from ..loss import label_losses, target_logits, trained_targets
 from ..model import Model
-from .batch_part import ROWS
+from .batch_part import ROWS, Mean
 from .distillation import Teacher
-from .trainer import PER_SOURCE, SHARE, LossFunction, Mean
+from .trainer import PER_SOURCE, SHARE, LossFunction
 
 
 class Batch(Protocol):

@@ -13,33 +13,36 @@ from torch import Tensor, nn
 FITTING = "resume with the config that the checkpoint was trained with"
 
 
-def flatten_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
-    """Optimizer state as tensors named `<parameter>/<entry>`: for AdamW head.weight/exp_avg, /exp_avg_sq and /step.
+def named_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """Optimizer state as tensors named `<parameter>/<entry>`: for AdamW head.weight/exp_avg, /exp_avg_sq and /step; those of
+    sharded parameters are sharded (DTensor).
 
-    Learning rate and other settings are left out: they come from the config and the step. Sharded state (DTensor) is
-    gathered whole, so every rank must call this. A parameter that never had a gradient has no state and no entry.
-
-    keep: False on ranks that only help to gather it: they get nothing.
+    Learning rate and other settings are left out: they come from the config and the step. A parameter that never had a
+    gradient has no state and no entry.
 
     Raises:
         ValueError: a parameter of the optimizer is not in the model, or some state is not a tensor.
     """
-    from torch.distributed.tensor import DTensor  # here and not above: it loads SymPy, and every command would wait for it
-
-    flat = {}
+    found = {}
     for name, parameter, _ in _named_parameters(optimizer, model):
         for entry, value in optimizer.state.get(parameter, {}).items():
             if not isinstance(value, Tensor):
                 raise ValueError(f"optimizer state {name}/{entry} is {type(value).__name__}, not a tensor to save")
-            complete = value.full_tensor() if isinstance(value, DTensor) else value.detach()
-            if keep:     # off the card, which has no room for all of them
-                flat[f"{name}/{entry}"] = complete.cpu() if isinstance(value, DTensor) else complete
-    return flat
+            found[f"{name}/{entry}"] = value.detach()
+    return found
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """`named_state` with whole tensors: sharded ones are gathered on the CPU, so every rank must call this."""
+    from torch.distributed.tensor import DTensor  # here and not above: it loads SymPy, and every command would wait for it
+
+    return {name: value.full_tensor().cpu() if isinstance(value, DTensor) else value      # off the card, which lacks room
+            for name, value in named_state(optimizer, model).items()}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Inverse of flatten_optimizer: same values, same dtypes, on each parameter's device. Raises ValueError, and changes
-    nothing, where a name or a shape does not fit this model."""
+    """Inverse of flatten_optimizer and of named_state: same values, same dtypes, on each parameter's device. Raises ValueError,
+    and changes nothing, where a name or a shape does not fit this model."""
     from torch.distributed.tensor import DTensor, distribute_tensor  # late, as above
 
     parameters = {name: (parameter, group) for name, parameter, group in _named_parameters(optimizer, model)}
@@ -57,7 +60,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensor
         # torch counts steps on the CPU unless told otherwise
         on_device = entry != "step" or group.get("capturable") or group.get("fused")
         value = value.to(parameter.device if on_device else "cpu", copy=True)
-        if isinstance(parameter, DTensor) and entry != "step":
+        if isinstance(parameter, DTensor) and entry != "step" and not isinstance(value, DTensor):
             value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
         state.setdefault(parameter, {})[entry] = value
     optimizer.state.clear()

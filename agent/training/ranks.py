@@ -69,14 +69,14 @@ class Ranks:
         """Whether this is the rank that writes and reports."""
         return self.rank == 0
 
-    def rows(self, batch_size: int) -> slice:
+    def rows(self, batch_size: int, setting: str = "data.batch_size") -> slice:
         """This rank's rows of a batch, one after another; as many as the other ranks', or one more.
 
         Raises:
             ValueError: there are more ranks than rows.
         """
         if self.size > batch_size:
-            raise RanksError(f"data.batch_size={batch_size} rows cannot be shared by {self.size} ranks; raise it to at least "
+            raise RanksError(f"{setting}={batch_size} rows cannot be shared by {self.size} ranks; raise it to at least "
                              f"{self.size}, or start fewer ranks")
         return slice(self.rank * batch_size // self.size, (self.rank + 1) * batch_size // self.size)
 
@@ -171,6 +171,8 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", store=store, rank=rank, world_size=size,
                                 timeout=LONGEST_SILENCE)
     try:
+        # Until all are connected: one that leaves at once, with a reason, would be a lost rank to those that still connect.
+        ranks.wait()
         yield ranks
     finally:
         dist.destroy_process_group()
@@ -288,23 +290,10 @@ def part_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return everywhere.redistribute(placements=parameter.placements).to_local()
 
 
-def gathered(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """The tensors whole, on the CPU where any is sharded: one after another, so that they never fill a card.
-
-    Args:
-        keep: False on ranks that only help to put them together: they get nothing.
-    """
-    found = {}
-    for name, tensor in tensors.items():
-        complete = whole(tensor)
-        if keep:
-            found[name] = complete.detach().cpu() if isinstance(tensor, DTensor) else complete
-    return found
-
-
 def load_whole(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """`load_state_dict` of whole tensors into a model that may be sharded."""
-    divided = {name: like for name, like in model.state_dict().items() if isinstance(like, DTensor)}
+    """`load_state_dict` of tensors, whole or sharded as the model's are, into a model that may be sharded."""
+    divided = {name: like for name, like in model.state_dict().items()
+               if isinstance(like, DTensor) and not isinstance(tensors.get(name), DTensor)}
     model.load_state_dict({
         name: distribute_tensor(tensor.to(divided[name].device), divided[name].device_mesh, divided[name].placements,
                                 src_data_rank=None) if name in divided else tensor

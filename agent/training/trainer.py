@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +40,9 @@ from .. import checkpoint
 from ..backbones.decoder import Decoder
 from ..config_json import at_least
 from ..hardware import Precision, autocast, keep_freed_memory, peak_flops, return_freed_memory
-from .batch_part import Span, part_of_batch
+from .batch_part import Mean, Span, part_of_batch
 from .optimizer import OptimizerConfig, build_optimizer, learning_rate
-from .optimizer_state import flatten_optimizer, restore_optimizer
+from .optimizer_state import named_state, restore_optimizer
 from .profiling import profiled
 from .ranks import (
     ALONE,
@@ -50,7 +50,6 @@ from .ranks import (
     Shard,
     answered,
     chosen_shard,
-    gathered,
     load_whole,
     local,
     put_away,
@@ -59,6 +58,7 @@ from .ranks import (
     shard_model,
     whole,
 )
+from .saving import Saver
 from .spikes import Spikes, highest
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -86,23 +86,13 @@ class TrainingConfig:
     log_every: int = 10          # steps per line of the log
     evaluate_every: int = 200    # steps per measurement of held-out data
     save_every: int = 500        # steps per checkpoint
+    async_save: bool = False     # checkpoints are copied to memory and written while training goes on
 
     def __post_init__(self) -> None:
         at_least(self, "training.", steps=1, accumulate=1, log_every=1, evaluate_every=1, save_every=1, minutes=0,
                  peak_tflops=0)
         if not 0 <= self.ema < 1:
             raise ValueError(f"training.ema={self.ema} must be in [0, 1)")
-
-
-class Mean(NamedTuple):
-    """A mean as total and count, so that the means of several batches can be joined."""
-
-    total: Any     # float or 0-d tensor
-    count: Any
-
-    @property
-    def value(self) -> float:
-        return float(self.total) / float(self.count)
 
 
 # The loss of a batch: a scalar with gradient (batches count the same), or a Mean over targets; and numbers for the log, each a
@@ -205,6 +195,8 @@ class Trainer(Generic[Net]):
             self.shared = replicated(model, loss)
         self.optimizer, self.spikes = build_optimizer(model, optimizer), Spikes(optimizer.skip_spikes)
         self.skipped: list[str] = []                         # since the last report
+        self.saver = Saver(ranks, config.async_save)
+        self.all_written = False                             # whether every rank has written its part of a checkpoint
         self.step, self.tokens = 0, 0
         self.seconds, self.core_seconds = 0.0, 0.0           # core_seconds: CPU time, which does not count waiting
         self.evaluation: Mapping[str, float] = {}
@@ -309,10 +301,12 @@ class Trainer(Generic[Net]):
         return parts, broken
 
     def over_ranks(self, sums: Sums) -> tuple[Sums, bool]:
-        """Loss and numbers of all ranks, and whether one of them was asked to stop."""
+        """Loss and numbers of all ranks, and whether one of them was asked to stop; also sets `all_written`."""
         names = sorted(sums.numbers)
         listed = [sums.loss, *(sums.numbers[name] for name in names)]
-        stops, *totals = self.ranks.total([float(self.stopped), *(float(number) for mean in listed for number in mean)])
+        told = float(self.stopped), float(self.saver.is_written)
+        stops, written, *totals = self.ranks.total([*told, *(float(number) for mean in listed for number in mean)])
+        self.all_written = written == self.ranks.size
         loss, *numbers = (Mean(total, count) for total, count in zip(totals[::2], totals[1::2], strict=True))
         return Sums(loss, dict(zip(names, numbers, strict=True))), stops > 0
 
@@ -346,33 +340,53 @@ class Trainer(Generic[Net]):
         for mean, now in zip(self.mean.buffers(), self.model.buffers(), strict=True):
             mean.copy_(now)
 
-    def save(self, run: Path, documents: Mapping[str, Any], files: Mapping[str, bytes]) -> Path:
+    def save(self, run: Path, documents: Mapping[str, Any], files: Mapping[str, bytes], *, wait: bool = True) -> Path:
         """A checkpoint of everything that the next step depends on; "model" has the weights of `final`. Every rank must call
-        this, the first one writes."""
+        this; the first one writes, and of a sharded model each its part.
+
+        wait: until it is the run's latest; else it becomes that while training goes on, see saving.py.
+        """
         state = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "core_seconds": self.core_seconds,
                  "evaluation": dict(self.evaluation), "norms": list(self.spikes.norms)}
-        writes = self.ranks.is_first
-        tensors = {"model": gathered(self.final.state_dict(), writes),
-                   "optimizer": flatten_optimizer(self.optimizer, self.model, writes)}
+        tensors = {"model": self.final.state_dict(), "optimizer": named_state(self.optimizer, self.model)}
         if self.mean is not None:
-            tensors["training"] = gathered(self.model.state_dict(), writes)
-        if not writes:
-            return checkpoint.folder_of(run, self.step)
-        return checkpoint.save(run, self.step, tensors=tensors, documents={**documents, "state": state}, files=files)
+            tensors["training"] = self.model.state_dict()
+        self.saver.begin(run, self.step, tensors, {**documents, "state": state}, files)
+        if wait or not self.config.async_save:
+            self.saver.finish()
+        return checkpoint.folder_of(run, self.step)
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Continue where `saved` stopped. Raises ValueError where one of the two has averaged weights and the other has not."""
-        if ("training" in saved.tensors) != (self.mean is not None):
-            raise ValueError(f"{saved.path} was trained {'with' if 'training' in saved.tensors else 'without'} averaged "
-                             "weights; continue it in the same way or start a new run")
-        load_whole(self.model, saved.tensors.get("training", saved.tensors["model"]))
+        averaged = "training" in saved.tensors.keys() | saved.sharded
+        if averaged != (self.mean is not None):
+            raise ValueError(f"{saved.path} was trained {'with' if averaged else 'without'} averaged weights; continue it in "
+                             "the same way or start a new run")
+        tensors: Mapping[str, Mapping[str, Tensor]] = saved.tensors
+        if not saved.sharded <= tensors.keys():
+            tensors = self.own_parts(saved)
+        load_whole(self.model, tensors.get("training", tensors["model"]))
         if self.mean is not None:
-            load_whole(self.mean, saved.tensors["model"])
-        restore_optimizer(self.optimizer, self.model, saved.tensors["optimizer"])
+            load_whole(self.mean, tensors["model"])
+        restore_optimizer(self.optimizer, self.model, tensors["optimizer"])
         state = {"tokens": 0, "seconds": 0.0, "core_seconds": 0.0, "evaluation": {}, "norms": []} | saved.documents["state"]
         self.step, self.tokens, self.evaluation = state["step"], state["tokens"], state["evaluation"]
         self.seconds, self.core_seconds = state["seconds"], state["core_seconds"]
         self.spikes.restore(state["norms"])
+
+    def own_parts(self, saved: checkpoint.Checkpoint) -> dict[str, dict[str, Tensor]]:
+        """What this rank has of a checkpoint that ranks wrote in parts, as many as there were: whole tensors where its own are.
+
+        Raises:
+            ValueError: the checkpoint is of another model.
+        """
+        weights, parameters = self.model.state_dict(), dict(self.model.named_parameters())
+
+        def like(stem: str, name: str) -> Tensor | None:
+            """This rank's own tensor of that name."""
+            return parameters.get(name.rpartition("/")[0]) if stem == "optimizer" else weights.get(name)
+
+        return checkpoint.read_parts(saved, like)
 
     def run(self, batch_of: Callable[[int], Any], run: Path, documents: Mapping[str, Any], files: Mapping[str, bytes], *,
             evaluate: Callable[[Net], Mapping[str, float]] | None = None,
@@ -397,7 +411,7 @@ class Trainer(Generic[Net]):
         interval = _Interval(self.step, self.tokens)
         clock, work = time.perf_counter() - self.seconds, time.process_time() - self.core_seconds
         trace = profiled(profile if self.ranks.is_first else 0, run / "profile.json", self.device)
-        with interruptible() as interrupted, self.writer(run) as writer, trace as recorded:
+        with interruptible() as interrupted, self.writer(run) as writer, trace as recorded, self.saver.no_thread_left():
             self.asked_to_stop = interrupted.is_set
             while not self.ended:
                 first, failed = self.step * config.accumulate, None
@@ -411,8 +425,15 @@ class Trainer(Generic[Net]):
                 if broken:
                     if self.step > saved:      # hours of training are not lost for data that cannot be read any more
                         self.save(run, documents, files)
+                    self.saver.finish()
                     raise failed or ValueError(f"rank {broken[0]} got no batch for step {self.step}; its own message says why")
-                sums, norm = self.train_step(batches, parts) if self.ranks.together else self.train_step(batches)
+                try:
+                    sums, norm = self.train_step(batches, parts) if self.ranks.together else self.train_step(batches)
+                except FloatingPointError:     # every rank raises it in the same step
+                    self.saver.finish()
+                    raise
+                if self.all_written if self.saver.in_parts else self.saver.is_written:
+                    self.saver.finish()
                 interval.sums.add(sums.loss, sums.numbers)
                 recorded()
                 self.seconds, self.core_seconds = time.perf_counter() - clock, time.process_time() - work
@@ -435,7 +456,7 @@ class Trainer(Generic[Net]):
                 # read once: a later signal is handled in the next step
                 stopped = self.stopped if self.ranks.together else interrupted.is_set()
                 if self.step % config.save_every == 0 or last or stopped:
-                    self.save(run, documents, files)
+                    self.save(run, documents, files, wait=last or stopped)
                     saved = self.step
                     return_freed_memory()
                 if stopped and not last:

@@ -96,7 +96,7 @@ def one_token(network: Model, rows: int) -> Callable[[], Any]:
     cache = network.backbone.new_cache(rows, 1, torch.bfloat16)
     cache.lengths.fill_(backbone.context - 1)
     table = network.embedding.table.weight
-    ids, legal = torch.arange(rows)[:, None], torch.arange(LEGAL)
+    ids, legal = torch.arange(rows, device=table.device)[:, None], torch.arange(LEGAL, device=table.device)
 
     @torch.inference_mode()
     def act() -> Tensor:

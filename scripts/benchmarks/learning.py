@@ -25,6 +25,7 @@ from calico.scripts.common.settings import SourceSettings, load_settings
 from calico.scripts.evaluation.control import UNSEEN, play_side_by_side
 from calico.scripts.evaluation.report import TaskScore
 from calico.scripts.training.agent import train
+from calico.scripts.training.runs import refuse_ranks
 
 LONGEST = 1000     # steps of a played episode
 
@@ -48,6 +49,7 @@ def main(argv: Sequence[str]) -> int:
     console.check_positive(arguments, "seeds", "episodes")
     if arguments.minutes <= 0:
         raise ValueError(f"--minutes {arguments.minutes:g} must be above 0")
+    refuse_ranks("bench learning")
     folders = collect_recipe(arguments.recipe, arguments.data, os.cpu_count() or 1)
     tasks = [name for part in read_recipe(arguments.recipe).families.values() for name in part.episodes]
     played: dict[str, list[TaskScore]] = {"a": [], "b": []}

@@ -23,9 +23,10 @@ import torch
 
 from calico.agent.model import Model, named_size
 from calico.agent.training.agent_loss import agent_loss, counts_of
+from calico.agent.training.batch_part import Mean
 from calico.agent.training.optimizer import OptimizerConfig, build_optimizer
 from calico.agent.training.ranks import Ranks, Shard, joined_ranks
-from calico.agent.training.trainer import Mean, Trainer, TrainingConfig
+from calico.agent.training.trainer import Trainer, TrainingConfig
 from calico.datasets.mixture import Batch
 from calico.scripts.benchmarks.acting_1b import bench_acting_1b
 from calico.scripts.benchmarks.interleaved import interleaved

@@ -302,6 +302,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
 
     Cells are shown as they are: what looks like markup or steers a terminal in a task's name or a caption does not act.
     """
+    if _silent:
+        return
     rows = [list(row) for row in rows]
     table = Table(title=Text(printable(title)) if title else None, title_justify="left")
     for i, column in enumerate(columns):
@@ -340,7 +342,8 @@ def print_json(value: Any) -> None:
     text = json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False)
     if not text.replace("\n", "").isprintable():     # JSON itself lets through what is not ASCII, such as U+009B
         text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
-    print(text)
+    if not _silent:
+        print(text)
 
 
 def jsonable(value: Any) -> Any:
@@ -360,7 +363,8 @@ def jsonable(value: Any) -> Any:
 
 def say(*lines: str, end: str = "\n") -> None:
     """Lines on stdout."""
-    print("\n".join(map(printable, lines)), end=end)
+    if not _silent:
+        print("\n".join(map(printable, lines)), end=end)
 
 
 def note(message: str) -> None:
@@ -372,8 +376,14 @@ def note(message: str) -> None:
 _silent = False
 
 
+def quiet_ranks() -> None:
+    """Before torch is loaded: under torchrun its C++ warns on each rank that every weight was used, as it should be."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def be_silent() -> None:
-    """From now on no notes and no progress of this process: of several that do one thing the first one speaks."""
+    """From now on no results, notes or progress of this process: of several that do one thing the first one speaks."""
     global _silent
     _silent = True
 

@@ -85,7 +85,7 @@ def train(task: str, argv: Sequence[str]) -> int:
                 "data": [[video.name, len(video.frames), float(video.sound.std())] for video in videos]}
     trainer = runs.train(model, autoencoding_loss, lambda number: tensors(clips.batch(number, settings.batch_size)),
                          lambda model: measure(model, kept), document, settings, arguments.out, str(device),
-                         arguments.data_changed)
+                         arguments.data_changed, shared=("pixels", "patches"))
     report = {"task": task, "videos": len(videos), **costs(trainer), **trainer.evaluation, **constant(kept)}
     write_report(report, arguments.out)
     console.print_result(report, arguments.json, ("figure", "value"), report.items())

@@ -19,7 +19,8 @@ from calico.agent.perceiver.runs import config_to_json, load_trained, preparatio
 from calico.agent.perceiver.samples import TextInput, words_of
 from calico.agent.perceiver.sizes import SMALL_LANGUAGE
 from calico.agent.perceiver.tasks import LanguageConfig, MaskedLanguage
-from calico.agent.training.trainer import Batch, Mean, Sums
+from calico.agent.training.batch_part import Mean
+from calico.agent.training.trainer import Batch, Sums
 from calico.datasets.splits import split_texts
 from calico.datasets.streams import shuffled, stream
 from calico.datasets.texts import TextReader

@@ -9,7 +9,7 @@
 
 import json
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -20,9 +20,12 @@ from calico.agent import checkpoint
 from calico.agent.perceiver.runs import DOCUMENT, Trained, load_trained
 from calico.agent.perceiver.runs import config_from_json as model_from_json
 from calico.agent.perceiver.runs import config_to_json as model_to_json
+from calico.agent.training.batch_part import own_rows, row_counts
 from calico.agent.training.optimizer import OptimizerConfig
-from calico.agent.training.trainer import LossFunction, Trainer, TrainingConfig
+from calico.agent.training.ranks import Ranks, check_same
+from calico.agent.training.trainer import Batch, LossFunction, Trainer, TrainingConfig
 from calico.datasets.formats.hub import local
+from calico.datasets.mixture import first_difference
 from calico.datasets.streams import ORDER
 from calico.scripts.common import console
 from calico.scripts.common.config import config_to_json, given, load_config
@@ -132,10 +135,11 @@ def started_from(settings: TaskSettings, tasks: Sequence[str]) -> Trained | None
 
 def train(model: Net, loss: LossFunction[Net], batch_of: Callable[[int], Any],
           evaluate: Callable[[Net], Mapping[str, float]], document: Mapping[str, Any], settings: TaskSettings, run: Path,
-          device: str, data_changed: bool = False) -> Trainer[Net]:
-    """Train to the end, continuing what is in the run's folder.
+          device: str, data_changed: bool = False, shared: Collection[str] = ()) -> Trainer[Net]:
+    """Train to the end, continuing what is in the run's folder; under torchrun each rank takes its rows of every batch.
 
     Args:
+        shared: tensors of a batch that have no rows.
         document: what the run is besides its settings, as JSON values; kept in its checkpoints, see agent/perceiver/runs.py.
         data_changed: continue though the document's "data" are others than when the run began.
     Raises:
@@ -143,8 +147,11 @@ def train(model: Net, loss: LossFunction[Net], batch_of: Callable[[int], Any],
     """
     config = config_to_json(settings)
     before = runs.saved_config("perceive", (DOCUMENT,), type(settings))
-    with runs.begin_or_continue(run, config, FREE, device=device, before=before) as saved:
-        trainer = Trainer(model, loss, settings.optimizer, settings.training)
+    with (runs.ranks_of_run(device) as ranks,
+          runs.begin_or_continue(run, config, FREE, device=device, before=before, ranks=ranks) as saved):
+        ranks.rows(settings.batch_size, "batch_size")
+        check_same(ranks, first_difference, data=document)
+        trainer = Trainer(model, loss, settings.optimizer, settings.training, ranks=ranks, counts=row_counts)
         documents = {DOCUMENT: document, "config": config, "order": ORDER}
         if saved is not None:
             old = document_of(saved)
@@ -152,8 +159,17 @@ def train(model: Net, loss: LossFunction[Net], batch_of: Callable[[int], Any],
                 documents[runs.CHANGES] = changes
             runs.check_same_run(run, document, old, free=("data",))
             trainer.restore(saved)
-        runs.run_with_progress_bar(trainer, f"train {run.name}", batch_of, run, documents, {}, evaluate=evaluate)
+        runs.run_with_progress_bar(trainer, f"train {run.name}", rows_of(batch_of, ranks, shared), run, documents, {},
+                                   evaluate=evaluate)
     return trainer
+
+
+def rows_of(batch_of: Callable[[int], Batch], ranks: Ranks, shared: Collection[str]) -> Callable[[int], Batch]:
+    """This rank's rows of every batch, which each rank makes as a whole: what is drawn for a row depends on those before it."""
+    def own(number: int) -> Batch:
+        batch = batch_of(number)
+        return own_rows(batch, ranks.rows(len(next(iter(batch.values()))), "batch_size"), shared)
+    return own
 
 
 def document_of(saved: checkpoint.Checkpoint) -> dict[str, Any]:

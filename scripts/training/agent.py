@@ -15,7 +15,7 @@ from calico.agent.hardware import usable_device
 from calico.agent.model import Model, matmul_flops_per_token
 from calico.agent.sampling import SamplingConfig
 from calico.agent.training.agent_loss import agent_loss, counts_of
-from calico.agent.training.ranks import Ranks, RanksError, check_same, joined_ranks
+from calico.agent.training.ranks import Ranks, RanksError, check_same
 from calico.agent.training.trainer import PER_SOURCE, Sums, Trainer
 from calico.datasets.mixture import Mixture, first_difference, prefetched
 from calico.datasets.publish import digest, versions
@@ -31,6 +31,7 @@ from calico.scripts.training.runs import (
     accepted_changes,
     begin_or_continue,
     fall_back,
+    ranks_of_run,
     run_with_progress_bar,
     saved_config,
 )
@@ -48,9 +49,7 @@ def train(settings: RunSettings, device: str = "cpu", data_changed: bool = False
           profile: int = 0) -> Path:
     """`train_ranks` of this process and those that torchrun started with it; see there."""
     device = str(usable_device(device))
-    with joined_ranks(device) as ranks:
-        if not ranks.is_first:
-            console.be_silent()
+    with ranks_of_run(device) as ranks:
         return train_ranks(settings, device, data_changed, last_good, ranks, profile)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from calico.agent.hardware import Precision, autocast
+from calico.agent.training.ranks import from_environment
 from calico.agent.training.trainer import Batch, Trainer
 from calico.datasets.file_store import MAX_FILE_BYTES
 from calico.datasets.publish import replace_file, replacing
@@ -71,7 +72,8 @@ class Task:
         found = held_out_report(chances, self.data.labels[self.held_out], self.data.classes) | {
             "task": name, "train": len(self.learnt), **costs(trainer)}
         write_report(found, run)
-        draw_confusion(found, run / "confusion.png")
+        if trainer.ranks.is_first:
+            draw_confusion(found, run / "confusion.png")
         return found
 
 
@@ -83,8 +85,9 @@ def costs(trainer: Trainer[Any]) -> dict[str, Any]:
 
 
 def write_report(report: Mapping[str, Any], run: Path) -> None:
-    """RUN/held_out.json."""
-    replace_file(run / "held_out.json", json.dumps(report, indent=1) + "\n")
+    """RUN/held_out.json; by the first of several ranks."""
+    if from_environment().is_first:
+        replace_file(run / "held_out.json", json.dumps(report, indent=1) + "\n")
 
 
 @torch.inference_mode()

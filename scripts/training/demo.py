@@ -24,6 +24,7 @@ from calico.scripts.evaluation.pictures import evaluate_captions, evaluate_quest
 from calico.scripts.evaluation.report import Report, write_report
 from calico.scripts.evaluation.suites import Evaluator, SuiteResult
 from calico.scripts.training.agent import train
+from calico.scripts.training.runs import refuse_ranks
 
 # task -> demonstrations, fraction of noisy actions in them, weight in the mixture. Noise shows how the expert recovers; in
 # the state tasks a random action is held for NOISE_STEPS, or it would cancel out before there is anything to recover from.
@@ -62,6 +63,7 @@ SHOWN_STEPS = 240      # of each film
 
 def demo(settings: RunSettings, episodes: int) -> tuple[Path, ...]:
     """Collect, train, evaluate; returns the files of the report."""
+    refuse_ranks("demo")
     out, started = Path(settings.out), time.perf_counter()
     if DEFAULT_RUN in SHIPPED:
         console.note(f"the network that comes with Calico, at play: {film_shipped(out)}")

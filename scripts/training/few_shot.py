@@ -22,6 +22,7 @@ from calico.scripts.evaluation.control import UNSEEN, conditions, demonstration,
 from calico.scripts.evaluation.report import TaskScore
 from calico.scripts.training.agent import initial_agent, train
 from calico.scripts.training.improving import DEFAULTS, view_of
+from calico.scripts.training.runs import refuse_ranks
 from calico.tokenizers.episode import Episode
 from calico.tokenizers.spaces import flatten, unflatten
 from calico.tokenizers.tokens import Tokens
@@ -52,6 +53,7 @@ def measure(run: str, tasks: Sequence[str], out: Path, *, counts: Sequence[int],
     Raises:
         ValueError: a task without an expert, settings that cannot be.
     """
+    refuse_ranks("fewshot")
     for name in tasks:
         make_expert(name)
     load_settings("tiny", [*DEFAULTS, *overrides])     # what is wrong with them shows before anything is played

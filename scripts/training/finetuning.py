@@ -15,9 +15,12 @@ from calico.agent.data2vec.classifier import EncoderClassifier, classification_l
 from calico.agent.data2vec.encoders import SpeechEncoder
 from calico.agent.data2vec.pretrained import TOKENIZER_FILE, Pretrained, build_encoder, encoder_document, load_pretrained
 from calico.agent.hardware import usable_device
+from calico.agent.training.batch_part import own_rows, row_counts
 from calico.agent.training.optimizer import OptimizerConfig
+from calico.agent.training.ranks import Ranks, check_same
 from calico.agent.training.trainer import Trainer, TrainingConfig
 from calico.datasets.images import decode_file
+from calico.datasets.mixture import first_difference
 from calico.datasets.sounds import decode_sound
 from calico.datasets.streams import ORDER
 from calico.scripts.common.config import config_to_json, save_resolved
@@ -57,7 +60,15 @@ def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, dev
     Raises:
         ValueError: encoder, data or settings that cannot be used or do not fit each other.
     """
+    with runs.ranks_of_run(str(usable_device(device))) as ranks:
+        return finetune_ranks(encoder, data, run, settings, device, data_changed, ranks)
+
+
+def finetune_ranks(encoder: str, data: str, run: Path, settings: FinetuneSettings, device: str, data_changed: bool,
+                   ranks: Ranks) -> dict[str, Any]:
+    """`finetune` of this process, one of `ranks`: the first one writes and speaks."""
     where, pretrained, seed = usable_device(device), load_pretrained(encoder), settings.training.seed
+    rows = ranks.rows(settings.batch_size, "batch_size")
     labelled = open_labelled(data, Inputs(pretrained.encoder, pretrained.text), settings.label)
     learnt, held_out = labelled.split(HELD_OUT)
     if settings.labels_per_class is not None:
@@ -70,16 +81,20 @@ def finetune(encoder: str, data: str, run: Path, settings: FinetuneSettings, dev
         "encoder": encoder_document(classifier.encoder), "classes": labelled.classes, "seconds": settings.seconds,
         "config": config, "finetuning": {"data": labelled.fingerprint}, "order": ORDER}
     before = runs.saved_config("finetune", ("finetuning", "classes"), FinetuneSettings)
-    with runs.begin_or_continue(run, config, before=before, device=device) as saved:
-        trainer = Trainer(classifier, classification_loss(settings.smoothing), settings.optimizer, settings.training)
+    check_same(ranks, first_difference, data={"fingerprint": labelled.fingerprint})
+    with runs.begin_or_continue(run, config, before=before, device=device, ranks=ranks) as saved:
+        trainer = Trainer(classifier, classification_loss(settings.smoothing), settings.optimizer, settings.training,
+                          ranks=ranks, counts=row_counts)
         if saved is not None:
             if changes := runs.check_same_data(run, saved, data, saved.documents["finetuning"]["data"], labelled.fingerprint,
                                                data_changed):
                 documents[runs.CHANGES] = changes
             runs.check_same_run(run, {"classes": labelled.classes}, {"classes": saved.documents["classes"]})
             trainer.restore(saved)
-        save_resolved(settings, run / "config.json")
-        runs.run_with_progress_bar(trainer, f"finetune {run.name}", work.batches(settings.batch_size, seed), run, documents,
+        if ranks.is_first:
+            save_resolved(settings, run / "config.json")
+        made = work.batches(settings.batch_size, seed)
+        runs.run_with_progress_bar(trainer, f"finetune {run.name}", lambda number: own_rows(made(number), rows), run, documents,
                                    files, evaluate=work.accuracy)
         return work.report(trainer, run, "finetune")
 

@@ -16,6 +16,7 @@ from calico.scripts.common.settings import SourceSettings, load_settings
 from calico.scripts.evaluation.control import UNSEEN, conditions, kept_results, play
 from calico.scripts.evaluation.report import TaskScore
 from calico.scripts.training.agent import train
+from calico.scripts.training.runs import refuse_ranks
 
 SHOWN = "expert"                 # folder of the data that the experts recorded before the first round
 NOISE, NOISE_STEPS = 0.1, 2      # in it
@@ -31,6 +32,7 @@ def improve(run: str, tasks: Sequence[str], out: Path, *, rounds: int, episodes:
     Raises:
         ValueError: a task without an expert, settings that cannot be.
     """
+    refuse_ranks("improve")
     for name in tasks:
         make_expert(name)
     load_settings("tiny", [*DEFAULTS, *overrides])     # what is wrong with them shows before anything is played

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from calico.agent import checkpoint
 from calico.agent.data2vec import encoders
@@ -16,8 +15,12 @@ from calico.agent.data2vec.collapse import CollapseGuard
 from calico.agent.data2vec.objective import OBJECTIVES, Data2Vec, Data2VecConfig
 from calico.agent.data2vec.pretrained import TOKENIZER_FILE, Modality, encoder_document
 from calico.agent.hardware import usable_device
+from calico.agent.training.batch_part import Mean, added_up, own_rows, row_counts
 from calico.agent.training.optimizer import OptimizerConfig
+from calico.agent.training.ranks import ALONE, Ranks, check_same
 from calico.agent.training.trainer import Batch, Trainer, TrainingConfig
+from calico.datasets.mixture import first_difference
+from calico.datasets.publish import digest
 from calico.datasets.samples.unlabelled import Unlabelled
 from calico.datasets.splits import is_held_out
 from calico.datasets.streams import ORDER, shuffled, stream
@@ -73,20 +76,29 @@ def load_settings(config: str | Path | None, overrides: list[str]) -> PretrainSe
 
 def pretrain(settings: PretrainSettings, probe: str | None = None, label: str = "label", device: str = "cpu",
              data_changed: bool = False) -> Path:
+    """`pretrain_ranks` of this process and those that torchrun started with it; see there."""
+    with runs.ranks_of_run(str(usable_device(device))) as ranks:
+        return pretrain_ranks(settings, probe, label, device, data_changed, ranks)
+
+
+def pretrain_ranks(settings: PretrainSettings, probe: str | None, label: str, device: str, data_changed: bool,
+                   ranks: Ranks) -> Path:
     """Train to the last step, continuing from the run's latest checkpoint if there is one; returns the run's folder.
 
     Args:
         data_changed: continue though the data are others than when the run began.
+        ranks: this process among those that train together; the first one writes and speaks.
     Raises:
         ValueError: data or settings that cannot be used, or that differ from those the run began with.
         CollapseError: the run learns nothing any more.
     """
     run, where = Path(settings.out), usable_device(device)
+    rows = ranks.rows(settings.data.batch_size)
     if not settings.data.paths:
         raise ValueError("data.paths is empty; name what to learn from: 'data.paths=[pictures.zip]'")
     torch.manual_seed(settings.training.seed)
     before = runs.saved_config("pretrain", ("config", "encoder", "data"), PretrainSettings)
-    with runs.begin_or_continue(run, config_to_json(settings), FREE, before=before) as saved:
+    with runs.begin_or_continue(run, config_to_json(settings), FREE, before=before, ranks=ranks) as saved:
         text = text_tokenizer(settings, saved) if settings.modality == "text" else None
         encoder = build_encoder(settings, text)
         inputs = Inputs(encoder, text, settings.data.seconds)
@@ -94,7 +106,7 @@ def pretrain(settings: PretrainSettings, probe: str | None = None, label: str = 
         measure = Probe(open_labelled(probe, inputs, label)) if probe else None
         objective = Data2Vec(encoder, settings.objective).to(where)
         guard = CollapseGuard()
-        trainer = pretrainer(objective, settings, guard)
+        trainer = pretrainer(objective, settings, guard, ranks)
         documents = {"encoder": encoder_document(encoder), "config": config_to_json(settings), "data": data.fingerprint,
                      "order": ORDER}
         if saved is not None:
@@ -103,26 +115,34 @@ def pretrain(settings: PretrainSettings, probe: str | None = None, label: str = 
                 documents[runs.CHANGES] = changes
             trainer.restore(saved)
             guard.steps = trainer.step
-        save_resolved(settings, run / "config.json")
+        if ranks.is_first:
+            save_resolved(settings, run / "config.json")
         files = {} if text is None else {TOKENIZER_FILE: text.to_bytes()}
+        check_same(ranks, first_difference, data={"fingerprint": data.fingerprint},
+                   text={name: digest(list(content)) for name, content in files.items()})
+        made = batches(data, inputs, settings)
         evaluate = (lambda model: measure(lambda samples: embed(inputs, samples))) if measure else None
-        runs.run_with_progress_bar(trainer, f"pretrain {run.name}", batches(data, inputs, settings), run, documents, files,
-                              evaluate=evaluate, shown=SHOWN)
+        runs.run_with_progress_bar(trainer, f"pretrain {run.name}", lambda number: own_rows(made(number), rows), run, documents,
+                                   files, evaluate=evaluate, shown=SHOWN)
     return run
 
 
-def pretrainer(objective: Data2Vec, settings: PretrainSettings, guard: CollapseGuard) -> Trainer[Data2Vec]:
-    """The loop around the objective, with the guard that stops a run which collapses."""
-    def loss(model: Data2Vec, batch: Batch) -> tuple[Tensor, Mapping[str, Any]]:
+def pretrainer(objective: Data2Vec, settings: PretrainSettings, guard: CollapseGuard,
+               ranks: Ranks = ALONE) -> Trainer[Data2Vec]:
+    """The loop around the objective, with the guard that stops a run which collapses; on all ranks in the same step."""
+    def loss(model: Data2Vec, batch: Batch) -> tuple[Mean, Mapping[str, Any]]:
         given = [tensor for name, tensor in batch.items() if name != "samples"]
         outcome = model(*given, samples=batch["samples"].tolist())
-        guard.check(outcome)
-        return outcome.loss, {"targets": outcome.targets, "target_variance": outcome.target_deviation ** 2,
-                              "prediction_variance": outcome.prediction_deviation ** 2,
-                              "feature_variance": outcome.feature_deviation ** 2, "content_share": outcome.content_share,
-                              "ema_rate": outcome.tau}
+        guard.check(replace(outcome, loss=added_up(outcome.loss.detach())))
+        # Where each picture has equally many targets, the loss of the class token is that of one process as well.
+        total = Mean(outcome.loss * outcome.targets, outcome.targets)
+        return total, {"targets": Mean(outcome.targets * ranks.size, 1), "target_variance": outcome.target_deviation ** 2,
+                       "prediction_variance": outcome.prediction_deviation ** 2,
+                       "feature_variance": outcome.feature_deviation ** 2, "content_share": outcome.content_share,
+                       "ema_rate": outcome.tau}
 
-    return Trainer(objective, loss, settings.optimizer, settings.training, objective.update_teacher)
+    return Trainer(objective, loss, settings.optimizer, settings.training, objective.update_teacher, ranks=ranks,
+                   counts=row_counts)
 
 
 def build_encoder(settings: PretrainSettings, text: TextTokenizer | None) -> encoders.Encoder:

@@ -18,18 +18,18 @@ from torch import nn
 
 from calico.agent import checkpoint
 from calico.agent.run_lock import run_lock
-from calico.agent.training.ranks import ALONE, Ranks, RanksError, from_environment
+from calico.agent.training.ranks import ALONE, Ranks, RanksError, check_same, from_environment, joined_ranks
 from calico.agent.training.trainer import Trainer, TrainingReport
 from calico.datasets.mixture import first_difference
-from calico.datasets.publish import digest
+from calico.datasets.publish import digest, versions
 from calico.datasets.streams import ORDER
 from calico.scripts.common import console
 from calico.scripts.common.config import config_from_json, config_to_json
 from calico.scripts.common.settings import without_gone
 
 # What may change between the first start of a run and a later one, in every verb: its length and rhythm.
-LENGTH = tuple(f"training.{name}" for name in ("steps", "minutes", "log_every", "evaluate_every", "save_every", "compile",
-                                               "peak_tflops"))
+LENGTH = tuple(f"training.{name}" for name in ("steps", "minutes", "log_every", "evaluate_every", "save_every", "async_save",
+                                               "compile", "peak_tflops"))
 
 LAST_GOOD = "--last-good"
 CHANGES = "data_changes"      # a checkpoint's document: {step, source, before, after} of each change that was accepted
@@ -51,16 +51,17 @@ def begin_or_continue(run: Path, document: Mapping[str, Any], free: Collection[s
         any_order: the caller itself continues runs that drew their samples in the order of an earlier version.
         ranks: the processes that train together; the first holds the lock for all.
     Raises:
-        ValueError: the run began with another document, or another process trains in the folder.
+        ValueError: the run began with another document, or another process trains in the folder; ranks have other documents
+            than the first.
         checkpoint.CheckpointError: a damaged checkpoint.
     """
     check_is_run(run)
-    if not ranks.together and from_environment().together:
-        raise RanksError("only calico train works in several processes; start this command without torchrun")
+    check_same(ranks, first_difference, settings=document, versions=versions(checkpoint.PACKAGES))
     with run_lock(run) if ranks.is_first else nullcontext():
         ranks.wait()      # until the first has the lock: what the run holds does not change from here on
         try:
-            saved = checkpoint.load(run, map_location=device) if checkpoint.checkpoints(run) else None
+            parts_later = ranks.together      # no rank needs all of what ranks with parts have written
+            saved = checkpoint.load(run, map_location=device, parts_later=parts_later) if checkpoint.checkpoints(run) else None
         except checkpoint.CheckpointError as error:
             raise checkpoint.CheckpointError(f"{error}. To continue the run from its newest good checkpoint, give the same "
                                              f"command with {LAST_GOOD}") from None
@@ -70,6 +71,22 @@ def begin_or_continue(run: Path, document: Mapping[str, Any], free: Collection[s
                 check_order(run, saved)
             check_same_run(run, document, current, free)
         yield saved
+
+
+@contextmanager
+def ranks_of_run(device: str) -> Iterator[Ranks]:
+    """This process among those that torchrun started; only the first speaks. See joined_ranks."""
+    with joined_ranks(device) as ranks:
+        if not ranks.is_first:
+            console.be_silent()
+        yield ranks
+
+
+def refuse_ranks(verb: str) -> None:
+    """Raise ValueError under torchrun, for what works in one process."""
+    if from_environment().together:
+        raise RanksError(f"calico {verb} works in one process; start it without torchrun (train, pretrain, finetune and "
+                         "perceive work in several)")
 
 
 def check_is_run(run: Path) -> None:
@@ -82,6 +99,8 @@ def check_is_run(run: Path) -> None:
 
 def fall_back(run: Path) -> None:
     """What --last-good asks for, before the run is continued."""
+    if not from_environment().is_first:
+        return            # the others wait for the first one before they read what is there
     check_is_run(run)
     with run_lock(run):
         console.note(f"{run} continues from {checkpoint.fall_back(run).name}")

@@ -200,7 +200,7 @@ def test_a_first_save_killed_before_latest_still_loads(run: Path) -> None:
 
 
 @pytest.mark.parametrize("change, says", [
-    (lambda m: m.update(format=2), "format 2.*upgrade"),
+    (lambda m: m.update(format=3), "format 3.*upgrade"),
     (lambda m: m.update(format="x"), "not a checkpoint manifest"),
     (lambda m: m["files"].update({"../../secret": {"bytes": 0, "sha256": ""}}), "changed or damaged"),
     (lambda m: m["files"].update({"x.pkl": {"bytes": 0, "sha256": ""}}), "changed or damaged"),

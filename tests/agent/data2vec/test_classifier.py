@@ -38,11 +38,12 @@ def test_loss_accuracy_and_learning(smoothing: float) -> None:
     torch.nn.init.normal_(model.head.weight)
     value, numbers = loss(model, batch)
     logits = model(IDS)
-    torch.testing.assert_close(value, F.cross_entropy(logits, LABELS, label_smoothing=smoothing))
-    assert float(numbers["accuracy"]) == pytest.approx(float((logits.argmax(1) == LABELS).float().mean()))
+    torch.testing.assert_close(value.total / value.count, F.cross_entropy(logits, LABELS, label_smoothing=smoothing))
+    assert value.count == len(LABELS)
+    assert numbers["accuracy"].value == pytest.approx(float((logits.argmax(1) == LABELS).float().mean()))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(30):
         optimizer.zero_grad()
-        loss(model, batch)[0].backward()
+        loss(model, batch)[0].total.backward()
         optimizer.step()
-    assert float(loss(model, batch)[1]["accuracy"]) == 1
+    assert loss(model, batch)[1]["accuracy"].value == 1

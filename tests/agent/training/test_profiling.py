@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from calico.agent import hardware
+from calico.agent.training.batch_part import Mean
 from calico.agent.training.optimizer import OptimizerConfig
 from calico.agent.training.profiling import UNRECORDED
-from calico.agent.training.trainer import Mean, Trainer, TrainingConfig, TrainingReport
+from calico.agent.training.trainer import Trainer, TrainingConfig, TrainingReport
 from calico.scripts.main import main
 
 from ...conftest import SmallRun

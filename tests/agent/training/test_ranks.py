@@ -96,12 +96,13 @@ def test_recomputing_changes_no_gradient() -> None:
 
 def test_what_is_drawn_for_a_part_are_the_rows_of_what_is_drawn_for_all() -> None:
     torch.manual_seed(0)
-    everything, following = torch.rand(3, 10, 2), torch.rand(1)
+    everything, following = torch.rand(3, 10, 2), torch.rand(2)
     torch.manual_seed(0)
-    with part_of_batch({ROWS: Span(4, 3, 10)}):
+    with part_of_batch({ROWS: Span(4, 3, 10), Kind.VECTOR: Span(1, 0, 1)}):
         mine = rand((3, 3, 2), torch.device("cpu"), of=ROWS, dim=1)
+        nothing = rand((0,), torch.device("cpu"), of=Kind.VECTOR)           # which the other ranks have
         elsewhere = rand((1,), torch.device("cpu"), of=Kind.PATCH)
-    assert torch.equal(mine, everything[:, 4:7]) and torch.equal(elsewhere, following)
+    assert torch.equal(mine, everything[:, 4:7]) and nothing.shape == (0,) and torch.equal(elsewhere, following[1:])
 
 
 def test_a_sharded_model_is_measured_and_trained_in_turns() -> None:

@@ -27,8 +27,9 @@ from calico.agent.embedding import EmbeddingConfig
 from calico.agent.model import Model, ModelConfig
 from calico.agent.training import trainer as training
 from calico.agent.training.agent_loss import agent_loss
+from calico.agent.training.batch_part import Mean
 from calico.agent.training.optimizer import OptimizerConfig, build_optimizer, learning_rate
-from calico.agent.training.trainer import Batch, Mean, Trainer, TrainingConfig, TrainingReport
+from calico.agent.training.trainer import Batch, Trainer, TrainingConfig, TrainingReport
 from calico.datasets.streams import shuffled
 from calico.tokenizers.tokens import Tokens
 

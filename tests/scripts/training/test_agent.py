@@ -17,6 +17,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from calico.agent import checkpoint
+from calico.agent.agent import Agent
 from calico.agent.training import ranks
 from calico.agent.training import trainer as training
 from calico.datasets.mixture import Mixture
@@ -108,6 +109,11 @@ def test_a_run_is_continued_by_any_number_of_ranks(saved_on: int, ranks: int, sm
         assert on_ranks(2, *command) == [None, None]
     if saved_on == ranks:
         assert_same_bits(run, two)
+    if saved_on == 1:      # each rank wrote its part; who only acts finds whole weights, and an export has them in one file
+        assert checkpoint.load(run).sharded == {"model", "optimizer", "training"}
+        network = checkpoint.export(run, tmp_path / "network")
+        assert sorted(network.glob("*.safetensors")) == [network / "model.safetensors"]
+        assert Agent.load(run).fingerprint() == Agent.load(network).fingerprint()
     found = dict(enumerate(losses_from(run, 4), start=4))
     np.testing.assert_allclose([found[step] for step in (4, 5, 6)], losses(alone)[3:], rtol=1e-5)
 
