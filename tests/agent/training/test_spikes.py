@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from calico.agent import checkpoint
+from calico.agent.training.batch_part import Mean
 from calico.agent.training.optimizer import OptimizerConfig
 from calico.agent.training.spikes import FEWEST, REMEMBERED, Spikes, highest
-from calico.agent.training.trainer import Mean, Trainer, TrainingConfig, TrainingReport
+from calico.agent.training.trainer import Trainer, TrainingConfig, TrainingReport
 
 CONFIG = TrainingConfig(steps=60, log_every=10, save_every=100, precision="fp32", ema=0.9)
 BROKEN = range(45, 48)      # steps whose labels are noise
