@@ -72,9 +72,11 @@ class _Look:
     def drawn(cls, rng: np.random.Generator) -> "_Look":
         ways = rng.uniform(0, 2 * np.pi, 2)
         lengths = rng.uniform([2.0, 9.0], [5.0, 14.0])
-        waves, stripes = (np.stack([lengths * np.cos(ways), lengths * np.sin(ways)], axis=1)).astype(np.float32)
-        return cls(*(rng.uniform(low, high, 3).astype(np.float32) for low, high in ((0, 0.25), (0.2, 0.5), (0.6, 1.0))), waves,
-                   float(rng.uniform(0.1, 0.4)), stripes, float(rng.uniform(-0.3, 0.3)))
+        waves, stripes = np.stack([lengths * np.cos(ways), lengths * np.sin(ways)], axis=1).astype(np.float32)
+        ranges = (0, 0.25), (0.2, 0.5), (0.6, 1)
+        dark, less_dark, bright = (rng.uniform(low, high, 3).astype(np.float32) for low, high in ranges)
+        drift, angle = float(rng.uniform(0.1, 0.4)), float(rng.uniform(-0.3, 0.3))
+        return cls(dark, less_dark, bright, waves, drift, stripes, angle)
 
     def painted(self, shape: str, right: np.ndarray, up: np.ndarray, sizes: np.ndarray, picture: tuple[int, int],
                 ) -> np.ndarray:
