@@ -8,11 +8,13 @@ All of it is trained on as ever.
 """
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from .layers import SelfAttend
 from .tasks import Autoencoder
 
 SHARP = 6.0     # of the attention, in units of the queries' own length
@@ -30,12 +32,11 @@ def spread(model: Autoencoder) -> None:
 
 def shrink(model: Autoencoder) -> None:
     """What the layers add, and the outputs."""
-    for layer in (*model.encoder.layers, model.encoder.cross_attend, model.decoder):
-        layer.feedforward.down.weight *= SMALL
-    for layer in model.encoder.layers:
-        layer.out.weight *= SMALL
-    for name in ("image", "audio"):
-        model.heads[name].weight *= SMALL
+    layers = [cast(SelfAttend, layer) for layer in model.encoder.layers]
+    added = [layer.feedforward.down for layer in (*layers, model.encoder.cross_attend, model.decoder)]
+    heads = [cast(nn.Linear, model.heads[name]) for name in ("image", "audio")]
+    for linear in (*added, *(layer.out for layer in layers), *heads):
+        linear.weight.mul_(SMALL)
 
 
 def give_places(model: Autoencoder) -> None:
