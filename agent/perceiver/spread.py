@@ -33,9 +33,9 @@ def spread(model: Autoencoder) -> None:
 def shrink(model: Autoencoder) -> None:
     """What the layers add, and the outputs."""
     layers = [cast(SelfAttend, layer) for layer in model.encoder.layers]
-    added = [layer.feedforward.down for layer in (*layers, model.encoder.cross_attend, model.decoder)]
-    heads = [cast(nn.Linear, model.heads[name]) for name in ("image", "audio")]
-    for linear in (*added, *(layer.out for layer in layers), *heads):
+    last = [*(layer.out for layer in layers), *(layer.feedforward.down for layer in layers),
+            model.encoder.cross_attend.feedforward.down, model.decoder.feedforward.down]
+    for linear in (*last, *(cast(nn.Linear, model.heads[name]) for name in ("image", "audio"))):
         linear.weight.mul_(SMALL)
 
 
