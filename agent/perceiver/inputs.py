@@ -72,6 +72,12 @@ def space_to_depth(frames: Tensor, block: tuple[int, int, int]) -> Tensor:
     return split.permute(0, 1, 4, 6, 2, 5, 7, 3).flatten(4)
 
 
+def depth_to_space(blocks: Tensor, block: tuple[int, int, int]) -> Tensor:
+    """The inverse: blocks (B, T/t, H/h, W/w, t * h * w * C) -> frames (B, T, C, H, W)."""
+    split = blocks.unflatten(4, (*block, -1))                                          # (B, T/t, H/h, W/w, t, h, w, C)
+    return split.permute(0, 1, 4, 7, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(1, 2)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """Bytes: an embedding and a learned position, added.

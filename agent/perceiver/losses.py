@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..training.batch_part import Mean
+from .inputs import space_to_depth
 from .tasks import Autoencoder, Flow
 
 FLOW_SCALE = 20.0                                             # pixels for an output of 1
@@ -35,21 +36,24 @@ def flow_loss(model: Flow, batch: Mapping[str, Tensor]) -> tuple[Mean, Mapping[s
     return Mean(errors.sum(), len(errors)), {"zero_flow": Mean(still.sum(), len(still))}
 
 
-def autoencoding_loss(model: Autoencoder, batch: Mapping[str, Tensor]) -> tuple[Mean, Mapping[str, Mean]]:
-    """L1 of the requested pixels and samples and cross-entropy of the label, weighted as published; and the unweighted parts.
+def autoencoding_loss(model: Autoencoder, batch: Mapping[str, Tensor], weights: Mapping[str, float] = WEIGHTS,
+                      ) -> tuple[Mean, Mapping[str, Mean]]:
+    """L1 of the requested pixels and samples and cross-entropy of the label, weighted; and the unweighted parts.
 
     Args:
         batch: image (B, T, 3, H, W) in [0, 1], audio (B, samples) in [-1, 1], label int64 (B,); pixels int64 (n,) and patches
-            int64 (m,): indices of what is decoded; the paper decodes 512 of each.
+            int64 (m,): indices of what is decoded, of the video and of the sound; the paper decodes 512 of each.
+        weights: of "image", "audio" and "label".
     """
     label = F.one_hot(batch["label"], model.config.labels).to(batch["image"].dtype)
     made = model({"image": batch["image"], "audio": batch["audio"], "label": label},
                  {"image": batch["pixels"], "audio": batch["patches"], "label": None})
-    pixels = batch["image"].movedim(2, -1).flatten(1, 3)[:, batch["pixels"]]                        # (B, n, 3)
+    patches = space_to_depth(batch["image"], model.config.video_patch).flatten(1, 3)
+    pixels = patches[:, batch["pixels"]]                                                            # (B, n, 3 per pixel)
     samples = batch["audio"].unflatten(1, (-1, model.config.patch))[:, batch["patches"]].flatten(1)  # (B, m * patch)
     parts = {"image": (made["image"].float() - pixels).abs().mean(), "audio": (made["audio"].float() - samples).abs().mean(),
              "label": F.cross_entropy(made["label"].float(), batch["label"])}
-    loss, clips = torch.stack([WEIGHTS[name] * part for name, part in parts.items()]).sum(), len(batch["image"])
+    loss, clips = torch.stack([weights[name] * part for name, part in parts.items()]).sum(), len(batch["image"])
     return Mean(loss * clips, clips), {name: Mean(part.detach() * clips, clips) for name, part in parts.items()}
 
 

@@ -58,8 +58,11 @@ SMALL: dict[str, dict[str, ClassifierConfig]] = {
     "classify-text": {"bytes": ClassifierConfig(latent=_READS_TEXT, reader=_BYTES)},
 }
 SMALL_FLOW = FlowConfig(latent=replace(_SMALL, layers=3), size=(24, 32), bands=12, project=32, search=4, query_residual=True)
-SMALL_AUTOENCODER = AutoencoderConfig(latent=replace(_SMALL, latents=128, width=192), size=(48, 48), resolution=(12, 12),
-                                      samples_per_frame=320, label_channels=64, channels=128)
+# 40 patches of sound and 4 x 4 x 4 blocks of video are read and decoded: one for each latent, see spread.py
+SMALL_AUTOENCODER = AutoencoderConfig(
+    latent=replace(_SMALL, latents=104, layers=3), size=(48, 48), block=(4, 12, 12), video_patch=(4, 12, 12), project=128,
+    resolution=(12, 12), video_bands=12, samples_per_frame=320, patch=128, audio_resolution=40, audio_bands=20,
+    label_channels=126, channels=128, decoder_widening=2, query_residual=True)
 SMALL_LANGUAGE = LanguageConfig(latent=_READS_TEXT, text=_BYTES, near=16)     # of fill-mask, for classify-text to start from
 
 

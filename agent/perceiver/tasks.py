@@ -26,6 +26,7 @@ from .inputs import (
     Text,
     TextConfig,
     build_reader,
+    depth_to_space,
 )
 from .layers import CrossAttend, Encoder, FoldedInputs, LatentConfig
 
@@ -220,13 +221,27 @@ class AutoencoderConfig:
     latent: LatentConfig = field(default_factory=LatentConfig)
     frames: int = 16
     size: tuple[int, int] = (224, 224)         # rows, columns of the decoded video
-    resolution: tuple[int, int] = (56, 56)     # rows, columns of 4x4 blocks, for the Fourier frequencies
+    resolution: tuple[int, int] = (56, 56)     # rows, columns of 4x4 blocks: twice the positions' highest frequencies
     samples_per_frame: int = 1920
     patch: int = 16                            # samples
     labels: int = 700
     label_channels: int = 1024                 # of the label's query
     channels: int = 512                        # decoded, before each modality's own last layer
     label_mask_prob: float = 0.5               # probability in training that the label is masked and must be predicted
+    video_bands: int = 32                      # of the Fourier features, of what is read and of the queries
+    audio_bands: int = 192
+    # As published by default; other values help a small model that is trained for minutes, see sizes.py.
+    block: tuple[int, int, int] = (1, 4, 4)         # frames, rows, columns of the video that are read as one element
+    project: int = 0                                # channels of a linear layer that reads a block; 0: its pixels are read
+    video_patch: tuple[int, int, int] = (1, 1, 1)   # frames, rows, columns that one query decodes
+    audio_resolution: int = 0                       # of the sound: twice its positions' highest frequency; 0: its samples
+    decoder_widening: int = 1                       # width of the decoder's feed-forward, in multiples of its own
+    query_residual: bool = False                    # of the decoder's queries
+
+    def __post_init__(self) -> None:
+        if any(whole % part for whole, part in zip((self.frames, *self.size), self.video_patch, strict=True)):
+            raise ValueError(f"{self.frames} frames of size={self.size} do not split into video_patch={self.video_patch}; "
+                             "change one of them")
 
     @property
     def samples(self) -> int:
@@ -235,8 +250,9 @@ class AutoencoderConfig:
 
     @property
     def video_grid(self) -> tuple[int, int, int]:
-        """Frames, rows and columns of the decoded video: one query per pixel."""
-        return (self.frames, *self.size)
+        """The decoded video's patches, by time, row and column: one query each."""
+        times, rows, columns = (whole // part for whole, part in zip((self.frames, *self.size), self.video_patch, strict=True))
+        return times, rows, columns
 
     @property
     def audio_grid(self) -> tuple[int]:
@@ -247,27 +263,30 @@ class AutoencoderConfig:
 class Autoencoder(nn.Module):
     """{"image": video, "audio": samples, "label": one-hot} -> latents -> any pixels, any samples, the label."""
 
-    VIDEO_BANDS, AUDIO_BANDS = 32, 192
     MARGIN = 2     # learned channels of the widest query
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
         self.video_resolution = (config.frames, *config.resolution)
+        self.audio_resolution = (config.audio_resolution or config.samples,)
         self.reader = build_reader(MixtureConfig(
-            modalities={"audio": AudioConfig(patch=config.patch, bands=self.AUDIO_BANDS, resolution=config.samples),
-                        "image": PatchesConfig(block=(1, 4, 4), bands=self.VIDEO_BANDS, resolution=self.video_resolution),
+            modalities={"audio": AudioConfig(patch=config.patch, bands=config.audio_bands, resolution=self.audio_resolution[0]),
+                        "image": PatchesConfig(block=config.block, bands=config.video_bands, project=config.project,
+                                               resolution=self.video_resolution),
                         "label": LabelConfig(labels=config.labels)},
             mask_probs={"audio": 0.0, "image": 0.0, "label": config.label_mask_prob}))
         self.encoder = Encoder(config.latent, self.reader.channels)
-        widths = {"audio": fourier_channels(1, self.AUDIO_BANDS), "image": fourier_channels(3, self.VIDEO_BANDS),
+        widths = {"audio": fourier_channels(1, config.audio_bands), "image": fourier_channels(3, config.video_bands),
                   "label": config.label_channels}
         width = max(widths.values()) + self.MARGIN
         self.label_query = nn.Parameter(torch.empty(1, config.label_channels))
         self.padding = nn.ParameterDict({name: torch.empty(1, width - own) for name, own in widths.items()})
-        self.decoder = CrossAttend(config.latent, width, config.latent.width)
+        self.decoder = CrossAttend(config.latent, width, config.latent.width, widening=config.decoder_widening,
+                                   residual=config.query_residual)
         self.shared_head = nn.Linear(width, config.channels)
-        self.heads = nn.ModuleDict({"audio": nn.Linear(config.channels, config.patch), "image": nn.Linear(config.channels, 3),
+        self.heads = nn.ModuleDict({"audio": nn.Linear(config.channels, config.patch),
+                                    "image": nn.Linear(config.channels, 3 * math.prod(config.video_patch)),
                                     "label": nn.Linear(config.channels, config.labels)})
         for vector in (self.label_query, *self.padding.values()):
             nn.init.trunc_normal_(vector, std=0.02)
@@ -286,11 +305,12 @@ class Autoencoder(nn.Module):
         """
         Args:
             latents: (B, N, width).
-            points: what is decoded: image: int64 (n,), flat indices into (frames, rows, columns); audio: int64 (n,), indices
-                of patches; label: None. Each output is independent of the others.
+            points: what is decoded: image: int64 (n,), flat indices into `video_grid`; audio: int64 (n,), indices of patches;
+                label: None. Each output is independent of the others.
             moved: `decoder.move(latents)`, where they are decoded several times.
         Returns:
-            image (B, n, 3), audio (B, n * patch), label (B, labels), logits: those of `points`.
+            image (B, n, 3 per pixel of a patch, in the order of `space_to_depth`), audio (B, n * patch), label (B, labels),
+            logits: those of `points`.
         """
         made = {name: self.read_out(name, self.queries(name, points[name], latents)[None], latents, moved)
                 for name in sorted(points)}
@@ -312,8 +332,8 @@ class Autoencoder(nn.Module):
             return torch.cat([self.label_query, self.padding[name]], dim=-1).to(like.dtype)
         if name not in self.padding or cells is None:
             raise ValueError(f"points for {name!r} are {cells}; give indices for image and audio, None for label, no other key")
-        grid, bands, resolution = (config.audio_grid, self.AUDIO_BANDS, (config.samples,)) if name == "audio" else (
-            config.video_grid, self.VIDEO_BANDS, self.video_resolution)
+        grid, bands, resolution = (config.audio_grid, config.audio_bands, self.audio_resolution) if name == "audio" else (
+            config.video_grid, config.video_bands, self.video_resolution)
         return fourier_cells(cells.to(like.device), grid, bands, resolution).to(like.dtype)
 
     def reconstruct(self, inputs: Mapping[str, Tensor], chunks: int = 128) -> dict[str, Tensor]:
@@ -322,12 +342,14 @@ class Autoencoder(nn.Module):
         moved = None if torch.is_grad_enabled() else self.decoder.move(latents)
         made = {name: torch.cat([self.decode(latents, {name: some}, moved)[name] for some in parts], dim=1)
                 for name, parts in self.chunks(chunks).items()}
-        return {"image": made["image"].unflatten(1, self.config.video_grid).movedim(-1, 2), "audio": made["audio"],
+        image = depth_to_space(made["image"].unflatten(1, self.config.video_grid), self.config.video_patch)
+        return {"image": image, "audio": made["audio"],
                 "label": self.decode(latents, {"label": None})["label"]}
 
     def chunks(self, count: int) -> dict[str, tuple[Tensor, ...]]:
-        """Points of a whole clip: pixels in `count` parts of about equal size, patches of sound in parts of that size."""
-        pixels = torch.arange(math.prod(self.config.video_grid)).tensor_split(count)
+        """Points of a whole clip: the video's in `count` parts of about equal size, patches of sound in parts of that size."""
+        cells = math.prod(self.config.video_grid)
+        pixels = torch.arange(cells).tensor_split(min(count, cells))
         return {"image": pixels, "audio": torch.arange(self.config.audio_grid[0]).split(max(1, len(pixels[0])))}
 
 

@@ -4,6 +4,7 @@ Pictures are cut to the wanted proportions around their middle and resized; a mo
 sound comes from the file, else from a sound file of the same name beside it, else it is silence; what was done is said.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -202,15 +203,17 @@ def _check_row(row: dict[str, Any]) -> None:
 class Clips:
     """Clips of videos; the last fifth of each video is kept apart and measured."""
 
-    def __init__(self, videos: Sequence[Video], frames: int, samples_per_frame: int, patch: int, seed: int = 0) -> None:
+    def __init__(self, videos: Sequence[Video], frames: int, samples_per_frame: int, patch: int, seed: int = 0,
+                 video_patch: int = 1) -> None:
         """
         Args:
             frames: of a clip; a video needs as many for each of its two parts.
-            patch: samples of sound that are decoded together.
+            patch, video_patch: samples of sound, and pixels, that are decoded together.
         Raises:
             ValueError: a video is too short.
         """
-        self.videos, self.frames, self.per_frame, self.patch, self.seed = videos, frames, samples_per_frame, patch, seed
+        self.videos, self.frames, self.per_frame = videos, frames, samples_per_frame
+        self.patch, self.video_patch, self.seed = patch, video_patch, seed
         self.labels = sorted({video.label for video in videos})
         for video in videos:
             if len(video.frames) < 2 * frames:
@@ -221,16 +224,13 @@ class Clips:
         """Random clips, a pure function of the seed and the step; see perceiver_losses.autoencoding_loss.
 
         Args:
-            points: pixels, and patches of sound, that are decoded.
+            points: patches of the video, and of the sound, that are decoded.
         """
         rng = stream(self.seed, "clips", step)
         chosen = [(video, int(rng.integers(self.border(video) - self.frames + 1)))
                   for video in (self.videos[i] for i in rng.integers(len(self.videos), size=count))]
-        batch = self.stack(chosen)
-        pixels = self.frames * int(np.prod(self.videos[0].frames.shape[1:3]))
-        patches = self.frames * self.per_frame // self.patch
-        return batch | {"pixels": rng.integers(pixels, size=points),
-                        "patches": rng.integers(patches, size=min(points, patches))}
+        form = Format(size=self.videos[0].frames.shape[1:3], samples_per_frame=self.per_frame)
+        return self.stack(chosen) | drawn_points(rng, form, self.frames, self.patch, self.video_patch, points)
 
     def held_out(self) -> dict[str, np.ndarray]:
         return self.stack([(video, len(video.frames) - self.frames) for video in self.videos])
@@ -240,10 +240,25 @@ class Clips:
         return len(video.frames) - max(self.frames, len(video.frames) // 5)
 
     def stack(self, chosen: Sequence[tuple[Video, int]]) -> dict[str, np.ndarray]:
-        """Clips from given frames on: image float32 (B, T, 3, H, W) in [0, 1], audio (B, samples), label int64 (B,)."""
-        parts = [clip(video, start, self.frames, self.per_frame) for video, start in chosen]
-        return {"image": np.stack([image for image, _ in parts]), "audio": np.stack([sound for _, sound in parts]),
-                "label": np.array([self.labels.index(video.label) for video, _ in chosen])}
+        return stacked(chosen, self.labels, self.frames, self.per_frame)
+
+
+def stacked(chosen: Sequence[tuple[Video, int]], labels: Sequence[str], frames: int, samples_per_frame: int,
+            ) -> dict[str, np.ndarray]:
+    """Clips from given frames on: image float32 (B, T, 3, H, W) in [0, 1], audio (B, samples), label int64 (B,)."""
+    parts = [clip(video, start, frames, samples_per_frame) for video, start in chosen]
+    return {"image": np.stack([image for image, _ in parts]), "audio": np.stack([sound for _, sound in parts]),
+            "label": np.array([labels.index(video.label) for video, _ in chosen])}
+
+
+def drawn_points(rng: np.random.Generator, form: Format, frames: int, patch: int, video_patch: int, points: int,
+                 ) -> dict[str, np.ndarray]:
+    """What a step decodes, int64 indices of patches of the video ("pixels") and of the sound ("patches").
+
+    Of more than `points` so many are drawn, with replacement; else all are taken.
+    """
+    counts = {"pixels": frames * math.prod(form.size) // video_patch, "patches": frames * form.samples_per_frame // patch}
+    return {name: rng.integers(count, size=points) if points < count else np.arange(count) for name, count in counts.items()}
 
 
 def clip(video: Video, start: int, frames: int, samples_per_frame: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,7 @@
-"""The tab Perceiver: what runs of `calico perceive` answer: masked words, classes, optical flow."""
+"""The tab Perceiver: what runs of `calico perceive` answer: masked words, classes, optical flow, clips through few latents."""
 
+import tempfile
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,15 @@ import numpy as np
 from calico.agent.perceiver.flow_tiles import picture_flow
 from calico.agent.perceiver.runs import Trained, load_trained, preparation
 from calico.agent.perceiver.samples import TextInput
-from calico.agent.perceiver.tasks import Flow, MaskedLanguage
+from calico.agent.perceiver.tasks import Autoencoder, Flow, MaskedLanguage
 from calico.datasets.images import read_image
 from calico.datasets.samples.flow import flow_picture
+from calico.datasets.samples.moving_shapes import MovingShapes, moving_shape
 from calico.envs.scenes import scenes
 from calico.scripts.web.desk import Desk, told
 from calico.scripts.web.found import perceivers
 
+FPS, LARGER = 25, 5                                     # of the films of made clips: 48 pixels are few on a page
 TOP = 5                                                 # answers that are shown
 LARGEST = 512                                           # pixels of the longer side of pictures whose motion is asked for
 TRAINED_BY = {                                          # what the tab shows, and which command trains one
@@ -25,6 +29,7 @@ TRAINED_BY = {                                          # what the tab shows, an
     "classify-audio": "calico perceive classify-audio train sounds.jsonl --out runs/sounds",
     "classify-points": "calico perceive classify-points train clouds.npz --out runs/clouds",
     "flow": "calico perceive flow train textures --out runs/flow",
+    "autoencode": "calico perceive autoencode train shapes --out runs/shapes",
 }
 
 
@@ -82,6 +87,41 @@ def motion(run: str, first: str | None, second: str | None) -> tuple[np.ndarray,
                                  f"{'down' if down >= 0 else 'up'}; colour is direction, strength is length")
 
 
+@dataclass(frozen=True)
+class Reconstruction:
+    """A made clip and what a run keeps of it.
+
+    Attributes:
+        given, made: pictures, uint8 (T, H, W, 3), and sound, int16 (samples,).
+        rate: samples per second.
+        chances: label -> probability.
+        words: what is to be seen, and the decibels.
+    """
+
+    given: tuple[np.ndarray, np.ndarray]
+    made: tuple[np.ndarray, np.ndarray]
+    rate: int
+    chances: dict[str, float]
+    words: str
+
+
+def reconstruction(run: str, number: int) -> Reconstruction:
+    """The number-th of the made clips that training does not see, through the latents of a run."""
+    from calico.scripts.perceiver_tasks import autoencode  # late, as above
+
+    trained = loaded(run, "autoencode")
+    model = trained.model
+    assert isinstance(model, Autoencoder)
+    form = autoencode.form(model.config)
+    video = moving_shape(MovingShapes.HELD_OUT_SEED, number, form, model.config.frames)
+    pictures, sound, scores, report = autoencode.reconstructed(model, video, start=0.0, clips=1, chunks=autoencode.CHUNKS)
+    names = trained.document["classes"] or range(len(scores))
+    chances = {str(name): float(chance) for name, chance in zip(names, scores, strict=False)}
+    given, made = ((32767 * wave).round().astype(np.int16) for wave in (video.sound, sound))
+    return Reconstruction((video.frames, given), (pictures, made), form.rate, chances,
+                          f"{video.label}; pictures {report['video_psnr']:.1f} dB, sound {report['sound_psnr']:.1f} dB")
+
+
 def moved_pair() -> tuple[np.ndarray, np.ndarray]:
     """Two pictures of which the second shows the first one's room 2 pixels further right."""
     first = next(scenes("minigrid", [4])).image
@@ -94,7 +134,8 @@ def build(desk: Desk) -> None:
 
     found = perceivers(desk.runs)
     for task, build_one in (("fill-mask", build_fill_mask), ("classify-text", build_text), ("classify-image", build_file),
-                            ("classify-audio", build_file), ("classify-points", build_file), ("flow", build_flow)):
+                            ("classify-audio", build_file), ("classify-points", build_file), ("flow", build_flow),
+                            ("autoencode", build_autoencode)):
         runs = [run for kind, run in found if kind == task]
         if not runs:
             continue
@@ -174,3 +215,33 @@ def build_flow(desk: Desk, run: Any, task: str) -> None:
 
     example.click(moved_pair, None, [first, second], api_visibility="private")
     ask.click(move, [run, first, second], [flow, words], api_visibility="private")
+
+
+def build_autoencode(desk: Desk, run: Any, task: str) -> None:
+    import gradio as gr
+
+    from calico.scripts.common.film import encode_mp4
+
+    with gr.Row():
+        number = gr.Slider(0, MovingShapes.HELD_OUT - 1, value=0, step=1, label="Made clip")
+        ask = gr.Button("Through the latents", variant="primary", elem_id="perceiver-autoencode")
+    players = []
+    for label in ("In", "Out"):
+        with gr.Row():
+            players += [gr.Video(label=label, interactive=False, height=240, autoplay=True, loop=True,
+                                 elem_id=f"perceiver-film-{label.lower()}"),
+                        gr.Audio(label=f"{label}: sound", interactive=False, elem_id=f"perceiver-sound-{label.lower()}")]
+    answer = gr.Label(num_top_classes=TOP, label="Classes")
+    words = gr.Markdown(elem_id="perceiver-autoencode-words")
+
+    def show(run: str, number: float) -> list[Any]:
+        with told(), desk.lock:
+            found = reconstruction(run, int(number))
+            folder, shown = Path(tempfile.mkdtemp(prefix="calico-clip-")), list[Any]()
+            for name, (pictures, sound) in (("in", found.given), ("out", found.made)):
+                film = folder / f"{name}.mp4"
+                encode_mp4(pictures.repeat(LARGER, axis=1).repeat(LARGER, axis=2), film, FPS, hold=0)
+                shown += [str(film), (found.rate, sound)]
+            return [*shown, found.chances, found.words]
+
+    ask.click(show, [run, number], [*players, answer, words], api_visibility="private")

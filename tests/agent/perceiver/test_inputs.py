@@ -25,6 +25,7 @@ from calico.agent.perceiver.inputs import (
     TextConfig,
     build_reader,
     decode_bytes,
+    depth_to_space,
     encode_bytes,
     hashes,
     pad_bytes,
@@ -206,3 +207,9 @@ def test_modalities_follow_their_names_and_are_filled_up() -> None:
 def test_a_missing_modality_is_named() -> None:
     with pytest.raises(ValueError, match="the model reads audio, label; label, video came"):
         Mixture(MIXTURE)({"label": torch.zeros(1, 5), "video": torch.zeros(1)})
+
+
+def test_blocks_go_back_to_where_they_were() -> None:
+    frames = torch.rand(2, 4, 3, 6, 10)
+    for block in ((1, 1, 1), (2, 3, 5), (4, 2, 1)):
+        torch.testing.assert_close(depth_to_space(space_to_depth(frames, block), block), frames)

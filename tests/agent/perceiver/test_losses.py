@@ -50,6 +50,8 @@ def test_autoencoding_is_weighed_as_published() -> None:
     assert math.isclose(parts["image"].value, 0.5, rel_tol=1e-5) and math.isclose(parts["audio"].value, 0.25, rel_tol=1e-5)
     assert math.isclose(parts["label"].value, math.log(3), rel_tol=1e-5)
     assert math.isclose(loss.value, 0.03 * 0.5 + 0.25 + 1e-4 * math.log(3), rel_tol=1e-5)
+    loss, _ = autoencoding_loss(Known(VIDEO), batch, {"image": 2.0, "audio": 0.0, "label": 1.0})
+    assert math.isclose(loss.value, 2 * 0.5 + math.log(3), rel_tol=1e-5)
 
 
 def test_a_clip_is_learned() -> None:

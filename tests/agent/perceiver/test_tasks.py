@@ -317,6 +317,24 @@ def test_a_clip_is_encoded_once_whatever_the_chunks() -> None:
     assert len(calls) == 3
 
 
+def test_patches_of_the_video_are_put_where_they_belong() -> None:
+    """A model whose patch n is n everywhere: pixel (t, row, column) shows the number of the patch that it lies in."""
+    model = Autoencoder(replace(VIDEO, video_patch=(1, 4, 2), size=(8, 8))).eval()
+    assert model.config.video_grid == (2, 2, 4)
+    model.decode = lambda latents, points, moved=None: {    # type: ignore[method-assign]
+        name: torch.zeros(2, 3) if cells is None else
+        cells[None, :, None].expand(2, -1, 24).float() if name == "image" else torch.zeros(2, 4 * len(cells))
+        for name, cells in points.items()}
+    made = model.reconstruct(clip(), chunks=3)["image"]
+    expected = torch.arange(16).view(2, 1, 2, 4).repeat_interleave(4, 2).repeat_interleave(2, 3).expand(2, 2, 3, 8, 8)
+    assert made.shape == (2, 2, 3, 8, 8) and (made == expected.float()).all()
+
+
+def test_a_patch_that_does_not_fit_is_named() -> None:
+    with pytest.raises(ValueError, match=r"do not split into video_patch=\(1, 3, 3\)"):
+        replace(VIDEO, video_patch=(1, 3, 3))
+
+
 def test_an_output_does_not_depend_on_what_else_is_asked_for() -> None:
     model = shaken(Autoencoder(VIDEO))
     latents = model.encode(clip())

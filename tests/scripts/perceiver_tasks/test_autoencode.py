@@ -2,16 +2,23 @@
 
 import json
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
+from calico.agent.perceiver.inputs import space_to_depth
 from calico.agent.perceiver.layers import LatentConfig
-from calico.agent.perceiver.tasks import AutoencoderConfig
+from calico.agent.perceiver.tasks import Autoencoder, AutoencoderConfig
+from calico.datasets.samples.moving_shapes import LABELS, MovingShapes
+from calico.datasets.samples.video import Format
 from calico.scripts.main import main
+from calico.scripts.perceiver_tasks.autoencode import MOST_DECIBELS, constant, measure, tensors
 
 from ...datasets.samples.test_video import write_video, write_wav
 
@@ -79,3 +86,46 @@ def test_wrong_input_is_one_line(videos: Path, tmp_path: Path, refused: Callable
     assert "is not a file" in refused(*AUTOENCODE, "predict", run, tmp_path / "x.mp4", "--out", out)
     write_video(videos / "short.mp4", [9] * 5, fps=25)
     assert "short.mp4 has 5 frames; 8 at least are needed" in refused(*AUTOENCODE, "train", videos, "--out", run, "side=8")
+
+
+def test_made_clips_need_no_files(tmp_path: Path, answered: Callable[..., Any], refused: Callable[..., str]) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    common = (*AUTOENCODE, "train", "shapes", "--out", run, "batch_size=2", "side=8")
+    answered(*common, "training.steps=1")
+    report = answered(*common, "training.steps=2")
+    assert report["steps"] == 2 and report["videos"] == MovingShapes.HELD_OUT
+    assert report["sound_psnr_of_silence"] > 5 and report["video_psnr_of_one_colour"] < report["video_psnr_of_mean_frame"]
+    made = answered(*AUTOENCODE, "predict", run, "shapes", "--out", out, "--clips", 2)
+    assert [one["video"] for one in made] == ["shapes-0", "shapes-1"] and all(one["shown"] in LABELS for one in made)
+    assert set(made[0]["labels"]) <= set(LABELS) and made[0]["frames"] == 4
+    assert {path.name for path in out.iterdir()} == {"shapes-0.mp4", "shapes-0.wav", "shapes-1.mp4", "shapes-1.wav"}
+    assert "image_weight" in refused(*AUTOENCODE, "train", "shapes", "--out", run, "image_weight=-1")
+    nothing = ("image_weight=0", "audio_weight=0", "label_weight=0")
+    assert "not all 0" in refused(*AUTOENCODE, "train", "shapes", "--out", run, *nothing)
+
+
+def test_what_is_measured_is_measured_right() -> None:
+    """A model that is 0.1 too bright and 0.01 too loud, and sees class 1 in clips of class 0 and 1: 20 dB, 40 dB, a half."""
+    data = MovingShapes(Format(size=(8, 8), samples_per_frame=32), 4, 16)
+    batch = tensors(data.stack([data.clip(9, number) for number in range(20)])) | {"label": torch.arange(20) % 2}
+    batch["image"] = batch["image"] / 2
+
+    class Known(Autoencoder):
+        def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+            assert not inputs["label"].any()
+            return inputs["audio"][:, 0]
+
+        def decode(self, latents: Tensor, points: Mapping[str, Tensor | None], moved: object = None) -> dict[str, Tensor]:
+            rows = [int((batch["audio"][:, 0] == one).nonzero()[0, 0]) for one in latents]
+            assert points["image"] is not None
+            image = space_to_depth(batch["image"][rows], self.config.video_patch).flatten(1, 3)[:, points["image"]]
+            return {"image": image + 0.1, "audio": batch["audio"][rows] + 0.01, "label": torch.eye(2)[[1] * len(rows)]}
+
+    batch["audio"][:, 0] = torch.arange(20) / 100
+    for model in (Known(replace(TINY, labels=2)), Known(replace(TINY, labels=2, video_patch=(2, 4, 4)))):
+        found = measure(model, batch)
+        assert found == pytest.approx({"video_psnr": 20, "sound_psnr": 40, "label_accuracy": 0.5}, abs=1e-3)
+    still = {**batch, "image": batch["image"][:, :1].expand(-1, 4, -1, -1, -1)}
+    assert constant(still)["video_psnr_of_mean_frame"] == MOST_DECIBELS > constant(batch)["video_psnr_of_mean_frame"]
+    silent = {**batch, "audio": torch.full_like(batch["audio"], 0.1)}
+    assert constant(silent)["sound_psnr_of_silence"] == pytest.approx(20, abs=1e-4)

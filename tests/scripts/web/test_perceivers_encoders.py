@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from calico.datasets.samples.moving_shapes import LABELS
 from calico.scripts.perceive import main as perceive
 from calico.scripts.web import encoders, found, perceivers
 from calico.scripts.web.desk import Desk
@@ -42,6 +43,20 @@ def test_runs_are_found_and_answer(runs: Path, tmp_path: Path) -> None:
     Image.new("RGB", (20, 20)).save(files[1])
     with pytest.raises(ValueError, match="pictures are 48x48 and 20x20 pixels|pictures are 64x64 and 20x20 pixels"):
         perceivers.motion(flow, *files)
+
+
+@pytest.mark.slow
+def test_a_made_clip_goes_through_the_latents(tmp_path: Path) -> None:
+    small = ["training.steps=2", "batch_size=2", "side=16"]
+    assert perceive(["autoencode", "train", "shapes", *small, "--out", str(tmp_path / "shapes")]) == 0
+    assert found.perceivers(tmp_path) == [("autoencode", str(tmp_path / "shapes"))]
+    shown = perceivers.reconstruction(str(tmp_path / "shapes"), 3)
+    for pictures, sound in (shown.given, shown.made):
+        assert pictures.shape == (16, 16, 16, 3) and pictures.dtype == np.uint8
+        assert sound.shape == (5120,) and sound.dtype == np.int16
+    assert np.abs(shown.given[1]).max() > 1000 and shown.rate == 8000
+    assert set(shown.chances) == set(LABELS) and sum(shown.chances.values()) == pytest.approx(1, abs=1e-4)
+    assert any(shown.words.startswith(label) for label in LABELS) and "dB" in shown.words
 
 
 def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
