@@ -4,7 +4,7 @@
     runs/demo/checkpoints/latest                "step_00000100", replaced atomically
     runs/demo/checkpoints/step_00000100/
         model.safetensors  optimizer.safetensors     tensors (training/optimizer_state.py)
-        shard-00001-model-00001-of-00001.safetensors, shard-00002-...   in their place, where ranks had parts (shards.py)
+        shard-00001-model-00001-of-00001.safetensors, shard-00002-...   in their place: parts of ranks (training/shards.py)
         config.json  state.json  tasks.json  ...     documents
         tokenizer.model  README.md  ...              other files
         manifest.json                                format, step, versions, size and SHA-256 of each file
@@ -125,7 +125,7 @@ def save(run: Path | str, step: int, *, tensors: Mapping[str, Mapping[str, Tenso
 
 
 def begin(run: Path, step: int, needed: int) -> Path:
-    """A hidden folder for a checkpoint that several ranks write (shards.py); the rank that publishes it makes it.
+    """A hidden folder for a checkpoint that several ranks write (training/shards.py); the rank that publishes it makes it.
 
     Args:
         needed: bytes of all ranks.
@@ -335,12 +335,12 @@ def load(path: Path | str, *, map_location: str | torch.device = "cpu", only: Co
 
 
 def _is_shard(name: str) -> bool:
-    """Whether a file is one rank's; see shards.py, which loads much more of torch, so that only such checkpoints pay for it."""
+    """Whether a file is one rank's: training/shards.py reads it, which loads more of torch, so only where there are such."""
     return name.startswith("shard-") and name.endswith(".safetensors")
 
 
 def _with_shards(saved: Checkpoint, files: Collection[str], only: Collection[str] | None, device: torch.device) -> Checkpoint:
-    from . import shards
+    from .training import shards
 
     try:
         there = shards.stored(saved.path, files)
@@ -364,7 +364,7 @@ def read_parts(saved: Checkpoint, like: Callable[[str, str], Tensor | None]) -> 
     Raises:
         CheckpointError: weights are not finite, or the files were changed since.
     """
-    from . import shards
+    from .training import shards
 
     files = [path.name for path in saved.path.glob("*.safetensors")]
     found: dict[str, dict[str, Tensor]] = {}

@@ -85,7 +85,7 @@ class Saver:
 
     def own_part(self, run: Path, step: int, groups: Groups) -> Callable[[], Entries]:
         """What writes this rank's part of a sharded model, into a folder that the first rank has made."""
-        from .. import shards  # late: it loads much of torch.distributed, which one process does without
+        from . import shards  # late: it loads much of torch.distributed, which one process does without
 
         named = {f"{stem}/{name}": tensor for stem, group in groups.items() for name, tensor in group.items()}
         mine, final = shards.own_part(named, self.ranks.rank), checkpoint.folder_of(run, step)

@@ -95,7 +95,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path: Path
     with pytest.raises(checkpoint.CheckpointError, match="model, tensor bad: 1 of 2 values are not finite: older checkpoints"):
         checkpoint.save(run, 20, tensors=tensors, documents={})
     assert checkpoint.load(run).step == 10
-    monkeypatch.setattr(checkpoint, "_check_finite", lambda *_: None)
+    monkeypatch.setattr(checkpoint, "check_finite", lambda *_: None)
     checkpoint.save(run, 20, tensors=tensors, documents={})
     monkeypatch.undo()
     with pytest.raises(checkpoint.CheckpointError, match="model.safetensors, tensor bad: 1 of 2 values are not finite"):

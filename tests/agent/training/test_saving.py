@@ -18,8 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 
-from calico.agent import checkpoint, shards
+from calico.agent import checkpoint
 from calico.agent.model import Model
+from calico.agent.training import shards
 from calico.agent.training.ranks import ALONE, Ranks
 from calico.agent.training.saving import Saver
 from calico.agent.training.trainer import Trainer

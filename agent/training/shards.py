@@ -24,7 +24,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
-from ..datasets.publish import flush
+from ...datasets.publish import flush
 
 # It says so whenever it is told that no rank waits for another one, on each rank and at each save.
 warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
