@@ -6,7 +6,7 @@ gain, another sample rate than the wanted one is resampled, and what is louder t
 
 import io
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,7 @@ def read_sound(data: bytes, rate: int) -> tuple[np.ndarray, int, str]:
     broken: list[Exception] = []
     try:
         with av.open(io.BytesIO(data), "r", options={"format_whitelist": FORMATS}) as container:
-            if not container.streams.audio:
-                raise ValueError("there is no sound in it")
+            first_stream(container.streams.audio, "there is no sound in it")
             for mono, frequency in _blocks(container, broken):
                 if not np.isfinite(mono).all():
                     raise ValueError(f"{int((~np.isfinite(mono)).sum())} of {len(mono)} samples from {length / rate:.1f} s on "
@@ -85,6 +84,19 @@ def read_sound(data: bytes, rate: int) -> tuple[np.ndarray, int, str]:
     remarks = [f"has {len(broken)} broken packets, which are left out"] * bool(broken)
     remarks += ["is louder than [-1, 1] and was clipped"] * (loudest > 1)      # the resampler's overshoot is not worth a word
     return np.clip(samples, -1, 1), own, " and ".join(remarks)
+
+
+def first_stream(streams: Sequence[Any], missing: str) -> Any:
+    """The first of a container's streams of a kind; `missing`: the words where there is none.
+
+    Raises:
+        ValueError: there is none, or FFmpeg has no decoder for it: PyAV gives such a stream without any attributes.
+    """
+    if not streams:
+        raise ValueError(missing)
+    if streams[0].codec_context is None:
+        raise ValueError("FFmpeg has no decoder for what is in it")
+    return streams[0]
 
 
 def _blocks(container: Any, broken: list[Exception]) -> Iterator[tuple[np.ndarray, int]]:

@@ -40,6 +40,7 @@ from ..images import MAX_PIXELS
 from ..records import require_text
 from ..samples.video import FORMATS as VIDEOS
 from ..samples.video import fitted
+from ..sounds import first_stream
 from .importing import ImportedEpisodes, Spaces, fitted_episode, guessed_space, reading, task_values
 from .jat import to_array
 from .lerobot import OWN_FILE, Layout
@@ -402,9 +403,7 @@ def video_frames(path: Path, start: float, count: int, fps: float, shape: tuple[
     wanted, taken = start + np.arange(count) / fps, 0
     try:
         with av.open(str(path), options={"format_whitelist": VIDEOS}) as container:
-            if not container.streams.video:
-                raise ValueError("there are no pictures in it")
-            stream = container.streams.video[0]
+            stream = first_stream(container.streams.video, "there are no pictures in it")
             if stream.width * stream.height > MAX_PIXELS:
                 raise ValueError(f"its pictures have {stream.width} x {stream.height} pixels, the limit is {MAX_PIXELS}")
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}

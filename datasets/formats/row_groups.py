@@ -4,7 +4,9 @@ What a file says of its own size is what is written in it: a text that is repeat
 sizes of numbers follow from how many there are, and texts are read in batches that are counted.
 """
 
+import io
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,9 +23,16 @@ def read_group(file: pq.ParquetFile, number: int, columns: Sequence[str] | None 
     """A row group as a table.
 
     Raises:
-        ValueError: it would take more than the limit.
+        ValueError: it would take more than the limit, or has fewer or more rows than the file's footer says.
     """
-    group = file.metadata.row_group(number)
+    table = _read(file, number, columns)
+    if table.num_rows != (said := file.metadata.row_group(number).num_rows):
+        raise ValueError(f"{table.num_rows} rows, the file's footer says {said}")
+    return table
+
+
+def _read(file: pq.ParquetFile, number: int, columns: Sequence[str] | None) -> pa.Table:
+    group = described_group(file, number)
     what = f"row group {number}"
     check_bytes(numbers_bytes(group, columns), what)
     texts = [chunk for chunk in chunks(group, columns) if chunk.physical_type not in WIDTHS]
@@ -39,6 +48,48 @@ def read_group(file: pq.ParquetFile, number: int, columns: Sequence[str] | None 
     return pa.Table.from_batches(batches, schema) if batches else file.read_row_group(number, columns=columns)
 
 
+def described_group(file: pq.ParquetFile, number: int) -> pq.RowGroupMetaData:
+    """What the footer says of a row group, whose columns may be asked for.
+
+    `RowGroupMetaData.column` ends the process where a column's description contradicts itself: pyarrow (26.0) does not expect
+    that C++ call to fail. A reader does, so one that gets no data is asked first.
+
+    Raises:
+        OSError: it does; pa.ArrowException is one of its kinds.
+    """
+    nothing = pa.PythonFile(_Nothing(), mode="r")
+    with pq.ParquetFile(nothing, metadata=file.metadata, buffer_size=4096) as reader, suppress(_Asked):
+        next(reader.iter_batches(1, row_groups=[number], use_threads=False), None)
+    return file.metadata.row_group(number)
+
+
+class _Asked(Exception):
+    """Data were asked for: all columns are described."""
+
+
+class _Nothing(io.RawIOBase):
+    """A file that is as long as any and gives nothing."""
+
+    place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As of any file; its end is farther than any footer says."""
+        self.place = offset + (0, self.place, 1 << 62)[whence]
+        return self.place
+
+    def read(self, size: int = -1) -> bytes:
+        raise _Asked
+
+
 def expanded_bytes(column: pa.Array) -> int:
     """Memory of a column when every row has a text of its own: a dictionary holds equal ones once."""
     if not isinstance(column, pa.DictionaryArray):
@@ -52,7 +103,7 @@ def expanded_bytes(column: pa.Array) -> int:
 def check_repeats(file: pq.ParquetFile, columns: Sequence[str]) -> None:
     """For groups that are read row by row: raise ValueError where one is larger than the limit because it repeats itself."""
     for number in range(file.metadata.num_row_groups):
-        group = file.metadata.row_group(number)
+        group = described_group(file, number)
         held = sum(chunk.total_compressed_size for chunk in chunks(group, columns))
         if (needed := numbers_bytes(group, columns)) > REPEATED * held:
             check_bytes(needed, f"row group {number}")

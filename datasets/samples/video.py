@@ -18,7 +18,7 @@ from ..images import MAX_PIXELS, centre_crop
 from ..records import read_rows
 from ..sounds import FORMATS as SOUND_FORMATS
 from ..sounds import SUFFIXES as SOUND_SUFFIXES
-from ..sounds import decode_sound
+from ..sounds import decode_sound, first_stream
 from ..streams import stream
 
 SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
@@ -108,9 +108,7 @@ def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, str]:
 
     try:
         with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
-            if not container.streams.video:
-                raise ValueError("there are no pictures in it")
-            stream = container.streams.video[0]
+            stream = first_stream(container.streams.video, "there are no pictures in it")
             # the pictures' own length where it is known: sound may be longer
             declared = (container.duration or 0) / 1e6
             if stream.duration and stream.time_base:
@@ -118,7 +116,7 @@ def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, str]:
             if stream.width * stream.height > MAX_PIXELS:
                 raise ValueError(f"its pictures have {stream.width} x {stream.height} pixels, the limit is {MAX_PIXELS}")
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}      # they may grow on the way
-            has_sound, step = bool(container.streams.audio), 1 / float(container.streams.video[0].average_rate or form.fps)
+            has_sound, step = bool(container.streams.audio), 1 / float(stream.average_rate or form.fps)
             latest, began, end = None, 0.0, 0.0
             for frame in container.decode(video=0):
                 if latest is None:

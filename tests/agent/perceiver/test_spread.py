@@ -75,7 +75,7 @@ def test_sound_is_learned_in_a_few_steps() -> None:
         batch = {name: torch.from_numpy(part) for name, part in data.batch(step, 8, points=32).items()}
         loss, _ = autoencoding_loss(model, batch)
         optimizer.zero_grad()
-        loss.backward()
+        loss.total.backward()
         optimizer.step()
     with torch.no_grad():
         made = model.eval()({**kept, "label": torch.zeros(32, 12)}, {"audio": torch.arange(8)})["audio"]

@@ -173,3 +173,23 @@ def test_the_same_compressed_file_is_unpacked_once(tmp_path: Path) -> None:
     first = JsonLines(path, lambda value: None)
     second = JsonLines(path, lambda value: None)
     assert first._file == second._file and first[0] == {"text": "a"} and first.location(0) == f"{path}, line 1"
+
+
+def test_no_byte_of_a_footer_ends_the_process(tmp_path: Path) -> None:
+    """pyarrow's `RowGroupMetaData.column` would: some columns then describe themselves in a way that is impossible."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist([{"text": "a"}, {"text": "b"}]), path)
+    valid = path.read_bytes()
+    footer = len(valid) - 8 - int.from_bytes(valid[-8:-4], "little")
+    said = set[str]()
+    for place in range(footer, len(valid) - 8):
+        for value in (0, 6):
+            path.write_bytes(valid[:place] + bytes([value]) + valid[place + 1:])
+            try:
+                rows = [TextReader(path)[row] for row in range(2)]
+                assert all(isinstance(row, str) for row in rows)
+            except (ValueError, IndexError) as error:       # IndexError: the footer has fewer rows
+                assert "\n" not in str(error)
+                said.add(str(error))
+    assert any("Unencoded byte array data bytes does not support" in line for line in said)
+    assert any("0 rows, the file's footer says 2" in line for line in said)

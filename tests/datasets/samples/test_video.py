@@ -171,3 +171,16 @@ def test_a_manifest_is_read_as_all_others(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", [90] * 4)
     (tmp_path / "m.jsonl").write_bytes('\ufeff{"file": "a.mp4", "label": "a\u2028cat"}\r\n'.encode())
     assert [video.label for video in read_videos(tmp_path / "m.jsonl", FORM)] == ["a\u2028cat"]
+
+
+def test_a_form_without_a_decoder_is_named(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+    data = (tmp_path / "a.mkv").read_bytes()
+    (tmp_path / "a.mkv").write_bytes(data.replace(b"V_MPEG4/ISO/ASP", b"V_NOBODY'S/FORM"))
+    with pytest.raises(ValueError, match=r"a\.mkv: not a readable video \(FFmpeg has no decoder for what is in it\)"):
+        read_video(tmp_path / "a.mkv", Format((16, 16), 10.0, 80))
