@@ -1,14 +1,9 @@
 """Masked next-token cross-entropy: Gato, arXiv:2205.06175, section 2.3.
 
-A continuous value's label may be a bell over the bins around it (`spread_losses`), which the paper does not have.
-
 The loss counts text and logged actions only, fewer than one token in ten of a control stream. So the hidden states at
 target positions are gathered before the output head: logits at the other positions would cost more than the rest of a
 small model and be thrown away. What is asked for at a place may differ from what stands there: `Tokens.targets`.
 """
-
-import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -67,41 +62,3 @@ def target_losses(model: Model, tokens: Tokens, targets: Tensor | None = None) -
 def label_losses(logits: Tensor, tokens: Tokens, rows: Tensor, places: Tensor) -> Tensor:
     """Cross-entropy of what `target_logits` gave with the labels, in nats (n_targets,)."""
     return F.cross_entropy(logits.float(), tokens.labels[rows, places + 1].long(), reduction="none")
-
-
-class BinSpread(NamedTuple):
-    """The bell that continuous labels are spread over: first id of the bins, the one after the last, and its standard deviation
-    in bins."""
-
-    start: int
-    stop: int
-    width: float
-
-
-def spread_losses(logits: Tensor, labels: Tensor, spread: BinSpread) -> Tensor:
-    """Cross-entropy with labels that are spread over neighbouring bins where they are continuous values: HL-Gauss
-    (arXiv:2403.03950, section 3.1).
-
-    One value teaches the bins around it too, so fewer demonstrations are needed than with each bin as a class of its own.
-    The bell is cut at three deviations and at the ends of the range, and what is left of it sums to 1.
-
-    Args:
-        logits: (n, vocab_size).
-        labels: int64 (n,).
-    Returns:
-        losses float32 (n,), in nats; those of other labels are `F.cross_entropy`'s.
-    """
-    start, stop, width = spread
-    scores = logits.float()
-    losses = F.cross_entropy(scores, labels, reduction="none")
-    is_bin = (labels >= start) & (labels < stop)
-    if not is_bin.any():
-        return losses
-    reach = math.ceil(3 * width)
-    edges = (torch.arange(2 * reach + 2, device=labels.device) - reach - 0.5) / width
-    bell = torch.special.ndtr(edges.double()).diff().float()                                     # (2 * reach + 1,)
-    around = labels[is_bin, None] + torch.arange(-reach, reach + 1, device=labels.device)        # (n bins, 2 * reach + 1)
-    share = bell * ((around >= start) & (around < stop))
-    share = share / share.sum(dim=1, keepdim=True)
-    found = scores[is_bin].gather(1, around.clamp(start, stop - 1))
-    return losses.index_put((is_bin,), scores[is_bin].logsumexp(dim=1) - (share * found).sum(dim=1))

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from ...tokenizers.tokens import ACTION, CONTENTS
-from ..loss import BinSpread, label_losses, spread_losses, target_logits, trained_targets
+from ..loss import label_losses, target_logits, trained_targets
 from ..model import Model
 from .batch_part import ROWS, Mean
 from .distillation import Teacher
@@ -29,7 +29,7 @@ def counts_of(batch: Batch) -> dict[Any, int]:
     return {ROWS: len(batch.source)} | {kind: len(getattr(batch.tokens, names[0])) for kind, names in sorted(CONTENTS.items())}
 
 
-def agent_loss(sources: Sequence[str], teacher: Teacher | None = None, spread: BinSpread | None = None) -> LossFunction[Model]:
+def agent_loss(sources: Sequence[str], teacher: Teacher | None = None) -> LossFunction[Model]:
     """The loss of batches whose rows come from these sources, in the order of the numbers in `Batch.source`.
 
     Its numbers: "tokens", and per source "loss/<source>" (mean over its targets, in nats) and "share/<source>" (of the rows).
@@ -37,16 +37,13 @@ def agent_loss(sources: Sequence[str], teacher: Teacher | None = None, spread: B
     Args:
         teacher: whose probabilities of actions are learnt, see distillation.py. "loss/<source>" stays the cross-entropy with
             the data; the number "distillation" is the mean divergence from the teacher at action targets, in nats.
-        spread: of labels that are bins over their neighbours, see `spread_losses`. "loss/<source>" stays the cross-entropy with
-            the bins themselves.
     """
     def loss(model: Model, batch: Batch) -> tuple[Mean, Mapping[str, Any]]:
         device = next(model.parameters()).device
         tokens, source = batch.tokens.to_torch(device), torch.as_tensor(batch.source, device=device).long()
         logits, rows, places = target_logits(model, tokens, trained_targets(model, tokens))
         losses = label_losses(logits, tokens, rows, places)
-        asked = losses if spread is None else spread_losses(logits, tokens.labels[rows, places + 1].long(), spread)
-        total = asked.sum()
+        total = losses.sum()
         sums, counts = torch.zeros(2, len(sources), device=device).unbind()
         sums.index_add_(0, source[rows], losses.detach())
         counts.index_add_(0, source[rows], torch.ones_like(losses))
@@ -55,7 +52,7 @@ def agent_loss(sources: Sequence[str], teacher: Teacher | None = None, spread: B
         if teacher is not None:
             weight, (taught, distance) = teacher.config.weight, teacher.losses(logits, tokens, source, rows, places)
             acts = tokens.position[rows, places + 1] == ACTION
-            total = total + weight * (taught.sum() - asked[acts].sum())
+            total = total + weight * (taught.sum() - losses[acts].sum())
             numbers["distillation"] = Mean(distance.sum(), len(distance))
         # one transfer for all: three small ones per source would cost more than the loss where there are hundreds
         for name, of_source, count, rows_of in zip(sources, *torch.stack([sums, counts, filled]).tolist(), strict=True):

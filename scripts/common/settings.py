@@ -86,12 +86,10 @@ class AgentTraining(TrainingConfig):
     play_every: int = 0          # steps between two looks at some of its tasks in play, in TensorBoard under play/; 0: never
     play_tasks: int = 6          # that are played, evenly chosen from those with reference scores
     play_episodes: int = 2       # of each
-    bin_spread: float = 0.0      # above 0: a continuous value's label is a bell over the bins around it, of so many bins'
-                                 # standard deviation (HL-Gauss): one value teaches its neighbours too
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, "training.", play_every=0, play_tasks=1, play_episodes=1, bin_spread=0)
+        at_least(self, "training.", play_every=0, play_tasks=1, play_episodes=1)
 
 
 @dataclass(frozen=True, kw_only=True)

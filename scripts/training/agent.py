@@ -12,7 +12,6 @@ from calico.agent import checkpoint
 from calico.agent.agent import Agent, located
 from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.hardware import usable_device
-from calico.agent.loss import BinSpread
 from calico.agent.model import Model, matmul_flops_per_token
 from calico.agent.sampling import SamplingConfig
 from calico.agent.training.agent_loss import agent_loss, counts_of
@@ -36,7 +35,6 @@ from calico.scripts.training.runs import (
     run_with_progress_bar,
     saved_config,
 )
-from calico.tokenizers.tokens import Kind
 from calico.tokenizers.vocabulary import Vocabulary
 
 PLAY = ("training.play_every", "training.play_tasks", "training.play_episodes")
@@ -93,9 +91,7 @@ def train_ranks(settings: RunSettings, device: str, data_changed: bool, last_goo
         else:
             agent = Agent.from_checkpoint(saved, device)
         mixture = sources.build_mixture(opened, settings, agent.vocabulary, agent.text)
-        bins = agent.vocabulary.range_of(Kind.CONTINUOUS)
-        loss = agent_loss(mixture.names, distilling.teaching(settings, opened, teacher) if teacher else None,
-                          BinSpread(*bins, training.bin_spread) if training.bin_spread else None)
+        loss = agent_loss(mixture.names, distilling.teaching(settings, opened, teacher) if teacher else None)
         trainer = Trainer(agent.model, loss, settings.optimizer, training, ranks=ranks, counts=counts_of,
                           flops_of=training_flops(agent))
         check_playable(trainer, training)

@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 
 from calico.agent.backbones.decoder import Decoder
-from calico.agent.loss import BinSpread, spread_losses, target_losses, target_mask
+from calico.agent.loss import target_losses, target_mask
 from calico.agent.model import Model
 from calico.agent.training.optimizer import OptimizerConfig, build_optimizer
 
@@ -88,35 +87,3 @@ def test_a_batch_without_targets_gives_a_zero_loss_and_no_gradient(model: Model)
     losses.sum().backward()
     assert losses.numel() == 0
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
-
-
-def test_a_bell_over_the_bins_is_the_cross_entropy_written_out() -> None:
-    torch.manual_seed(0)
-    spread, logits = BinSpread(10, 20, 1.5), torch.randn(4, 30)
-    labels = torch.tensor([14, 10, 5, 19])                       # the middle, the first bin, no bin, the last one
-    found = spread_losses(logits, labels, spread)
-    logs = logits.log_softmax(-1)
-    for row, label in enumerate(labels.tolist()):
-        if not 10 <= label < 20:
-            assert torch.allclose(found[row], -logs[row, label])
-            continue
-        bell = torch.distributions.Normal(float(label), 1.5)
-        share = {bin_: float(bell.cdf(torch.tensor(bin_ + 0.5)) - bell.cdf(torch.tensor(bin_ - 0.5)))
-                 for bin_ in range(10, 20) if abs(bin_ - label) <= 5}
-        expected = -sum(part * logs[row, bin_] for bin_, part in share.items()) / sum(share.values())
-        assert torch.allclose(found[row], torch.as_tensor(expected), atol=1e-5)
-
-
-def test_a_narrow_bell_is_one_bin_and_the_best_prediction_is_the_bell() -> None:
-    torch.manual_seed(0)
-    logits, labels = torch.randn(5, 30, requires_grad=True), torch.tensor([10, 13, 3, 19, 29])
-    plain = F.cross_entropy(logits, labels, reduction="none")
-    assert torch.allclose(spread_losses(logits, labels, BinSpread(10, 20, 0.1)), plain, atol=1e-5)
-    learnt = torch.zeros(1, 30, requires_grad=True)
-    optimizer = torch.optim.Adam([learnt], lr=0.1)
-    for _ in range(400):
-        optimizer.zero_grad()
-        spread_losses(learnt, torch.tensor([14]), BinSpread(10, 20, 1.0)).sum().backward()
-        optimizer.step()
-    shares = learnt.softmax(-1)[0]
-    assert torch.allclose(shares[12:17], torch.tensor([0.06, 0.24, 0.38, 0.24, 0.06]), atol=0.02) and shares[:10].max() < 0.01
