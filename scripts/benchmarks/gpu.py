@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from calico.datasets.publish import replace_file
+from calico.scripts.common import console
 
 SKIPPED = 77                 # exit code, as Automake's tests have it
 CONTEXT = 1024
@@ -32,14 +33,15 @@ def chosen(device: str) -> Any:
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
-        print("skipped: torch finds no CUDA device here", flush=True)
+        console.say("skipped: torch finds no CUDA device here")
         raise SystemExit(SKIPPED)
     return torch.device(device)
 
 
 def tell(**figures: Any) -> None:
     """One line of figures."""
-    print(json.dumps(figures), flush=True)
+    console.say(json.dumps(figures))
+    sys.stdout.flush()       # a part that is ended keeps them
 
 
 def rate(step: Callable[[], Any], device: Any, budget: float) -> float:

@@ -54,7 +54,8 @@ def numbers(run: Path) -> dict[str, list[float]]:
 
 @pytest.mark.parametrize("task, settings", [
     ("classify-image", ["side=8", "batch_size=5"]), ("classify-text", ["length=64", "batch_size=5"]),
-    ("fill-mask", ["length=64", "batch_size=5"]), ("flow", ["batch_size=6"]), ("autoencode", ["side=8", "batch_size=3"]),
+    ("fill-mask", ["length=64", "batch_size=5"]), ("flow", ["batch_size=6"]),
+    ("autoencode", ["side=8", "batch_size=3", "optimizer.learning_rate=1e-3"]),
     pytest.param("classify-audio", ["batch_size=5"], marks=pytest.mark.slow),
     pytest.param("classify-points", ["points=32", "batch_size=5"], marks=pytest.mark.slow)],
     ids=lambda value: value if isinstance(value, str) else "")
