@@ -391,6 +391,8 @@ def be_silent() -> None:
 def wrote(*paths: Path | str) -> None:
     """The last line of a command, on stderr: what was written where, and how much. The paths must exist."""
     sys.stdout.flush()   # keeps the order where both streams are one terminal
+    if _silent:          # another rank may be writing there still
+        return
     for path in map(Path, paths):
         files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
         size = sum(file.stat().st_size for file in files)

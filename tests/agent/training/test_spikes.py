@@ -55,7 +55,7 @@ def test_the_noise_would_have_done_harm() -> None:
         trainer = new_trainer(deviations)
         while trainer.step <= BROKEN[-1] + 5:            # AdamW goes on in the direction of the noise
             trainer.train_step([batch(trainer.step)])
-        lost[deviations] = float(loss_of(trainer.model, batch(100))[0])
+        lost[deviations] = loss_of(trainer.model, batch(100))[0].item()
     assert lost[0.0] > 1.2 * lost[6.0], lost
 
 
