@@ -45,7 +45,7 @@ while killed < kills:
             import traceback
             traceback.print_exc()
             os._exit(99)
-    end = time.monotonic() + random.uniform(0, 1.2 * longest)
+    end, ended = time.monotonic() + random.uniform(0, 1.2 * longest), (0, 0)
     while time.monotonic() < end and not (ended := os.waitpid(pid, os.WNOHANG))[0]:
         time.sleep(0.002)
     if not ended[0]:
