@@ -40,7 +40,7 @@ import pyarrow.parquet as pq
 from ..tokenizers.episode import Episode
 from ..tokenizers.spaces import space_from_json
 from ..tokenizers.task import TaskCodec
-from .byte_cache import ByteCache
+from .byte_cache import UNLIMITED, ByteCache
 from .columns import Column, action_name, column_array, is_label, label_array, leaf_columns, padded
 from .formats.hub import local
 from .formats.parquet_part import (
@@ -315,7 +315,7 @@ class EpisodeReader(Reader[Episode]):
         digests = "".join(part.sidecar["sha256"] + part.sidecar["digest"] for part in self._parts)
         self._fingerprint = hashlib.sha256(digests.encode()).hexdigest()
         self._first = np.cumsum([0, *[len(part.lengths) for part in self._parts]])
-        limit = 1 << 62 if in_memory else cache_bytes
+        limit = UNLIMITED if in_memory else cache_bytes
         self._cache: ByteCache[tuple[int, int, int], dict[str, np.ndarray]] = ByteCache(limit, nbytes)
         if in_memory:
             for i in range(len(self)):
