@@ -345,7 +345,7 @@ def _with_shards(saved: Checkpoint, files: Collection[str], only: Collection[str
     try:
         there = shards.stored(saved.path, files)
         chosen = {name: like for name, like in there.items() if only is None or name.partition("/")[0] in only}
-        for name, tensor in shards.read(saved.path, files, chosen).items():
+        for name, tensor in shards.read(saved.path, there, chosen).items():
             stem, _, key = name.partition("/")
             saved.tensors.setdefault(stem, {})[key] = tensor.to(device)
     except ValueError as error:
@@ -365,6 +365,7 @@ def read_parts(saved: Checkpoint, like: Callable[[str, str], Tensor | None]) -> 
         CheckpointError: weights are not finite, or the files were changed since.
     """
     from .training import shards
+    from .training.ranks import local
 
     files = [path.name for path in saved.path.glob("*.safetensors")]
     found: dict[str, dict[str, Tensor]] = {}
@@ -374,13 +375,13 @@ def read_parts(saved: Checkpoint, like: Callable[[str, str], Tensor | None]) -> 
             own = like(*name.split("/", 1))
             fits = own is not None and own.shape == stored.size
             wanted[name] = torch.empty_like(own.detach(), dtype=stored.properties.dtype) if own is not None and fits else stored
-        for name, tensor in shards.read(saved.path, files, wanted).items():
+        for name, tensor in shards.read(saved.path, there, wanted).items():
             stem, _, key = name.partition("/")
             found.setdefault(stem, {})[key] = tensor
     except ValueError as error:
         raise CheckpointError(str(error)) from None
     for stem in WEIGHTS & found.keys():
-        check_finite(f"{saved.path}: {stem}", {name: shards.local(tensor) for name, tensor in found[stem].items()},
+        check_finite(f"{saved.path}: {stem}", {name: local(tensor) for name, tensor in found[stem].items()},
                      "its training went wrong")
     return found
 

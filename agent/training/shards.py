@@ -5,8 +5,9 @@ belongs), so `HuggingFaceStorageReader(folder)` of PyTorch reads the folder as w
 file a rank writes follows from its number, and each reads what it needs. Its names are `<stem>/<tensor>`: model/head.weight.
 
     on each rank:   write(folder, rank, own_part({"model/head.weight": ...}, rank))
-    later, on any:  read(folder, files, stored(folder, files))                       # whole
-                    read(folder, files, {"model/head.weight": empty DTensor})        # a part
+    later, on any:  there = stored(folder, files)
+                    read(folder, there, there)                                       # whole
+                    read(folder, there, {"model/head.weight": empty DTensor})        # a part
 """
 
 import warnings
@@ -25,6 +26,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorSt
 from torch.distributed.tensor import DTensor
 
 from ...datasets.publish import flush
+from .ranks import local
 
 # It says so whenever it is told that no rank waits for another one, on each rank and at each save.
 warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
@@ -45,11 +47,6 @@ def own_part(tensors: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
     """What a rank writes: its part of each sharded tensor, where it has any; the first one also what every rank has whole."""
     return {name: tensor.detach() for name, tensor in tensors.items()
             if (local(tensor).numel() if isinstance(tensor, DTensor) else rank == 0)}
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def nbytes(tensors: Mapping[str, Tensor]) -> int:
@@ -107,16 +104,17 @@ def _check_whole(folder: Path, name: str, parts: list[ChunkStorageMetadata]) -> 
         at += sizes[0] if sizes else 1
 
 
-def read(folder: Path, files: Collection[str], wanted: Mapping[str, Tensor | TensorStorageMetadata]) -> dict[str, Tensor]:
+def read(folder: Path, there: Mapping[str, TensorStorageMetadata],
+         wanted: Mapping[str, Tensor | TensorStorageMetadata]) -> dict[str, Tensor]:
     """The wanted tensors of a folder whose files have been verified.
 
     Args:
+        there: what `stored` gave for it.
         wanted: name -> a tensor of that shape and dtype, sharded (DTensor) where only this rank's part is wanted; or an entry
             of `stored`: all of it. Given tensors are filled.
     Raises:
-        ValueError: see `stored`; or a shape is another one.
+        ValueError: a tensor is not there, or has another shape, or cannot be read.
     """
-    there = stored(folder, files)
     tensors: dict[str, Any] = {}
     for name, like in wanted.items():
         tensors[name] = like if isinstance(like, Tensor) else torch.empty(like.size, dtype=like.properties.dtype)

@@ -74,7 +74,7 @@ def train_ranks(settings: RunSettings, device: str, data_changed: bool, last_goo
     check_same(ranks, first_difference, settings=config_to_json(settings), versions=versions(checkpoint.PACKAGES))
     settings = replace(settings, data=replace(settings.data, sources=sources.expanded(settings.data.sources)))
     run, training = Path(settings.out), settings.training
-    if last_good and ranks.is_first:
+    if last_good:
         fall_back(run)
     opened = sources.open_sources(settings)
     for line in sources.resampled(opened):

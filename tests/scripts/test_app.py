@@ -11,13 +11,8 @@ import pytest
 
 import calico
 from calico.scripts.app import HOST, main
+from calico.scripts.common.local_ranks import free_port
 from calico.scripts.web.desk import Desk
-
-
-def free_port() -> int:
-    with socket.socket() as tried:
-        tried.bind((HOST, 0))
-        return int(tried.getsockname()[1])
 
 
 def test_a_port_in_use_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:

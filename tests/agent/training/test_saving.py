@@ -313,7 +313,7 @@ def test_parts_on_a_gpu_are_copied_written_and_read_back(tmp_path: Path) -> None
         kept = Saver(Ranks(), background=True).kept({"model/x": sharded})
         sharded.mul_(0)                                        # training goes on
         (path,) = shards.write(tmp_path, 0, shards.own_part(kept, 0))
-        found = shards.read(tmp_path, [path.name], {"model/x": torch.empty_like(sharded)})["model/x"]
+        found = shards.read(tmp_path, shards.stored(tmp_path, [path.name]), {"model/x": torch.empty_like(sharded)})["model/x"]
         assert isinstance(found, DTensor) and found.is_cuda and torch.equal(found.to_local(), given)
     finally:
         dist.destroy_process_group()

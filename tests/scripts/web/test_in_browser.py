@@ -17,10 +17,10 @@ from PIL import Image
 
 import calico
 from calico.scripts.app import HOST
+from calico.scripts.common.local_ranks import free_port
 from calico.scripts.web.desk import Desk
 from calico.scripts.web.encoders import NEAREST, SHOWN
 
-from ..test_app import free_port
 from .lesson_grids import shortest
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from calico.scripts.app import HOST
-
-from ..test_app import free_port
+from calico.scripts.common.local_ranks import free_port
 
 SECRET = "nothing for strangers"
 
