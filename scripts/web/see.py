@@ -107,7 +107,7 @@ def build(desk: Desk) -> None:
             picture = gr.Image(type="filepath", image_mode=None, format="png", label="Picture", height=360,
                                sources=["upload", "clipboard", "webcam"], elem_id="see-picture", elem_classes="pixels")
             with gr.Row(elem_classes="keys"):
-                drawers = {world: gr.Button(words, min_width=90, elem_id=f"see-{world}", interactive=here)
+                drawers = {world: gr.Button(words, min_width=150, elem_id=f"see-{world}", interactive=here)
                            for world, (words, here) in buttons().items()}
         with gr.Column(scale=3, min_width=300):
             said = gr.Textbox(label="It sees", interactive=False, elem_id="see-caption", lines=2)
