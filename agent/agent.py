@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..tokenizers.spelling import did_you_mean
+from ..tokenizers.spelling import did_you_mean, nearest
 from ..tokenizers.task import TaskCodec
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.tokens import Tokens
@@ -26,7 +26,7 @@ from .policy import AgentPolicy
 from .sampling import SamplingConfig
 
 TOKENIZER_FILE = "tokenizer.model"
-NAMED = 12                # tasks that an error lists
+NAMED = 3                 # of the nearest tasks, in an error
 ACTING = "acting"         # document of a checkpoint: {"temperature": ...}, at which it was found to play best
 
 # Checkpoints that come with the package, by name: folders like any other checkpoint's, with weights in bf16.
@@ -116,8 +116,8 @@ class Agent:
     def codec(self, task: str) -> TaskCodec:
         """How this agent turns the task's values into tokens. Raises ValueError where it was not trained on the task."""
         if task not in self.tasks:
-            known = ", ".join(sorted(self.tasks)[:NAMED]) + (f" and {len(self.tasks) - NAMED} more" * (len(self.tasks) > NAMED))
-            hint = did_you_mean(task, self.tasks, otherwise=f"; it knows {known or 'none'}")
+            near = ", ".join(nearest(task, self.tasks, count=NAMED, cutoff=0.0))
+            hint = did_you_mean(task, self.tasks, otherwise=f"; nearest of its {len(self.tasks)}: {near}" if near else "; it knows none")
             raise ValueError(f"this checkpoint has no spec for the task {task!r}{hint}; `calico improve RUN {task} --out NEW` "
                              "teaches it, where the task has an expert")
         return TaskCodec.from_json(self.tasks[task]["codec"], self.vocabulary, self.text)

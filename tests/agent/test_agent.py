@@ -88,7 +88,7 @@ def test_its_policy_acts_legally_and_the_same_after_loading(agent: Agent, tmp_pa
 def test_a_task_without_a_spec_is_named_with_what_is_near(agent: Agent) -> None:
     with pytest.raises(ValueError, match="this checkpoint has no spec for the task 'Fecth-v1'; did you mean Fetch-v1?"):
         agent.codec("Fecth-v1")
-    with pytest.raises(ValueError, match="no spec for the task 'Pong'; it knows Fetch-v1"):
+    with pytest.raises(ValueError, match="no spec for the task 'Pong'; nearest of its [0-9]+: Fetch-v1"):
         agent.policy("Pong")
     with pytest.raises(ValueError, match="no spec for the task 'Pong'; it knows none"):
         replace(agent, tasks={}).codec("Pong")
