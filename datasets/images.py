@@ -4,7 +4,9 @@ A file of 17 kB can claim a gigabyte. Every reader of pictures goes through `rea
 
     orientation       as EXIF says: what a phone took on its side stands upright
     palette, CMYK, Lab, YCbCr, one bit    RGB
-    16 bits, floats   scaled to 8 bits: 65535, or 1.0, is white; of a TIFF what its tags say (4095 of 12 bits, white as 0)
+    16 bits, floats   scaled to 8 bits: 65535, or 1.0, is white; of a TIFF what its tags say (4095 of 12 bits, white as 0).
+                      Where all numbers fit 12, 10 or 8 bits, 4095, 1023 or 255 is white, which the remark says: cameras
+                      store their bits so, and the picture would be as good as black
     transparency      on white
     colour profile    converted to sRGB; one that is broken counts for nothing
     several pictures  the first one (GIF, WebP, APNG, TIFF), which the remark says
@@ -35,6 +37,7 @@ UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4:
            5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
            8: Image.Transpose.ROTATE_90}
 BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE = 258, 262, 281     # TIFF's tags
+FEWER_BITS = (8, 10, 12)             # of cameras, in files of 16
 _SRGB = ImageCms.createProfile("sRGB")
 
 
@@ -117,13 +120,10 @@ def _eight_bits(image: Any, tags: Mapping[int, Any]) -> Image.Image:
     """
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image)
-        white = 65535.0
-        if image.mode.startswith("I;"):
-            white = float((1 << tags.get(BITS_PER_SAMPLE, (16,))[0]) - 1)
-            said = tags.get(MAX_SAMPLE, (0,))     # 12 bits of a camera in 16 of a file
-            white = float(said[0]) if 0 < said[0] < white and values.max(initial=0) <= said[0] else white
         if image.mode == "F":
             white = 1.0 if np.isfinite(values).all() and values.max(initial=0) <= 1 else 255.0
+        else:
+            white = _white(values.max(initial=0), tags)[0]
         if not np.isfinite(values).all() or values.min(initial=0) < 0 or values.max(initial=0) > white:
             raise ValueError(f"its numbers run from {values.min()} to {values.max()}; save it with 8 or 16 bits")
         grey = np.rint(values * (255 / white)).astype(np.uint8)
@@ -135,6 +135,17 @@ def _eight_bits(image: Any, tags: Mapping[int, Any]) -> Image.Image:
     if image.mode == "CMYK" and "icc_profile" in image.info:
         return image.copy()                  # its profile knows the inks better than a formula
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _white(largest: int, tags: Mapping[int, Any]) -> tuple[float, bool]:
+    """The number that is white in a grey picture of 16 bits, and whether it was told by the picture's largest number alone."""
+    white = (1 << tags.get(BITS_PER_SAMPLE, (16,))[0]) - 1
+    if 0 < (said := tags.get(MAX_SAMPLE, (0,))[0]) < white:      # 12 bits of a camera in 16 of a file
+        return float(said if largest <= said else white), False
+    fewer = next((bits for bits in FEWER_BITS if 0 < largest < 1 << bits), None)
+    if fewer is None or MAX_SAMPLE in tags or white != 65535:
+        return float(white), False
+    return float((1 << fewer) - 1), True
 
 
 def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
@@ -156,6 +167,9 @@ def _remark(image: Any) -> str:
     with contextlib.suppress(Exception):     # a broken second picture does not make the first one worse
         if image.format != "MPO" and getattr(image, "is_animated", False):    # a phone's MPO: depth or a preview beside it
             return "holds several pictures, the first one is used"
+        if image.mode.startswith("I"):
+            white, guessed = _white(image.getextrema()[1], getattr(image, "tag_v2", {}))
+            return f"has 16 bits and uses fewer: {white:.0f} is shown as white" if guessed else ""
     return ""
 
 

@@ -134,3 +134,16 @@ def tiff_of_16_bits(values: np.ndarray, **tags: int) -> bytes:
 def test_a_tiff_of_16_bits_is_seen_as_its_tags_say(values: list[int], tags: dict[str, int], meant: list[int]) -> None:
     pixels = decode_file(tiff_of_16_bits(np.array([values]), **tags))
     assert pixels[0].tolist() == [[grey] * 3 for grey in meant]
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+@pytest.mark.parametrize("values, meant, white", [
+    ([0, 2048, 4095], [0, 128, 255], 4095),       # twelve bits of a camera in sixteen of a file
+    ([0, 512, 1000], [0, 128, 249], 1023),
+    ([0, 100, 255], [0, 100, 255], 255),
+    ([0, 2048, 4096], [0, 8, 16], 0),
+    ([0, 0, 0], [0, 0, 0], 0)])
+def test_sixteen_bits_that_use_fewer_are_not_black(form: str, values: list[int], meant: list[int], white: int) -> None:
+    pixels, remark = read_image(file(Image.fromarray(np.array([values], np.uint16)), form))
+    assert pixels[0].tolist() == [[grey] * 3 for grey in meant]
+    assert remark == (f"has 16 bits and uses fewer: {white} is shown as white" if white else "")
