@@ -45,7 +45,14 @@ class RanksError(ValueError):
 
 
 class LostRank(ConnectionError):
-    """Another rank died or does not answer: this one cannot go on."""
+    """Another rank died or does not answer: this one cannot go on.
+
+    Attributes:
+        leaves_at_once: a process that has said so ends there. What is left of its connections may wait for ever for the
+            other rank's answer while Python puts it away, and torchrun for this process.
+    """
+
+    leaves_at_once = True
 
 
 @dataclass(frozen=True)

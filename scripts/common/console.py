@@ -147,6 +147,9 @@ def run_command(main: Main) -> Callable[..., int]:
             rank = os.environ.get("RANK", "") if os.environ.get("WORLD_SIZE", "1") != "1" else ""
             if not (rank and rank != "0" and getattr(error, "of_all_ranks", False)):
                 print(f"{command}: {f'rank {printable(rank)}: ' if rank else ''}{one_line(error)}", file=sys.stderr, flush=True)
+            if rank and getattr(error, "leaves_at_once", False):
+                sys.stdout.flush()
+                os._exit(WRONG_INPUT)
             return WRONG_INPUT
     return wrapped
 

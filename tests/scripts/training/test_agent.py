@@ -213,22 +213,18 @@ def test_a_rank_that_dies_ends_the_others_in_a_line(small_run: SmallRun, tmp_pat
 
 def test_a_rank_that_hangs_ends_the_others_in_a_line(small_run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                      capfd: pytest.CaptureFixture[str]) -> None:
-    real, ended = training.Trainer.train_step, tmp_path / "ended"
+    real, first = training.Trainer.train_step, tmp_path / "first"
 
     def hanging(self: Any, *given: Any) -> Any:
-        while self.step == 4 and self.ranks.rank == 1 and not ended.exists():
+        if self.step == 3 and self.ranks.rank == 0:
+            first.write_text(str(os.getpid()))
+        while self.step == 4 and self.ranks.rank == 1 and Path("/proc", first.read_text()).exists():
             time.sleep(0.1)
         return real(self, *given)
 
-    def told() -> None:
-        try:
-            raise SystemExit(main(words(small_run, tmp_path / "run")))
-        finally:
-            ended.touch()
-
     monkeypatch.setattr(training.Trainer, "train_step", hanging)
     monkeypatch.setattr(ranks, "LONGEST_SILENCE", timedelta(seconds=6))
-    assert on_local_ranks(2, told) == [2, 2]
+    assert on_ranks(2, *words(small_run, tmp_path / "run")) == [2, 2]
     assert "rank 0: another rank has gone or does not answer" in capfd.readouterr().err
     assert checkpoint.load(tmp_path / "run").step == 3
 
