@@ -10,10 +10,10 @@ The page is served to this machine alone and loads nothing from others. What you
 the page. Needs the extra `web`, and `mcp` for --mcp. Ctrl-C ends it.
 """
 
-import socket
 from pathlib import Path
 
 from calico.scripts.common import console
+from calico.scripts.common.ports import listening
 from calico.scripts.common.shipped import DEFAULT_RUN, HELP
 
 HOST, PORT = "127.0.0.1", 7860
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
                         "/gradio_api/mcp/ (Model Context Protocol)")
     console.add_common(parser, "--device")
     arguments = parser.parse_args(argv)
-    check_port(arguments.port)
+    check_port(arguments.port)                # before torch and Gradio are loaded, which takes seconds
     console.check_installed("gradio", "web", "the page needs the package gradio")
 
     if arguments.mcp:
@@ -50,16 +50,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check_port(port: int) -> None:
-    """Raise ValueError where nothing can listen there; before torch and Gradio are loaded, which takes seconds."""
+    """Raise ValueError where nothing can listen there."""
     if not 1 <= port <= 65535:
         raise ValueError(f"--port {port} must be 1 to 65535, such as {PORT}")
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)      # as servers do: not refused for a page just ended
-        try:
-            tried.bind((HOST, port))
-        except OSError as error:
-            raise ValueError(f"port {port} of {HOST} cannot be used ({error.strerror}); give another one, such as --port "
-                             f"{port % 65535 + 1}") from None
+    listening(HOST, port).close()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """From a command line to a server that listens."""
 
-import errno
 import ipaddress
 import os
-import socket
 from pathlib import Path
 
 from calico.agent.hardware import keep_freed_memory
 from calico.scripts.api.agents import load
 from calico.scripts.common import console
+from calico.scripts.common.ports import listening
 from calico.scripts.serving.limits import Limits
 
 TOKEN = "CALICO_TOKEN"
@@ -61,31 +60,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens.
-
-    Raises:
-        ValueError: the port is in use, or the host is no address of this machine.
-    """
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise ValueError(f"--host {host} is no address ({error.strerror}); give 127.0.0.1, 0.0.0.0 or one of this "
-                         "machine's") from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(256)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise ValueError(f"port {port} of {host} is in use; give another with --port, or --port 0 for any that is "
-                             "free") from None
-        raise ValueError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
-    return listener
 
 
 def name_of(run: str) -> str:

@@ -22,7 +22,7 @@ def test_a_port_in_use_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> No
         port = taken.getsockname()[1]
         assert main(["--port", str(port)]) == 2
     said = capsys.readouterr().err
-    assert f"port {port} of {HOST} cannot be used" in said and "--port " in said and len(said.splitlines()) == 1
+    assert f"port {port} of {HOST} is in use" in said and "--port " in said and len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize("port", ["0", "70000"])
@@ -77,7 +77,8 @@ def client(served: tuple[Desk, str]) -> Iterator[Any]:
 
 
 def test_programs_play_look_and_stop(served: tuple[Desk, str], client: Any) -> None:
-    frame, _, facts = client.predict("BabyAI-GoToLocal-v0", 10_000, api_name="/look")
+    frame, _, facts, temperature = client.predict("BabyAI-GoToLocal-v0", 10_000, api_name="/look")
+    assert temperature == served[0].agent.network.temperature("BabyAI-GoToLocal-v0")
     assert "data:image/jpeg;base64," in frame and "go to" in facts
     playing = client.submit("CartPole-v1", 3, 1.0, api_name="/play")
     for number, (frame, choice, _) in enumerate(playing):
