@@ -9,6 +9,7 @@
     data: {sources: [{path: data/CartPole-v1}, {path: data/captions, weight: 2.0}]}
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,6 +70,9 @@ class DataSettings:
     text_every: int = 1                   # steps after which observed text that stays the same (missions) is written again
     max_text_tokens: int = 64             # longest observed text, and the places of an acted one
     tokenizer: str = ""                   # a SentencePiece model; empty: learnt from the text of the sources
+    by_need: bool = False                 # tasks that `init` plays badly, by its latest evaluation, have more rows
+    needs: dict[str, float] = field(default_factory=dict)   # task -> number that its sources' weights are multiplied by;
+                                          # by_need fills it in
     workers: int = 0                      # processes that prepare batches; 0: the training process does it, which is
                                           # faster where there are only as many cores as threads that train
 
@@ -77,6 +81,8 @@ class DataSettings:
             raise ValueError(f"data.batch_size={self.batch_size} must be at least 1 and workers={self.workers} at least 0")
         if self.max_text_tokens < 1 or self.text_every < 1:
             raise ValueError(f"data.max_text_tokens={self.max_text_tokens} and text_every={self.text_every} must be at least 1")
+        if bad := next((task for task, weight in self.needs.items() if not 0 <= weight < math.inf), None):
+            raise ValueError(f"data.needs.{bad}={self.needs[bad]:g} must be a finite number of at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)

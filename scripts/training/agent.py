@@ -24,7 +24,7 @@ from calico.scripts.common import console, sources
 from calico.scripts.common.config import config_to_json, save_resolved
 from calico.scripts.common.media_inputs import SHOWN
 from calico.scripts.common.settings import AgentTraining, RunSettings
-from calico.scripts.training import distilling
+from calico.scripts.training import distilling, needs
 from calico.scripts.training.runs import (
     CHANGES,
     LENGTH,
@@ -77,6 +77,8 @@ def train_ranks(settings: RunSettings, device: str, data_changed: bool, last_goo
     if last_good:
         fall_back(run)
     opened = sources.open_sources(settings)
+    settings = needs.resolved(settings, [source.data.task["name"] for source in opened if source.data.task is not None])
+    opened = needs.weighted(settings, opened)
     for line in sources.resampled(opened):
         console.note(line)
     if teacher is not None:
