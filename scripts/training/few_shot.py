@@ -10,7 +10,6 @@ import gymnasium as gym
 import numpy as np
 
 from calico.agent.agent import Agent
-from calico.agent.sampling import SamplingConfig
 from calico.datasets.episodes import EpisodeReader
 from calico.datasets.publish import replace_file
 from calico.envs.experts import make_expert
@@ -79,7 +78,7 @@ def _points(base: Agent, settings: RunSettings, name: str, folder: Path, count: 
     seeds, data = range(UNSEEN, UNSEEN + judged), Path(settings.data.sources[0].path)
 
     def judge(agent: Agent, way: str, prompt: Tokens | None = None) -> TaskScore:
-        sampling = SamplingConfig(temperature=base.temperature)
+        sampling = base.sampling(name)
         about = conditions(agent, sampling) | {"max_steps": max_steps, "prompt": 0 if prompt is None else len(prompt)}
         kept = kept_results(folder / f"{count}-{way.replace(' ', '-')}" / "evaluation", name, about)
         return play(agent, name, seeds, sampling, max_steps=max_steps, prompt=prompt, results=kept)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import calico
-from calico.agent.sampling import SamplingConfig
 from calico.envs import task_table
 from calico.envs.scores import FIRST_SEED
 from calico.scripts.web import lessons
@@ -103,7 +102,7 @@ def learn(desk: Desk, session: Session, overrides: tuple[str, ...] = ()) -> Iter
     yield "trained; it plays unseen episodes now", drawn
     session.taught = agent = calico.load(out, device=desk.device)
     returns = control.play(agent.network, lesson.task.name, range(FIRST_SEED, FIRST_SEED + JUDGED),
-                           SamplingConfig(temperature=agent.network.temperature), progress=False).returns
+                           progress=False).returns
     words = lessons.in_words(list(returns), lesson.task.name)
     yield f"{words}; {time.monotonic() - began:.0f} seconds in all. The run: {out}", drawn
 
@@ -189,8 +188,9 @@ def build(desk: Desk) -> None:
         with told():
             if session.taught is None:
                 raise ValueError("there is no trained network yet; show some episodes and press Train on it")
-            session.temperature = session.taught.network.temperature
-            for picture, _, said in shown(play(desk, session, session.taught, current(session).task.name, FIRST_SEED)):
+            task = current(session).task.name
+            session.temperature = session.taught.network.temperature(task)
+            for picture, _, said in shown(play(desk, session, session.taught, task, FIRST_SEED)):
                 yield picture, said
 
     def end(request: gr.Request) -> None:
