@@ -9,7 +9,7 @@ Such objects are the lines of a .jsonl file, the rows of a .csv or Parquet file,
 WebDataset shards; COCO captions, VQAv2 questions and SQuAD are read as well (records.py, formats/tables.py, formats/coco.py,
 shards.py). Images lie beside `name.jsonl` in `name.zip`, `name_images.zip`, in a folder `name/` or `images/`, or in the
 manifest's own folder; sounds too. A name may also be a URL that holds the file itself (data:image/png;base64,...). Further keys
-of a record are kept in `extra`: the facts, for instance, that synthetic_captions.py checks a caption against. Every record is
+of a record are kept in `extra`: the facts, for instance, that synthetic/captions.py checks a caption against. Every record is
 checked when a file is opened; an error names the file and the line.
 """
 

@@ -13,8 +13,8 @@ the page. Needs the extra `web`, and `mcp` for --mcp. Ctrl-C ends it.
 from pathlib import Path
 
 from calico.scripts.common import console
-from calico.scripts.common.ports import listening
 from calico.scripts.common.shipped import DEFAULT_RUN, HELP
+from calico.scripts.serving.ports import listening
 
 HOST, PORT = "127.0.0.1", 7860
 

@@ -31,7 +31,7 @@ from typing import Any, TypeAlias
 from ...tokenizers.document import ROLES
 from ..images import SUFFIXES as PICTURES
 from ..sounds import SUFFIXES as SOUNDS
-from ..synthetic_captions import NUMBERS
+from ..synthetic.captions import NUMBERS
 
 Messages: TypeAlias = list[dict[str, Any]]
 

@@ -15,7 +15,8 @@ from calico.agent.run_lock import Share, run_lock
 from calico.datasets.document_writers import CaptionWriter, DialogueWriter
 from calico.datasets.documents import CaptionReader
 from calico.datasets.episodes import EpisodeReader, EpisodeWriter
-from calico.datasets.synthetic_captions import caption, picture_dialogue, small_talk, told_dialogue
+from calico.datasets.synthetic.captions import caption, picture_dialogue, told_dialogue
+from calico.datasets.synthetic.small_talk import small_talk
 from calico.envs import scores, workers
 from calico.envs.experts import episodes_of, make_player, task_for
 from calico.envs.registry import Task, make, recorded_task
@@ -252,8 +253,8 @@ class DrawnScenes:
 
 
 def collect_small_talk(out: Path) -> Path:
-    """Who the agent is and what its games are: a few dialogues, a data set of their own, because among thousands about
-    pictures they would not be learnt."""
+    """Who the agent is and what its games are: a data set of their own, because among thousands of dialogues about pictures
+    these would not be learnt."""
     path = out / "small-talk"
     with DialogueWriter(path) as writer:
         for messages in small_talk():

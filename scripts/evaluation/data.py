@@ -13,7 +13,7 @@ import numpy as np
 
 from calico.datasets.documents import Caption, CaptionReader, Dialogue, DialogueReader, Document
 from calico.datasets.episodes import EpisodeReader
-from calico.datasets.synthetic_captions import ask, caption
+from calico.datasets.synthetic.captions import ask, caption
 from calico.datasets.texts import TextReader
 from calico.envs.scenes import WORLDS, scenes
 from calico.scripts.common import console

@@ -8,7 +8,7 @@ import numpy as np
 
 from calico.agent.likelihood import likelihoods
 from calico.datasets.documents import Caption, Dialogue
-from calico.datasets.synthetic_captions import answer_is_right, caption_is_right, questions
+from calico.datasets.synthetic.captions import answer_is_right, caption_is_right, questions
 from calico.scripts.evaluation.baselines import most_frequent, nearest
 from calico.scripts.evaluation.data import EvaluationSet
 from calico.scripts.evaluation.metrics import bleu_4, cider_d, rouge_l, vqa_accuracy

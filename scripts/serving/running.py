@@ -7,8 +7,8 @@ from pathlib import Path
 from calico.agent.hardware import keep_freed_memory
 from calico.scripts.api.agents import load
 from calico.scripts.common import console
-from calico.scripts.common.ports import listening
 from calico.scripts.serving.limits import Limits
+from calico.scripts.serving.ports import listening
 
 TOKEN = "CALICO_TOKEN"
 SHORTEST = 8       # characters of a token

@@ -12,7 +12,7 @@ from calico.agent.data2vec.batches import Inputs
 from calico.agent.data2vec.pretrained import load_pretrained
 from calico.agent.talk import TextGenerator
 from calico.datasets.images import read_image
-from calico.datasets.synthetic_captions import caption
+from calico.datasets.synthetic.captions import caption
 from calico.envs.scenes import scenes
 from calico.scripts.common.media_inputs import largest_side
 from calico.scripts.web.desk import Desk, told

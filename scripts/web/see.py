@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from calico.datasets.synthetic_captions import answer_is_right, caption, caption_is_right, questions
+from calico.datasets.synthetic.captions import answer_is_right, caption, caption_is_right, questions
 from calico.envs import scenes
 from calico.envs.task_table import missing_module
 from calico.scripts.common.media_inputs import check_saw_pictures

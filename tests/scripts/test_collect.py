@@ -11,7 +11,7 @@ import pytest
 from calico.datasets.documents import CaptionReader, DialogueReader
 from calico.datasets.episodes import EpisodeReader, EpisodeWriter
 from calico.datasets.open_data import open_data
-from calico.datasets.synthetic_captions import caption_is_right
+from calico.datasets.synthetic.captions import caption_is_right
 from calico.envs import scores
 from calico.envs.experts import PLAYERS, make_expert
 from calico.envs.registry import get_task, make

@@ -9,8 +9,8 @@ import pytest
 
 from calico.agent.agent import Agent
 from calico.agent.talk import TextGenerator
-from calico.datasets import synthetic_captions as grounded
 from calico.datasets.documents import Caption, Dialogue
+from calico.datasets.synthetic import captions as grounded
 from calico.scripts.evaluation.data import UNSEEN_SCENES, EvaluationSet, drawn_captions, drawn_questions
 from calico.scripts.evaluation.pictures import (
     CHOICES,

@@ -39,9 +39,9 @@ def serving(agent: Any, token: str = "", name: str = DEFAULT_RUN, **limits: Any)
     """A server with its own limits."""
     import uvicorn
 
-    from calico.scripts.common.ports import listening
     from calico.scripts.serving.application import create_app
     from calico.scripts.serving.limits import Limits
+    from calico.scripts.serving.ports import listening
 
     found = Limits(**limits)
     app = create_app(agent, name, found, token)

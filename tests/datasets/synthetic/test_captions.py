@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from calico.datasets.synthetic_captions import (
+from calico.datasets.synthetic.captions import (
     COLOURS,
     HEIGHTS,
     KINDS,
@@ -21,7 +21,6 @@ from calico.datasets.synthetic_captions import (
     caption_is_right,
     picture_dialogue,
     questions,
-    small_talk,
     told_dialogue,
 )
 
@@ -215,4 +214,3 @@ def test_dialogues_show_or_tell_first() -> None:
         question = told[0]["content"].removeprefix(f"there is {caption(facts)}. ")
         assert question != LOOK
         assert answer_is_right(told[1]["content"], question, facts)
-    assert all([m["role"] for m in messages] == ["user", "assistant"] for messages in small_talk())
