@@ -1,8 +1,9 @@
-"""`calico bench acting|training|learning|tokenizers|runner|perceiver|data2vec|text|scale|memory|serving`: ratios of one run.
+"""`calico bench acting|training|context|learning|tokenizers|runner|perceiver|data2vec|text|scale|memory|serving`: ratios.
 
     calico bench acting --json           # cached against uncached, many rows against one; about a minute
     calico bench training                # against Hugging Face's GPT-2 of the same shape, and against the matmul peak
     calico bench training --compile      # the same with torch.compile; two minutes more
+    calico bench context --json          # a training step's cost per token, contexts of 512 to 8,192; eight minutes
     calico bench learning --b data.numbers=binned --minutes 5    # which of two settings plays better after equal minutes?
     calico bench tokenizers              # tokens per second, vectorised, one core
     calico bench runner                  # environments: the runner beside bare loops, Gymnasium's vector and rendering
@@ -25,7 +26,7 @@ from importlib import import_module
 from calico.scripts.common import console
 
 # scripts/benchmarks/NAME.py has `bench_NAME(turns) -> figures`
-BENCHES = ("acting", "training", "tokenizers", "runner", "perceiver", "data2vec", "text", "scale", "memory")
+BENCHES = ("acting", "training", "context", "tokenizers", "runner", "perceiver", "data2vec", "text", "scale", "memory")
 OWN_PARSERS = {"perceiver-scores": "perceiver_scores", "learning": "learning", "serving": "serving"}
 
 

@@ -161,11 +161,15 @@ def test_the_work_is_in_proportion_to_the_sequence() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
 @pytest.mark.parametrize("seq, window", [(1000, 1), (1000, 256), (1024, 200), (300, 256), (512, 512), (512, 600)])
 @pytest.mark.parametrize("with_segments", [False, True])
 def test_on_a_gpu(dtype: torch.dtype, tolerance: float, seq: int, window: int, with_segments: bool) -> None:
-    """Each of its three branches, beside the definition on the CPU in fp32."""
+    """Each of its three branches, beside the definition on the CPU in fp32.
+
+    In bf16 a result of 3 is rounded by 0.01, and a gradient that should be 0, as of the key of a query that sees itself alone,
+    is the difference of two such.
+    """
     q, k, v, gradient = (x.detach() for x in inputs(seq))
     segment = some_segments(2, seq, 0) if with_segments else None
     there = [x.to("cuda", dtype).requires_grad_() for x in (q, k, v)]
@@ -174,6 +178,6 @@ def test_on_a_gpu(dtype: torch.dtype, tolerance: float, seq: int, window: int, w
     expected = by_mask(here[0], here[1], here[2], window, segment)
     torch.testing.assert_close(found.float().cpu(), expected, atol=tolerance, rtol=tolerance)
     ours = torch.autograd.grad(found, there, gradient.to("cuda", dtype))
-    theirs = torch.autograd.grad(expected, here, gradient)
+    theirs = torch.autograd.grad(expected, here, gradient.to(dtype).float())
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one.float().cpu(), other, atol=tolerance, rtol=tolerance)
