@@ -18,7 +18,8 @@ window of it is read without the rest.
 
 Sidecars start with "_" so that readers of whole folders (pandas, Spark) pass over them. A part counts once its sidecar
 stands, which is written last: a killed writer leaves nothing that is half there. A part is compared with its SHA-256
-when it is opened, and its pages with their own checksums when they are read: damaged data is named and never used.
+when it is opened (a large one that has not changed since it was compared is believed, see formats/verified.py), and its pages
+with their own checksums when they are read: damaged data is named and never used.
 """
 
 import contextlib
@@ -282,8 +283,9 @@ def next_part(folder: Path) -> int:
 class EpisodeReader(Reader[Episode]):
     """Episodes of a folder or file that EpisodeWriter wrote; `reader[i]` reads one lazily.
 
-    Opening hashes every part once (about a second per gigabyte) and reads the sidecars; rows are read when asked for
-    and the latest are kept. Threads should not share a reader; processes may (each opens the files for itself).
+    Opening hashes every part that this computer has not hashed since it changed (about a second per gigabyte, see
+    formats/verified.py) and reads the sidecars; rows are read when asked for and the latest are kept. Threads should not
+    share a reader; processes may (each opens the files for itself).
 
     Args:
         path: a folder of parts or one .parquet file.
