@@ -1,6 +1,6 @@
 """What a token of a training step costs as the context and the number of rows grow, with an attention window of WINDOW tokens.
 
-    calico bench context --json            # 4 GB of memory; eight minutes on one core
+    calico bench context --json            # 4 GB of memory; four minutes on one core
 
 - context_SIZE_8192_over_512: CPU time of a step per token at a context of 8,192 over that at 512, with as many tokens in both.
 - rows_64_over_8: the same for 64 rows of 512 tokens over 8.
