@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..publish import file_sha256
 
-SMALLEST = 1 << 22      # bytes: smaller files are hashed in milliseconds
+SMALLEST = 1 << 19      # bytes: smaller files are hashed in the time that looking them up takes
 SETTLED = 2.0           # seconds: a file that was changed since may change again without another time of change
 UNKEPT = (sqlite3.Error, OSError, RuntimeError)      # RuntimeError: a user without a home folder
 WAIT = 1.0              # seconds for another process that writes
