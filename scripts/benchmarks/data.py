@@ -89,7 +89,7 @@ def make(folder: Path, parts: int, gigabytes: float) -> int:
     spaces = {"observation_space": space_to_json(gym.spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)),
               "action_space": space_to_json(gym.spaces.Discrete(4))}
     for number in range(DATA_SETS):
-        task = {"name": f"noise-{number}", **spaces}
+        task: dict[str, Any] = {"name": f"noise-{number}", **spaces}
         with EpisodeWriter(folder / task["name"], task, part_bytes=EPISODES * (steps + 1) * frame) as writer:
             for seed in range(parts * EPISODES):
                 frames = np.frombuffer(rng.bytes((steps + 1) * frame), np.uint8).reshape(-1, SIDE, SIDE, 3)
@@ -127,9 +127,10 @@ def opened(folder: Path, batches: int) -> dict[str, Any]:
     readers = [EpisodeReader(path, cache_bytes=1) for path in sorted(folder.iterdir())]
     mixture = Mixture([reader.source(reader.task["name"], np.arange(len(reader)), options) for reader in readers],
                       vocabulary=vocabulary, context=CONTEXT, batch_size=ROWS)
-    found = {"parts": sorted(str(part) for path in folder.iterdir() for part in path.glob("*.parquet")),
-             "opening_seconds": time.perf_counter() - began, "opening_cpu_seconds": time.process_time() - cpu_began,
-             "opening_megabytes": (resident() - before) / 1e6}
+    found: dict[str, Any] = {"parts": sorted(str(part) for path in folder.iterdir() for part in path.glob("*.parquet")),
+                             "opening_seconds": time.perf_counter() - began,
+                             "opening_cpu_seconds": time.process_time() - cpu_began,
+                             "opening_megabytes": (resident() - before) / 1e6}
     taken = [batch_of(mixture, number, found["parts"]) for number in range(batches)]
     if taken:
         seconds, cpu_seconds, read = (statistics.median(column) for column in zip(*taken, strict=True))
