@@ -46,10 +46,9 @@ from ..datasets.publish import (
 )
 from ..tokenizers.spelling import nearest
 from .run_lock import is_alive, run_lock
-from .training.optimizer_state import flatten_optimizer, restore_optimizer
 
-__all__ = ["JSON", "Checkpoint", "CheckpointError", "checkpoints", "export", "fall_back", "find", "flatten_optimizer",
-           "from_hub", "hub_folder", "load", "push_to_hub", "restore_optimizer", "run_lock", "save"]
+__all__ = ["JSON", "Checkpoint", "CheckpointError", "checkpoints", "export", "fall_back", "find", "from_hub", "hub_folder",
+           "load", "push_to_hub", "run_lock", "save"]
 
 JSON: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None
 

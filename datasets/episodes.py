@@ -18,7 +18,8 @@ window of it is read without the rest.
 
 Sidecars start with "_" so that readers of whole folders (pandas, Spark) pass over them. A part counts once its sidecar
 stands, which is written last: a killed writer leaves nothing that is half there. A part is compared with its SHA-256
-when it is opened, and its pages with their own checksums when they are read: damaged data is named and never used.
+when it is opened (a large one that has not changed since it was compared is believed, see formats/verified.py), and its pages
+with their own checksums when they are read: damaged data is named and never used.
 """
 
 import contextlib
@@ -81,14 +82,15 @@ class EpisodeWriter:
             `observation_space` and `action_space`), environment id, wrappers and view, expert, noise.
         part_bytes: start a new part once this much (uncompressed) is in the current one,
         part_seconds: or once it is this old; a process that is killed loses the part that it is writing.
-        group_bytes: largest row group (uncompressed); longer episodes take several. 4 MiB: 340 frames of 64 x 64 RGB,
-            a few milliseconds to read, and still all of a state task's episode.
+        group_bytes: largest row group (uncompressed); longer episodes take several. 1 MiB: 85 frames of 64 x 64 RGB, and
+            still all of a state task's episode. A row of 1,024 tokens needs 60 frames: with 4 MiB it read 2.4 times as
+            much from the disk. Smaller ones save nothing more, and Parquet compresses pages of 1 MiB anyway.
     Raises:
         ValueError: `task` has no name or is not JSON; the path is a file of another kind.
     """
 
     def __init__(self, path: str | Path, task: Mapping[str, Any], *, part_bytes: int = 1 << 28,
-                 part_seconds: float = math.inf, group_bytes: int = 1 << 22) -> None:
+                 part_seconds: float = math.inf, group_bytes: int = 1 << 20) -> None:
         self.path, self.task = Path(path), json.loads(plain_json(dict(task), "task"))
         if not isinstance(self.task.get("name"), str):
             raise ValueError(f"task needs the key 'name' (the registry's name of the task), got {sorted(self.task)}")
@@ -282,8 +284,9 @@ def next_part(folder: Path) -> int:
 class EpisodeReader(Reader[Episode]):
     """Episodes of a folder or file that EpisodeWriter wrote; `reader[i]` reads one lazily.
 
-    Opening hashes every part once (about a second per gigabyte) and reads the sidecars; rows are read when asked for
-    and the latest are kept. Threads should not share a reader; processes may (each opens the files for itself).
+    Opening hashes every part that this computer has not hashed since it changed (about a second per gigabyte, see
+    formats/verified.py) and reads the sidecars; rows are read when asked for and the latest are kept. Threads should not
+    share a reader; processes may (each opens the files for itself).
 
     Args:
         path: a folder of parts or one .parquet file.

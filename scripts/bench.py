@@ -1,8 +1,9 @@
-"""`calico bench acting|training|learning|tokenizers|runner|perceiver|data2vec|text|scale|memory|serving`: ratios of one run.
+"""`calico bench acting|training|context|learning|tokenizers|runner|perceiver|data2vec|text|data|scale|memory|serving`: ratios.
 
     calico bench acting --json           # cached against uncached, many rows against one; about a minute
     calico bench training                # against Hugging Face's GPT-2 of the same shape, and against the matmul peak
     calico bench training --compile      # the same with torch.compile; two minutes more
+    calico bench context --json          # a training step's cost per token, contexts of 512 to 8,192; four minutes
     calico bench learning --b data.numbers=binned --minutes 5    # which of two settings plays better after equal minutes?
     calico bench tokenizers              # tokens per second, vectorised, one core
     calico bench runner                  # environments: the runner beside bare loops, Gymnasium's vector and rendering
@@ -10,6 +11,7 @@
     calico bench perceiver-scores classify-image cifar10.zip training.minutes=4     # accuracy after equal training, beside them
     calico bench data2vec --json         # version 2.0's masked predictions per second beside version 1's; five minutes
     calico bench serving --minutes 10    # 32 clients of `calico serve` beside one: errors, latency, batches, memory
+    calico bench data --gigabytes 20     # opening 1,000 files, and batches from a disk, beside a twentieth of them; minutes
     calico bench text --turns 2 --json   # writing, cached against the whole prefix again for each token; minutes
     calico bench scale --quick --json    # several ranks against one process, memory planned and measured, acting at 1.18B
     calico bench memory                  # gigabytes per card of the paper's sizes, planned; minutes
@@ -25,8 +27,8 @@ from importlib import import_module
 from calico.scripts.common import console
 
 # scripts/benchmarks/NAME.py has `bench_NAME(turns) -> figures`
-BENCHES = ("acting", "training", "tokenizers", "runner", "perceiver", "data2vec", "text", "scale", "memory")
-OWN_PARSERS = {"perceiver-scores": "perceiver_scores", "learning": "learning", "serving": "serving"}
+BENCHES = ("acting", "training", "context", "tokenizers", "runner", "perceiver", "data2vec", "text", "scale", "memory")
+OWN_PARSERS = {"perceiver-scores": "perceiver_scores", "learning": "learning", "data": "data", "serving": "serving"}
 
 
 @console.run_command

@@ -22,9 +22,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config_json import at_least
 from ..training.batch_part import ROWS, rand
+from .banded import banded_attention
 from .cache import Cache, Rotations, biased_attention, check_heads, ring_bias, rotate, write_ring
-
-QUERY_CHUNK = 128   # queries per block of training attention; 128 and 256 are equally fast, 512 slower (2-core CPU, bf16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,39 +239,3 @@ class Decoder(nn.Module):
             x = block.feed(x if where is None or block is not self.blocks[-1] else x[where])
         lengths = cache.lengths + (seq if counts is None else counts)
         return self.norm(x), Cache(cache.keys, cache.values, lengths)
-
-
-def banded_attention(q: Tensor, k: Tensor, v: Tensor, window: int, segment: Tensor | None = None) -> Tensor:
-    """Causal attention of each query to itself and the window - 1 tokens before it; (B, H, S, D) each. With `segment` (B, S) to
-    those of its own segment alone.
-
-    In blocks of queries, each with only the keys that it attends to. On CPUs this trains 1.5 to 2 times faster than
-    `scaled_dot_product_attention` with a mask, and needs no (S, S) matrix.
-    """
-    seq = q.shape[2]
-    if q.is_cuda:
-        distance = torch.arange(seq, device=q.device)[:, None] - torch.arange(seq, device=q.device)
-        mask: Tensor | None = (distance >= 0) & (distance < window)
-        if segment is not None:
-            mask = (distance >= 0) & (distance < window) & (segment[:, None, :, None] == segment[:, None, None, :])
-        elif window >= seq:
-            mask = None
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-    # Without autocast, which would copy more; the softmax stays in fp32, which its gradient needs.
-    # A bias costs less than masked_fill, whose backward pass fills again.
-    with torch.autocast(q.device.type, enabled=False):
-        rows = q.shape[:2]
-        q, k, v = ((q * q.shape[-1] ** -0.5).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
-        mixed = []
-        for start in range(0, seq, QUERY_CHUNK):
-            stop = min(start + QUERY_CHUNK, seq)
-            first = max(0, start - window + 1)
-            distance = torch.arange(start, stop, device=q.device)[:, None] - torch.arange(first, stop, device=q.device)
-            bias = torch.zeros(distance.shape, dtype=q.dtype, device=q.device)
-            bias.masked_fill_((distance < 0) | (distance >= window), -torch.inf)
-            if segment is not None:
-                other = segment[:, start:stop, None] != segment[:, None, first:stop]
-                bias = bias.masked_fill(other, -torch.inf).repeat_interleave(rows[1], 0)       # (B * H, queries, keys)
-            scores = q[:, start:stop] @ k[:, first:stop].transpose(1, 2) + bias
-            mixed.append(scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v[:, first:stop])
-        return torch.cat(mixed, dim=1).unflatten(0, rows)

@@ -32,18 +32,10 @@ def named_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str,
     return found
 
 
-def flatten_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """`named_state` with whole tensors: sharded ones are gathered on the CPU, so every rank must call this."""
-    from torch.distributed.tensor import DTensor  # here and not above: it loads SymPy, and every command would wait for it
-
-    return {name: value.full_tensor().cpu() if isinstance(value, DTensor) else value      # off the card, which lacks room
-            for name, value in named_state(optimizer, model).items()}
-
-
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Inverse of flatten_optimizer and of named_state: same values, same dtypes, on each parameter's device. Raises ValueError,
-    and changes nothing, where a name or a shape does not fit this model."""
-    from torch.distributed.tensor import DTensor, distribute_tensor  # late, as above
+    """Inverse of named_state, also with whole tensors for sharded parameters: same values, same dtypes, on each parameter's
+    device. Raises ValueError, and changes nothing, where a name or a shape does not fit this model."""
+    from torch.distributed.tensor import DTensor, distribute_tensor  # late: it loads SymPy, and every command would wait for it
 
     parameters = {name: (parameter, group) for name, parameter, group in _named_parameters(optimizer, model)}
     state: dict[Tensor, dict[str, Tensor]] = {}

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..columns import Column, action_name, column_values, is_label, label_values
-from ..publish import digest, file_sha256, finish_publishing
+from ..publish import digest, finish_publishing
+from .verified import verified_sha256
 
 FORMAT = 2                     # version of the layout; readers take every version up to their own. 2: labels
 MAX_GROUP_BYTES = 1 << 30      # a row group that would need more memory than this is refused before it is read
@@ -98,7 +99,7 @@ class Part:
             check_fields(self.sidecar)
         if not path.exists():
             raise ValueError(f"{path} is missing, its sidecar {side.name} is there; copy both or neither")
-        if file_sha256(path) != self.sidecar["sha256"]:
+        if verified_sha256(path) != self.sidecar["sha256"]:
             raise ValueError(f"{path} does not match its SHA-256 in {side.name}: it was damaged or changed after "
                              f"it was written; restore it from a copy or collect it again")
         with damage(side, "sidecar"):

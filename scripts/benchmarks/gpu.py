@@ -1,6 +1,7 @@
 """The parts of scripts/gpu_check.sh that measure, each a command that prints JSON lines; and what joins them into one file.
 
     python -m calico.scripts.benchmarks.gpu training gato-364m --rows 32 --seconds 40
+    python -m calico.scripts.benchmarks.gpu contexts small --seconds 40
     python -m calico.scripts.benchmarks.gpu acting --seconds 40
     python -m calico.scripts.benchmarks.gpu record OUT NAME STATUS SECONDS      # a part that has ended, into OUT/gpu_check.json
 
@@ -9,11 +10,13 @@ memory, keeps those before. Without a GPU a part says so and exits with SKIPPED,
 """
 
 import argparse
+import gc
 import json
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from calico.scripts.common import console
 
 SKIPPED = 77                 # exit code, as Automake's tests have it
 CONTEXT = 1024
+CONTEXTS, WINDOW = (512, 2048, 8192), 256    # of `contexts`: the cost of a token should not grow with the context
 WARM_UP = 3                  # steps that are not counted: kernels are loaded, memory is taken
 FILE = "gpu_check.json"
 TAIL = 15                    # lines of a part's output that are kept where it did not end well
@@ -33,7 +37,8 @@ def chosen(device: str) -> Any:
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
-        console.say("skipped: torch finds no CUDA device here")
+        built = "" if torch.version.cuda or torch.version.hip else f": torch {torch.__version__} is a build without CUDA"
+        console.say(f"skipped: torch finds no CUDA device here{built}")
         raise SystemExit(SKIPPED)
     return torch.device(device)
 
@@ -82,12 +87,18 @@ def training(size: str, rows: int, device: Any, budget: float,
             except torch.cuda.OutOfMemoryError:
                 if tried == 1:
                     raise
-            torch.cuda.empty_cache()        # here the failed step's tensors are gone, which the exception still had
-            tried //= 2
+            tried //= 2                         # here the failed step's tensors are gone, which the exception still had
 
 
-def trained(size: str, rows: int, device: Any, budget: float, compiled: bool) -> dict[str, Any]:
-    """The figures of one form and number of rows."""
+def contexts(size: str, tokens: int, device: Any, budget: float) -> Iterator[dict[str, Any]]:
+    """Whole training steps of as many tokens in rows of each of CONTEXTS, with an attention window of WINDOW tokens."""
+    for context in CONTEXTS:
+        yield trained(size, max(1, tokens // context), device, budget / len(CONTEXTS), False, context, WINDOW)
+
+
+def trained(size: str, rows: int, device: Any, budget: float, compiled: bool, context: int | None = None,
+            window: int | None = None) -> dict[str, Any]:
+    """The figures of one form and number of rows; context: CONTEXT if not given; window: that of the size if not given."""
     import torch
 
     from calico.agent.hardware import peak_flops
@@ -99,15 +110,21 @@ def trained(size: str, rows: int, device: Any, budget: float, compiled: bool) ->
     from calico.tokenizers.vocabulary import Vocabulary
 
     on_cuda, peak = device.type == "cuda", peak_flops(device)
+    context = context or CONTEXT
     if on_cuda:
+        gc.collect()                            # what is measured before may be held by cycles of references
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     torch.manual_seed(0)
-    model = Model(named_size(size, CONTEXT), Vocabulary()).to(device)
+    config = named_size(size, context)
+    if window is not None:
+        config = replace(config, backbone=replace(config.backbone, window=window))
+    model = Model(config, Vocabulary()).to(device)
     trainer = Trainer(model, agent_loss(["bench"]), OptimizerConfig(), TrainingConfig(compile=compiled))
-    batch = state_batch(CONTEXT, rows)
-    tokens = rows * CONTEXT * rate(lambda: trainer.train_step([batch]), device, budget)
+    batch = state_batch(context, rows)
+    tokens = rows * context * rate(lambda: trainer.train_step([batch]), device, budget)
     flops = 3 * matmul_flops_per_token(model.config, Vocabulary().size, 0.1) * tokens
-    return {"size": size, "parameters": model.parameter_count(), "rows": rows, "compiled": compiled,
+    return {"size": size, "parameters": model.parameter_count(), "rows": rows, "context": context, "compiled": compiled,
             "tokens_per_second": tokens, "tflops": flops / 1e12, "mfu": flops / peak if peak else None,
             "peak_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9 if on_cuda else None}
 
@@ -162,13 +179,16 @@ def machine() -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("training", "acting"):
+    for verb in ("training", "contexts", "acting"):
         added = verbs.add_parser(verb)
         added.add_argument("--seconds", type=float, default=40.0, help="of measuring")
         added.add_argument("--device", default="cuda")
-        if verb == "training":
+        if verb != "acting":
             added.add_argument("size")
+        if verb == "training":
             added.add_argument("--rows", type=int, default=32)
+        if verb == "contexts":
+            added.add_argument("--tokens", type=int, default=65536, help="of a step")
     added = verbs.add_parser("record")
     added.add_argument("out", type=Path)
     added.add_argument("name")
@@ -180,6 +200,9 @@ def main(argv: list[str] | None = None) -> int:
             record(arguments.out, arguments.name, arguments.code, arguments.seconds)
         case "training":
             for figures in training(arguments.size, arguments.rows, chosen(arguments.device), arguments.seconds):
+                tell(**figures)
+        case "contexts":
+            for figures in contexts(arguments.size, arguments.tokens, chosen(arguments.device), arguments.seconds):
                 tell(**figures)
         case "acting":
             for figures in acting(chosen(arguments.device), arguments.seconds):

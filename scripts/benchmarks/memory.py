@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calico.agent.backbones import decoder
+from calico.agent.backbones.banded import on_gpus
 from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.embedding import Embedding
 from calico.agent.hardware import glibc
@@ -78,17 +79,12 @@ def words_alone() -> Any:
     return mock.patch.object(Embedding, "forward", lambda self, words: self.table(words.ids) + self.positions(words.ids))
 
 
-def attention_of_cards(q: Tensor, k: Tensor, v: Tensor, window: int, segment: Tensor | None = None) -> Tensor:
-    """What `banded_attention` does on a card where the window is the context."""
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-
 def tracked(step: Step) -> dict[str, int]:
     """Bytes at the peak of one process's second step, by what they are for."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
 
-    attention = attention_of_cards if step.cuda else decoder.banded_attention
+    attention = on_gpus if step.cuda else decoder.banded_attention
     with FakeTensorMode(), mock.patch.object(decoder, "banded_attention", attention), words_alone():
         network = step.network()
         optimizer = build_optimizer(network, OptimizerConfig())

@@ -18,7 +18,7 @@ from calico.agent.training.agent_loss import agent_loss, counts_of
 from calico.agent.training.ranks import Ranks, RanksError, check_same
 from calico.agent.training.trainer import PER_SOURCE, Sums, Trainer
 from calico.datasets.mixture import Mixture, first_difference, prefetched
-from calico.datasets.publish import digest, versions
+from calico.datasets.publish import digest
 from calico.envs import scores
 from calico.scripts.common import console, sources
 from calico.scripts.common.config import config_to_json, save_resolved
@@ -71,7 +71,6 @@ def train_ranks(settings: RunSettings, device: str, data_changed: bool, last_goo
     rows = ranks.rows(settings.data.batch_size)
     teacher = distilling.load_teacher(settings, device)
     settings = distilling.with_fingerprint(settings, teacher)
-    check_same(ranks, first_difference, settings=config_to_json(settings), versions=versions(checkpoint.PACKAGES))
     settings = replace(settings, data=replace(settings.data, sources=sources.expanded(settings.data.sources)))
     run, training = Path(settings.out), settings.training
     if last_good:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calico.agent.backbones.cache import Cache, biased_attention
-from calico.agent.backbones.decoder import Decoder, DecoderConfig, banded_attention
+from calico.agent.backbones.decoder import Decoder, DecoderConfig
 
 CONFIG = DecoderConfig(width=32, depth=2, heads=2, context=16, window=6)
 
@@ -32,26 +32,6 @@ def test_what_is_visible_ends_at_depth_times_window(decoder: Decoder) -> None:
         changed = x.clone()
         changed[0, 19 - back] = torch.randn(32)
         assert torch.equal(decoder(x)[0, 19], decoder(changed)[0, 19]) is not reaches
-
-
-def test_banded_attention_equals_masked_attention() -> None:
-    """Query blocks against the keys that they can see are exact, also where a sequence ends inside a block."""
-    q, k, v = torch.randn(3, 2, 2, 300, 16).unbind()
-    distance = torch.arange(300)[:, None] - torch.arange(300)
-    for window in (1, 5, 128, 299, 300, 1000):
-        seen = (distance >= 0) & (distance < window)
-        expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        torch.testing.assert_close(banded_attention(q, k, v, window), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_within_segments_attention_equals_masked_attention() -> None:
-    q, k, v = torch.randn(3, 2, 2, 300, 16).unbind()
-    segment = (torch.rand(2, 300) < 0.1).cumsum(1)
-    distance = torch.arange(300)[:, None] - torch.arange(300)
-    for window in (1, 5, 128, 300):
-        seen = (distance >= 0) & (distance < window) & (segment[:, None, :, None] == segment[:, None, None, :])
-        expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        torch.testing.assert_close(banded_attention(q, k, v, window, segment), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_segment_is_read_as_if_it_stood_alone(decoder: Decoder) -> None:

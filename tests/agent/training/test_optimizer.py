@@ -7,7 +7,7 @@ from calico.agent.backbones.decoder import DecoderConfig
 from calico.agent.embedding import EmbeddingConfig
 from calico.agent.model import Model, ModelConfig
 from calico.agent.training.optimizer import MuonWithAdamW, OptimizerConfig, build_optimizer, equalized, learning_rate
-from calico.agent.training.optimizer_state import flatten_optimizer, restore_optimizer
+from calico.agent.training.optimizer_state import named_state, restore_optimizer
 from calico.tokenizers.vocabulary import Vocabulary, VocabularyConfig
 
 
@@ -69,7 +69,7 @@ def test_muon_moves_matrices_and_adamw_the_rest_as_alone() -> None:
         else:
             assert torch.equal(one, other), name
     assert moved[True] == 5 and moved[False] > 5
-    flat = flatten_optimizer(optimizer, muon)
+    flat = named_state(optimizer, muon)
     again, fresh = trained("muon", 0)
     restore_optimizer(fresh, again, flat)
-    assert all(torch.equal(value, flat[name]) for name, value in flatten_optimizer(fresh, again).items()) and len(flat) > 10
+    assert all(torch.equal(value, flat[name]) for name, value in named_state(fresh, again).items()) and len(flat) > 10

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from calico.agent.checkpoint import load, save
-from calico.agent.training.optimizer_state import flatten_optimizer, restore_optimizer
+from calico.agent.training.optimizer_state import named_state, restore_optimizer
 
 
 class Small(nn.Module):
@@ -55,7 +55,7 @@ def test_stop_and_resume_equals_no_stop(tmp_path: Path, options: dict[str, bool]
     stopped, first = build(**options)
     losses = train(stopped, first, 5)
     save(tmp_path, 5, documents={}, tensors={"model": stopped.state_dict(),
-                                             "optimizer": flatten_optimizer(first, stopped),
+                                             "optimizer": named_state(first, stopped),
                                              "random": {"cpu": torch.get_rng_state()}})
     torch.manual_seed(99)
     resumed, second = build(**options)
@@ -72,7 +72,7 @@ def test_stop_and_resume_equals_no_stop(tmp_path: Path, options: dict[str, bool]
 def test_names_are_the_parameters_names() -> None:
     model, optimizer = build()
     train(model, optimizer, 1)
-    flat = flatten_optimizer(optimizer, model)
+    flat = named_state(optimizer, model)
     assert set(flat) == {f"{name}/{entry}" for name in ("layer.weight", "layer.bias", "scale")
                          for entry in ("step", "exp_avg", "exp_avg_sq")}   # `unused` never had a gradient
     assert flat["scale/exp_avg"].shape == () and flat["layer.weight/exp_avg"].shape == (8, 4)
@@ -81,7 +81,7 @@ def test_names_are_the_parameters_names() -> None:
 def test_restored_state_is_a_copy_of_the_same_dtype() -> None:
     model, optimizer = build()
     train(model, optimizer, 1)
-    flat = {name: tensor.double() for name, tensor in flatten_optimizer(optimizer, model).items()}
+    flat = {name: tensor.double() for name, tensor in named_state(optimizer, model).items()}
     restore_optimizer(optimizer, model, flat)
     restored = optimizer.state[model.layer.weight]["exp_avg"]
     assert restored.dtype == torch.float64 and torch.equal(restored, flat["layer.weight/exp_avg"])
@@ -92,33 +92,33 @@ def test_restored_state_is_a_copy_of_the_same_dtype() -> None:
 def test_a_model_that_does_not_fit_is_an_error_and_changes_nothing() -> None:
     model, optimizer = build()
     train(model, optimizer, 1)
-    flat = flatten_optimizer(optimizer, model)
+    flat = named_state(optimizer, model)
     wider, other = build(width=16)
     train(wider, other, 1)
-    before = flatten_optimizer(other, wider)
+    before = named_state(other, wider)
     with pytest.raises(ValueError, match=r"layer.weight/\w+ has shape \(8, 4\), the parameter has \(16, 4\).*config"):
         restore_optimizer(other, wider, flat)
     with pytest.raises(ValueError, match=r"head.weight/exp_avg is for a parameter that this model lacks"):
         restore_optimizer(other, wider, {"head.weight/exp_avg": torch.zeros(1)})
-    after = flatten_optimizer(other, wider)
+    after = named_state(other, wider)
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_what_can_not_be_saved_is_named() -> None:
     model, optimizer = build()
     with pytest.raises(ValueError, match=r"shape \(8, 4\) is not in the model"):
-        flatten_optimizer(optimizer, nn.Linear(1, 1))
+        named_state(optimizer, nn.Linear(1, 1))
     optimizer.state[model.scale]["step"] = 3
     with pytest.raises(ValueError, match="scale/step is int, not a tensor"):
-        flatten_optimizer(optimizer, model)
+        named_state(optimizer, model)
 
 
 def test_random_states_of_early_checkpoints_are_passed_over() -> None:
     model, optimizer = build()
     train(model, optimizer, 1)
-    flat = flatten_optimizer(optimizer, model)
+    flat = named_state(optimizer, model)
     restore_optimizer(optimizer, model, flat | {"rng/cpu": torch.get_rng_state()})
-    assert flatten_optimizer(optimizer, model).keys() == flat.keys()
+    assert named_state(optimizer, model).keys() == flat.keys()
 
 
 @pytest.mark.gpu
@@ -126,7 +126,7 @@ def test_random_states_of_early_checkpoints_are_passed_over() -> None:
 def test_state_follows_the_parameters_to_the_gpu() -> None:
     model, optimizer = build()
     train(model, optimizer, 1)
-    flat = flatten_optimizer(optimizer, model)
+    flat = named_state(optimizer, model)
     on_gpu = Small().cuda()
     second = torch.optim.AdamW(on_gpu.parameters())
     restore_optimizer(second, on_gpu, flat)
@@ -139,7 +139,8 @@ import os, sys
 import torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch import nn
-from calico.agent.training.optimizer_state import flatten_optimizer, restore_optimizer
+from torch.distributed.tensor import DTensor
+from calico.agent.training.optimizer_state import named_state, restore_optimizer
 
 torch.set_num_threads(1)
 world = 2
@@ -161,10 +162,14 @@ def train(model, optimizer, steps):
 
 model, optimizer = build()
 train(model, optimizer, 3)
-flat = flatten_optimizer(optimizer, model)
+def whole():
+    return {name: value.full_tensor() if isinstance(value, DTensor) else value
+            for name, value in named_state(optimizer, model).items()}
+
+flat = whole()
 assert flat["0.weight/exp_avg"].shape == (6, 4) and type(flat["0.weight/exp_avg"]) is torch.Tensor
 restore_optimizer(optimizer, model, flat)
-again = flatten_optimizer(optimizer, model)
+again = whole()
 assert flat.keys() == again.keys() and all(torch.equal(flat[name], again[name]) for name in flat)
 train(model, optimizer, 1)   # the restored shards fit their parameters
 dist.destroy_process_group()

@@ -29,6 +29,14 @@ def test_acting_is_measured() -> None:
     assert 0 < one["share_of_bandwidth"] < 2
 
 
+def test_contexts_have_as_many_tokens_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "CONTEXTS", (16, 64))
+    monkeypatch.setattr(gpu, "WARM_UP", 0)
+    short, long = gpu.contexts("tiny", 64, torch.device("cpu"), 0.1)
+    assert (short["context"], short["rows"], long["context"], long["rows"]) == (16, 4, 64, 1)
+    assert short["tokens_per_second"] > 0 < long["tokens_per_second"]
+
+
 def test_fewer_rows_are_tried_where_memory_does_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "CONTEXT", 32)
 
@@ -48,7 +56,17 @@ def test_fewer_rows_are_tried_where_memory_does_not_suffice(monkeypatch: pytest.
 def test_without_a_gpu_a_part_says_that_it_is_skipped(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         gpu.main(["training", "small"])
-    assert ended.value.code == gpu.SKIPPED and capsys.readouterr().out == "skipped: torch finds no CUDA device here\n"
+    assert ended.value.code == gpu.SKIPPED and capsys.readouterr().out.startswith("skipped: torch finds no CUDA device here")
+
+
+def test_a_torch_without_cuda_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A machine with a GPU skips all parts where the wrong build of torch was installed."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for version, ends in (("12.8", "device here\n"), (None, f"here: torch {torch.__version__} is a build without CUDA\n")):
+        monkeypatch.setattr(torch.version, "cuda", version)
+        with pytest.raises(SystemExit):
+            gpu.chosen("cuda")
+        assert capsys.readouterr().out.endswith(ends)
 
 
 def test_each_part_is_written_down_however_it_ended(tmp_path: Path) -> None:
@@ -71,7 +89,8 @@ def test_the_script_runs_without_a_gpu(tmp_path: Path) -> None:
                           "PYTHON": sys.executable}, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     parts = json.loads((tmp_path / "out" / gpu.FILE).read_text())["parts"]
-    assert list(parts) == ["tests", "training-small", "training-medium", "training-gato-364m", "acting-gato-1.18b"]
+    assert list(parts) == ["tests", "training-small", "training-medium", "training-gato-364m", "contexts-small",
+                           "acting-gato-1.18b"]
     assert parts["tests"]["status"] == "ok" and "skipped" in parts["tests"]["output"][-1]
     assert all(part["status"] == "skipped" for name, part in parts.items() if name != "tests")
     assert "skipped: torch finds no CUDA device here" in done.stdout
