@@ -133,9 +133,14 @@ class Classifier(nn.Module):
 
     def forward(self, inputs: Tensor | Mapping[str, Tensor], mask: Tensor | None = None) -> Tensor:
         """mask: bool (B, M), False at padding elements (of text: bytes); None: there is none."""
-        if isinstance(self.reader, Text):
-            mask = self.reader.elements(mask)
-        latents = self.encoder(self.reader(inputs), mask)
+        return self.decode(self.encoder(*self.read(inputs, mask)))
+
+    def read(self, inputs: Tensor | Mapping[str, Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The elements (B, M, channels) that the latents attend to, and a mask of them, False at padding."""
+        return self.reader(inputs), self.reader.elements(mask) if isinstance(self.reader, Text) else mask
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, N, width) -> logits (B, labels)."""
         pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(self.query[None], latents)[:, 0]
         return self.head(pooled)
 
