@@ -80,7 +80,7 @@ def measured(model: Classifier, prepare: Any, samples: Sequence[Any], labels: np
         answers[name], layers[name] = torch.cat(classes).numpy(), float(torch.cat(depths).float().mean())
 
     with torch.inference_mode():
-        taken = seconds(turns, *(lambda name=name: answer(name) for name in variants))  # type: ignore[misc]
+        taken = seconds(turns, *(lambda name=name: answer(name) for name in variants))
     first = next(iter(variants))
     return {name: {"accuracy": float((answers[name] == labels[rows]).mean()),
                    "same_answer": float((answers[name] == answers[first]).mean()), "layers": layers[name],
