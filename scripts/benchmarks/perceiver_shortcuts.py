@@ -10,10 +10,13 @@ layers and latents and with each shortcut (agent/perceiver/shortcuts.py), in tur
     accuracy        of the held-out samples
     same_answer     fraction of them that are given the class that they are given without shortcuts
     layers          applied to a sample, on average
-    times_as_fast   median seconds without shortcuts / with it; with --batch samples at a time (default 1)
+    times_as_fast   median seconds without shortcuts / with it, with --batch samples at a time (default 1); on a CPU seconds of
+                    this process's own work, which others on the machine do not change
 """
 
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ import torch
 from calico.agent.perceiver.runs import load_trained, preparation
 from calico.agent.perceiver.shortcuts import Shortcuts, Shortened
 from calico.agent.perceiver.tasks import Classifier
-from calico.scripts.benchmarks.interleaved import seconds
+from calico.scripts.benchmarks.interleaved import interleaved
 from calico.scripts.common import console
 from calico.scripts.perceiver_tasks.classify import KINDS
 from calico.scripts.perceiver_tasks.training import HELD_OUT, load_task_settings
@@ -71,16 +74,21 @@ def measured(model: Classifier, prepare: Any, samples: Sequence[Any], labels: np
     answers: dict[str, np.ndarray] = {}
     layers: dict[str, float] = {}
 
-    def answer(name: str) -> None:
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+
+    def answer(name: str) -> float:
+        """Seconds."""
+        began = clock()
         shortened = Shortened(model, variants[name]).eval()
         classes, depths = [], []
         for inputs in batches:
             classes.append(shortened(*inputs).argmax(dim=1).cpu())
             depths.append(shortened.depths.cpu())
         answers[name], layers[name] = torch.cat(classes).numpy(), float(torch.cat(depths).float().mean())
+        return clock() - began
 
     with torch.inference_mode():
-        taken = seconds(turns, *(lambda name=name: answer(name) for name in variants))
+        taken = interleaved(turns, *(partial(answer, name) for name in variants))
     first = next(iter(variants))
     return {name: {"accuracy": float((answers[name] == labels[rows]).mean()),
                    "same_answer": float((answers[name] == answers[first]).mean()), "layers": layers[name],
