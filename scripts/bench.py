@@ -9,6 +9,7 @@
     calico bench runner                  # environments: the runner beside bare loops, Gymnasium's vector and rendering
     calico bench perceiver --json        # beside transformers and other Perceivers; a quarter of an hour
     calico bench perceiver-scores classify-image cifar10.zip training.minutes=4     # accuracy after equal training, beside them
+    calico bench perceiver-shortcuts runs/reviews reviews.jsonl       # early exit and fewer latents: accuracy, time
     calico bench data2vec --json         # version 2.0's masked predictions per second beside version 1's; five minutes
     calico bench serving --minutes 10    # 32 clients of `calico serve` beside one: errors, latency, batches, memory
     calico bench data --gigabytes 20     # opening 1,000 files, and batches from a disk, beside a twentieth of them; minutes
@@ -28,7 +29,8 @@ from calico.scripts.common import console
 
 # scripts/benchmarks/NAME.py has `bench_NAME(turns) -> figures`
 BENCHES = ("acting", "training", "context", "tokenizers", "runner", "perceiver", "data2vec", "text", "scale", "memory")
-OWN_PARSERS = {"perceiver-scores": "perceiver_scores", "learning": "learning", "data": "data", "serving": "serving"}
+OWN_PARSERS = {"perceiver-scores": "perceiver_scores", "perceiver-shortcuts": "perceiver_shortcuts", "learning": "learning",
+               "data": "data", "serving": "serving"}
 
 
 @console.run_command

@@ -9,9 +9,14 @@ self-attention layers and are read out by a query, the embedding of the token at
   costs nearly the same after 4,096 tokens as after 512.
 
 In training each position costs a pass over its latents, so a row's targets are a random choice of `prefixes`
-(`sample_targets`).
+(`sample_targets`). That is most of a row's actions and few of its words. With `stride` above 1 so many tokens share the latents
+of the first of them: each of the others is answered by one causal attention to these latents and to the tokens of its own
+stride up to itself, so that all targets of `prefixes` strides are learned from at about the price of one each.
 
-Legend: B batch, S seq, P requested positions of a row, n in all, N latents, H heads, D head dim.
+    stride 4:   tokens   0 1 2 3 | 4 5 6 7 | ...     latents read the tokens up to 0, up to 4, ...
+                6 is answered from the latents of 4 and the tokens 4 5 6
+
+Legend: B batch, S seq, P requested positions of a row, n in all, N latents, H heads, D head dim, L stride.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,12 +49,13 @@ class PerceiverConfig:
     feedforward: int = 4      # width of the feed-forwards, in multiples of width
     context: int = 512        # tokens per training sequence, and those that a prediction reads
     latents: int = 16
-    prefixes: int = 64        # targets per row and training step
+    prefixes: int = 64        # targets per row and training step; with a stride: strides, of which all targets are learned from
+    stride: int = 1           # tokens that share latents; 1: each has its own
     limit: ClassVar[None] = None   # any history can be read: old tokens leave the window
 
     def __post_init__(self) -> None:
         check_heads(self.width, self.heads)
-        at_least(self, "backbone.", context=1, latents=1, prefixes=1)
+        at_least(self, "backbone.", context=1, latents=1, prefixes=1, stride=1)
 
     @property
     def reading(self) -> DecoderConfig:
@@ -72,43 +78,81 @@ class Perceiver(nn.Module):
         self.latents = nn.Parameter(torch.randn(config.latents, config.width) * 0.02)
         self.read = CausalCrossAttend(config.reading)
         self.layers = cast(Sequence[SelfAttend], nn.ModuleList(SelfAttend(config.latent) for _ in range(config.depth)))
-        self.answer = CrossAttend(config.latent, config.width, config.width, widening=config.feedforward, residual=True)
+        self.answer: CrossAttend | CausalCrossAttend = CausalCrossAttend(config.reading) if config.stride > 1 else CrossAttend(
+            config.latent, config.width, config.width, widening=config.feedforward, residual=True)
         self.norm = nn.LayerNorm(config.width, bias=False)
         self.rotations = Rotations(config.width // config.heads)
 
     def sample_targets(self, targets: Tensor) -> Tensor:
-        """At most `prefixes` targets of each row, at random."""
-        return sample_per_row(targets, self.config.prefixes)
+        """At most `prefixes` targets of each row, at random; with a stride all targets of at most so many strides."""
+        return sample_per_row(targets, self.config.prefixes, self.config.stride)
 
     def forward(self, x: Tensor, where: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """See Backbone; `where` row by row and rising."""
-        positions = torch.arange(x.shape[1], device=x.device)
-        k, v = self.read.project_inputs(x, self.rotations(positions))
-        return self.hidden_states(x, positions.expand(x.shape[:2]), where, lambda q, ends: self.read_prefixes(q, k, v, ends))
+        rotation = self.rotations(torch.arange(x.shape[1], device=x.device))
+        k, v = self.read.project_inputs(x, rotation)
+        near = None
+        if isinstance(self.answer, CausalCrossAttend):
+            near = self.answer.project_inputs(x, rotation)
+        first = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        return self.hidden_states(x, first, where, lambda q, ends: self.read_prefixes(q, k, v, ends), near)
 
-    def hidden_states(self, x: Tensor, positions: Tensor, where: tuple[Tensor, Tensor] | None,
-                      attend_to: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def hidden_states(self, x: Tensor, first: Tensor, where: tuple[Tensor, Tensor] | None,
+                      attend_to: Callable[[Tensor, Tensor], Tensor], near: tuple[Tensor, Tensor] | None) -> Tensor:
         """Hidden states (n, width), or (B, S, width).
 
         Args:
-            x: (B, S, width), tokens at `positions` (B, S) of their rows' histories.
+            x: (B, S, width), tokens of their rows' histories.
+            first: int64 (B,), the positions there of the first of them.
             where: (rows, indices into S), int64 (n,) each; None: all.
             attend_to: rotated latent queries (B, H, P, N, D) and their positions (B, P) -> what they read, (B, H, P, N, D).
+            near: with a stride, keys and values (B, H, C, D) for `answer` of the tokens from the first requested stride on, the
+                one at position t in slot t modulo C.
         """
         if where is None:
-            return self.hidden_states(x, positions, every_position(x), attend_to).unflatten(0, x.shape[:2])
+            return self.hidden_states(x, first, every_position(x), attend_to, near).unflatten(0, x.shape[:2])
         rows, index = where
         if not len(rows):
             return self.norm(x[where])
-        columns, table = grouped(rows, index, *x.shape[:2])                     # (n,), (B, P)
-        ends = positions.gather(1, table)
+        starts = self.start_of(first[rows] + index)
+        newest = self.start_of(first + x.shape[1] - 1)
+        groups = Grouped.of(rows, starts, newest)
         q = self.read.query(self.read.norm_query(self.latents)).unflatten(-1, (self.read.heads, -1))     # (N, H, D)
-        cos, sin = (r[:, :, :, None] for r in self.rotations(ends))            # (B, 1, P, 1, D / 2)
-        mixed = attend_to(rotate(q.transpose(0, 1)[:, None], (cos, sin)), ends)
-        latents = self.read.finish(self.latents, mixed.transpose(1, 2)[rows, columns])                   # (n, N, width)
+        cos, sin = (r[:, :, :, None] for r in self.rotations(groups.table))     # (B, 1, P, 1, D / 2)
+        mixed = attend_to(rotate(q.transpose(0, 1)[:, None], (cos, sin)), groups.table)
+        latents = self.read.finish(self.latents, mixed.transpose(1, 2)[groups.rows, groups.columns])     # (groups, N, width)
         for layer in self.layers:
             latents = layer(latents)
-        return self.norm(self.answer(x[where][:, None], latents)[:, 0])
+        if isinstance(self.answer, CrossAttend):
+            return self.norm(self.answer(x[where][:, None], latents[groups.group])[:, 0])
+        assert near is not None
+        answers = self.answer_strides(x, first, groups, latents, near)                                   # (groups, L, width)
+        return self.norm(answers[groups.group, first[rows] + index - starts])
+
+    def start_of(self, positions: Tensor) -> Tensor:
+        """The first positions of their strides."""
+        return positions // self.config.stride * self.config.stride
+
+    def answer_strides(self, x: Tensor, first: Tensor, groups: "Grouped", latents: Tensor,
+                       near: tuple[Tensor, Tensor]) -> Tensor:
+        """The answers at all tokens of each group's stride, (groups, L, width); meaningless at those that are not in x.
+
+        The latents count as tokens at the start of the stride for the rotary positions.
+        """
+        answer, rows, stride = self.answer, groups.rows, self.config.stride
+        assert isinstance(answer, CausalCrossAttend)
+        offsets = torch.arange(stride, device=x.device)
+        positions = groups.starts[:, None] + offsets                                                     # (groups, L)
+        tokens = x[rows[:, None], (positions - first[rows, None]).clamp(0, x.shape[1] - 1)]              # (groups, L, width)
+        q = answer.project_query(tokens, self.rotations(positions))
+        # after the queries, whose positions are the last: the table of rotations is then long enough
+        k, v = answer.project_inputs(latents, self.rotations(groups.starts[:, None]))
+        slots = (rows[:, None], positions % near[0].shape[2])
+        k, v = (torch.cat([own, ring.transpose(1, 2)[slots].transpose(1, 2).to(own.dtype)], dim=2)
+                for own, ring in zip((k, v), near, strict=True))                                         # (groups, H, N + L, D)
+        later = F.pad(offsets > offsets[:, None], (latents.shape[1], 0), value=False)                    # (L, N + L)
+        bias = torch.zeros(later.shape, dtype=q.dtype, device=q.device).masked_fill_(later, -torch.inf)
+        return answer.finish(tokens, attend(q, k, v, bias))
 
     def read_prefixes(self, q: Tensor, k: Tensor, v: Tensor, ends: Tensor) -> Tensor:
         """Attention of latent queries (B, H, P, N, D) to the `context` tokens up to their positions `ends` (B, P), rising.
@@ -129,21 +173,27 @@ class Perceiver(nn.Module):
         return torch.cat(mixed, dim=2)
 
     def new_cache(self, batch: int, chunk: int, dtype: torch.dtype = torch.float32) -> Cache:
-        """See Backbone: one ring of keys and values."""
+        """See Backbone: one ring of keys and values, and with a stride one of those of the last tokens for `answer`."""
         config, device = self.config, self.norm.weight.device
-        shape = (batch, config.heads, config.context + chunk - 1, config.width // config.heads)
-        keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-        return Cache((keys,), (values,), torch.zeros(batch, dtype=torch.int64, device=device))
+        sizes = [config.context + chunk + config.stride - 2] + [config.stride + chunk - 1] * (config.stride > 1)
+        shapes = [(batch, config.heads, size, config.width // config.heads) for size in sizes]
+        keys, values = ([torch.zeros(shape, dtype=dtype, device=device) for shape in shapes] for _ in range(2))
+        return Cache(tuple(keys), tuple(values), torch.zeros(batch, dtype=torch.int64, device=device))
 
     def extend(self, x: Tensor, cache: Cache, counts: Tensor | None = None,
                where: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Cache]:
-        """See Backbone; each position that is not requested saves a pass over the latents."""
-        seq, (keys,), (values,) = x.shape[1], cache.keys, cache.values
-        assert seq <= cache.slots - self.config.context + 1, (seq, cache.slots, self.config.context)
+        """See Backbone; each position, or stride, that is not requested saves a pass over the latents."""
+        seq, keys, values = x.shape[1], cache.keys[0], cache.values[0]
+        assert seq <= cache.slots - self.config.context - self.config.stride + 2, (seq, cache.slots, self.config)
         positions = cache.lengths[:, None] + torch.arange(seq, device=x.device)   # (B, S)
-        k, v = self.read.project_inputs(x, self.rotations(positions))
-        write_ring(keys, positions % cache.slots, k)
-        write_ring(values, positions % cache.slots, v)
+        rotation, near = self.rotations(positions), None
+        rings = [(self.read, keys, values)]
+        if isinstance(self.answer, CausalCrossAttend):
+            near = cache.keys[1], cache.values[1]
+            rings.append((self.answer, *near))
+        for layer, *pair in rings:
+            for ring, new in zip(pair, layer.project_inputs(x, rotation), strict=True):
+                write_ring(ring, positions % ring.shape[2], new)
 
         def attend_to(q: Tensor, ends: Tensor) -> Tensor:
             bias, filled = ring_bias(ends, keys, self.config.context)            # (B, 1, P, filled)
@@ -152,7 +202,7 @@ class Perceiver(nn.Module):
             mixed = biased_attention(q.flatten(2, 3).to(keys.dtype), keys[:, :, :filled], values[:, :, :filled], bias)
             return mixed.unflatten(2, q.shape[2:4])
 
-        hidden = self.hidden_states(x, positions, where, attend_to)
+        hidden = self.hidden_states(x, cache.lengths, where, attend_to, near)
         return hidden, Cache(cache.keys, cache.values, cache.lengths + (seq if counts is None else counts))
 
 
@@ -162,25 +212,47 @@ def every_position(x: Tensor) -> tuple[Tensor, Tensor]:
     return every // x.shape[1], every % x.shape[1]
 
 
-def sample_per_row(targets: Tensor, most: int) -> Tensor:
-    """At most `most` of the targets of each row, bool (B, S), at random."""
-    scores = rand(targets.shape, targets.device, of=ROWS).masked_fill(~targets, -1)
-    return targets & (scores >= scores.topk(min(most, scores.shape[1])).values[:, -1:])
+def sample_per_row(targets: Tensor, most: int, stride: int = 1) -> Tensor:
+    """At most `most` of the targets of each row, bool (B, S), at random; with a stride those in so many strides."""
+    seq = targets.shape[1]
+    held = F.pad(targets, (0, -seq % stride)).unflatten(1, (-1, stride)).any(dim=2)                 # (B, strides)
+    scores = rand(held.shape, targets.device, of=ROWS).masked_fill(~held, -1)
+    chosen = scores >= scores.topk(min(most, scores.shape[1])).values[:, -1:]
+    return targets & chosen.repeat_interleave(stride, dim=1)[:, :seq]
 
 
-def grouped(rows: Tensor, positions: Tensor, batch: int, seq: int) -> tuple[Tensor, Tensor]:
-    """Requested positions, row by row and rising (duplicates are allowed), as a table.
+@dataclass(frozen=True)
+class Grouped:
+    """Requested positions that share latents, row by row, as groups and as a table.
 
-        rows 0 0 2 2 2, positions 3 5 0 4 4, seq 8  ->  columns 0 1 0 1 1, table [[3 5] [7 7] [0 4]]
+        rows 0 0 2 2 2, starts 3 5 0 4 4  ->  group 0 1 2 3 3, rows 0 0 2 2, starts 3 5 0 4, columns 0 1 0 1,
+                                              table [[3 5] [7 7] [0 4]], filled up with newest [7 7 7]
 
-    Returns:
-        columns int64 (n,), the column of each in its row of the table; table int64 (batch, P), filled up with seq - 1.
+    Attributes:
+        group: int64 (n,), of each request.
+        rows, starts, columns: int64 (groups,): the row, the position, and the column of the table. The last group may stand
+            there several times: shapes recur, see hardware.round_up_to_bucket.
+        table: int64 (B, P), positions of each row, rising.
     """
-    key = rows * seq + positions
-    new = F.pad(key[1:] != key[:-1], (1, 0), value=True)
-    row = rows[new]
-    counts = row.bincount(minlength=batch)
-    column = torch.arange(len(row), device=rows.device) - (counts.cumsum(0) - counts)[row]
-    table = torch.full((batch, min(seq, round_up_to_bucket(int(counts.max())))), seq - 1, device=rows.device)
-    table[row, column] = positions[new]
-    return column[new.cumsum(0) - 1], table
+
+    group: Tensor
+    rows: Tensor
+    starts: Tensor
+    columns: Tensor
+    table: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, starts: Tensor, newest: Tensor) -> "Grouped":
+        """
+        Args:
+            rows, starts: int64 (n,), row by row and rising; duplicates are allowed.
+            newest: int64 (B,), positions at or after all starts of a row.
+        """
+        new = F.pad((rows[1:] != rows[:-1]) | (starts[1:] != starts[:-1]), (1, 0), value=True)
+        row, start = rows[new], starts[new]
+        counts = row.bincount(minlength=len(newest))
+        columns = torch.arange(len(row), device=rows.device) - (counts.cumsum(0) - counts)[row]
+        table = newest[:, None].repeat(1, min(int(newest.max()) + 1, round_up_to_bucket(int(counts.max()))))
+        table[row, columns] = start
+        padded = torch.arange(round_up_to_bucket(len(row)), device=rows.device).clamp(max=len(row) - 1)
+        return cls(new.cumsum(0) - 1, row[padded], start[padded], columns[padded], table)

@@ -13,8 +13,9 @@ Legend: B batch, M input elements, N latents, Q queries, C channels.
 """
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -111,10 +112,19 @@ class SelfAttend(nn.Module):
         self.feedforward = FeedForward(config.width, config.widening, config.gelu)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(self.norm(x)).split(self.split, dim=-1))
-        mixed = attend(q, k, v)                                               # (B, heads, N, C / heads)
+        mixed = attend(*self.projected(x))                                    # (B, heads, N, C / heads)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
         return x + self.feedforward(x)
+
+    def projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of (B, N, C): each (B, heads, N, C / heads)."""
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(self.norm(x)).split(self.split, dim=-1))
+        return q, k, v
+
+    def attention_mass(self, x: Tensor) -> Tensor:
+        """How much of all latents' attention each latent of (B, N, C) receives here: (B, N), rows sum to 1."""
+        q, k, _ = self.projected(x)
+        return ((q * q.shape[3] ** -0.5) @ k.mT).softmax(dim=-1).mean(dim=(1, 2))
 
 
 class FoldedInputs(NamedTuple):
@@ -275,9 +285,13 @@ class Encoder(nn.Module):
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """mask: bool (B, M), True at inputs that are attended to; None: all."""
         x = self.cross_attend(self.latents[None], inputs, mask)
-        for block in range(self.config.blocks):
-            if self.cross_attend_again is not None and 0 < block < self.config.cross_attends:
-                x = self.cross_attend_again(x, inputs, mask)
-            for layer in self.layers:
-                x = layer(x)
+        for again, layer in self.steps():
+            x = layer(x if again is None else again(x, inputs, mask))
         return x
+
+    def steps(self) -> Iterator[tuple[CrossAttend | None, SelfAttend]]:
+        """What follows the first cross-attention, in order: each application of a layer, with the cross-attention before it."""
+        for block in range(self.config.blocks):
+            again = self.cross_attend_again if 0 < block < self.config.cross_attends else None
+            for number, layer in enumerate(self.layers):
+                yield again if number == 0 else None, cast(SelfAttend, layer)

@@ -62,7 +62,8 @@ SMALL_FLOW = FlowConfig(latent=replace(_SMALL, layers=3), size=(24, 32), bands=1
 SMALL_AUTOENCODER = AutoencoderConfig(
     latent=replace(_SMALL, latents=104, layers=3), size=(48, 48), block=(4, 12, 12), video_patch=(4, 12, 12), project=128,
     resolution=(12, 12), video_bands=12, samples_per_frame=320, patch=128, audio_resolution=40, audio_bands=20,
-    label_channels=126, channels=128, decoder_widening=2, query_residual=True)
+    label_channels=126, channels=128, decoder_widening=2, query_residual=True,
+    label_queries=8, label_mask_prob=0.9)     # hidden in half of the clips, as published, it is learned from half of them
 SMALL_LANGUAGE = LanguageConfig(latent=_READS_TEXT, text=_BYTES, near=16)     # of fill-mask, for classify-text to start from
 
 

@@ -133,9 +133,14 @@ class Classifier(nn.Module):
 
     def forward(self, inputs: Tensor | Mapping[str, Tensor], mask: Tensor | None = None) -> Tensor:
         """mask: bool (B, M), False at padding elements (of text: bytes); None: there is none."""
-        if isinstance(self.reader, Text):
-            mask = self.reader.elements(mask)
-        latents = self.encoder(self.reader(inputs), mask)
+        return self.decode(self.encoder(*self.read(inputs, mask)))
+
+    def read(self, inputs: Tensor | Mapping[str, Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The elements (B, M, channels) that the latents attend to, and a mask of them, False at padding."""
+        return self.reader(inputs), self.reader.elements(mask) if isinstance(self.reader, Text) else mask
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, N, width) -> logits (B, labels)."""
         pooled = latents.mean(dim=1) if self.decoder is None else self.decoder(self.query[None], latents)[:, 0]
         return self.head(pooled)
 
@@ -237,8 +242,11 @@ class AutoencoderConfig:
     audio_resolution: int = 0                       # of the sound: twice its positions' highest frequency; 0: its samples
     decoder_widening: int = 1                       # width of the decoder's feed-forward, in multiples of its own
     query_residual: bool = False                    # of the decoder's queries
+    label_queries: int = 1                          # whose answers are averaged: with one head each attends to little
 
     def __post_init__(self) -> None:
+        if self.label_queries < 1:
+            raise ValueError(f"label_queries={self.label_queries} must be at least 1")
         if any(whole % part for whole, part in zip((self.frames, *self.size), self.video_patch, strict=True)):
             raise ValueError(f"{self.frames} frames of size={self.size} do not split into video_patch={self.video_patch}; "
                              "change one of them")
@@ -280,7 +288,7 @@ class Autoencoder(nn.Module):
         widths = {"audio": fourier_channels(1, config.audio_bands), "image": fourier_channels(3, config.video_bands),
                   "label": config.label_channels}
         width = max(widths.values()) + self.MARGIN
-        self.label_query = nn.Parameter(torch.empty(1, config.label_channels))
+        self.label_query = nn.Parameter(torch.empty(config.label_queries, config.label_channels))
         self.padding = nn.ParameterDict({name: torch.empty(1, width - own) for name, own in widths.items()})
         self.decoder = CrossAttend(config.latent, width, config.latent.width, widening=config.decoder_widening,
                                    residual=config.query_residual)
@@ -320,16 +328,17 @@ class Autoencoder(nn.Module):
         """One modality's outputs (B, n, its channels); for many queries the last two matrices become one."""
         shared, head = self.shared_head, cast(nn.Linear, self.heads[name])
         if name == "label":
-            made: Tensor = head(shared(self.decoder(queries, latents)))
+            made: Tensor = head(shared(self.decoder(queries, latents))).mean(dim=1, keepdim=True)
             return made
         return self.decoder.read_out(queries, latents, head.weight @ shared.weight, head.weight @ shared.bias + head.bias,
                                      self.padding[name].to(queries.dtype), moved)
 
     def queries(self, name: str, cells: Tensor | None, like: Tensor) -> Tensor:
-        """(n, width) for the label, else (n, own channels), which the modality's padding follows."""
+        """(label_queries, width) for the label, else (n, own channels), which the modality's padding follows."""
         config = self.config
         if name == "label":
-            return torch.cat([self.label_query, self.padding[name]], dim=-1).to(like.dtype)
+            padding = self.padding[name].expand(len(self.label_query), -1)
+            return torch.cat([self.label_query, padding], dim=-1).to(like.dtype)
         if name not in self.padding or cells is None:
             raise ValueError(f"points for {name!r} are {cells}; give indices for image and audio, None for label, no other key")
         grid, bands, resolution = (config.audio_grid, config.audio_bands, self.audio_resolution) if name == "audio" else (

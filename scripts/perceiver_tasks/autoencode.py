@@ -84,7 +84,7 @@ class AutoencodeSettings(TaskSettings):
         return {"image": self.image_weight, "audio": self.audio_weight, "label": self.label_weight}
 
 
-DEFAULTS = AutoencodeSettings(optimizer=replace(AutoencodeSettings().optimizer, learning_rate=2e-3)).lasting(4000)
+DEFAULTS = AutoencodeSettings(optimizer=replace(AutoencodeSettings().optimizer, learning_rate=2e-3)).lasting(2000)
 
 
 def train(task: str, argv: Sequence[str]) -> int:

@@ -17,6 +17,7 @@ from calico.agent.perceiver.hugging_face import copy_trunk
 from calico.agent.perceiver.inputs import AudioConfig, ImageConfig, MelConfig
 from calico.agent.perceiver.runs import Trained, config_to_json, load_trained, preparation
 from calico.agent.perceiver.samples import CloudInput, PictureInput, SampleInput, SoundInput, TextInput
+from calico.agent.perceiver.shortcuts import Shortcuts, Shortened
 from calico.agent.perceiver.sizes import SMALL
 from calico.agent.perceiver.tasks import Classifier, ClassifierConfig, MaskedLanguage
 from calico.datasets.images import decode_file
@@ -45,8 +46,11 @@ continues.
 PREDICT = """The class of each of some {what}, and how sure the model is of it.
 
     calico perceive {task} predict runs/{task} {file} --json
+    calico perceive {task} predict runs/{task} {file} --views 8
+    calico perceive {task} predict runs/{task} {file} --early-exit 0.9
 
 RUN is what `calico perceive {task} train` made, or the folder of a Hugging Face Perceiver with such a head.
+--early-exit and --keep-latents answer sooner and not exactly; `calico bench perceiver-shortcuts` measures what they cost.
 """
 
 
@@ -57,6 +61,12 @@ class ClassifierSettings(TaskSettings):
     """What all four have."""
 
     smoothing: float = 0.1       # fraction of a target that goes to all classes, as the paper's ImageNet recipe
+    views: int = 1               # above 1: the report tells the accuracy of so many views of each held-out sample, too
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.views < 1:
+            raise ValueError(f"views={self.views} must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +272,12 @@ def fit(task: str, path: Path, settings: Any, run: Path, device: str = "cpu",
     trainer = runs.train(model, classification_loss(settings.smoothing),
                          work.batches(settings.batch_size, settings.training.seed), work.accuracy, document, settings, run,
                          device, data_changed)
-    return work.report(trainer, run, task)
+    return work.report(trainer, run, task, settings.views, for_views(fit_in))
+
+
+def for_views(fit_in: SampleInput) -> SampleInput:
+    """How the views are prepared that are averaged in use: as in training, but no words are hidden."""
+    return replace(fit_in, hidden=0.0) if isinstance(fit_in, TextInput) else fit_in
 
 
 def cut_texts(samples: Sequence[Any] | np.ndarray, fit_in: SampleInput) -> list[str]:
@@ -295,15 +310,26 @@ def predict(task: str, argv: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("files", nargs="+", metavar="TEXT" if task == "classify-text" else "FILE")
     parser.add_argument("--top", type=int, default=1, help="classes per sample (default 1)")
+    parser.add_argument("--views", type=int, default=1, help="average over so many views of each: slower, right more often "
+                        "(default 1)")
+    for option, what in (("--early-exit", "answer after the first layer at which a class has this probability; not exact"),
+                         ("--keep-latents", "fraction of the latents that go on after the first layer; not exact")):
+        parser.add_argument(option, type=float, default=1.0, metavar="FRACTION", help=f"{what} (default 1: off)")
     console.add_common(parser, "--device", "--json")
     options = parser.parse_args(argv)
-    console.check_positive(options, "top")
+    console.check_positive(options, "top", "views")
+    shortcuts = Shortcuts(early_exit=options.early_exit, keep_latents=options.keep_latents)
     trained = load_trained(options.run, (task,), console.chosen_device(options.device))
+    assert isinstance(trained.model, Classifier)
+    model = trained.model if shortcuts.exact else Shortened(trained.model, shortcuts)
     fit_in, classes = preparation(trained), trained.document["classes"]
     names, samples = classification.open_named(options.files, lambda name: kind.open(name, fit_in))
     for remark in cut_texts(samples, fit_in):
         console.note(remark)
-    chances = classification.probabilities(trained.model, fit_in, samples, "fp32")
+    if options.views > 1:
+        chances = classification.averaged_over_views(model, for_views(fit_in), samples, options.views, "fp32")
+    else:
+        chances = classification.probabilities(model, fit_in, samples, "fp32")
     found = classification.answers(names, chances, classes, options.top)
     classification.show_answers(found, "text" if task == "classify-text" else "file", options.json)
     return 0

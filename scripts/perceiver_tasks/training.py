@@ -36,7 +36,7 @@ EVALUATIONS = 10     # of the held-out samples, in a run
 EMA = 0.995          # decay of the averaged weights: they see the last 200 steps, and spare a choice among checkpoints
 WARM_UP, SHORT_WARM_UP = 100, 20    # steps, at most a tenth of all
 # what a continued run may change; the warm-up follows from the steps
-FREE = ("init", "pairs", "optimizer.warmup_steps", *runs.LENGTH)
+FREE = ("init", "pairs", "views", "optimizer.warmup_steps", *runs.LENGTH)
 
 # options that were, for the line that names their new spelling
 SPELLINGS = {"--steps": "training.steps", "--minutes": "training.minutes", "--seed": "training.seed", "--batch": "batch_size",

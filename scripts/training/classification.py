@@ -66,11 +66,19 @@ class Task:
         found = probabilities(model, self.prepare, self.kept)
         return {"accuracy": float((found.argmax(axis=1) == self.data.labels[self.held_out]).mean())}
 
-    def report(self, trainer: Trainer[Any], run: Path, name: str) -> dict[str, Any]:
-        """The held-out report of a run that has ended, which is also written there, with a picture of the confusion."""
-        chances = probabilities(trainer.final, self.prepare, self.kept, trainer.config.precision)
-        found = held_out_report(chances, self.data.labels[self.held_out], self.data.classes) | {
+    def report(self, trainer: Trainer[Any], run: Path, name: str, views: int = 1, prepare: Prepare | None = None,
+               ) -> dict[str, Any]:
+        """The held-out report of a run that has ended, which is also written there, with a picture of the confusion.
+
+        Args:
+            views, prepare: above 1, the accuracy of so many views is added, see `averaged_over_views`.
+        """
+        labels, precision = self.data.labels[self.held_out], trainer.config.precision
+        found = held_out_report(probabilities(trainer.final, self.prepare, self.kept, precision), labels, self.data.classes) | {
             "task": name, "train": len(self.learnt), **costs(trainer)}
+        if views > 1:
+            chances = averaged_over_views(trainer.final, prepare or self.prepare, self.kept, views, precision)
+            found |= {"views": views, "accuracy_of_views": float((chances.argmax(axis=1) == labels).mean())}
         write_report(found, run)
         if trainer.ranks.is_first:
             draw_confusion(found, run / "confusion.png")
@@ -107,6 +115,27 @@ def probabilities(model: nn.Module, prepare: Prepare, samples: Sequence[Any],
     return np.stack([rows[i] for i in range(len(samples))])
 
 
+@torch.inference_mode()
+def averaged_over_views(model: nn.Module, prepare: Prepare, samples: Sequence[Any], views: int,
+                        precision: Precision | None = None) -> np.ndarray:
+    """float32 (n, classes): the mean probabilities over the one view of use and `views` - 1 of training's.
+
+    A batch is the views of one sample, so that its answer does not depend on what else is asked about.
+    """
+    device = next(model.parameters()).device
+    found = []
+    for sample in samples:
+        batches = [prepare([sample], None), prepare([sample] * (views - 1), stream(0, "views of use"))]
+        chances = []
+        for batch in batches:
+            inputs = [tensor.to(device) for tensor in batch.values()]
+            with nullcontext() if precision is None else autocast(device, precision):
+                logits: Tensor = model.eval()(*inputs)
+            chances.append(logits.float().softmax(dim=1).cpu())
+        found.append(torch.cat(chances).mean(dim=0).numpy())
+    return np.stack(found)
+
+
 def held_out_report(chances: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """Accuracy, top-5 accuracy where there are more than ten classes, per class, and the confusion (rows: true class)."""
     predicted = chances.argmax(axis=1)
@@ -132,7 +161,8 @@ def show_report(report: Mapping[str, Any], as_json: bool) -> None:
         rows.append([name, int(total), float(confusion[i, i] / total) if total else None, taken])
     top = f", top-5 {report['top_5']:.1%}" if "top_5" in report else ""
     console.print_table(("class", "held out", "right", "most often taken for"), rows)
-    console.say(f"accuracy {report['accuracy']:.1%}{top} of {report['held_out']} held-out samples, trained on "
+    views = f", of {report['views']} views of each {report['accuracy_of_views']:.1%}" if "views" in report else ""
+    console.say(f"accuracy {report['accuracy']:.1%}{top}{views} of {report['held_out']} held-out samples, trained on "
                 f"{report['train']} in {report['steps']} steps, {report['minutes']:.1f} minutes, "
                 f"{report['core_minutes']:.1f} of one core's work")
 

@@ -20,10 +20,12 @@ VOCABULARY = Vocabulary(VocabularyConfig(text=300, discrete=64, continuous=128))
 BACKBONES: tuple[BackboneConfig, ...] = (
     DecoderConfig(width=32, depth=2, heads=2, context=16, window=8),
     PerceiverConfig(width=32, depth=2, heads=2, context=8, latents=3, prefixes=4),
+    PerceiverConfig(width=32, depth=2, heads=2, context=8, latents=3, prefixes=2, stride=4),
     PerceiverARConfig(width=32, depth=2, heads=2, context=16, window=8),
     MaskedEncoderConfig(width=32, depth=2, heads=2, context=16, window=8, prefixes=4),
 )
-every_backbone = pytest.mark.parametrize("backbone", BACKBONES, ids=lambda config: config.kind)
+every_backbone = pytest.mark.parametrize(
+    "backbone", BACKBONES, ids=lambda config: config.kind + ("-stride" if getattr(config, "stride", 1) > 1 else ""))
 
 
 @pytest.fixture

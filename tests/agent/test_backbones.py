@@ -27,7 +27,7 @@ def states_of(backbone: BackboneConfig, batch: int = 2, seq: int = 30) -> tuple[
 
 
 def test_each_kind_is_tested_here() -> None:
-    assert [config.kind for config in BACKBONES] == list(KINDS)
+    assert list(dict.fromkeys(config.kind for config in BACKBONES)) == list(KINDS)
 
 
 @every_backbone
@@ -181,4 +181,5 @@ def test_text_is_written_as_by_the_plain_loop(backbone: BackboneConfig) -> None:
 def test_a_shorter_context_needs_no_other_setting(backbone: BackboneConfig) -> None:
     network, x = states_of(replace(backbone, context=4))
     assert network(x).isfinite().all()
-    assert all(ring.shape[2] <= 4 for ring in network.new_cache(1, 1).keys) or backbone.kind == "decoder"
+    most = 4 + getattr(backbone, "stride", 1) - 1
+    assert all(ring.shape[2] <= most for ring in network.new_cache(1, 1).keys) or backbone.kind == "decoder"

@@ -1,9 +1,11 @@
 """Perceiver IO as a backbone: what a place sees, and how places are put side by side. The rest is in test_backbones.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from calico.agent.backbones.perceiver import Perceiver, PerceiverConfig, grouped, sample_per_row
+from calico.agent.backbones.perceiver import Grouped, Perceiver, PerceiverConfig, sample_per_row
 
 CONFIG = PerceiverConfig(width=16, depth=1, heads=2, context=6, latents=3, prefixes=4)
 
@@ -44,9 +46,13 @@ def test_blocks_of_places_change_nothing(perceiver: Perceiver, monkeypatch: pyte
 
 def test_places_stand_in_a_table() -> None:
     """The case of the docstring: row 1 asks for nothing, place 4 of row 2 is asked for twice."""
-    columns, table = grouped(torch.tensor([0, 0, 2, 2, 2]), torch.tensor([3, 5, 0, 4, 4]), batch=3, seq=8)
-    assert columns.tolist() == [0, 1, 0, 1, 1]
-    assert table.tolist() == [[3, 5], [7, 7], [0, 4]]
+    groups = Grouped.of(torch.tensor([0, 0, 2, 2, 2]), torch.tensor([3, 5, 0, 4, 4]), torch.tensor([7, 7, 7]))
+    assert groups.group.tolist() == [0, 1, 2, 3, 3]
+    assert groups.rows.tolist() == [0, 0, 2, 2] and groups.starts.tolist() == [3, 5, 0, 4]
+    assert groups.columns.tolist() == [0, 1, 0, 1]
+    assert groups.table.tolist() == [[3, 5], [7, 7], [0, 4]]
+    many = Grouped.of(torch.zeros(17, dtype=torch.int64), torch.arange(17), torch.tensor([20]))
+    assert many.starts.tolist() == [*range(17), 16]             # 18 groups: a shape that recurs
 
 
 def test_a_row_draws_as_many_targets_as_it_may() -> None:
@@ -59,9 +65,34 @@ def test_a_row_draws_as_many_targets_as_it_may() -> None:
     torch.testing.assert_close(drawn[:, 0, :9].float().mean(dim=0), torch.full((9,), 4 / 9), atol=0.07, rtol=0)
 
 
+def test_with_a_stride_all_targets_of_some_strides_are_drawn() -> None:
+    """Ten positions in strides 0-3, 4-7, 8-9; at most two of them."""
+    targets = torch.tensor([[True, False, True, True, True, False, False, False, True, True]])
+    torch.manual_seed(0)
+    drawn = torch.stack([sample_per_row(targets, 2, 4)[0] for _ in range(200)])
+    strides = torch.stack([drawn[:, :4].any(dim=1), drawn[:, 4:8].any(dim=1), drawn[:, 8:].any(dim=1)], dim=1)
+    assert torch.equal(strides.sum(dim=1), torch.full((200,), 2)) and strides.any(dim=0).all()
+    assert torch.equal(drawn, targets & strides.repeat_interleave(4, dim=1)[:, :10])
+    assert torch.equal(sample_per_row(targets, 3, 4), targets)
+
+
+def test_tokens_of_a_stride_share_latents_and_read_each_other() -> None:
+    """Stride 4, context 6: position 10 is answered from the latents of 8, which read 3 ... 8, and from 8, 9 and 10."""
+    torch.manual_seed(0)
+    perceiver, x, passes = Perceiver(replace(CONFIG, stride=4)).eval(), torch.randn(1, 12, 16), []
+    perceiver.layers[0].register_forward_pre_hook(lambda layer, inputs: passes.append(len(inputs[0])))
+    state = perceiver(x)[0, 10]
+    assert passes == [3]                                        # latents of 0, 4 and 8 serve twelve tokens
+    for position in range(12):
+        changed = x.clone()
+        changed[:, position] = torch.randn(16)
+        assert torch.equal(perceiver(changed)[0, 10], state) != (3 <= position <= 10)
+
+
 @pytest.mark.parametrize("wrong, message", [
     ({"heads": 3}, "width=16 does not split into 3 heads"), ({"latents": 0}, "latents=0 must be at least 1"),
-    ({"prefixes": 0}, "prefixes=0 must be at least 1"), ({"context": 0}, "context=0 must be at least 1"),
+    ({"prefixes": 0}, "prefixes=0 must be at least 1"), ({"stride": 0}, "stride=0 must be at least 1"),
+    ({"context": 0}, "context=0 must be at least 1"),
 ])
 def test_sizes_that_do_not_work_are_named(wrong: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -353,6 +353,20 @@ def test_the_label_is_looked_at_in_training_alone() -> None:
     assert not torch.allclose(model.encode(inputs), model.encode(given))
 
 
+def test_answers_to_several_queries_of_the_label_are_averaged() -> None:
+    model = shaken(Autoencoder(replace(VIDEO, label_queries=3)))
+    latents, label, queries = torch.randn(2, 5, 16), {"label": None}, model.label_query.data
+    together = model.decode(latents, label)["label"]
+    alone = []
+    for number in range(3):
+        model.label_query.data = queries[number:number + 1]
+        alone.append(model.decode(latents, label)["label"])
+    assert together.shape == (2, 3) and not torch.allclose(alone[0], alone[1])
+    torch.testing.assert_close(together, torch.stack(alone).mean(dim=0))
+    with pytest.raises(ValueError, match="label_queries=0 must be at least 1"):
+        replace(VIDEO, label_queries=0)
+
+
 @pytest.mark.parametrize("points", [{"image": None}, {"sound": torch.arange(2)}])
 def test_points_of_no_modality_are_named(points: dict[str, Tensor | None]) -> None:
     with pytest.raises(ValueError, match="give indices for image and audio, None for label"):

@@ -12,10 +12,14 @@ from safetensors.torch import load_file
 
 from calico.agent import checkpoint
 from calico.agent.perceiver.layers import LatentConfig
+from calico.agent.perceiver.samples import PictureInput, TextInput
 from calico.agent.perceiver.sizes import SMALL
 from calico.agent.training.trainer import Trainer
 from calico.datasets.images import encode_file
+from calico.datasets.streams import stream
 from calico.scripts.main import main
+from calico.scripts.perceiver_tasks.classify import for_views
+from calico.scripts.training.classification import averaged_over_views
 
 from ...datasets.test_sounds import tone, wav
 
@@ -92,6 +96,39 @@ def test_it_learns_measures_and_answers(task: str, tmp_path: Path, capsys: pytes
     assert main([*words, "--json"]) == 0                       # the same command: nothing more to train, the same report
     assert json.loads(capsys.readouterr().out)["accuracy"] == report["accuracy"]
 
+    one = answers[0]["probability"]
+    of_views = [answered_with(capsys, task, run, *asked[:number], "--views", "3")[0]["probability"] for number in (1, 2)]
+    assert of_views[0] == pytest.approx(of_views[1], rel=1e-5)                               # whatever else is asked about
+    assert (of_views[0] == pytest.approx(one, rel=1e-5)) == (task == "classify-text")   # a short text is whole in each
+    assert answered_with(capsys, task, run, asked[0], "--views", "1")[0]["probability"] == pytest.approx(one, rel=1e-4)
+    assert main([*words, "views=3", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["views"] == 3 and again["accuracy_of_views"] > 0.9 and again["accuracy"] == report["accuracy"]
+
+
+def answered_with(capsys: pytest.CaptureFixture[str], task: str, *words: str) -> Any:
+    assert main(["perceive", task, "predict", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_views_are_the_one_of_use_and_some_of_training() -> None:
+    """A model that answers with the mean of its input: of four views the plain one and three that are drawn."""
+    class Mean(torch.nn.Linear):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return torch.stack([inputs.mean(dim=(1, 2, 3)), torch.zeros(len(inputs))], dim=1)
+
+    fit, picture = PictureInput(side=8, shift=2), RNG.integers(256, size=(8, 8, 3), dtype=np.uint8)
+    views = [fit([picture])["inputs"], fit([picture] * 3, stream(0, "views of use"))["inputs"]]
+    wanted = Mean(1, 1)(torch.cat(views)).softmax(dim=1)
+    assert len({round(float(row[0]), 5) for row in wanted}) == 4
+    found = averaged_over_views(Mean(1, 1), fit, [picture, picture], 4)
+    np.testing.assert_allclose(found, wanted.mean(dim=0).detach().expand(2, 2), rtol=1e-5)
+
+
+def test_no_words_are_hidden_in_views() -> None:
+    assert for_views(TextInput(positions=9, hidden=0.2)) == TextInput(positions=9)
+    assert for_views(PictureInput()) == PictureInput()
+
 
 def test_stopping_and_continuing_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +183,13 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("calico perceive")
     return error
+
+
+def test_no_views_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["perceive", "classify-image", "predict", str(tmp_path), "x.png", "--views", "0"]) == 2
+    assert "--views" in capsys.readouterr().err
+    data, _ = make_data("classify-image", tmp_path)
+    assert "views=0 must be at least 1" in refused(capsys, "classify-image", "train", str(data), "views=0", "--out", "run")
 
 
 def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
