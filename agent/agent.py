@@ -27,7 +27,7 @@ from .sampling import SamplingConfig
 
 TOKENIZER_FILE = "tokenizer.model"
 NAMED = 3                 # of the nearest tasks, in an error
-ACTING = "acting"         # document of a checkpoint: {"temperature": ..., "temperatures": {task: ...}}, at which it plays best
+ACTING = "acting"         # document of a checkpoint: {"temperature": ...}, at which it was found to play best
 
 # Checkpoints that come with the package, by name: folders like any other checkpoint's, with weights in bf16.
 COMES_WITH_CALICO = ("calico-small",)      # each release has it; a copy of the repository alone may not
@@ -123,25 +123,16 @@ class Agent:
                              "teaches it, where the task has an expert")
         return TaskCodec.from_json(self.tasks[task]["codec"], self.vocabulary, self.text)
 
-    def temperature(self, task: str) -> float:
-        """Of its actions in a task, unless somebody asks for another one: the one at which it was found to play best."""
-        general = self.about.get("temperature", SamplingConfig().temperature)
-        return float(self.about.get("temperatures", {}).get(task, general))
-
-    def sampling(self, task: str, temperature: float | None = None, **settings: int) -> SamplingConfig:
-        """How its actions in a task are chosen.
-
-        Args:
-            temperature: None: its own.
-            settings: others of SamplingConfig.
-        """
-        return SamplingConfig(temperature=self.temperature(task) if temperature is None else temperature, **settings)
+    @property
+    def temperature(self) -> float:
+        """Of its actions, unless somebody asks for another one."""
+        return float(self.about.get("temperature", SamplingConfig().temperature))
 
     def policy(self, task: str, sampling: SamplingConfig | None = None, *, prompt: Tokens | None = None,
                precision: Precision = "auto") -> AgentPolicy:
         """Play a task; see AgentPolicy. sampling: default: at its own temperature."""
-        codec = self.codec(task)
-        return AgentPolicy(self.model, codec, sampling or self.sampling(task), prompt=prompt, precision=precision)
+        sampling = sampling or SamplingConfig(temperature=self.temperature)
+        return AgentPolicy(self.model, self.codec(task), sampling, prompt=prompt, precision=precision)
 
 
 def check_tasks(tasks: Any) -> None:

@@ -4,7 +4,6 @@
     calico card --json                                 # the score of every task beside random play and the expert
     calico card runs/demo                              # a run of your own, after `calico evaluate runs/demo`
     calico card runs/demo --pack my-network            # its network alone, in bf16: a folder to give away
-    calico card runs/demo --pack my-network --temperature 1 0 0.5    # each task at the temperature at which it plays best
     calico evaluate my-network                         # the pack's own figures: bf16 is not fp32
     calico card my-network --write                     # its card goes with it, as card.json and README.md
 
@@ -12,7 +11,6 @@ A card's figures are those of the latest `calico evaluate` of the same weights. 
 random play, 1 the expert.
 """
 
-import math
 from pathlib import Path
 
 from calico.scripts.common import console
@@ -24,24 +22,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = console.make_parser("card", __doc__)
     parser.add_argument("run", nargs="?", default=DEFAULT_RUN, help=HELP)
     parser.add_argument("--pack", type=Path, metavar="FOLDER", help="write the network alone into this new folder, in bf16")
-    parser.add_argument("--temperature", type=float, nargs="+", default=[], metavar="T",
-                        help="with --pack: of its actions, unless told otherwise. Of several, each task gets the one at which "
-                             "it is found to play best; the first where it comes near the expert, or where none is better")
-    parser.add_argument("--episodes", type=int, default=4, help="with several temperatures: per task and temperature (4)")
-    parser.add_argument("--max-steps", type=int, help="of these episodes, at most")
+    parser.add_argument("--temperature", type=float, metavar="T", help="with --pack: of its actions, unless told otherwise")
     parser.add_argument("--write", action="store_true", help="put the card into the network's folder")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
-    console.check_positive(arguments, "episodes", "max_steps")
-    if arguments.temperature and not arguments.pack:
-        raise ValueError(f"--temperature {arguments.temperature[0]:g} goes with --pack, which writes it into the new folder")
-    if not all(0 <= one < math.inf for one in arguments.temperature):
-        raise ValueError(f"--temperature {' '.join(f'{one:g}' for one in arguments.temperature)}: each must be at least 0")
+    if arguments.temperature is not None and (not arguments.pack or arguments.temperature < 0):
+        raise ValueError(f"--temperature {arguments.temperature:g} goes with --pack, and is at least 0")
 
     from calico.scripts.evaluation import card  # late: it loads torch
 
     if arguments.pack:
-        console.wrote(card.pack(arguments.run, arguments.pack, arguments.temperature, arguments.episodes, arguments.max_steps))
+        console.wrote(card.pack(arguments.run, arguments.pack, arguments.temperature))
         return 0
     found = card.card_of(arguments.run, measured=arguments.write)
     if arguments.write:

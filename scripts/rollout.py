@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         console.check_installed("av", "media", "films as MP4 need the package av", "(GIFs need nothing more: --gif DIR)")
 
     from calico.agent.agent import Agent  # torch takes seconds: not before the words are known to be right
+    from calico.agent.sampling import SamplingConfig
     from calico.scripts.common.film import REEL_ROWS
     from calico.scripts.evaluation import control
 
@@ -62,8 +63,9 @@ def main(argv: list[str] | None = None) -> int:
                          "lists its tasks")
     run, named = split_run(arguments.words, is_task)
     agent = Agent.load(run, console.chosen_device(arguments.device))
+    temperature = agent.temperature if arguments.temperature is None else arguments.temperature
+    sampling = SamplingConfig(temperature=temperature, top_k=arguments.top_k)
     tasks = named or sorted(agent.tasks)
-    drawn = {task: agent.sampling(task, arguments.temperature, top_k=arguments.top_k) for task in tasks}
     for task in tasks:
         agent.codec(task)                                      # every name is checked before the first episode
     for folder in (arguments.video, arguments.gif):
@@ -73,10 +75,10 @@ def main(argv: list[str] | None = None) -> int:
     results = []
     for task in tasks:
         prompt = control.demonstration(agent, task, arguments.prompt, arguments.prompt_tokens) if arguments.prompt else None
-        results.append(control.play(agent, task, seeds, drawn[task], num_envs=arguments.num_envs, prompt=prompt,
+        results.append(control.play(agent, task, seeds, sampling, num_envs=arguments.num_envs, prompt=prompt,
                                     isolate=arguments.isolate, spread=arguments.spread))
         if arguments.video or arguments.gif:
-            control.film(agent, task, seeds[:REEL_ROWS], drawn[task], video=arguments.video, gif=arguments.gif, prompt=prompt,
+            control.film(agent, task, seeds[:REEL_ROWS], sampling, video=arguments.video, gif=arguments.gif, prompt=prompt,
                          isolate=arguments.isolate)
     control.report_scores(results, arguments.json)
     return 0

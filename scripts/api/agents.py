@@ -84,7 +84,8 @@ class Agent:
         Raises:
             ValueError: the network was not trained on the task; the nearest name is told.
         """
-        sampling = self.network.sampling(task, temperature, top_k=top_k, seed=seed)
+        sampling = SamplingConfig(temperature=self.network.temperature if temperature is None else temperature, top_k=top_k,
+                                  seed=seed)
         return Policy(self.network.policy(task, sampling, prompt=prompt), task)
 
     def make(self, task: str, *, render_mode: str | None = None) -> gym.Env:

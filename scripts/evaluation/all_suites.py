@@ -47,7 +47,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     run, suites = Path(arguments.run), arguments.suite or ("control", *data.SUITES)
     device = console.chosen_device(arguments.device)
     agent, settings, packed = open_run(run, device)
-    drawn = {task: agent.sampling(task, arguments.temperature) for task in agent.tasks}
+    sampling = SamplingConfig(temperature=agent.temperature if arguments.temperature is None else arguments.temperature)
     against = open_run(Path(arguments.against), device) if arguments.against else None
     if against:
         check_held_out(settings, against[1], arguments.against)
@@ -62,10 +62,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if not names and not any(sets.values()):
         raise ValueError(f"{run} has nothing to be judged on: no tasks, and no data held out. Name some with --data PATH")
     seeds = range(UNSEEN, UNSEEN + arguments.episodes)
-    limit = {"max_steps": arguments.max_steps} if arguments.max_steps else {}
-    results = [play(agent, task, seeds, drawn[task], num_envs=arguments.num_envs, isolate=arguments.isolate,
+    about = conditions(agent, sampling) | ({"max_steps": arguments.max_steps} if arguments.max_steps else {})
+    results = [play(agent, task, seeds, sampling, num_envs=arguments.num_envs, isolate=arguments.isolate,
                     max_steps=arguments.max_steps,
-                    results=kept_results(kept, task, conditions(agent, drawn[task]) | limit)) for task in names]
+                    results=kept_results(kept, task, about)) for task in names]
     rank, ranks = rank_and_size()
     if rank or (ranks > 1 and any(len(result.returns) < len(seeds) for result in results)):
         console.note(f"rank {rank} of {ranks} has played its share; run the command once more for the report")
@@ -74,16 +74,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
     other = Evaluator(against[0], results_folder(Path(arguments.against))) if against else None
     evaluated = {suite: [EVALUATE[suite](evaluator, one, other) for one in found] for suite, found in sets.items() if found}
     found = summary(results, evaluated)
-    for name, task in found.get("tasks", {}).items():
-        task["temperature"] = drawn[name].temperature
-    about = {"network": agent.fingerprint(), "episodes": arguments.episodes, **limit}
-    replace_file(kept / SUMMARY, json.dumps(console.jsonable({**about, **found}), indent=1))
+    replace_file(kept / SUMMARY, json.dumps(console.jsonable({**about, "episodes": arguments.episodes, **found}), indent=1))
     if arguments.json:
         console.print_json(found)
     else:
         print_summary(results, evaluated, found)
     if arguments.out:
-        console.wrote(write_report(report_of(agent, run, results, evaluated, drawn, isolate=arguments.isolate),
+        console.wrote(write_report(report_of(agent, run, results, evaluated, sampling, isolate=arguments.isolate),
                                    arguments.out))
     return 0
 
@@ -162,13 +159,13 @@ def print_summary(results: list[TaskScore], evaluated: Evaluated, found: Mapping
                                                        for one in ones for measure, figures in one.figures.items()])
 
 
-def report_of(agent: Agent, run: Path, tasks: Sequence[TaskScore], evaluated: Evaluated,
-              drawn: Mapping[str, SamplingConfig], title: str = "Calico", isolate: bool = False) -> Report:
+def report_of(agent: Agent, run: Path, tasks: Sequence[TaskScore], evaluated: Evaluated, sampling: SamplingConfig,
+              title: str = "Calico", isolate: bool = False) -> Report:
     """What was evaluated, with films of the tasks (those that their environments survive), the training's curves and a chat."""
     films = []
     with console.progress("film", total=len(tasks), unit="tasks") as bar:
         for result in tasks:
-            if film := film_of(agent, result.task, UNSEEN, drawn[result.task], max_steps=300, isolate=isolate):
+            if film := film_of(agent, result.task, UNSEEN, sampling, max_steps=300, isolate=isolate):
                 films.append(film)
             bar.advance(note=result.task)
     backbone = agent.model.config.backbone

@@ -1,8 +1,7 @@
 """The card of a network: its figures from the latest evaluation, the data that it was made of, and what it cannot do."""
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from calico.agent.agent import ACTING, Agent, located
 from calico.envs import task_table
 from calico.scripts.common import console
 from calico.scripts.evaluation.all_suites import SUMMARY, results_folder
-from calico.scripts.evaluation.tuning import best_temperatures
 
 CARD, README = "card.json", "README.md"
 PACKED = ("model", "vocabulary", "tasks", "encoders", "state", checkpoint.BEFORE)    # what acting needs, and its origin
@@ -22,21 +20,18 @@ LIMITS = (
     "Scores are means over the seeds given; a task below half of the expert is not played well, and is listed all the same.")
 
 
-def pack(run: str, out: Path, temperatures: Sequence[float] = (), episodes: int = 4, max_steps: int | None = None) -> Path:
+def pack(run: str, out: Path, temperature: float | None = None) -> Path:
     """See checkpoint.pack; of each source the data's name stays, its path does not.
 
     Args:
-        temperatures: of its actions, unless somebody asks for another one. Of several, each task gets the one at which it is
-            found to play best, see best_temperatures.
+        temperature: of its actions, unless somebody asks for another one.
     """
     saved = checkpoint.load(located(run), only=("model",))
     data = saved.documents.get("config", {}).get("data", {})
     documents = {stem: saved.documents[stem] for stem in PACKED if stem in saved.documents}
     documents["sources"] = [Path(source["path"]).name for source in data.get("sources", ()) if source.get("weight")]
-    if temperatures:
-        documents[ACTING] = {"temperature": temperatures[0]}
-    if len(temperatures) > 1:
-        documents[ACTING]["temperatures"] = best_temperatures(run, temperatures, episodes, max_steps)
+    if temperature is not None:
+        documents[ACTING] = {"temperature": temperature}
     return checkpoint.pack(saved, out, documents)
 
 
@@ -59,7 +54,7 @@ def card_of(run: str, measured: bool = False) -> dict[str, Any]:
     if found["network"] != agent.fingerprint():
         raise ValueError(f"{path} is of other weights than {run} has now; run `calico evaluate {run}` again")
     scores = {name: {"family": task["family"], "score": task["score"], "interval": task["interval"], "random": task["random"],
-                     "expert": task["expert"], "episodes": task["episodes"], "temperature": task["temperature"],
+                     "expert": task["expert"], "episodes": task["episodes"],
                      "of_expert": None if task["normalised"] is None else round(task["normalised"] / 100, 4)}
               for name, task in found.get("tasks", {}).items()}
     families = {name: {"tasks": group["tasks"], "share_at_50": group["share_at_50"],
@@ -78,7 +73,7 @@ def card_of(run: str, measured: bool = False) -> dict[str, Any]:
             "parameters": agent.model.parameter_count(), "bytes": weights, "tokens": int(spent["tokens"]),
             "training_hours": round(spent["seconds"] / 3600, 2), "episodes": found["episodes"],
             "max_steps": found.get("max_steps"),
-            "by_family": families, "scores": scores,
+            "temperature": found["sampling"]["temperature"], "by_family": families, "scores": scores,
             "data": saved.documents.get("sources", []), "licences": trained, "limits": list(LIMITS)}
 
 
@@ -121,20 +116,11 @@ def summary(card: Mapping[str, Any]) -> list[str]:
              "expert's score or more"]
     if card["interquartile_mean_95"]:
         lines.append(f"interquartile mean of expert-normalised scores {estimate(card['interquartile_mean_95'])}, at "
-                     f"{temperatures(card)}")
+                     f"temperature {card['temperature']:g}")
     for name, words in (("caption_accuracy", "captions"), ("question_accuracy", "answers")):
         if card[name] is not None:
             lines.append(f"{percent(card[name])} of its {words} about drawn pictures are right")
     return lines
-
-
-def temperatures(card: Mapping[str, Any]) -> str:
-    """At which its actions were drawn: "temperature 1", or "temperature 1 (340 tasks) and 0 (19)"."""
-    counts = Counter(task["temperature"] for task in card["scores"].values()).most_common()
-    if len(counts) == 1:
-        return f"temperature {counts[0][0]:g}"
-    named = [f"{heat:g} ({number} tasks)" for heat, number in counts]
-    return f"temperature {', '.join(named[:-1])} and {named[-1]}"
 
 
 def show(card: Mapping[str, Any]) -> None:

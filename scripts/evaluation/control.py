@@ -35,13 +35,12 @@ from calico.tokenizers.tokens import Tokens
 UNSEEN = FIRST_SEED   # of evaluations: demonstrations begin at 0
 
 
-def play(agent: Agent, task: str, seeds: range, sampling: SamplingConfig | None = None, *, num_envs: int = 16,
+def play(agent: Agent, task: str, seeds: range, sampling: SamplingConfig, *, num_envs: int = 16,
          max_steps: int | None = None, prompt: Tokens | None = None, isolate: bool = False, spread: int = 0,
          results: Results | None = None, progress: bool = True) -> TaskScore:
     """Returns of one episode per seed, beside the task's references.
 
     Args:
-        sampling: None: the agent's own for the task.
         isolate: each environment in a process of its own, so that one that hangs or crashes can be given up.
         spread: share the environments out among so many processes, to step at the same time.
         results: what was played before, and where to keep what is played now; this rank then plays its share only.
@@ -89,8 +88,8 @@ def kept_results(folder: Path, task: str, about: dict[str, Any]) -> Results:
     return Results(folder, task, "agent", about | {"versions": get_task(task).versions()})
 
 
-def play_side_by_side(run: Path | str, tasks: Sequence[str], seeds: range, sampling: SamplingConfig, *, processes: int,
-                      kept: Path | None = None, **settings: Any) -> list[TaskScore]:
+def play_side_by_side(run: Path, tasks: Sequence[str], seeds: range, sampling: SamplingConfig, *, processes: int,
+                      **settings: Any) -> list[TaskScore]:
     """`play` of several tasks, each in a process of its own with one thread, in the order of `tasks`.
 
     On a CPU a small network gains less from a second thread than from a second task beside it, and environments step in one
@@ -98,14 +97,13 @@ def play_side_by_side(run: Path | str, tasks: Sequence[str], seeds: range, sampl
 
     Args:
         run: what `Agent.load` loads.
-        kept: a folder of episodes that were played before, and of those that are played now.
         settings: of `play`.
     """
     longest_first = sorted(tasks, key=lambda task: get_task(task).episode_limit or 0, reverse=True)
     pool = multiprocessing.get_context("spawn").Pool(min(processes, len(tasks)), _init_worker, (run,))
     found: dict[str, TaskScore] = {}
     with console.progress("play", total=len(tasks), unit="tasks") as bar, pool:
-        for score in pool.imap_unordered(_play_one, [(task, seeds, sampling, kept, settings) for task in longest_first]):
+        for score in pool.imap_unordered(_play_one, [(task, seeds, sampling, settings) for task in longest_first]):
             found[score.task] = score
             bar.advance(note=f"{score.task}: return {score.score:g}")
     return [found[task] for task in tasks]
@@ -114,7 +112,7 @@ def play_side_by_side(run: Path | str, tasks: Sequence[str], seeds: range, sampl
 _player: Agent   # of a process that plays for another
 
 
-def _init_worker(run: Path | str) -> None:
+def _init_worker(run: Path) -> None:
     """Begin the life of a process that plays for another."""
     global _player
     detach_process()
@@ -122,11 +120,9 @@ def _init_worker(run: Path | str) -> None:
     _player = Agent.load(run)
 
 
-def _play_one(work: tuple[str, range, SamplingConfig, Path | None, dict[str, Any]]) -> TaskScore:
-    task, seeds, sampling, kept, settings = work
-    about = conditions(_player, sampling) | {"max_steps": settings.get("max_steps")}
-    return play(_player, task, seeds, sampling, progress=False, results=kept_results(kept, task, about) if kept else None,
-                **settings)
+def _play_one(work: tuple[str, range, SamplingConfig, dict[str, Any]]) -> TaskScore:
+    task, seeds, sampling, settings = work
+    return play(_player, task, seeds, sampling, progress=False, **settings)
 
 
 def demonstration(agent: Agent, task: str, path: Path, length: int) -> Tokens:

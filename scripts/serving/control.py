@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from calico.agent.agent import Agent
 from calico.agent.policy import AgentPolicy, PlayedTask, chunk_of
+from calico.agent.sampling import SamplingConfig
 from calico.envs.checks import complaint
 from calico.scripts.common import console
 from calico.scripts.serving.limits import Limits, Refused
@@ -116,7 +117,7 @@ class Control:
             self.rows += 1
             self.sessions[session.id] = session
             self.metrics.sessions.set(len(self.sessions))
-        sampling = self.agent.sampling(task, temperature, top_k=top_k)
+        sampling = SamplingConfig(temperature=self.agent.temperature if temperature is None else temperature, top_k=top_k)
         if session.busy:
             raise Refused(409, BUSY)
         self.jobs.put(_Job("reset", session.row, (self.played[task], seed, sampling)))    # before any act that follows

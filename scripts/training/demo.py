@@ -94,8 +94,9 @@ def film_shipped(out: Path) -> Path:
     agent, films = Agent.load(DEFAULT_RUN), []
     names = [name for name in SHOWN if name in agent.tasks and not task_table.missing_module(get_task(name).family)]
     with console.progress("film", total=len(names), unit="tasks") as bar:
+        sampling = SamplingConfig(temperature=agent.temperature)
         for name in names:
-            if film := film_of(agent, name, UNSEEN, agent.sampling(name), max_steps=SHOWN_STEPS):
+            if film := film_of(agent, name, UNSEEN, sampling, max_steps=SHOWN_STEPS):
                 films.append(film)
             bar.advance(note=name)
     out.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ def evaluate(run: Path, episodes: int) -> Report:
     pictures: dict[str, list[SuiteResult[Any]]] = {
         "captions": [evaluate_captions(words, drawn_captions(world, PICTURES), ablate=False) for world in WORLDS],
         "vqa": [evaluate_questions(words, drawn_questions(world, PICTURES), ablate=False) for world in WORLDS]}
-    return report_of(agent, run, tasks, pictures, dict.fromkeys(TASKS, SAMPLING), title=TITLE)
+    return report_of(agent, run, tasks, pictures, SAMPLING, title=TITLE)
 
 
 def make_data(folder: Path) -> list[SourceSettings]:

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from calico.agent.agent import Agent
+from calico.agent.sampling import SamplingConfig
 from calico.datasets.episodes import EpisodeReader
 from calico.datasets.publish import replace_file
 from calico.envs.experts import make_expert
@@ -78,7 +79,7 @@ def _points(base: Agent, settings: RunSettings, name: str, folder: Path, count: 
     seeds, data = range(UNSEEN, UNSEEN + judged), Path(settings.data.sources[0].path)
 
     def judge(agent: Agent, way: str, prompt: Tokens | None = None) -> TaskScore:
-        sampling = base.sampling(name)
+        sampling = SamplingConfig(temperature=base.temperature)
         about = conditions(agent, sampling) | {"max_steps": max_steps, "prompt": 0 if prompt is None else len(prompt)}
         kept = kept_results(folder / f"{count}-{way.replace(' ', '-')}" / "evaluation", name, about)
         return play(agent, name, seeds, sampling, max_steps=max_steps, prompt=prompt, results=kept)

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from calico.agent.agent import Agent
+from calico.agent.sampling import SamplingConfig
 from calico.datasets.publish import replace_file
 from calico.envs.experts import make_expert
 from calico.scripts.common import console
@@ -66,11 +67,9 @@ def learn(run: str, folders: Sequence[Path], out: Path, overrides: Sequence[str]
 
 def judge(agent: Agent, tasks: Sequence[str], folder: Path, episodes: int) -> list[TaskScore]:
     """Scores over unseen seeds; what was played before is kept."""
-    seeds, found = range(UNSEEN, UNSEEN + episodes), []
-    for name in tasks:
-        about = conditions(agent, agent.sampling(name))
-        found.append(play(agent, name, seeds, results=kept_results(folder / "evaluation", name, about)))
-    return found
+    sampling, seeds = SamplingConfig(temperature=agent.temperature), range(UNSEEN, UNSEEN + episodes)
+    about = conditions(agent, sampling)
+    return [play(agent, name, seeds, sampling, results=kept_results(folder / "evaluation", name, about)) for name in tasks]
 
 
 def report(rounds: Sequence[Sequence[TaskScore]], as_json: bool) -> None:

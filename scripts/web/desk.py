@@ -82,7 +82,7 @@ class Desk:
 
     def session(self, request: Any) -> Session:
         """That of a gradio.Request; the oldest ones end where there are too many."""
-        found = self.sessions.setdefault(str(request.session_hash), Session())
+        found = self.sessions.setdefault(str(request.session_hash), Session(temperature=self.agent.network.temperature))
         while len(self.sessions) > MOST_SESSIONS:
             self.sessions.pop(next(iter(self.sessions))).close()
         return found

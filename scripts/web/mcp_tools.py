@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from calico.agent.sampling import SamplingConfig
 from calico.datasets.images import decode_file
 from calico.envs.registry import get_task
 from calico.scripts.common.media_inputs import check_saw_pictures, read_picture
@@ -99,9 +100,9 @@ def tools(desk: Desk) -> list[Callable[..., Any]]:
             steps = int(within("max_steps", max_steps, 1, MOST_STEPS))
             network = desk.agent.network
             network.codec(task)                              # refused by name before anything is made
-            heat = None if temperature is None else within("temperature", temperature, 0, 2)
+            heat = network.temperature if temperature is None else within("temperature", temperature, 0, 2)
             with desk.lock:
-                score = play(network, task, range(UNSEEN, UNSEEN + count), network.sampling(task, heat), max_steps=steps,
+                score = play(network, task, range(UNSEEN, UNSEEN + count), SamplingConfig(temperature=heat), max_steps=steps,
                              num_envs=min(count, 8), isolate=get_task(task).family not in LIGHT, progress=False)
             return {"task": task, "returns": [float(one) for one in score.returns], "mean": score.score, "random": score.random,
                     "expert": score.expert, "percent": score.normalised, "failed": score.failed}

@@ -285,7 +285,7 @@ def build(desk: Desk, page: Any) -> None:
             gr.Markdown("#### Its next action")
             choice = gr.HTML('<p class="soft">Press Play: the probabilities of each step are shown here.</p>',
                              elem_classes="choice", elem_id="play-choice")
-            temperature = gr.Slider(0, 2, value=desk.agent.network.temperature(choices[0][1]), step=0.05, label="Temperature",
+            temperature = gr.Slider(0, 2, value=desk.agent.network.temperature, step=0.05, label="Temperature",
                                     info="0 always takes the likeliest action; may be moved while it plays")
             looks = gr.Checkbox(False, label="Show which patches it looked at", elem_id="play-looks",
                                 info="of tasks whose observation is a picture; may be ticked while it plays",
@@ -293,11 +293,11 @@ def build(desk: Desk, page: Any) -> None:
             seed = gr.Number(FIRST_SEED, label="Seed", precision=0, minimum=0, elem_id="play-seed",
                              info="of the first episode; the next ones count on")
 
-    def look(task: str, seed: int, request: gr.Request) -> tuple[str, str, str, float]:
+    def look(task: str, seed: int, request: gr.Request) -> tuple[str, str, str]:
         desk.session(request).take_turn()
         with told():
             moment = first_moment(desk.agent, task, whole(seed))
-        return frame_html(moment.frame), "", facts_html(moment), desk.agent.network.temperature(task)
+        return frame_html(moment.frame), "", facts_html(moment)
 
     def watch(task: str, seed: int, temperature: float, request: gr.Request) -> Iterator[tuple[str, str, str]]:
         session = desk.session(request)
@@ -319,8 +319,8 @@ def build(desk: Desk, page: Any) -> None:
 
     outputs: Any = [frame, choice, facts]
     live: Any = {"show_progress": "hidden", "concurrency_limit": None, "trigger_mode": "multiple"}
-    page.load(look, [task, seed], [*outputs, temperature], **live, api_name="look")
-    task.input(look, [task, seed], [*outputs, temperature], **live, api_visibility="private")
+    page.load(look, [task, seed], outputs, **live, api_name="look")
+    task.input(look, [task, seed], outputs, **live, api_visibility="private")
     go.click(watch, [task, seed, temperature], outputs, **live, api_name="play")
     again.click(other, seed, seed, queue=False, api_visibility="private").then(
         watch, [task, seed, temperature], outputs, **live, api_visibility="private")

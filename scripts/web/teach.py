@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import calico
+from calico.agent.sampling import SamplingConfig
 from calico.envs import task_table
 from calico.envs.scores import FIRST_SEED
 from calico.scripts.web import lessons
@@ -102,7 +103,7 @@ def learn(desk: Desk, session: Session, overrides: tuple[str, ...] = ()) -> Iter
     yield "trained; it plays unseen episodes now", drawn
     session.taught = agent = calico.load(out, device=desk.device)
     returns = control.play(agent.network, lesson.task.name, range(FIRST_SEED, FIRST_SEED + JUDGED),
-                           progress=False).returns
+                           SamplingConfig(temperature=agent.network.temperature), progress=False).returns
     words = lessons.in_words(list(returns), lesson.task.name)
     yield f"{words}; {time.monotonic() - began:.0f} seconds in all. The run: {out}", drawn
 
@@ -188,9 +189,8 @@ def build(desk: Desk) -> None:
         with told():
             if session.taught is None:
                 raise ValueError("there is no trained network yet; show some episodes and press Train on it")
-            task = current(session).task.name
-            session.temperature = session.taught.network.temperature(task)
-            for picture, _, said in shown(play(desk, session, session.taught, task, FIRST_SEED)):
+            session.temperature = session.taught.network.temperature
+            for picture, _, said in shown(play(desk, session, session.taught, current(session).task.name, FIRST_SEED)):
                 yield picture, said
 
     def end(request: gr.Request) -> None:

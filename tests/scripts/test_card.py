@@ -38,15 +38,15 @@ def test_a_packed_network_is_small_plays_and_names_no_path(small_run: SmallRun, 
     assert str(small_run.data) not in (packed / "sources.json").read_text() + (packed / "tasks.json").read_text()
     agent = Agent.load(packed)
     assert next(agent.model.parameters()).dtype == next(Agent.load(small_run.run).model.parameters()).dtype
-    assert agent.temperature("CartPole-v1") == agent.policy("CartPole-v1").sampling.temperature == 0.5
-    assert Agent.load(small_run.run).temperature("CartPole-v1") == 1
+    assert agent.temperature == agent.policy("CartPole-v1").sampling.temperature == 0.5
+    assert Agent.load(small_run.run).temperature == 1
     assert agent.tasks.keys() == Agent.load(small_run.run).tasks.keys()
 
 
 def test_the_card_says_what_was_measured(packed: Path, answered: Answered) -> None:
     card = answered("card", packed)
     found = json.loads((packed / "evaluation" / "summary.json").read_text())
-    assert {task["temperature"] for task in card["scores"].values()} == {0.5}
+    assert card["temperature"] == found["sampling"]["temperature"] == 0.5
     assert card["tasks"] == 2 and card["families"] == 2 and card["episodes"] == 2
     assert card["share_at_50"] == found["share_at_50"]
     middle = found["aggregates"]["all"]["interquartile_mean"]["value"]

@@ -40,8 +40,9 @@ def observations_of(agent: Any, task: str, count: int) -> list[Any]:
 
 
 def expected_actions(agent: Any, task: str, observations: list[Any], seed: int = 0) -> list[Any]:
+    from calico.agent.sampling import SamplingConfig
 
-    playing = agent.network.policy(task, agent.network.sampling(task))
+    playing = agent.network.policy(task, SamplingConfig(temperature=agent.network.temperature))
     playing.reset(0, seed)
     return [plain(playing.act([observation], [0])[0]) for observation in observations]
 
