@@ -45,14 +45,7 @@ class RanksError(ValueError):
 
 
 class LostRank(ConnectionError):
-    """Another rank died or does not answer: this one cannot go on.
-
-    Attributes:
-        leaves_at_once: a process that has said so ends there. What is left of its connections may wait for ever for the
-            other rank's answer while Python puts it away, and torchrun for this process.
-    """
-
-    leaves_at_once = True
+    """Another rank died or does not answer: this one cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +174,11 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
         # Until all are connected: one that leaves at once, with a reason, would be a lost rank to those that still connect.
         ranks.wait()
         yield ranks
+    except Exception as error:
+        # Its traceback holds DDP's reducer. Python puts that away with its lock held, and gloo's thread, which is waited for
+        # then, may want that lock: seen to wait for ever. So a process that has said its line ends there.
+        error.leaves_at_once = True      # type: ignore[attr-defined]
+        raise
     finally:
         dist.destroy_process_group()
 
