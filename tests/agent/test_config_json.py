@@ -133,7 +133,7 @@ def test_documents_of_earlier_versions() -> None:
                         backbone=PerceiverConfig(width=128, depth=4, heads=4, context=512, latents=16))
     assert from_json(ModelConfig, {"embedding": front, "backbone": backbone}) == model
     assert json.dumps(to_json(model)) == json.dumps({"embedding": front | {"modalities": [], "vectors": False},
-                                                 "backbone": backbone})
+                                                 "backbone": backbone | {"stride": 1}})
     speech = {"width": 768, "depth": 12, "heads": 12, "feedforward": 3072, "epsilon": 1e-05, "dropout": 0.0, "drop_path": 0.0,
               "sample_rate": 16000, "conv_channels": [512] * 7, "conv_kernels": [10, 3, 3, 3, 3, 2, 2],
               "conv_strides": [5, 2, 2, 2, 2, 2, 2], "conv_bias": False, "position_layers": 5, "position_kernel": 19,
