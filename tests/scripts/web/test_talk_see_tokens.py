@@ -72,12 +72,14 @@ def test_files_that_are_no_pictures_are_told_in_one_sentence(desk: Desk, tmp_pat
             look()
 
 
-def test_a_picture_of_sixty_thousand_pixels_is_refused_or_shrunk(desk: Desk, tmp_path: Path) -> None:
+def test_a_picture_of_sixty_thousand_pixels_is_refused_or_shrunk(desk: Desk, tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)      # a page that was built before sets Pillow's own limit
     wide, huge = tmp_path / "wide.png", tmp_path / "huge.png"
     Image.new("L", (60_000, 8)).save(wide)
     Image.new("1", (60_000, 600)).save(huge)
     assert isinstance(see.describe(desk, str(wide)), str)
-    with pytest.raises(ValueError, match=r"(60000 x 600 pixels, the limit is|36000000 pixels\) exceeds limit)"):
+    with pytest.raises(ValueError, match="60000 x 600 pixels, the limit is"):
         see.describe(desk, str(huge))
 
 
