@@ -48,7 +48,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def run(small_run: SmallRun, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(small_run.run, tmp_path / "my_run"))
+    """The session's run, without the evaluation that another file's tests may have left in it."""
+    return Path(shutil.copytree(small_run.run, tmp_path / "my_run", ignore=shutil.ignore_patterns("evaluation")))
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
