@@ -79,6 +79,7 @@ class FileStore:
         self._zip: zipfile.ZipFile | None = None
         self._process = 0
         self._names: frozenset[str] | None = None
+        self._visible: list[str] | None = None        # read once: a folder may hold a hundred thousand
         if self._source is None and self.path.is_file():
             self._names = frozenset(self._open().namelist())
         elif self._source is None and not self.path.is_dir():
@@ -93,11 +94,13 @@ class FileStore:
         """What was remarked, each with how many files it is true of."""
         return Counter(self.remarked.values())
 
-    def names(self) -> list[str]:
+    def names(self) -> Sequence[str]:
         """All files in alphabetical order, hidden ones left out; a folder's with the folders below it."""
-        names = self._names if self._names is not None else files_below(self.path)
-        return sorted(name for name in names if not name.endswith("/")
-                      and not any(part.startswith((".", "__MACOSX")) for part in name.split("/")))
+        if self._visible is None:
+            names = self._names if self._names is not None else files_below(self.path)
+            self._visible = sorted(name for name in names if not name.endswith("/")
+                                   and not any(part.startswith((".", "__MACOSX")) for part in name.split("/")))
+        return self._visible
 
     def __contains__(self, name: str) -> bool:
         """Whether there is such a file; it may still turn out to be broken."""
@@ -169,4 +172,4 @@ class FileStore:
         return self._zip
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_zip": None}
+        return {**self.__dict__, "_zip": None, "_visible": None}

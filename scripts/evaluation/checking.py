@@ -413,9 +413,10 @@ def _check_files(path: Path, error: ValueError, workers: int, label: str) -> Che
     """
     if path.suffix == ".npz":
         return _check_arrays(path)
-    if (found := _check_moving(path, workers)) is not None:
+    inside = _listed(path)
+    if (found := _check_moving(path, inside, workers)) is not None:
         return found
-    names, place, classes = _named(path, label)
+    names, place, classes = (inside, path, None) if inside is not None else _named(path, label)
     kinds = Counter(kind for name in names for kind, (suffixes, _, _) in KINDS.items() if name.lower().endswith(suffixes))
     if not kinds:
         if _is_data(path) and "no known format" not in str(error):
@@ -438,12 +439,22 @@ def _check_files(path: Path, error: ValueError, workers: int, label: str) -> Che
     return report
 
 
-def _check_moving(path: Path, workers: int) -> Checked | None:
+def _listed(path: Path) -> Sequence[str] | None:
+    """The files in a folder or a zip, none in a broken one; None for another path."""
+    if not path.is_dir() and path.suffix.lower() != ".zip":
+        return None
+    try:
+        return FileStore(path).names()
+    except ValueError:
+        return []
+
+
+def _check_moving(path: Path, inside: Sequence[str] | None, workers: int) -> Checked | None:
     """The report of pairs with flow, or of videos; None where there are none."""
     look: Look
     first: dict[str, Any] = {}
     if path.is_dir():
-        if not any(name.lower().endswith(VIDEOS) for name in FileStore(path).names()):
+        if not any(name.lower().endswith(VIDEOS) for name in inside or ()):
             return None
     else:
         with contextlib.suppress(ValueError):     # said by who reads it whole
@@ -474,12 +485,7 @@ def _is_data(path: Path) -> bool:
 
 
 def _named(path: Path, label: str) -> tuple[list[str], Path, list[str | None] | None]:
-    """The files that a path names, where they lie, and their classes where a manifest names them."""
-    if path.is_dir() or path.suffix.lower() == ".zip":
-        try:
-            return FileStore(path).names(), path, None
-        except ValueError:
-            return [], path, None
+    """The files that a manifest names, where they lie, and their classes where it says them."""
     if format_of(path) not in MANIFESTS:
         return [], path, None
     try:
