@@ -31,6 +31,7 @@ VERBS = {
     "rollout": "let a trained run play tasks",
     "serve": "a network over HTTP: OpenAI's chat protocol, control loops over WebSocket",
     "improve": "play, be corrected by the expert, learn, again: better scores on tasks of your choice",
+    "average": "the mean of several networks' weights, which often plays better than each",
     "fewshot": "how well a network learns new tasks from few demonstrations, beside simpler ways",
     "evaluate": "every ability of one checkpoint: scores, captions, questions, chat, text, report",
     "card": "what a network can do: the score of every task, data, licences",

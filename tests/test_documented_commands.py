@@ -218,6 +218,7 @@ TREATMENTS: list[tuple[str, str | Elsewhere | Long]] = [
     (r"collect .*--train-expert.*", Long("trains an expert for minutes")),
     (r"collect .*", Elsewhere("tests/scripts/test_collect.py::test_episodes_are_the_experts_and_say_where_they_come_from")),
     (r"(demo|train) .*", TRAINS),
+    (r"average .*", Elsewhere("tests/scripts/training/test_average.py::test_the_mean_is_a_run_that_plays_and_trains_on")),
     (r"fewshot .*", Elsewhere("tests/scripts/training/test_fewshot.py::test_all_ways_are_measured_and_nothing_is_done_twice")),
     (r"inspect ada/.*", Elsewhere(
         "tests/scripts/test_push.py::test_episodes_are_pushed_as_they_are_and_are_data_of_every_verb")),

@@ -1,0 +1,65 @@
+"""The mean of several networks' weights, which often plays better than each of them.
+
+Runs that start from one network (`init`) and go on with other data, seeds or weights of tasks end in one valley of the loss,
+and gain and lose different tasks; the mean of their weights keeps most of what each has gained, at the price of one network
+(model soups, Wortsman et al. 2022, arXiv:2203.05482; along one run, Izmailov et al. 2018, arXiv:1803.05407). Networks with
+other first weights have nothing in common place by place, and their mean plays nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calico.agent.checkpoint import BEFORE, Checkpoint, CheckpointError
+from calico.datasets.mixture import first_difference
+
+SAME = ("model", "vocabulary", "encoders")      # documents that say what a weight means
+
+
+def mean_weights(networks: Sequence[Checkpoint], shares: Sequence[float]) -> dict[str, Tensor]:
+    """The weighted mean of the weights, in float32.
+
+    Args:
+        networks: with their "model" tensors.
+        shares: one for each, at least 0; they are divided by their sum.
+    Raises:
+        CheckpointError: networks of different form, vocabulary or text pieces, or that show a task differently.
+    """
+    first = networks[0]
+    for other in networks[1:]:
+        check_alike(first, other)
+    total = sum(shares)
+    return {name: torch.stack([network.tensors["model"][name].float() * (share / total)
+                               for network, share in zip(networks, shares, strict=True)]).sum(dim=0)
+            for name in first.tensors["model"]}
+
+
+def check_alike(first: Checkpoint, other: Checkpoint) -> None:
+    """Raise CheckpointError unless a weight of the one means what it means in the other."""
+    for stem in SAME:
+        if difference := first_difference(other.documents.get(stem), first.documents.get(stem)):
+            raise CheckpointError(f"{other.path} and {first.path} differ in {stem}: {difference}; the mean of weights needs "
+                                  "networks of one form, trained on from one network")
+    if other.files != first.files:
+        raise CheckpointError(f"{other.path} and {first.path} have other text pieces; train them from one network (init=RUN)")
+    tasks, others = first.documents["tasks"], other.documents["tasks"]
+    for task in sorted(tasks.keys() & others.keys()):
+        if difference := first_difference(others[task], tasks[task]):
+            raise CheckpointError(f"{other.path} sees {task} otherwise than {first.path}: {difference}")
+
+
+def documents_of(networks: Sequence[Checkpoint]) -> dict[str, Any]:
+    """The first network's documents, with the tasks of all, and the training of all: what the longest had behind it when it
+    started, and what each has spent itself. A run that another one started from is counted twice, so this is a most."""
+    first = networks[0]
+    own = [network.documents.get("state", {}) for network in networks]
+    behind = [network.documents.get(BEFORE, {}) for network in networks]
+    spent = {key: max(part.get(key, 0) for part in behind) + sum(part.get(key, 0) for part in own)
+             for key in ("tokens", "seconds")}
+    tasks: dict[str, Mapping[str, Any]] = {}
+    for network in networks:
+        tasks = network.documents["tasks"] | tasks
+    state = {"step": 0, "tokens": 0, "seconds": 0.0, "core_seconds": 0.0, "evaluation": {}, "norms": []}
+    return {**first.documents, "tasks": tasks, BEFORE: spent, "state": state}
