@@ -27,17 +27,17 @@ import numpy as np
 
 from ..tokenizers.document import ROLES
 from ..tokenizers.tokens import SOUND_RATE, SOUND_SAMPLES
-from .file_store import FileStore
+from .file_store import INLINE, FileStore, local_name
 from .formats.dialogues import dialect_of, extra_of, messages_of
 from .formats.tables import ParquetRecords
 from .images import ImageStore
 from .publish import finish_publishing
 from .reader import DocumentReader
-from .records import Check, JsonDocument, JsonLines, format_of, named, require_text, stem_of
+from .records import Check, JsonDocument, JsonLines, format_of, named, read_json, require_text, stem_of
 from .shards import ShardRecords, shards_of
 from .sounds import SoundStore
 
-IMAGE_KEYS = ("image", "file_name", "image_path", "filename")
+IMAGE_KEYS = ("image", "file_name", "image_file_name", "image_path", "filename")
 CAPTION_KEYS = ("caption", "captions", "text", "texts", "description")
 MANIFESTS = ("captions.jsonl", "dialogues.jsonl", "metadata.jsonl", "metadata.csv", "metadata.parquet")   # of a folder
 
@@ -312,7 +312,7 @@ def open_records(path: Path, name: str, check: Check) -> Records:
     if not manifest.is_file():
         raise ValueError(f"{manifest} does not exist; give a .jsonl, .json, .csv, .parquet or .tar file, or a folder that "
                          f"holds {name}")
-    return JsonDocument(manifest, check) if format_of(manifest) == ".json" else JsonLines(manifest, check)
+    return read_json(manifest, check)
 
 
 def open_images(records: Records, images: str | Path | None, max_side: int | None, names: Sequence[str] = ()) -> ImageStore:
@@ -328,11 +328,14 @@ def images_beside(manifest: Path, names: Sequence[str] = ()) -> Path:
     paths = paths_beside(manifest)
     folder = manifest if manifest.is_dir() else manifest.parent
     found = [path for path in paths if path.exists()]
-    if names and (not found or os.path.isfile(folder / names[0])) and (
-            names[0].startswith("data:") or os.path.isfile(folder / names[0])):
+    first = names[0] if names else ""
+    with named(manifest):
+        is_beside = bool(first) and not first.startswith(INLINE) and os.path.isfile(folder / local_name(first))
+    if is_beside or (not found and first.startswith(INLINE)):
         return folder
     if not found:
-        raise ValueError(f"{manifest} names images, but there is none of {', '.join(p.name for p in paths)} beside it")
+        raise ValueError(f"{manifest} names images, but there is none of {', '.join(p.name for p in paths)} beside it"
+                         + f", and no {first[:80]!r}" * bool(first))
     return found[0]
 
 

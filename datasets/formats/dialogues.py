@@ -18,8 +18,8 @@
 With each may stand "image", "images", "audio", or one of FILES with a picture's or sound's name. They take the places that the
 texts mark with <image> or <audio>, or come first. Who speaks is told by the names of the roles, never by the turn; only two
 speakers that differ by a number (agent_1 and agent_2) are equals, and the first one is the user. A field that belongs to a
-dialogue and has no place in its dialect is refused, not dropped. Whatever a text says, it is text: markers are ids of their own,
-see tokenizers/document.py.
+dialogue and has no place in its dialect is refused, not dropped. Whatever a text says, it is text: markers are ids of their
+own, see tokenizers/document.py.
 """
 
 import re
@@ -46,7 +46,8 @@ SYSTEM, INPUTS = ("system", "system_prompt"), ("input", "context", "passage")
 REPLIES, CHOICES = ("output", "response", "completion"), ("choices", "options")
 ANSWERS = ("answer", "answers", "answerKey", "answer_idx")
 MEDIA = {"audio": SOUNDS, "image": PICTURES}                             # kind of an entry -> how its files end
-FILES = ("file", "file_name", "filename", "image_path", "audio_path")    # a picture or a sound, as the file's name ends
+FILES = ("file", "file_name", "filename", "image_file_name", "audio_file_name", "image_path",
+         "audio_path")                                                   # a picture or a sound, as the file's name ends
 # What belongs to a dialogue: where a dialect has no place for it, it must not be dropped silently.
 CONTENT = {*SYSTEM, *INPUTS, *REPLIES, *CHOICES, *ANSWERS, "messages", "conversations", "turns", "instruction", "prompt",
            "question", "statement", "history", "tools", "functions", "chosen", "rejected", "hint", "lecture", "premise",
@@ -376,8 +377,9 @@ def _texts(answers: Any) -> list[str]:
         answers = answers["text"] if isinstance(answers.get("text"), list) else [answers.get("value")]
     if not isinstance(answers, list):
         return []
-    texts = [entry.get("text", entry.get("answer")) if isinstance(entry, dict) else entry for entry in answers]
-    return texts if all(isinstance(text, str) for text in texts) else []
+    found = [entry.get("text", entry.get("answer")) if isinstance(entry, dict) else entry for entry in answers]
+    texts = [text for text in found if isinstance(text, str)]
+    return texts if len(texts) == len(found) else []
 
 
 @lru_cache(maxsize=1024)

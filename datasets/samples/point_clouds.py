@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...tokenizers.budget import check_npy
-from ..file_store import FileStore
+from ..file_store import FileSource, FileStore
 
 MESHES = (".off", ".ply", ".stl", ".obj")
 TABLES = (".xyz", ".pts")
@@ -98,7 +98,7 @@ class CloudStore(FileStore):
     what = "point cloud"
     suffixes = SUFFIXES
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path | FileSource) -> None:
         super().__init__(path, cache_bytes=1 << 29)
 
     def decode(self, data: bytes, name: str) -> np.ndarray:

@@ -70,7 +70,7 @@ def test_what_else_stands_there_is_kept() -> None:
     ({"audio": "a.wav", "fold": 1}, "line 2: a sound needs a question, or what is heard .* caption, digit, .*; this has audio"),
     ({"audio": 3, "label": "dog"}, "line 2: message 0: audio must be a string"),
     ({"audio": "a.wav", "text": 3}, "line 2: message 1: content must be a string"),
-    ({"question": "a", "reply": "b"}, "line 2: no reply under one of answer, answers, output, .*; the record has question, rep"),
+    ({"question": "a", "reply": "b"}, "line 2: no reply under one of answer, answers, output, .*; the record has question"),
     ({"question": "a", "answer": "b", "answers": ["c"]}, "line 2: give either 'answer' or 'answers'"),
     ({"question": "a", "answers": [1]}, "line 2: answers must be a list of at least one string"),
     ({"question": "a", "answer": {"b": "c"}}, "line 2: answer must be a list of at least one string"),
