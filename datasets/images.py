@@ -212,7 +212,7 @@ def random_crop(pixels: np.ndarray, least: float, rng: np.random.Generator) -> n
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box))
 
 
-def centre_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+def centre_crop(pixels: np.ndarray, height: float, width: float) -> np.ndarray:
     """The largest middle part (h, w, channels) of an image (H, W, channels) with the proportions height : width."""
     scale = min(pixels.shape[0] / height, pixels.shape[1] / width)
     rows, columns = max(1, round(height * scale)), max(1, round(width * scale))

@@ -1,9 +1,12 @@
 """Videos with their sound and a label: files in any format that FFmpeg reads, at one frame rate, one size and one sample rate.
 
-Pictures are cut to the wanted proportions around their middle and resized; a moment shows the latest frame before it. The
-sound comes from the file, else from a sound file of the same name beside it, else it is silence; what was done is said.
+Pictures stand upright as the file says (phones store them on their side), and pixels that are not square become so. They are
+cut to the wanted proportions around their middle and resized; a moment shows the latest frame before it. The sound comes from
+the file, where it may begin later than the pictures, else from a sound file of the same name beside it, else it is silence.
+What was done is said.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -72,7 +75,7 @@ def read_video(path: Path | str, form: Format, *, sound: Path | str | None = Non
     path = Path(path)
     if not os.path.isfile(path):      # Path.is_file() raises OSError for a name that is too long
         raise ValueError(f"{path} is not a file; give a video")
-    frames, has_sound, length = _read_frames(path, form)
+    frames, has_sound, began, length = _read_frames(path, form)
     notes = [f"{path.name} {length}"] if length else []
     beside = [path.with_suffix(suffix) for suffix in SOUND_SUFFIXES if path.with_suffix(suffix).is_file()]
     source = Path(sound) if sound is not None else path if has_sound else beside[0] if beside else None
@@ -84,6 +87,11 @@ def read_video(path: Path | str, form: Format, *, sound: Path | str | None = Non
             made, own = decode_sound(source.read_bytes(), form.rate)
         except (OSError, ValueError) as error:
             raise ValueError(f"{source}: {error}") from None
+        late = _sound_begins(path) - began if source == path else 0.0
+        if abs(late) > 0.5 / form.fps:       # less are samples that a codec begins with
+            first = round(late * form.rate)
+            made = np.concatenate([np.zeros(max(first, 0), np.float32), made[max(-first, 0):]])
+            notes.append(f"{path.name}: its sound begins {abs(late):.2f} s {'after' if late > 0 else 'before'} its pictures")
         samples[:len(made)] = made[:len(samples)]
         if source != path:
             notes.append(f"{path.name}: its sound is {source.name}")
@@ -92,18 +100,31 @@ def read_video(path: Path | str, form: Format, *, sound: Path | str | None = Non
     return Video(path.name, frames, samples, label, tuple(notes))
 
 
-def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, str]:
-    """uint8 (T, H, W, 3), whether there is sound, and what a user should know of the length, or ""."""
+def _sound_begins(path: Path) -> float:
+    """When the first sample of a video's sound is heard, seconds on the file's clock."""
+    import av
+
+    with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
+        for packet in container.demux(audio=0):
+            with contextlib.suppress(av.FFmpegError):      # as in read_sound, a broken packet is passed over
+                for frame in packet.decode():
+                    return frame.time or 0.0
+    return 0.0
+
+
+def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, float, str]:
+    """uint8 (T, H, W, 3), whether there is sound, when the first picture is shown, seconds on the file's clock, and what a user
+    should know of the length, or ""."""
     try:
         import av
     except ImportError as error:
         raise ImportError('videos need PyAV; pip install "calico-agent[media]"') from error
     frames: list[np.ndarray] = []
-    most, shown = round(MAX_SECONDS * form.fps), [None]
+    most, shown, aspect, began = round(MAX_SECONDS * form.fps), [None], 1.0, 0.0
 
     def show(frame: Any, until: float) -> None:
         while frame is not None and len(frames) < most and len(frames) / form.fps < until - 1e-6:
-            frames.append(frames[-1] if frame is shown[0] else fitted(frame.to_image(), form.size))
+            frames.append(frames[-1] if frame is shown[0] else fitted_frame(frame, form.size, aspect))
             shown[0] = frame
 
     try:
@@ -116,15 +137,16 @@ def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, str]:
             if stream.width * stream.height > MAX_PIXELS:
                 raise ValueError(f"its pictures have {stream.width} x {stream.height} pixels, the limit is {MAX_PIXELS}")
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}      # they may grow on the way
+            aspect = float(stream.sample_aspect_ratio or 1)
             has_sound, step = bool(container.streams.audio), 1 / float(stream.average_rate or form.fps)
-            latest, began, end = None, 0.0, 0.0
+            latest, end = None, 0.0
             for frame in container.decode(video=0):
                 if latest is None:
                     began = frame.time or 0.0
                 now = end if frame.time is None else frame.time - began    # without times they follow at the stream's rate
                 show(latest, now)
                 if len(frames) == most:
-                    return np.stack(frames), has_sound, f"is longer than {MAX_SECONDS:.0f} s: the rest is left out"
+                    return np.stack(frames), has_sound, began, f"is longer than {MAX_SECONDS:.0f} s: the rest is left out"
                 latest, end = frame, now + step
             show(latest, end)
     except (av.FFmpegError, ValueError) as error:
@@ -132,14 +154,36 @@ def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, str]:
     if not frames:
         raise ValueError(f"{path}: not a readable video (no frames)")
     short = f"ends after {end:.1f} s, its header says {declared:.1f} s: was it cut short?" if declared - end > MISSING else ""
-    return np.stack(frames), has_sound, short
+    return np.stack(frames), has_sound, began, short
 
 
-def fitted(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """The middle of a picture in the proportions of `size`, resized to it: uint8 (H, W, 3)."""
+def fitted(picture: Image.Image, size: tuple[int, int], aspect: float = 1.0) -> np.ndarray:
+    """The middle of a picture in the proportions of `size`, resized to it: uint8 (H, W, 3).
+
+    Args:
+        aspect: width of a pixel as it is meant to be seen, its height being 1.
+    """
     height, width = size
-    middle = Image.fromarray(centre_crop(np.asarray(picture.convert("RGB")), height, width))
+    middle = Image.fromarray(centre_crop(np.asarray(picture.convert("RGB")), height * aspect, width))
     return np.asarray(middle.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def fitted_frame(frame: Any, size: tuple[int, int], aspect: float = 1.0) -> np.ndarray:
+    """`fitted` of a decoded frame, which is turned and mirrored as its display matrix says.
+
+    A pixel at (x, y) is shown at (a x + c y, b x + d y), see FFmpeg's libavutil/display.h.
+    """
+    picture = frame.to_image()
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return fitted(picture, size, aspect)
+    a, b, _, c, d = np.sign(np.frombuffer(matrix, "<i4")[:5]).tolist()
+    pixels = np.asarray(picture)
+    if a and d and not b and not c:
+        pixels = pixels[::d, ::a]
+    elif b and c and not a and not d:
+        pixels, aspect = pixels.swapaxes(0, 1)[::b, ::c], 1 / aspect
+    return fitted(Image.fromarray(np.ascontiguousarray(pixels)), size, aspect)     # a slanted picture stays as it is
 
 
 # ---- many of them ----------------------------------------------------------------------------------------------------------
