@@ -130,7 +130,7 @@ def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, float, str
     try:
         with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
             stream = first_stream(container.streams.video, "there are no pictures in it")
-            # the pictures' own length where it is known: sound may be longer
+            # the pictures' own length where it is known: sound may be longer; Matroska's counts from 0, not from the first one
             declared = (container.duration or 0) / 1e6
             if stream.duration and stream.time_base:
                 declared = float(stream.duration * stream.time_base)
@@ -153,7 +153,8 @@ def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, float, str
         raise ValueError(f"{path}: not a readable video ({getattr(error, 'strerror', None) or error})") from None
     if not frames:
         raise ValueError(f"{path}: not a readable video (no frames)")
-    short = f"ends after {end:.1f} s, its header says {declared:.1f} s: was it cut short?" if declared - end > MISSING else ""
+    is_short = declared - began - end > MISSING
+    short = f"ends after {end:.1f} s, its header says {declared:.1f} s: was it cut short?" if is_short else ""
     return np.stack(frames), has_sound, began, short
 
 
