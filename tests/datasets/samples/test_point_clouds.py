@@ -99,7 +99,8 @@ def table(between: str = " ", head: str = "", points: np.ndarray = POINTS) -> st
 
 @pytest.mark.parametrize("content", [
     table(), table("\t"), table(","), table(", "), table(";"), table(head="x y z\n"), table(",", 'X,"Y",z\n'),
-    table(head="\ufeff"), table(head="//X Y Z\r\n"), table(head="12\n"), table().replace(".", ","), table(";").replace(".", ","),
+    table(head="\ufeff"), table(head="//X Y Z\r\n"), table(head="12\n"), table().replace(".", ","),
+    table(";").replace(".", ","),
 ])
 def test_tables_of_points_come_in_the_ways_that_programs_write_them(content: str) -> None:
     """Names above the numbers were refused; of numbers with a comma for a point each became two."""
