@@ -16,8 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .documents import MANIFESTS, CaptionReader, DialogueReader, is_caption, open_records
+from .documents import MANIFESTS, CaptionReader, DialogueReader, captioned_pictures, is_caption, open_records
 from .episodes import EpisodeReader
+from .file_store import files_below
 from .formats.dialogues import is_dialogue
 from .formats.hub import local
 from .images import SUFFIXES as PICTURES
@@ -59,7 +60,7 @@ class Found:
         if len(manifests) > 1:
             raise ValueError(f"{self.path} holds both {' and '.join(manifest.stem for manifest in manifests)}; name one of "
                              f"{', '.join(map(str, manifests))}")
-        if manifests or shards_of(self.path):
+        if manifests or shards_of(self.path) or captioned_pictures(self.path):
             return manifests[0] if manifests else self.path
         files = [] if self.tables else text_files(self.path)
         keyed = next((file for file in files if format_of(file) == ".jsonl"), None)
@@ -133,7 +134,15 @@ def open_episodes(found: Found, opening: Opening) -> EpisodeReader:
         raise ValueError(f"{path} was written by datasets' save_to_disk (.arrow); write it with to_parquet or to_json")
     if path.is_dir() and not found.tables and (inside := [str(each) for each in sorted(path.iterdir()) if holds_data(each)]):
         raise ValueError(f"{path} holds the data sets {', '.join(inside)}; name one of them, or each as a source of its own")
+    if path.is_dir() and not any(path.glob("*.parquet")) and (alone := without_words(path)):
+        raise ValueError(f"{path} holds pictures or sounds without words, such as {alone!r}, which `calico pretrain`, `calico "
+                         "finetune` and `calico perceive` read; captions stand in a metadata.jsonl, or as a .txt beside each")
     return EpisodeReader(path)
+
+
+def without_words(folder: Path) -> str | None:
+    """The first picture or sound in a folder or below; None where there is none."""
+    return next((name for name in files_below(folder) if name.lower().endswith((*PICTURES, *SOUNDS))), None)
 
 
 FORMATS = [   # the first that knows a path opens it
@@ -196,7 +205,8 @@ def columns_of(table: Path) -> list[str]:
 def first_record(path: Path) -> dict[str, Any]:
     """The first record; empty where there is none."""
     if path.is_dir() or format_of(path) == ".tar" or is_document(path):
-        records = open_records(shards_of(path)[0], "", lambda value: None)   # of a folder of shards the first one tells
+        first = next(iter(shards_of(path)), path)          # of a folder of shards the first one tells
+        records = open_records(first, "", lambda value: None)
         return records[0] if len(records) else {}
     with plain_file(path).open("rb") as file:
         line = next((line for line in iter(lambda: file.readline(MAX_LINE_BYTES), b"") if line.strip()), b"")
