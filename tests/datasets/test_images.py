@@ -3,6 +3,7 @@
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def icc_profile(name: str, gamma: float, colours: str) -> bytes:
                                                        ("RGB", "Linear sRGB", "RGB "), ("RGBA", "not sRGB", "RGB ")])
 def test_brightness_follows_the_profile_of_grey_and_of_linear_pictures(mode: str, name: str, colours: str) -> None:
     """Half of the light, which is 188 of sRGB's 255: a grey picture's profile was passed over, and any named after sRGB."""
-    half = {"L": 128, "LA": (128, 255), "I;16": 128 * 257, "RGB": (128,) * 3, "RGBA": (128, 128, 128, 255)}[mode]
+    half: Any = {"L": 128, "LA": (128, 255), "I;16": 128 * 257, "RGB": (128,) * 3, "RGBA": (128, 128, 128, 255)}[mode]
     data = file(Image.new(mode, (4, 4), half), "PNG", icc_profile=icc_profile(name, 1.0, colours))
     assert np.abs(decode_file(data).astype(int) - 188).max() <= 1
 
