@@ -164,7 +164,8 @@ def _caption_keys(value: tuple[str, ...]) -> tuple[str, str]:
     found = [key for key in CAPTION_KEYS if key in value]
     if len(found) != 1:
         raise ValueError("give either 'caption' or 'captions'" + (f", not {' and '.join(found)}" if found else
-                         f" (or text, description); it has {', '.join(map(str, value))}"))
+                         f" (or text, description); it has {', '.join(map(str, value))}"
+                         + "; classes alone are read by `calico finetune` and `calico perceive`" * ("label" in value)))
     return next((key for key in IMAGE_KEYS if key in value), "image"), found[0]
 
 

@@ -39,6 +39,7 @@ UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4:
            8: Image.Transpose.ROTATE_90}
 BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE = 258, 262, 281     # TIFF's tags
 FEWER_BITS = (8, 10, 12)             # of cameras, in files of 16
+SHALLOW = 16                         # the upper 8 bits of 16 are less where only 12 are used
 SRGB = re.compile("(?i)sRGB(?!.*linear)")     # begins the names of its profiles
 HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")    # of a phone, at byte 4
 _SRGB = ImageCms.createProfile("sRGB")
@@ -66,7 +67,11 @@ def read_image(data: bytes, max_side: int | None = None) -> tuple[np.ndarray, st
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ValueError(f"{image.width} x {image.height} pixels, the limit is {MAX_PIXELS}")
-                return _seen(image, max_side), _remark(image)
+                is_deep = image.mode in ("RGB", "RGBA") and any(";16" in str(tile) for tile in image.tile)
+                pixels = _seen(image, max_side)
+                if is_deep and pixels.max(initial=0) < SHALLOW:
+                    return pixels, "has 16 bits for each colour and uses fewer: it is seen nearly black; scale its numbers"
+                return pixels, _remark(image)
     except Exception as error:   # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error and more
         # Pillow names its own buffer, <_io.BytesIO object at ...>, where nothing in it is an image
         why = str(error) or type(error).__name__

@@ -21,7 +21,7 @@ from ..images import MAX_PIXELS, centre_crop
 from ..records import read_rows
 from ..sounds import FORMATS as SOUND_FORMATS
 from ..sounds import SUFFIXES as SOUND_SUFFIXES
-from ..sounds import decode_sound, first_stream
+from ..sounds import first_stream, read_sound
 from ..streams import stream
 
 SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
@@ -84,7 +84,7 @@ def read_video(path: Path | str, form: Format, *, sound: Path | str | None = Non
         notes.append(f"{path.name} has no sound: silence takes its place")
     else:
         try:
-            made, own = decode_sound(source.read_bytes(), form.rate)
+            made, own, remark = read_sound(source.read_bytes(), form.rate)
         except (OSError, ValueError) as error:
             raise ValueError(f"{source}: {error}") from None
         late = _sound_begins(path) - began if source == path else 0.0
@@ -93,6 +93,8 @@ def read_video(path: Path | str, form: Format, *, sound: Path | str | None = Non
             made = np.concatenate([np.zeros(max(first, 0), np.float32), made[max(-first, 0):]])
             notes.append(f"{path.name}: its sound begins {abs(late):.2f} s {'after' if late > 0 else 'before'} its pictures")
         samples[:len(made)] = made[:len(samples)]
+        if remark:
+            notes.append(f"{path.name}: its sound {remark}")
         if source != path:
             notes.append(f"{path.name}: its sound is {source.name}")
         if own != form.rate:

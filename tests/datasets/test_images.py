@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,17 @@ def test_sixteen_bits_that_use_fewer_are_not_black(form: str, values: list[int],
     pixels, remark = read_image(file(Image.fromarray(np.array([values], np.uint16)), form))
     assert pixels[0].tolist() == [[grey] * 3 for grey in meant]
     assert remark == (f"has 16 bits and uses fewer: {white} is shown as white" if white else "")
+
+
+def test_colours_of_12_bits_in_16_are_remarked() -> None:
+    """Pillow keeps the upper 8 bits of each colour: the picture is nearly black."""
+    numbers = np.linspace(0, 4095, 12).astype(">u2").reshape(2, 2, 3)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    for scale, remark in ((1, "has 16 bits for each colour and uses fewer: it is seen nearly black"), (16, "")):
+        rows = b"".join(b"\0" + row.tobytes() for row in (numbers * scale).astype(">u2"))
+        header = struct.pack(">2I5B", 2, 2, 16, 2, 0, 0, 0)
+        chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+        assert read_image(b"\x89PNG\r\n\x1a\n" + chunks)[1].partition(";")[0] == remark
