@@ -207,9 +207,9 @@ class JsonLines(Sequence[dict[str, Any]]):
 
 
 def read_rows(path: Path, check: Check, hint: str = "") -> list[dict[str, Any]]:
-    """All records of a file of JSON lines; a ValueError where it cannot be opened."""
+    """All records of a file of JSON lines, of a list, or of a table of text; a ValueError where it cannot be opened."""
     try:
-        return list(JsonLines(path, check))
+        return list(read_json(path, check))
     except OSError as error:
         raise ValueError(f"{path} cannot be read as JSON lines: {error}{hint}") from None
 

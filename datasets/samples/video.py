@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..file_store import local_name
 from ..images import MAX_PIXELS, centre_crop
-from ..records import read_rows
+from ..records import named, read_rows
 from ..sounds import FORMATS as SOUND_FORMATS
 from ..sounds import SUFFIXES as SOUND_SUFFIXES
 from ..sounds import first_stream, read_sound
@@ -26,6 +27,7 @@ from ..streams import stream
 
 SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
 FORMATS = f"{SOUND_FORMATS},gif"   # no lists of files, see there
+FILE_KEYS = ("file", "video", "file_name", "path")      # name a video in a manifest
 MAX_SECONDS = 60.0             # of one video; what is longer is cut
 MISSING = 1.0                  # seconds that may lack at the end: sound is often a little longer
 
@@ -192,8 +194,8 @@ def fitted_frame(frame: Any, size: tuple[int, int], aspect: float = 1.0) -> np.n
 # ---- many of them ----------------------------------------------------------------------------------------------------------
 
 def read_videos(source: Path | str, form: Format) -> list[Video]:
-    """The videos of a folder (a folder below it names the label) or of a manifest: JSON lines with `file`, and perhaps `label`
-    and `sound`, files beside it.
+    """The videos of a folder (a folder below it names the label) or of a manifest: JSON lines with one of FILE_KEYS, and
+    perhaps `label` and `sound`, files beside it.
 
     Raises:
         ValueError: nothing there, or a file that cannot be read; names it.
@@ -219,7 +221,7 @@ def listed_videos(source: Path | str) -> list[Listed]:
         rows = [Listed(source, path.relative_to(source).as_posix(), label=path.parent.name * (path.parent != source))
                 for path in files]
     else:
-        rows = [Listed(source.parent, row["file"], row.get("sound") or "", str(row.get("label") or ""))
+        rows = [Listed(source.parent, _file(row), row.get("sound") or "", _label(row))
                 for row in read_rows(source, _check_row, "; give a folder of videos or a manifest")]
     if not rows:
         raise ValueError(f"{source} has no videos; there must be files ending in {', '.join(SUFFIXES)}")
@@ -234,15 +236,29 @@ def read_listed(row: Listed, form: Format) -> Video:
 
 def inside(folder: Path, name: str | Path) -> Path:
     """The file that a manifest names; ValueError where it lies outside of the manifest's folder."""
-    path = folder / name
+    with named(repr(str(name))):         # one on the web; one with NUL in it
+        path = folder / local_name(str(name))
+        os.path.realpath(path)
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise ValueError(f"{str(name)!r} lies outside of {folder}; give names inside the folder")
     return path
 
 
 def _check_row(row: dict[str, Any]) -> None:
-    if not isinstance(row.get("file"), str) or not isinstance(row.get("sound") or "", str):
+    if not isinstance(_file(row), str) or not isinstance(row.get("sound") or "", str):
         raise ValueError('no "file"; each line is {"file": FILE, "label": TEXT} and perhaps "sound", another file')
+    if isinstance(row.get("label"), list | dict):
+        raise ValueError(f"label must be a text or a number, got {row['label']!r}")
+
+
+def _file(row: dict[str, Any]) -> Any:
+    return next((row[key] for key in FILE_KEYS if key in row), None)
+
+
+def _label(row: dict[str, Any]) -> str:
+    """What is to be seen; "" where nobody said: a class may be called 0."""
+    label = next((row[key] for key in ("label", "labels") if row.get(key) is not None), "")
+    return str(label)
 
 
 class Clips:

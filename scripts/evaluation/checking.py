@@ -50,6 +50,7 @@ from calico.datasets.samples.labelled import (
 )
 from calico.datasets.samples.point_clouds import SUFFIXES as CLOUDS
 from calico.datasets.samples.point_clouds import CloudStore
+from calico.datasets.samples.video import FILE_KEYS as VIDEO_KEYS
 from calico.datasets.samples.video import SUFFIXES as VIDEOS
 from calico.datasets.samples.video import Format, Listed, inside, listed_videos, read_listed
 from calico.datasets.sounds import SUFFIXES as SOUNDS
@@ -459,7 +460,8 @@ def _check_moving(path: Path, workers: int) -> Checked | None:
     else:
         with contextlib.suppress(ValueError):     # said by who reads it whole
             first = first_record(path) if format_of(path) in KEYED else {}
-        if not names_flow(first) and not str(first.get("file")).lower().endswith(VIDEOS):
+        file = next((first[key] for key in VIDEO_KEYS if key in first), "")
+        if not names_flow(first) and not str(file).lower().endswith(VIDEOS):
             return None
     report = Checked(path=str(path))
     try:

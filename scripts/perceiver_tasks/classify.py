@@ -15,12 +15,13 @@ from calico.agent.data2vec.classifier import classification_loss
 from calico.agent.hardware import usable_device
 from calico.agent.perceiver.hugging_face import copy_trunk
 from calico.agent.perceiver.inputs import AudioConfig, ImageConfig, MelConfig
-from calico.agent.perceiver.runs import Trained, config_to_json, load_trained, preparation
+from calico.agent.perceiver.runs import Trained, check_one_class_of_several, config_to_json, load_trained, preparation
 from calico.agent.perceiver.samples import CloudInput, PictureInput, SampleInput, SoundInput, TextInput
 from calico.agent.perceiver.shortcuts import Shortcuts, Shortened
 from calico.agent.perceiver.sizes import SMALL
 from calico.agent.perceiver.tasks import Classifier, ClassifierConfig, MaskedLanguage
 from calico.datasets.images import read_image
+from calico.datasets.records import named
 from calico.datasets.samples import labelled
 from calico.datasets.samples.labelled import Labelled
 from calico.datasets.samples.point_clouds import decode_cloud
@@ -326,6 +327,8 @@ def predict(task: str, argv: Sequence[str]) -> int:
     shortcuts = Shortcuts(early_exit=options.early_exit, keep_latents=options.keep_latents)
     trained = load_trained(options.run, (task,), console.chosen_device(options.device))
     assert isinstance(trained.model, Classifier)
+    with named(options.run):
+        check_one_class_of_several(trained)
     model = trained.model if shortcuts.exact else Shortened(trained.model, shortcuts)
     fit_in, classes = preparation(trained), trained.document["classes"]
     names, samples = classification.open_named(options.files, lambda name: kind.open(name, fit_in))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calico.datasets.samples.video import Clips, Format, Video, clip, fitted, read_video, read_videos
+from calico.datasets.samples.video import Clips, Format, Video, clip, fitted, listed_videos, read_video, read_videos
 
 FORM = Format(size=(8, 8), fps=10, samples_per_frame=80)
 
@@ -161,7 +161,7 @@ def test_a_video_that_is_too_short_is_named() -> None:
 @pytest.mark.parametrize(("line", "message"), [
     ({"file": None}, 'line 1: no "file"'), ({"file": 3}, 'line 1: no "file"'),
     ({"file": "a.mp4", "sound": 3}, 'line 1: no "file"'),
-    (["a.mp4"], "line 1: expected an object")])
+    (["a.mp4"], "entry 1: expected an object")])
 def test_a_line_without_a_file_is_named(tmp_path: Path, line: object, message: str) -> None:
     (tmp_path / "m.jsonl").write_text(json.dumps(line))
     with pytest.raises(ValueError, match=message):
@@ -251,3 +251,21 @@ def test_sound_that_begins_late_is_heard_late(tmp_path: Path) -> None:
     video = read_video(tmp_path / "a.mkv", Format(size=(8, 8), fps=10, samples_per_frame=800))
     assert video.sound[:4000].tolist() == [0] * 4000 and np.allclose(video.sound[4000:12000], 0.5)
     assert "a.mkv: its sound begins 0.50 s after its pictures" in video.notes
+
+
+@pytest.mark.parametrize(("record", "label"), [
+    ({"file": "a.mp4", "label": 0}, "0"), ({"file": "a.mp4", "label": None}, ""),
+    ({"file_name": "a.mp4", "labels": "swim"}, "swim"), ({"video": "a.mp4", "label": False}, "False"),
+])
+def test_a_manifest_of_videos_keeps_the_class_0(tmp_path: Path, record: dict[str, object], label: str) -> None:
+    """Class 0 was no class. Lists of JSON are read, too."""
+    for name, content in (("m.jsonl", json.dumps(record)), ("m.json", json.dumps([record]))):
+        (tmp_path / name).write_text(content)
+        assert [(row.file, row.label) for row in listed_videos(tmp_path / name)] == [("a.mp4", label)]
+
+
+@pytest.mark.parametrize(("name", "message"), [("https://a.org/a.mp4", "lies on the web"), ("a\0.mp4", "'a.x00.mp4': ")])
+def test_names_that_are_no_files_are_said(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "m.jsonl").write_text(json.dumps({"file": name}))
+    with pytest.raises(ValueError, match=message):
+        read_videos(tmp_path / "m.jsonl", FORM)
