@@ -415,7 +415,7 @@ def _content(content: Any, number: int) -> Any:
             case "image" if isinstance(source := entry.get("source"), dict):       # Anthropic's
                 data = f"data:{source.get('media_type')};base64,{source['data']}" if "data" in source else source.get("url")
                 entries.append({"type": kind, kind: data})
-            case "image" | "audio" if not entry.get(kind) and isinstance(entry.get("path", entry.get("url")), str):
+            case "image" | "audio" if entry.get(kind) is None and isinstance(entry.get("path", entry.get("url")), str):
                 entries.append({"type": kind, kind: entry.get("path", entry.get("url"))})
             case _:
                 entries.append(entry)

@@ -214,12 +214,13 @@ def test_statistics_of_a_dict_are_read_whatever_their_file_is_called(tmp_path: P
     normaliser = VecNormalize(DummyVecEnv([Two]), norm_obs_keys=keys)
     normaliser.reset()
     for _ in range(20):
-        normaliser.step([normaliser.action_space.sample()])
+        normaliser.step(np.stack([normaliser.action_space.sample()]))
     normaliser.save(str(tmp_path / "env_stats.pickle"))
     statistics = sb3._statistics(tmp_path / "model.zip")
     assert statistics is not None
     observation = Two.observation_space.sample()
-    expected, made = normaliser.normalize_obs(observation), statistics.normalise(observation)
+    expected: Any = normaliser.normalize_obs(observation)
+    made = statistics.normalise(observation)
     assert made.keys() == expected.keys()
     for key in made:
         np.testing.assert_allclose(made[key], expected[key], rtol=1e-6)

@@ -151,8 +151,9 @@ def test_what_a_document_cannot_hold(vocabulary: Vocabulary, text: TextTokenizer
 
 def test_to_say_nothing_is_not_learnt(text: TextTokenizer, vocabulary: Vocabulary) -> None:
     """Data whose replies are all empty trained the end of a reply alone, and looked perfectly learnt."""
-    for reply in ("", " \n", [], [{"type": "image", "image": np.zeros((2, 2, 3), np.uint8)}]):
-        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": reply}]
+    replies: tuple[Any, ...] = ("", " \n", [], [{"type": "image", "image": np.zeros((2, 2, 3), np.uint8)}])
+    for reply in replies:
+        messages: list[dict[str, Any]] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": reply}]
         assert not encode_document(dialogue_parts(messages), vocabulary, text).loss_mask.any()
     assert not encode_document(caption_parts(np.zeros((2, 2, 3), np.uint8), ""), vocabulary, text).loss_mask.any()
     said = [{"role": "assistant", "content": [{"type": "text", "text": ""}, {"type": "text", "text": "a"}]}]
