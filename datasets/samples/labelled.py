@@ -36,7 +36,8 @@ from ..splits import split
 from .point_clouds import CloudStore, channels_last, check_cloud
 
 MAX_NAMED = 3        # faulty files that an error names
-FILE_KEYS = ("image", "audio", "file", "file_name", "image_file_name", "audio_file_name", "path")    # name a record's file
+FILE_KEYS = ("image", "audio", "file", "file_name", "filename", "image_file_name", "audio_file_name", "image_path",
+             "audio_path", "path")   # name a record's file
 TEXT_KEYS = ("text", "content", "sentence", "review")
 LABEL_KEYS = ("label", "labels")     # where no other field is asked for
 MANIFESTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")

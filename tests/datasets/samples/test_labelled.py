@@ -269,3 +269,12 @@ def test_texts_come_from_tables_as_people_have_them(tmp_path: Path, content: str
     path.write_text("Title\tlabel\nhi\t1\n")
     with pytest.raises(ValueError, match="there is no field 'text'; the record has Title"):
         labelled.read_texts(path)
+
+
+@pytest.mark.parametrize("key", ["filename", "image_path", "image_file_name", "path"])
+def test_a_manifest_may_name_its_files_in_the_usual_ways(tmp_path: Path, key: str) -> None:
+    folder_of({f"{i}.png": encoded("png", i) for i in range(2)}, tmp_path)
+    (tmp_path / "m.csv").write_text(f"{key},fold,category\n0.png,1,dog\n1.png,1,cat\n")
+    assert labelled.read_pictures(tmp_path / "m.csv", 64, label="category").classes == ["cat", "dog"]
+    with pytest.raises(ValueError, match="row 1: the field 'label' must name a class, got None; the record has"):
+        labelled.read_pictures(tmp_path / "m.csv", 64)
