@@ -192,7 +192,7 @@ def chat(turns: Any, key: str) -> Messages:
         if content is None:
             content = turn["text"] if turn.get("text") is not None else turn.get("value")
         if isinstance(content, str) and SPECIAL.isdisjoint(turn):
-            messages.append(turn if role == name and "content" in turn and "role" in turn
+            messages.append(turn if role == name and turn.get("content") is content and "role" in turn
                             else {"role": role, "content": content})
             continue
         if found := next((key for key in UNLEARNT if turn.get(key)), None):

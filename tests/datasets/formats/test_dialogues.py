@@ -146,6 +146,7 @@ def test_no_text_can_forge_a_marker(tmp_path: Path, shape: dict[str, Any]) -> No
     ({"messages": [{"role": "user", "content": "a"}], "prompt": "a"}, [("user", "a")]),    # what is said anyway is not dropped
     ({"messages": [{"role": "system", "content": "be"}, {"role": "user", "content": "a"}], "system": "be"},
      [("system", "be"), ("user", "a")]),
+    ({"messages": [{"role": "user", "text": "a", "content": None}]}, [("user", "a")]),
     ({"image_path": "a.png", "question": "who?", "answer": "Ada"}, [("user", "<a.png>who?"), ("assistant", "Ada")]),
     ({"file_name": "a.WEBP", "instruction": "who?", "output": "Ada"}, [("user", "<a.WEBP>who?"), ("assistant", "Ada")]),
     ({"file_name": "a.wav", "transcription": "hi"}, [("user", "<a.wav>what is said?"), ("assistant", "hi")]),
