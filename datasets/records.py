@@ -250,7 +250,8 @@ class JsonDocument(Sequence[dict[str, Any]]):
         except (KeyError, TypeError, AttributeError) as error:
             files = " with ".join(map(str, self._files))
             raise ValueError(f"{files} is not as COCO and VQAv2 write it: {type(error).__name__} {error}") from error
-        has = f"it has {', '.join(content) or 'nothing'}" if isinstance(content, dict) else f"it is {type(content).__name__}"
+        keys = ", ".join(list(content)[:8]) if isinstance(content, dict) else ""
+        has = f"it has {keys or 'nothing'}" if isinstance(content, dict) else f"it is {type(content).__name__}"
         raise ValueError(f"{self.path} is neither a list of objects, nor COCO captions (images, annotations), VQAv2 "
                          f"questions or SQuAD (data, paragraphs): {has}")
 
