@@ -7,10 +7,11 @@
 
 Such objects are the lines of a .jsonl file, the rows of a .csv or Parquet file, the entries of a .json list, the samples of
 WebDataset shards; COCO captions, VQAv2 questions and SQuAD are read as well (records.py, formats/tables.py, formats/coco.py,
-shards.py). Images lie beside `name.jsonl` in `name.zip`, `name_images.zip`, in a folder `name/` or `images/`, or in the
-manifest's own folder; sounds too. A name may also be a URL that holds the file itself (data:image/png;base64,...). Further keys
-of a record are kept in `extra`: the facts, for instance, that synthetic/captions.py checks a caption against. Every record is
-checked when a file is opened; an error names the file and the line.
+shards.py). A folder of 0001.png and 0001.txt holds captions, too. Images lie beside `name.jsonl` in `name.zip`,
+`name_images.zip`, in a folder `name/` or `images/`, or in the manifest's own folder; sounds too. A name may also be a URL that
+holds the file itself (data:image/png;base64,...). Further keys of a record are kept in `extra`: the facts, for instance, that
+synthetic/captions.py checks a caption against. Every record is checked when a file is opened; an error names the file and the
+line.
 """
 
 import contextlib
@@ -27,17 +28,18 @@ import numpy as np
 
 from ..tokenizers.document import ROLES
 from ..tokenizers.tokens import SOUND_RATE, SOUND_SAMPLES
-from .file_store import FileStore
+from .file_store import INLINE, FileStore, local_name
 from .formats.dialogues import dialect_of, extra_of, messages_of
 from .formats.tables import ParquetRecords
+from .images import SUFFIXES as PICTURES
 from .images import ImageStore
 from .publish import finish_publishing
 from .reader import DocumentReader
-from .records import Check, JsonDocument, JsonLines, format_of, named, require_text, stem_of
+from .records import Check, JsonDocument, JsonLines, format_of, named, read_json, require_text, stem_of
 from .shards import ShardRecords, shards_of
 from .sounds import SoundStore
 
-IMAGE_KEYS = ("image", "file_name", "image_path", "filename")
+IMAGE_KEYS = ("image", "file_name", "image_file_name", "image_path", "filename")
 CAPTION_KEYS = ("caption", "captions", "text", "texts", "description")
 MANIFESTS = ("captions.jsonl", "dialogues.jsonl", "metadata.jsonl", "metadata.csv", "metadata.parquet")   # of a folder
 
@@ -77,7 +79,7 @@ class Dialogue:
 
 
 Document: TypeAlias = str | Caption | Dialogue
-Records: TypeAlias = JsonLines | JsonDocument | ParquetRecords | ShardRecords
+Records: TypeAlias = "JsonLines | JsonDocument | ParquetRecords | ShardRecords | PairRecords"
 
 
 class CaptionReader(DocumentReader[Caption]):
@@ -162,7 +164,8 @@ def _caption_keys(value: tuple[str, ...]) -> tuple[str, str]:
     found = [key for key in CAPTION_KEYS if key in value]
     if len(found) != 1:
         raise ValueError("give either 'caption' or 'captions'" + (f", not {' and '.join(found)}" if found else
-                         f" (or text, description); it has {', '.join(map(str, value))}"))
+                         f" (or text, description); it has {', '.join(map(str, value))}"
+                         + "; classes alone are read by `calico finetune` and `calico perceive`" * ("label" in value)))
     return next((key for key in IMAGE_KEYS if key in value), "image"), found[0]
 
 
@@ -308,11 +311,65 @@ def open_records(path: Path, name: str, check: Check) -> Records:
         return ShardRecords(path, check)
     if format_of(path) == ".parquet" or (path.is_dir() and not (path / name).is_file() and any(path.glob("*.parquet"))):
         return ParquetRecords(path, check)
+    if path.is_dir() and not (path / name).is_file() and captioned_pictures(path):
+        return PairRecords(path, check)
     manifest = path / name if path.is_dir() else path
     if not manifest.is_file():
         raise ValueError(f"{manifest} does not exist; give a .jsonl, .json, .csv, .parquet or .tar file, or a folder that "
                          f"holds {name}")
-    return JsonDocument(manifest, check) if format_of(manifest) == ".json" else JsonLines(manifest, check)
+    return read_json(manifest, check)
+
+
+def captioned_pictures(folder: Path) -> list[str]:
+    """The pictures of a folder where each has its caption beside it, and no other text lies there: 0001.png and 0001.txt.
+
+    Raises:
+        ValueError: only some have one.
+    """
+    files = [entry.name for entry in os.scandir(folder) if not entry.name.startswith((".", "_")) and entry.is_file()]
+    texts = {Path(name).stem for name in files if name.lower().endswith(".txt")}
+    pictures = sorted(name for name in files if name.lower().endswith(PICTURES))
+    both = texts & {Path(name).stem for name in pictures}
+    if not both:
+        return []
+    if lost := [name for name in pictures if Path(name).stem not in texts] or [f"{stem}.txt" for stem in sorted(texts - both)]:
+        raise ValueError(f"{folder} holds pictures with a caption beside each, 0001.png and 0001.txt, but {lost[0]!r} and "
+                         f"{len(lost) - 1} more stand alone; complete or remove them")
+    return pictures
+
+
+class PairRecords(Sequence[dict[str, Any]]):
+    """The pictures of a folder, each with what the text of its name says.
+
+    Args and Raises: as JsonLines.
+    """
+
+    def __init__(self, path: Path, check: Check) -> None:
+        self.path = path
+        self._names = captioned_pictures(path)
+        for index in range(len(self)):
+            with named(self.location(index)):
+                check(self[index])
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _text(self, index: int) -> Path:
+        name = self.path / self._names[index]
+        return next(path for suffix in (".txt", ".TXT") if (path := name.with_suffix(suffix)).is_file())
+
+    def __getitem__(self, index: Any) -> Any:
+        try:
+            return {"image": self._names[index], "caption": self._text(index).read_text("utf-8-sig").strip()}
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self._text(index)} is not UTF-8 (byte {error.start}); convert it first") from None
+
+    def location(self, index: int) -> str:
+        return f"{self.path}, {self._names[index]}"
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(repr([self[index] for index in range(len(self))]).encode()).hexdigest()
 
 
 def open_images(records: Records, images: str | Path | None, max_side: int | None, names: Sequence[str] = ()) -> ImageStore:
@@ -328,11 +385,14 @@ def images_beside(manifest: Path, names: Sequence[str] = ()) -> Path:
     paths = paths_beside(manifest)
     folder = manifest if manifest.is_dir() else manifest.parent
     found = [path for path in paths if path.exists()]
-    if names and (not found or os.path.isfile(folder / names[0])) and (
-            names[0].startswith("data:") or os.path.isfile(folder / names[0])):
+    first = names[0] if names else ""
+    with named(manifest):
+        is_beside = bool(first) and not first.startswith(INLINE) and os.path.isfile(folder / local_name(first))
+    if is_beside or (not found and first.startswith(INLINE)):
         return folder
     if not found:
-        raise ValueError(f"{manifest} names images, but there is none of {', '.join(p.name for p in paths)} beside it")
+        raise ValueError(f"{manifest} names images, but there is none of {', '.join(p.name for p in paths)} beside it"
+                         + f", and no {first[:80]!r}" * bool(first))
     return found[0]
 
 

@@ -7,6 +7,7 @@ path on the disk.
 import base64
 import hashlib
 import os
+import re
 import zipfile
 import zlib
 from collections import Counter
@@ -15,6 +16,7 @@ from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -23,12 +25,25 @@ from .publish import file_sha256
 
 MAX_FILE_BYTES = 1 << 26       # one compressed file
 INLINE = "data:"               # begins a name that is the file itself, RFC 2397
+LOCAL = "file://"              # begins a name that is a path, RFC 8089
+WEB = re.compile("(?i)(https?|ftp)://")
 MAX_MEMBERS = 1_000_000        # in a zip; its list of members is held in memory
 
 
 @lru_cache(maxsize=4096)
 def _real(folder: str) -> str:
     return os.path.realpath(folder)
+
+
+def local_name(name: str) -> str:
+    """A name as a path: file:///a/b%20c.png is /a/b c.png.
+
+    Raises:
+        ValueError: it lies on the web, where nothing is read from.
+    """
+    if WEB.match(name):
+        raise ValueError(f"{name[:80]} lies on the web; download it and name the file")
+    return unquote(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else name
 
 
 class FileSource(Protocol):
@@ -104,10 +119,10 @@ class FileStore:
 
     def __contains__(self, name: str) -> bool:
         """Whether there is such a file; it may still turn out to be broken."""
-        if self._source is not None:
-            return self._source.has_file(name)
         if name.startswith(INLINE):
             return True
+        if self._source is not None:
+            return self._source.has_file(name)
         return name in self._names if self._names is not None else os.path.isfile(self._file(name))
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -138,10 +153,10 @@ class FileStore:
 
     def read(self, name: str) -> bytes:
         """The file's bytes; errors of the system and of zip files come as they are. A data: URL holds them itself."""
-        if self._source is not None:
-            return self._source.file(name)
         if name.startswith(INLINE):
             return base64.b64decode(name.partition(",")[2], validate=True)
+        if self._source is not None:
+            return self._source.file(name)
         zipped = self._names is not None
         with self._open().open(name) if zipped else open(self._file(name), "rb") as stream:
             size = MAX_FILE_BYTES if zipped else os.fstat(stream.fileno()).st_size
@@ -151,7 +166,7 @@ class FileStore:
         return data
 
     def _file(self, name: str) -> str:
-        folder, last = os.path.split(os.path.join(self.path, name))
+        folder, last = os.path.split(os.path.join(self.path, local_name(name)))
         file = os.path.join(_real(folder), last)     # to resolve each name takes a tenth of the time that its picture takes
         if last in ("", ".", "..") or os.path.islink(file):
             file = os.path.realpath(file)

@@ -8,12 +8,13 @@ A file of 17 kB can claim a gigabyte. Every reader of pictures goes through `rea
                       Where all numbers fit 12, 10 or 8 bits, 4095, 1023 or 255 is white, which the remark says: cameras
                       store their bits so, and the picture would be as good as black
     transparency      on white
-    colour profile    converted to sRGB; one that is broken counts for nothing
+    colour profile    converted to sRGB, grey ones too; one that is broken counts for nothing
     several pictures  the first one (GIF, WebP, APNG, TIFF), which the remark says
 """
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,9 @@ UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4:
            8: Image.Transpose.ROTATE_90}
 BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE = 258, 262, 281     # TIFF's tags
 FEWER_BITS = (8, 10, 12)             # of cameras, in files of 16
+SHALLOW = 16                         # the upper 8 bits of 16 are less where only 12 are used
+SRGB = re.compile("(?i)sRGB(?!.*linear)")     # begins the names of its profiles
+HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")    # of a phone, at byte 4
 _SRGB = ImageCms.createProfile("sRGB")
 
 
@@ -63,10 +67,16 @@ def read_image(data: bytes, max_side: int | None = None) -> tuple[np.ndarray, st
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ValueError(f"{image.width} x {image.height} pixels, the limit is {MAX_PIXELS}")
-                return _seen(image, max_side), _remark(image)
+                is_deep = image.mode in ("RGB", "RGBA") and any(";16" in str(tile) for tile in image.tile)
+                pixels = _seen(image, max_side)
+                if is_deep and pixels.max(initial=0) < SHALLOW:
+                    return pixels, "has 16 bits for each colour and uses fewer: it is seen nearly black; scale its numbers"
+                return pixels, _remark(image)
     except Exception as error:   # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error and more
         # Pillow names its own buffer, <_io.BytesIO object at ...>, where nothing in it is an image
-        why = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+        why = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            why = "it is HEIC; save it as JPEG" if data[4:12] in HEIC else "it is empty" if not data else "it is no image"
         raise ValueError(f"not a readable image, such as PNG, JPEG or WebP ({' '.join(why.split())})") from error
 
 
@@ -98,11 +108,13 @@ def _seen(image: Any, max_side: int | None) -> np.ndarray:
     orientation = 1
     with contextlib.suppress(Exception):     # broken EXIF raises as many kinds of errors as broken pictures; it turns nothing
         orientation = image.getexif().get(ORIENTATION, 1)
-    shown = image if image.mode in EIGHT_BITS else _eight_bits(image, getattr(image, "tag_v2", {}))
+    # a colour that stands for transparency would be mixed with its neighbours where the picture is shrunk
+    plain = image.mode == "RGBA" or (image.mode in EIGHT_BITS and not image.has_transparency_data)
+    shown = image if plain else _eight_bits(image, getattr(image, "tag_v2", {}))
     if max_side is not None and max(shown.size) > max_side:
         shown.thumbnail((max_side, max_side))
     if profile := image.info.get("icc_profile"):
-        shown = _in_srgb(shown, profile)
+        shown = _in_srgb(shown, profile, is_grey=image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"))
     if orientation in UPRIGHT:
         shown = shown.transpose(UPRIGHT[orientation])
     if shown.has_transparency_data:
@@ -148,14 +160,19 @@ def _white(largest: int, tags: Mapping[int, Any]) -> tuple[float, bool]:
     return float((1 << fewer) - 1), True
 
 
-def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """The picture in sRGB's colours; as it is where the profile is broken, or of another kind of colours."""
+def _in_srgb(image: Image.Image, profile: bytes, is_grey: bool) -> Image.Image:
+    """The picture in sRGB's colours; as it is where the profile is broken, or of another kind of colours.
+
+    Args:
+        is_grey: the file holds grey alone; a grey picture's profile says how bright it is.
+    """
     with contextlib.suppress(Exception):     # lcms raises OSError, ValueError and errors of its own
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if image.mode == "L" or "sRGB" in (ImageCms.getProfileDescription(source) or ""):
+        if SRGB.match(ImageCms.getProfileDescription(source) or ""):
             return image
         alpha = image.getchannel("A") if image.mode == "RGBA" else None
-        plain = image.convert("RGB") if alpha else image
+        grey = is_grey and source.profile.xcolor_space.strip() == "GRAY"
+        plain = image.convert("L" if grey else "RGB") if alpha or grey else image
         shown = ImageCms.profileToProfile(plain, source, _SRGB, outputMode="RGB")
         if shown is not None and alpha is not None:
             shown.putalpha(alpha)
@@ -200,7 +217,7 @@ def random_crop(pixels: np.ndarray, least: float, rng: np.random.Generator) -> n
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box))
 
 
-def centre_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+def centre_crop(pixels: np.ndarray, height: float, width: float) -> np.ndarray:
     """The largest middle part (h, w, channels) of an image (H, W, channels) with the proportions height : width."""
     scale = min(pixels.shape[0] / height, pixels.shape[1] / width)
     rows, columns = max(1, round(height * scale)), max(1, round(width * scale))

@@ -6,7 +6,6 @@
 Another package's formats are found by its entry points of the group "calico.formats", each a `Format`.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -17,14 +16,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .documents import MANIFESTS, CaptionReader, DialogueReader, is_caption, open_records
+from .documents import MANIFESTS, CaptionReader, DialogueReader, captioned_pictures, is_caption, open_records
 from .episodes import EpisodeReader
+from .file_store import files_below
 from .formats.dialogues import is_dialogue
 from .formats.hub import local
 from .images import SUFFIXES as PICTURES
 from .publish import finish_publishing
 from .reader import Reader
-from .records import MAX_LINE_BYTES, UNPACKERS, format_of, plain_file
+from .records import MAX_LINE_BYTES, UNPACKERS, format_of, is_document, parse, plain_file
 from .shards import shards_of
 from .sounds import SUFFIXES as SOUNDS
 from .texts import KINDS, TEXT_KEYS, TextReader, text_files
@@ -60,7 +60,7 @@ class Found:
         if len(manifests) > 1:
             raise ValueError(f"{self.path} holds both {' and '.join(manifest.stem for manifest in manifests)}; name one of "
                              f"{', '.join(map(str, manifests))}")
-        if manifests or shards_of(self.path):
+        if manifests or shards_of(self.path) or captioned_pictures(self.path):
             return manifests[0] if manifests else self.path
         files = [] if self.tables else text_files(self.path)
         keyed = next((file for file in files if format_of(file) == ".jsonl"), None)
@@ -117,6 +117,9 @@ def is_text(record: Mapping[str, Any]) -> bool:
 def open_episodes(found: Found, opening: Opening) -> EpisodeReader:
     """Episodes, or a ValueError that says what the file or folder holds instead."""
     path, kind = found.path, format_of(found.path)
+    if {"chosen", "rejected"} <= found.record.keys():
+        raise ValueError(f"{path} holds preferences, of which nothing is learnt: its first record has "
+                         f"{', '.join(found.record)}; keep what is chosen, as messages or as prompt and completion")
     if found.record:
         raise ValueError(f"{path} is of no known format: its first record has {', '.join(map(str, found.record))}. Dialogues "
                          f"have messages, conversations, turns, instruction and output, prompt and completion or question and "
@@ -127,9 +130,19 @@ def open_episodes(found: Found, opening: Opening) -> EpisodeReader:
         what = "a picture" if kind in PICTURES else "a sound" if kind in SOUNDS else f"a {kind or 'nameless kind of'} file"
         raise ValueError(f"{path} is {what} by itself, no data set; give episodes (.parquet), captions, dialogues or text "
                          f"({', '.join(sorted({*KINDS, '.tar'}))}; .gz and .zst of them), or a folder")
+    if path.is_dir() and any(path.glob("*.arrow")):
+        raise ValueError(f"{path} was written by datasets' save_to_disk (.arrow); write it with to_parquet or to_json")
     if path.is_dir() and not found.tables and (inside := [str(each) for each in sorted(path.iterdir()) if holds_data(each)]):
         raise ValueError(f"{path} holds the data sets {', '.join(inside)}; name one of them, or each as a source of its own")
+    if path.is_dir() and not any(path.glob("*.parquet")) and (alone := without_words(path)):
+        raise ValueError(f"{path} holds pictures or sounds without words, such as {alone!r}, which `calico pretrain`, `calico "
+                         "finetune` and `calico perceive` read; captions stand in a metadata.jsonl, or as a .txt beside each")
     return EpisodeReader(path)
+
+
+def without_words(folder: Path) -> str | None:
+    """The first picture or sound in a folder or below; None where there is none."""
+    return next((name for name in files_below(folder) if name.lower().endswith((*PICTURES, *SOUNDS))), None)
 
 
 FORMATS = [   # the first that knows a path opens it
@@ -191,12 +204,18 @@ def columns_of(table: Path) -> list[str]:
 
 def first_record(path: Path) -> dict[str, Any]:
     """The first record; empty where there is none."""
-    if path.is_dir() or format_of(path) in (".json", ".tar"):
-        records = open_records(shards_of(path)[0], "", lambda value: None)   # of a folder of shards the first one tells
+    if path.is_dir() or format_of(path) == ".tar" or is_document(path):
+        first = next(iter(shards_of(path)), path)          # of a folder of shards the first one tells
+        records = open_records(first, "", lambda value: None)
         return records[0] if len(records) else {}
     with plain_file(path).open("rb") as file:
         line = next((line for line in iter(lambda: file.readline(MAX_LINE_BYTES), b"") if line.strip()), b"")
+    if not line:
+        return {}
     try:
-        return dict(json.loads(line))
-    except (ValueError, TypeError, RecursionError) as error:
+        record = parse(line)
+    except ValueError as error:
         raise ValueError(f"{path}: the first line is not a JSON object ({error})") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: the first line is not a JSON object, but {type(record).__name__}; each line is {{...}}")
+    return record

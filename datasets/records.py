@@ -1,8 +1,10 @@
 """Records: the objects of a manifest, each with the file and line that an error names.
 
     .jsonl         one object per line; read again when asked for, so that only offsets are in memory
-    .csv, .tsv     one object per row, its keys are those of the first row; all values are texts
-    .json          a list of objects, COCO captions or VQAv2 questions (see formats/coco.py), SQuAD; held in memory
+    .csv, .tsv     one object per row, its keys are those of the first row; all values are texts. Where no comma divides the
+                   first row of a .csv, semicolons or tabs do; a first column without a name, pandas' index, is left out
+    .json          a list of objects, COCO captions or VQAv2 questions (see formats/coco.py), SQuAD; held in memory. JSON lines
+                   under this name are read as such, and so is a list that is called .jsonl: see is_document
     .parquet       one object per row, see formats/tables.py
     .tar           WebDataset shards, see shards.py
 
@@ -11,6 +13,7 @@ Compressed files (.jsonl.gz, .csv.zst, .txt.bz2, ...) are unpacked once, into a 
 
 import atexit
 import bz2
+import codecs
 import contextlib
 import csv
 import gzip
@@ -94,20 +97,65 @@ def _rows_as_lines(path: Path, file: Path, delimiter: str) -> Path:
     csv.field_size_limit(MAX_LINE_BYTES)
     try:
         with open(file, encoding="utf-8-sig", newline="") as text, open(target, "w", encoding="utf-8") as out:
-            rows = csv.reader(text, delimiter=delimiter, strict=True)
-            header = next(rows, [])
+            rows = csv.reader(text, delimiter=_delimiter(text.readline(), delimiter), strict=True)
+            text.seek(0)
+            header = [name.strip() for name in next(rows, [])]
+            first = int(len(header) > 1 and not header[0])      # pandas writes its index so
+            header = header[first:]
             if not header or len(set(header)) < len(header) or "" in header:
                 raise ValueError(f"the first row must name the columns, each once; it is {', '.join(header) or 'empty'}")
             for number, row in enumerate(rows, 1):
-                if row and len(row) != len(header):
-                    raise ValueError(f"row {number} has {len(row)} cells, the first row names {len(header)} columns")
-                cells = {key: cell for key, cell in zip(header, row, strict=True) if cell} if row else {}
+                if row and len(row) != first + len(header):
+                    raise ValueError(f"row {number} has {len(row)} cells, the first row names {first + len(header)} columns")
+                cells = {key: cell for key, cell in zip(header, row[first:], strict=True) if cell} if row else {}
                 out.write(json.dumps(cells) + "\n" if cells else "\n")
             if not out.tell():
                 raise ValueError(f"there is no row below the first one, {', '.join(header)}")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: {_not_utf8(error)}") from None
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path}: {error}") from None
     return target
+
+
+def _delimiter(header: str, delimiter: str) -> str:
+    """What divides the first row: of a .csv semicolons or tabs, as spreadsheets write, where no comma does."""
+    def columns(by: str) -> int:
+        return len(next(csv.reader([header], delimiter=by), []))
+
+    if delimiter != "," or columns(",") > 1:
+        return delimiter
+    return next((other for other in (";", "\t") if columns(other) > 1), delimiter)
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    byte = error.object[error.start]
+    what = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else f"not UTF-8 (there is a byte {byte:#04x})"
+    return f"it is {what}; convert it to UTF-8, for instance by iconv"
+
+
+def is_document(path: Path) -> bool:
+    """Whether a file is one JSON document, and not one object per line: datasets' to_json writes lines that it calls .json, and
+    other programs a list that they call .jsonl."""
+    kind = format_of(path)
+    if kind not in (".json", ".jsonl", ".ndjson"):
+        return False
+    with plain_file(path).open("rb") as file:
+        lines = (line.removeprefix(codecs.BOM_UTF8) for line in iter(lambda: file.readline(MAX_LINE_BYTES), b""))
+        filled = (line for line in lines if line.strip())
+        first, second = next(filled, b""), next(filled, None)
+    if second is None:
+        return kind == ".json" or first.lstrip().startswith(b"[")
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return kind == ".json" or first.lstrip().startswith(b"[")
+    return False
+
+
+def read_json(path: Path, check: Check) -> "JsonLines | JsonDocument":
+    """The records of a file of JSON, or of a table of text, whatever its name ends in."""
+    return JsonDocument(path, check) if is_document(path) else JsonLines(path, check)
 
 
 class JsonLines(Sequence[dict[str, Any]]):
@@ -159,9 +207,9 @@ class JsonLines(Sequence[dict[str, Any]]):
 
 
 def read_rows(path: Path, check: Check, hint: str = "") -> list[dict[str, Any]]:
-    """All records of a file of JSON lines; a ValueError where it cannot be opened."""
+    """All records of a file of JSON lines, of a list, or of a table of text; a ValueError where it cannot be opened."""
     try:
-        return list(JsonLines(path, check))
+        return list(read_json(path, check))
     except OSError as error:
         raise ValueError(f"{path} cannot be read as JSON lines: {error}{hint}") from None
 
@@ -202,8 +250,10 @@ class JsonDocument(Sequence[dict[str, Any]]):
         except (KeyError, TypeError, AttributeError) as error:
             files = " with ".join(map(str, self._files))
             raise ValueError(f"{files} is not as COCO and VQAv2 write it: {type(error).__name__} {error}") from error
+        keys = ", ".join(list(content)[:8]) if isinstance(content, dict) else ""
+        has = f"it has {keys or 'nothing'}" if isinstance(content, dict) else f"it is {type(content).__name__}"
         raise ValueError(f"{self.path} is neither a list of objects, nor COCO captions (images, annotations), VQAv2 "
-                         "questions or SQuAD (data, paragraphs)")
+                         f"questions or SQuAD (data, paragraphs): {has}")
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -259,6 +309,8 @@ def parse(data: bytes) -> Any:
         return json.loads(data)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(_not_utf8(error)) from None
 
 
 def check_record(value: Any, check: Check) -> None:

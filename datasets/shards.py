@@ -1,11 +1,12 @@
 """WebDataset shards (Aizman et al., arXiv:2001.01858): .tar files whose members with one key are one sample.
 
-    000123.jpg    the picture: .jpg, .jpeg, .png or .webp
+    000123.jpg    the picture: .jpg, .jpeg, .png, .webp or another of images.SUFFIXES
     000123.txt    its caption
     000123.json   further keys, the caption or question among them if there is no .txt
 
-Members are read where they lie in the file and never extracted; a name is a key and no path on the disk. Opening a
-shard reads its headers and captions, no pictures. Links, devices and sparse members are refused.
+Hidden members are passed over: macOS's tar writes a ._000123.jpg beside each. Members are read where they lie in the file
+and never extracted; a name is a key and no path on the disk. Opening a shard reads its headers and captions, no pictures.
+Links, devices and sparse members are refused.
 """
 
 import hashlib
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from .file_store import MAX_FILE_BYTES, MAX_MEMBERS
+from .images import SUFFIXES
 from .publish import file_sha256
 from .records import MAX_LINE_BYTES, Check, check_record, named, parse
 
-PICTURES = ("jpg", "jpeg", "png", "webp")
+FIRST = ("jpg", "jpeg", "png", "webp")           # of several pictures in a sample
+PICTURES = (*FIRST, *sorted({suffix[1:] for suffix in SUFFIXES} - set(FIRST)))
 BLOCK = 512   # of the tar format
 
 Span: TypeAlias = tuple[int, int]   # first byte, number of bytes
@@ -124,6 +127,8 @@ def read_index(shard: Path) -> list[Sample]:
         if number >= MAX_MEMBERS:
             raise ValueError(f"{shard} has more than {MAX_MEMBERS} members; split it into several shards")
         folder, _, name = member.name.rpartition("/")
+        if name.startswith("."):
+            continue
         stem, _, extension = name.partition(".")         # a key ends at the first dot, as in WebDataset
         key = f"{folder}/{stem}" if folder else stem
         spans = samples.setdefault(key, Sample(shard, key, {})).members

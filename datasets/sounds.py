@@ -21,6 +21,7 @@ FORMATS = "wav,flac,ogg,mp3,aac,aiff,mov,matroska,avi,mpegts,mpeg"
 MAX_SECONDS = 600.0      # of one sound: a file of 100 kB can claim days of silence
 MAX_BROKEN = 0.05        # of the packets of one sound
 BLOCK = 1 << 16        # samples that are resampled together
+CANCELLED = 0.1          # of the channels' loudness, below which what is left of them is remarked
 LOUDEST = 16.0           # floats of up to so much were turned up too far; more is a file of whole numbers, say
 
 
@@ -48,16 +49,16 @@ def read_sound(data: bytes, rate: int) -> tuple[np.ndarray, int, str]:
     except ImportError:
         raise ImportError('sound files need PyAV; pip install "calico-agent[media]"') from None
     pieces: list[np.ndarray] = []
-    length, own, current, loudest, resampler = 0, 0, 0, 0.0, None
+    length, own, current, loudest, loudest_channel, resampler = 0, 0, 0, 0.0, 0.0, None
     broken: list[Exception] = []
     try:
         with av.open(io.BytesIO(data), "r", options={"format_whitelist": FORMATS}) as container:
             first_stream(container.streams.audio, "there is no sound in it")
-            for mono, frequency in _blocks(container, broken):
+            for mono, peak, frequency in _blocks(container, broken):
                 if not np.isfinite(mono).all():
                     raise ValueError(f"{int((~np.isfinite(mono)).sum())} of {len(mono)} samples from {length / rate:.1f} s on "
                                      "are not finite numbers")
-                loudest = max(loudest, float(np.abs(mono).max(initial=0)))
+                loudest, loudest_channel = max(loudest, float(np.abs(mono).max(initial=0))), max(loudest_channel, peak)
                 if frequency != current:     # also where two files were joined
                     pieces += [made.to_ndarray()[0] for made in resampler.resample(None)] if resampler else []
                     current, own = frequency, own or frequency
@@ -80,9 +81,12 @@ def read_sound(data: bytes, rate: int) -> tuple[np.ndarray, int, str]:
             raise ValueError(f"samples of up to {loudest:g} are of another scale than [-1, 1]; divide them first")
     except (av.FFmpegError, ValueError) as error:     # most of PyAV's errors are OSError or ValueError, too
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, av.ArgumentError):       # of a format that is not in the list above
+            reason = "of a kind that is not read; convert it to WAV or FLAC"
         raise ValueError(f"not a readable sound ({reason})") from error
     remarks = [f"has {len(broken)} broken packets, which are left out"] * bool(broken)
     remarks += ["is louder than [-1, 1] and was clipped"] * (loudest > 1)      # the resampler's overshoot is not worth a word
+    remarks += ["has channels that cancel each other out"] * (loudest < CANCELLED * loudest_channel)
     return np.clip(samples, -1, 1), own, " and ".join(remarks)
 
 
@@ -99,8 +103,9 @@ def first_stream(streams: Sequence[Any], missing: str) -> Any:
     return streams[0]
 
 
-def _blocks(container: Any, broken: list[Exception]) -> Iterator[tuple[np.ndarray, int]]:
-    """The first sound as float32 (samples,) of about BLOCK samples, and their rate; both may change where files were joined.
+def _blocks(container: Any, broken: list[Exception]) -> Iterator[tuple[np.ndarray, float, int]]:
+    """The first sound as float32 (samples,) of about BLOCK samples, the peak of its channels, and its rate, which may change
+    where files were joined.
 
     FFmpeg's own mixing weighs channels by where they stand, so that stereo becomes louder, and refuses numbers of channels that
     it has no name for. Packets that cannot be decoded are listed in `broken`, a few are no fault: the tags where two files were
@@ -117,18 +122,22 @@ def _blocks(container: Any, broken: list[Exception]) -> Iterator[tuple[np.ndarra
         for frame in frames:
             form = frame.sample_rate, frame.layout.nb_channels, frame.format.name
             if waiting and (form != last or held > BLOCK):
-                yield _mean_of_channels(waiting, last[1]), last[0]
+                yield *_mean_of_channels(waiting, last[1]), last[0]
                 waiting, held = [], 0
             waiting.append(frame.to_ndarray())
             held, last = held + frame.samples, form
     if waiting:
-        yield _mean_of_channels(waiting, last[1]), last[0]
+        yield *_mean_of_channels(waiting, last[1]), last[0]
     if len(broken) > MAX_BROKEN * packets:
         raise broken[0]
 
 
-def _mean_of_channels(frames: list[np.ndarray], channels: int) -> np.ndarray:
-    """float32 (samples,) of frames, each (channels, samples), or (1, samples * channels) with the channels in turns."""
+def _mean_of_channels(frames: list[np.ndarray], channels: int) -> tuple[np.ndarray, float]:
+    """float32 (samples,) and the peak of the channels.
+
+    Args:
+        frames: each (channels, samples), or (1, samples * channels) with the channels in turns.
+    """
     values = np.concatenate(frames, axis=1)
     if len(values) != channels:
         values = values.reshape(-1, channels).T
@@ -138,7 +147,9 @@ def _mean_of_channels(frames: list[np.ndarray], channels: int) -> np.ndarray:
         case "i":
             whole = float(1 << (8 * values.itemsize - 1))
             values = np.divide(values, whole, dtype=np.float64 if values.itemsize > 2 else np.float32)
-    return (values[0] if channels == 1 else values.mean(0, dtype=np.float64)).astype(np.float32, copy=False)
+    if channels == 1:
+        return values[0].astype(np.float32, copy=False), 0.0
+    return values.mean(0, dtype=np.float64).astype(np.float32), float(np.abs(values).max(initial=0))
 
 
 def encode_wav(samples: np.ndarray, rate: int) -> bytes:

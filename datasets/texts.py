@@ -9,6 +9,7 @@ records.py.
 
 import hashlib
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -20,12 +21,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .byte_cache import ByteCache
+from .formats.dialogues import CONTENT, check_dropped
 from .formats.row_groups import read_group
 from .publish import file_sha256
 from .reader import TextData
-from .records import JsonDocument, JsonLines, format_of, plain_file, require_text
+from .records import format_of, named, plain_file, read_json, require_text
 
 TEXT_KEYS = ("text", "content")
+ALONE = "of these records the text alone is learnt"
 IN_FOLDERS = (".txt", ".jsonl", ".parquet")     # others may be anything: a folder's settings, tables of results
 PIECE_BYTES = 1 << 22
 CACHE_BYTES = 1 << 27   # per file
@@ -80,8 +83,10 @@ class PlainText(Sequence[str]):
 
     def __init__(self, path: Path) -> None:
         self.path, self._file = path, plain_file(path)
-        characters, self._offsets = [], [0]
-        for data in pieces(self._file):
+        with open(self._file, "rb") as file:
+            begins = file.read(len(BOM_UTF8)) == BOM_UTF8      # a mark that editors write: no part of the text
+        characters, self._offsets = [], [len(BOM_UTF8) * begins]
+        for data in pieces(self._file, self._offsets[0]):
             characters.append(len(self._decode(data, self._offsets[-1])))
             self._offsets.append(self._offsets[-1] + len(data))
         self.characters = np.array(characters, np.int64)
@@ -107,10 +112,11 @@ class PlainText(Sequence[str]):
                              "first") from error
 
 
-def pieces(path: Path) -> Iterator[bytes]:
-    """A file in pieces of about PIECE_BYTES that end with a line where lines are shorter than that; an empty one is one
-    piece."""
+def pieces(path: Path, start: int = 0) -> Iterator[bytes]:
+    """A file from a byte on in pieces of about PIECE_BYTES that end with a line where lines are shorter than that; an empty
+    one is one piece."""
     with open(path, "rb") as file:
+        file.seek(start)
         data = file.read(PIECE_BYTES) + file.readline(PIECE_BYTES)
         while True:
             for _ in range(3):                                       # the rest of a character of up to four bytes
@@ -127,8 +133,13 @@ class LinesOfText(Sequence[str]):
 
     def __init__(self, path: Path) -> None:
         characters: list[int] = []
-        kind = JsonDocument if format_of(path) == ".json" else JsonLines
-        self._lines = kind(path, lambda value: characters.append(len(require_text(text_of(value), "text"))))
+
+        def check(value: dict[str, Any]) -> None:
+            text = require_text(text_of(value), "text")
+            check_dropped(value, sorted(CONTENT & value.keys()), text, ALONE)
+            characters.append(len(text))
+
+        self._lines = read_json(path, check)
         self.characters = np.array(characters, np.int64)
 
     def __len__(self) -> int:
@@ -166,8 +177,10 @@ class ParquetText(Sequence[str]):
             name = next((key for key in TEXT_KEYS if key in file.schema_arrow.names), None)
             if name is None:
                 raise ValueError(f"{self.path} has no column 'text'; it has {', '.join(file.schema_arrow.names)}")
+            others = sorted(CONTENT & set(file.schema_arrow.names))
             try:
-                column = read_group(file, group, [name])[name]
+                table = read_group(file, group, [name, *others])
+                column = table[name]
                 texts = column.cast(pa.large_string()).combine_chunks()
                 texts.validate(full=True)
             except (pa.ArrowException, OSError, ValueError) as error:
@@ -176,6 +189,10 @@ class ParquetText(Sequence[str]):
         if texts.null_count:
             row = pc.index(texts.is_null(), True).as_py()
             raise ValueError(f"{self.path}, row {row} of row group {group}: text must be a string, got null")
+        if others:
+            for row, (value, text) in enumerate(zip(table.select(others).to_pylist(), texts.to_pylist(), strict=True)):
+                with named(f"{self.path}, row {row} of row group {group}"):
+                    check_dropped(value, others, text, ALONE)
         return texts
 
     def __len__(self) -> int:

@@ -302,8 +302,7 @@ class _Row:
 
     def episode(self) -> Episode:
         given = self.info if isinstance(self.info, Mapping) else {}
-        info = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()
-                if isinstance(key, str) and is_plain(value)}
+        info = {key: as_plain(value) for key, value in given.items() if isinstance(key, str) and is_plain(value)}
         info |= {"guesses": self.guesses} if self.guesses else {}
         episode = Episode(
             task=self.task.name, seed=self.seed,
@@ -362,6 +361,11 @@ def is_plain(value: Any) -> bool:
     if isinstance(value, float | np.floating):
         return math.isfinite(value)
     return isinstance(value, bool | int | str | np.integer | np.bool_)
+
+
+def as_plain(value: Any) -> Any:
+    """A plain value as Python's own; NumPy's long double has none but float."""
+    return float(value) if isinstance(value, np.floating) else value.item() if isinstance(value, np.generic) else value
 
 
 def _copies(space: gym.Space, value: Any) -> dict[str, Any]:

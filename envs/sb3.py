@@ -30,6 +30,8 @@ from .registry import Controller, MissingPackage, Start, Task
 
 MEMORY, SECONDS = 4 << 30, 60     # that reading the statistics may take, libraries included
 STATISTICS = re.compile(r"(?i)_?vec_?normalize_?")       # in the names under which they are published
+NAMED_INSIDE, PICKLES = b"VecNormalize", (".pkl", ".pickle")     # what a pickle of them names in its first HEAD bytes
+HEAD = 4096
 ALGORITHMS = {   # module of the policy's class -> the algorithm; actor-critics are told apart by their settings
     "stable_baselines3.sac": "stable_baselines3.SAC", "stable_baselines3.td3": "stable_baselines3.TD3",
     "stable_baselines3.dqn": "stable_baselines3.DQN", "sb3_contrib.tqc": "sb3_contrib.TQC",
@@ -53,6 +55,8 @@ def sb3_player(task: Task, where: str) -> Start:
         MissingPackage: Stable-Baselines3 is not installed.
     """
     path = Path(where)
+    if not path.exists() and (named := path.with_name(f"{path.name}.zip")).is_file():      # as its own load() does
+        path = named
     data = _settings(path)
     algorithm = _algorithm(data, where)
     statistics = _statistics(path)
@@ -63,6 +67,8 @@ def sb3_player(task: Task, where: str) -> Start:
             loaded.append(_load(algorithm, path, data, env))
         model = loaded[0]
         _check(model, env, f"{where} does not play {task.name}")
+        if statistics is not None:
+            statistics.check(env.observation_space)
         memory: Any = None
         begins = np.ones(1, bool)
 
@@ -203,20 +209,41 @@ class _Inert:
         if isinstance(state, dict):
             self.__dict__.update(state)
 
+    def __setitem__(self, key: Any, value: Any) -> None: ...      # what an OrderedDict is filled by: a Dict space's is not read
+
 
 @dataclass(frozen=True)
 class Statistics:
-    """A VecNormalize's view of an observation."""
+    """A VecNormalize's view of an observation.
 
-    mean: np.ndarray
-    var: np.ndarray
+    Attributes:
+        path: the file that they come from.
+        moments: mean and variance of the observation, under ""; of a Dict space those of each key that is normalised.
+    """
+
+    path: Path
+    moments: dict[str, tuple[np.ndarray, np.ndarray]]
     epsilon: float
     clip: float
 
-    def normalise(self, observation: Any) -> np.ndarray:
-        """float32, as the model takes it."""
-        scaled = (observation - self.mean) / np.sqrt(self.var + self.epsilon)
-        return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
+    def normalise(self, observation: Any) -> Any:
+        """float32, as the model takes it; other keys of a dict stay as they are."""
+        if not isinstance(observation, dict):
+            return self._scaled(observation, *self.moments[""])
+        return {key: self._scaled(value, *self.moments[key]) if key in self.moments else value
+                for key, value in observation.items()}
+
+    def _scaled(self, values: Any, mean: np.ndarray, var: np.ndarray) -> np.ndarray:
+        return np.clip((values - mean) / np.sqrt(var + self.epsilon), -self.clip, self.clip).astype(np.float32)
+
+    def check(self, space: gym.Space) -> None:
+        """Raise ValueError where they are another environment's: NumPy would stretch what does not fit, or fail in play."""
+        parts = space.spaces if isinstance(space, gym.spaces.Dict) else {"": space}
+        shapes = {key: part.shape for key, part in parts.items()}
+        for key, (mean, _) in self.moments.items():
+            if mean.shape != shapes.get(key):
+                raise ValueError(f"{self.path} holds statistics of {key or 'observations'} of shape {mean.shape}, here it is "
+                                 f"{shapes.get(key, 'not there')}: they are another environment's; remove or replace them")
 
 
 class _Statistics(pickle.Unpickler):
@@ -237,12 +264,15 @@ def statistics_of(path: Path) -> Path | None:
         MODEL/vecnormalize.pkl                as rl-zoo3 writes it
         MODEL_vecnormalize.pkl, and rl_model_vecnormalize_100_steps.pkl for rl_model_100_steps.zip, as CheckpointCallback writes
         it
+        any other name, where the file says that it holds them; else in the folder above, where callbacks save models in
+        folders of their own
 
     Raises:
         ValueError: only others that might belong to it, and several of them.
     """
     folder = path.parent
-    found = sorted(file for file in (*folder.glob("*.pkl"), *folder.glob("*/*.pkl")) if STATISTICS.search(file.name))
+    found = sorted(file for file in (*folder.glob("*.*"), *folder.glob("*/*.*")) if is_statistics(file))
+    found = found or sorted(file for file in folder.resolve().parent.glob("*.*") if is_statistics(file))
     ranks = [lambda file: file.parent == folder and STATISTICS.sub("_", file.stem).strip("_") == path.stem,
              lambda file: file.parent == folder / path.stem,
              lambda file: file.parent == folder and STATISTICS.fullmatch(file.stem),
@@ -254,6 +284,14 @@ def statistics_of(path: Path) -> Path | None:
                                  f"keep one, as {path.with_name(f'{path.stem}_vecnormalize.pkl')}")
             return fitting[0]
     return None
+
+
+def is_statistics(file: Path) -> bool:
+    """Whether a pickle is named as a VecNormalize's, or begins as one."""
+    if file.suffix.lower() not in PICKLES or not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return STATISTICS.search(file.name) is not None or NAMED_INSIDE in opened.read(HEAD)
 
 
 def _statistics(path: Path) -> Statistics | None:
@@ -277,8 +315,13 @@ def _statistics(path: Path) -> Statistics | None:
         why = said[-1] if said and done.returncode > 0 else f"its reader died of signal {-done.returncode}"
         raise ValueError(f"{beside} {why}" if why.startswith("holds") else f"{beside} cannot be read: {why}")
     with np.load(io.BytesIO(done.stdout), allow_pickle=False) as arrays:
-        found = Statistics(arrays["mean"], arrays["var"], float(arrays["epsilon"]), float(arrays["clip"]))
-        return found if arrays["normalised"] else None
+        keys = [name.removeprefix("mean") for name in arrays.files if name.startswith("mean")]
+        moments = {key.removeprefix("/"): (arrays[f"mean{key}"], arrays[f"var{key}"]) for key in keys}
+        found = Statistics(beside, moments, float(arrays["epsilon"]), float(arrays["clip"]))
+        is_used = bool(arrays["normalised"])
+    if is_used and beside.parent not in (path.parent, *path.parent.glob("*/")):
+        warnings.warn(f"{path}: its observations are normalised by {beside}", stacklevel=2)
+    return found if is_used else None
 
 
 def _limit() -> None:
@@ -293,11 +336,13 @@ def print_statistics(path: str) -> None:
     try:
         with open(path, "rb") as file:
             found = _Statistics(file).load()
-        if not isinstance(getattr(found, "obs_rms", None), _Inert):
-            raise ValueError("holds no statistics of a plain observation")
-        moments: Any = found.obs_rms
-        arrays = {"mean": moments.mean, "var": moments.var, "epsilon": found.epsilon, "clip": found.clip_obs,
-                  "normalised": bool(found.norm_obs)}
+        kept: Any = getattr(found, "obs_rms", None)
+        parts = {f"/{key}": moments for key, moments in kept.items()} if isinstance(kept, dict) else {"": kept}
+        if not parts or not all(isinstance(moments, _Inert) for moments in parts.values()):
+            raise ValueError("holds no statistics of observations")
+        arrays = {"epsilon": found.epsilon, "clip": found.clip_obs, "normalised": bool(found.norm_obs)}
+        for key, moments in parts.items():
+            arrays |= {f"mean{key}": moments.mean, f"var{key}": moments.var}
         out = io.BytesIO()
         numbers: dict[str, Any] = {name: np.asarray(value, np.float64) for name, value in arrays.items()}
         np.savez(out, **numbers)

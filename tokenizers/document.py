@@ -111,9 +111,13 @@ def caption_parts(image: np.ndarray, caption: str | None) -> list[Part]:
 
     Args:
         image: uint8 (H, W, C) or (H, W).
+        caption: an empty one is no target: what would be learnt is to say nothing.
     """
     prompt: list[Part] = [Image(image), Special("separator")]
-    return prompt if caption is None else [*prompt, *text_parts(caption)]
+    if caption is None:
+        return prompt
+    loss = bool(caption.strip())
+    return [*prompt, Text(caption, loss), Special("end", loss)]
 
 
 def dialogue_parts(messages: Sequence[Mapping[str, Any]], images: Given = (), generate: bool = False, *,
@@ -125,7 +129,7 @@ def dialogue_parts(messages: Sequence[Mapping[str, Any]], images: Given = (), ge
             `{"type": "text", "text": str}`, `{"type": "image"}` and `{"type": "audio"}`. An image entry holds its pixels
             under "image", or there the index or name of one in `images`, or nothing: then it takes the next one of
             `images`. An audio entry finds its samples under "audio" and in `sounds` in the same way. With "weight": 0, as
-            OpenAI writes it, what the assistant says is no target.
+            OpenAI writes it, what the assistant says is no target; nor is a reply without words.
         images: uint8 (H, W, C) each.
         generate: end with the assistant's role marker, for the model to go on from.
         sounds: float (samples,) each, at SOUND_RATE.
@@ -138,10 +142,10 @@ def dialogue_parts(messages: Sequence[Mapping[str, Any]], images: Given = (), ge
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
             raise ValueError(f"message {number} has the role {role!r}; there are {', '.join(ROLES)}")
-        loss = role == "assistant" and message.get("weight") not in (0, False)
         entries = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(entries, Sequence):
             raise ValueError(f"message {number} has content of type {type(content).__name__}; give a string or a list")
+        loss = role == "assistant" and message.get("weight") not in (0, False) and any(map(_has_words, entries))
         parts.append(Special(role))
         for entry in entries:
             match entry.get("type") if isinstance(entry, Mapping) else None:
@@ -158,6 +162,10 @@ def dialogue_parts(messages: Sequence[Mapping[str, Any]], images: Given = (), ge
     if generate:
         parts.append(Special("assistant"))
     return parts
+
+
+def _has_words(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and bool(str(entry.get("text") or "").strip())
 
 
 class _Finder:

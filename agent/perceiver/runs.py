@@ -84,8 +84,17 @@ def load_hugging_face(folder: Path) -> Trained:
             task = "flow"
         case Autoencoder():
             task = "autoencode"
+    config = read_object(folder / "config.json")
     return Trained(model, task, {"task": task, "model": config_to_json(model.config), "input": config_to_json(prepared),
-                                 "classes": class_names(read_object(folder / "config.json"))})
+                                 "classes": class_names(config), "problem": config.get("problem_type")})
+
+
+def check_one_class_of_several(trained: Trained) -> None:
+    """Raise ValueError where of a checkpoint's outputs not one is right: as probabilities they mean nothing."""
+    problem, classes = trained.document.get("problem"), trained.document["classes"]
+    if len(classes) < 2 or problem in ("regression", "multi_label_classification"):
+        raise ValueError(f"it has {len(classes)} outputs for {problem or 'regression'}; one class of several can be told: give "
+                         "a checkpoint of single_label_classification")
 
 
 def preparation(trained: Trained) -> SampleInput:

@@ -1,29 +1,30 @@
 """The dialects in which people write dialogues, all read as messages: DIALECTS is the table, one small function each.
 
     messages           {"messages": [{"role": "user", "content": "..."}, ...]}, as OpenAI and Hugging Face write them: content
-                       may be a list of texts, pictures (image, image_url) and sounds (audio, input_audio); "weight": 0 is no
-                       target
+                       may be a list of texts, pictures (image, image_url) and sounds (audio, input_audio); "weight": 0, and
+                       "train" or "loss": false, is no target
     ShareGPT, LLaVA    {"conversations": [{"from": "human", "value": "..."}, ...], "image": "a.png", "system": "..."}
     turns              {"turns": [{"role": "user", "text": "..."}, ...]} or {"turns": ["...", "..."]}, which alternate
     instruction        {"instruction": ..., "input" or "context": ..., "output" or "response": ...}, perhaps with
                        "system" and "history": Alpaca (Taori et al., 2023) and Dolly
-    prompt             {"prompt": ..., "completion" or "response": ...}; texts, or lists of messages
+    prompt             {"prompt": ..., "completion" or "response": ...}; texts, or lists of messages; "label": false, KTO's mark
+                       of what must not be learnt, is refused
     choices            {"question": ..., "choices" or "options": [...], "answer": "B", 1 or the text}; the reply is the letter
     question           {"question": ..., "answer" or "answers": ..., "context": ...}, SQuAD's among them: of several answers the
                        one given most often is said, of none "unanswerable"; "statement" asks for true or false
     sounds             no question but what is to be heard, under one of the keys of HEARD: "file" and "digit": 7
                        ask which digit is spoken, and the answer is "seven"
 
-With each may stand "image", "images", "audio", or "file" with a picture's or sound's name. They take the places that the texts
-mark with <image> or <audio>, or come first. Who speaks is told by the names of the roles, never by the turn; only two speakers
-that differ by a number (agent_1 and agent_2) are equals, and the first one is the user. A field that belongs to a dialogue and
-has no place in its dialect is refused, not dropped. Whatever a text says, it is text: markers are ids of their own, see
-tokenizers/document.py.
+With each may stand "image", "images", "audio", or one of FILES with a picture's or sound's name. They take the places that the
+texts mark with <image> or <audio>, or come first. Who speaks is told by the names of the roles, never by the turn; only two
+speakers that differ by a number (agent_1 and agent_2) are equals, and the first one is the user. A field that belongs to a
+dialogue and has no place in its dialect is refused, not dropped. Whatever a text says, it is text: markers are ids of their
+own, see tokenizers/document.py.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
@@ -39,17 +40,21 @@ NAMES = {"user": "user", "human": "user", "prompter": "user", "assistant": "assi
          "ai": "assistant", "model": "assistant", "chatgpt": "assistant", "chatbot": "assistant", "bing": "assistant",
          "bard": "assistant", "system": "system", "developer": "system"}      # lower case -> role
 HEARD = {"caption": "what do you hear?", "digit": "which digit is spoken?", "label": "what do you hear?",
-         "text": "what is said?"}                                        # what a sound's record knows -> what is asked
+         "text": "what is said?", "sentence": "what is said?", "transcription": "what is said?",
+         "transcript": "what is said?"}                                  # what a sound's record knows -> what is asked
 SYSTEM, INPUTS = ("system", "system_prompt"), ("input", "context", "passage")
 REPLIES, CHOICES = ("output", "response", "completion"), ("choices", "options")
 ANSWERS = ("answer", "answers", "answerKey", "answer_idx")
 MEDIA = {"audio": SOUNDS, "image": PICTURES}                             # kind of an entry -> how its files end
+FILES = ("file", "file_name", "filename", "image_file_name", "audio_file_name", "image_path",
+         "audio_path")                                                   # a picture or a sound, as the file's name ends
 # What belongs to a dialogue: where a dialect has no place for it, it must not be dropped silently.
 CONTENT = {*SYSTEM, *INPUTS, *REPLIES, *CHOICES, *ANSWERS, "messages", "conversations", "turns", "instruction", "prompt",
            "question", "statement", "history", "tools", "functions", "chosen", "rejected", "hint", "lecture", "premise",
-           "hypothesis", "rationale", "explanation", "solution"}
-UNLEARNT = ("tool_calls", "function_call", "reasoning_content", "thinking")   # of a message
-SPECIAL = {*UNLEARNT, "weight"}
+           "hypothesis", "rationale", "explanation", "solution", "image_url", "image_urls", "video", "videos"}
+UNLEARNT = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")   # of a message
+WEIGHTS = ("weight", "train", "loss")     # OpenAI's name of a message's share in the loss, axolotl's and ms-swift's
+SPECIAL = {*UNLEARNT, *WEIGHTS}
 
 
 @dataclass(frozen=True)
@@ -80,14 +85,14 @@ class Dialect:
 
 def dialect_of(value: Mapping[str, Any]) -> Dialect | None:
     """The first dialect that a record fits; None where it is no dialogue."""
-    return _by_keys(tuple(value))[0] or (SOUND if sound_of(value) is not None else None)
+    return _by_keys(tuple(value))[0] or (SOUND if "audio" in value or sound_of(value) is not None else None)
 
 
 @lru_cache(maxsize=1024)      # the records of a file have much the same keys
 def _by_keys(keys: tuple[str, ...]) -> tuple[Dialect | None, list[str], list[str]]:
     """The dialect of records with these keys, those of CONTENT that it does not use, and the kinds of files they may name."""
     dialect = next((dialect for dialect in DIALECTS if dialect.fits(keys)), None)
-    kinds = [kind for kind in MEDIA if not {kind, f"{kind}s", "file"}.isdisjoint(keys)]
+    kinds = [kind for kind in MEDIA if not {kind, f"{kind}s", *FILES}.isdisjoint(keys)]
     return dialect, [] if dialect is None else sorted(CONTENT & set(keys) - dialect.used), kinds
 
 
@@ -97,8 +102,8 @@ def is_dialogue(value: Mapping[str, Any]) -> bool:
 
 
 def sound_of(value: Mapping[str, Any]) -> Any:
-    """The sound that a record is about: what stands under "audio", or a "file" whose name says that it is one."""
-    return value.get("audio", _file(value, SOUNDS))
+    """The sound that a record is about: what stands under "audio", or a file whose name says that it is one."""
+    return value.get("audio", _file(value, SOUNDS)[1])
 
 
 def messages_of(value: Mapping[str, Any]) -> Messages:
@@ -116,23 +121,38 @@ def messages_of(value: Mapping[str, Any]) -> Messages:
     if homeless:
         said = "\0".join(entry["text"] for message in messages for entry in _entries(message)
                          if isinstance(entry, dict) and isinstance(entry.get("text"), str))
-        for key in homeless:
-            dropped = value[key]
-            if dropped not in (None, "", [], {}) and not (isinstance(dropped, str) and dropped in said):
-                raise ValueError(f"the field {key!r} would be dropped: {dialect.name} is read from "
-                                 f"{', '.join(sorted(dialect.used & value.keys()))}; use, rename or remove it")
+        check_dropped(value, homeless, said, f"{dialect.name} is read from {', '.join(sorted(dialect.used & value.keys()))}")
     for kind in kinds:
         if names := _named(value, kind):
             messages = _placed(messages, kind, names)
+        elif not {kind, f"{kind}s"}.isdisjoint(value) and any(
+                isinstance(entry, dict) and f"<{kind}>" in str(entry.get("text"))
+                for message in messages for entry in _entries(message)):
+            raise ValueError(f"<{kind}> marks a place, but no {kind} is named; name one, or remove the mark")
     return messages
+
+
+def check_dropped(value: Mapping[str, Any], keys: Iterable[str], said: str, where: str) -> None:
+    """Raise ValueError where one of a record's fields `keys` says something that is not `said`, and so would be lost.
+
+    Args:
+        where: what is read of the record.
+    """
+    for key in keys:
+        dropped = value.get(key)
+        if dropped not in (None, "", [], {}) and not (isinstance(dropped, str) and dropped in said):
+            raise ValueError(f"the field {key!r} would be dropped: {where}; use, rename or remove it")
 
 
 def extra_of(value: Mapping[str, Any]) -> dict[str, Any]:
     """What stands in a record beside the dialogue: several answers stay, they are what an answer is scored by."""
     dialect = dialect_of(value)
     said = (set() if dialect is None else dialect.used) - {"answers"} | {"image", "images", "audio"}
-    said |= {"file"} if _file(value, (*PICTURES, *SOUNDS)) else set()
-    return {key: inner for key, inner in value.items() if key not in said}
+    said |= {_file(value, (*PICTURES, *SOUNDS))[0]}
+    extra = {key: inner for key, inner in value.items() if key not in said}
+    if extra.get("answers") and dialect is not None and "answers" in dialect.used:
+        extra["answers"] = _texts(extra["answers"]) or extra["answers"]
+    return extra
 
 
 # ---- dialects --------------------------------------------------------------------------------------------------------------
@@ -141,7 +161,8 @@ def _chat(*keys: str) -> Callable[[Mapping[str, Any]], Messages]:
     """Reads the list of messages under the first of `keys` that is there."""
     def read(value: Mapping[str, Any]) -> Messages:
         key = next(key for key in keys if key in value)
-        return [*_system(value), *chat(value[key], key)]
+        system, messages = _system(value), chat(value[key], key)
+        return messages if system and messages[0] == system[0] else [*system, *messages]      # it may stand in both places
     return read
 
 
@@ -153,7 +174,8 @@ def chat(turns: Any, key: str) -> Messages:
     """
     if not isinstance(turns, list) or not turns:
         what = "message" if key == "messages" else "turn"
-        raise ValueError(f"{key} must be a list of at least one {what}, got {type(turns).__name__}")
+        got = "an empty one" if turns == [] else type(turns).__name__
+        raise ValueError(f"{key} must be a list of at least one {what}, got {got}")
     if key != "messages" and all(isinstance(turn, str) for turn in turns):
         return [{"role": ROLES[number % 2], "content": turn} for number, turn in enumerate(turns)]
     if key != "messages" and any(isinstance(turn, str) for turn in turns):
@@ -170,17 +192,19 @@ def chat(turns: Any, key: str) -> Messages:
         if content is None:
             content = turn["text"] if turn.get("text") is not None else turn.get("value")
         if isinstance(content, str) and SPECIAL.isdisjoint(turn):
-            messages.append(turn if role == name and "content" in turn and "role" in turn
+            messages.append(turn if role == name and turn.get("content") is content and "role" in turn
                             else {"role": role, "content": content})
             continue
         if found := next((key for key in UNLEARNT if turn.get(key)), None):
             raise ValueError(f"message {number} has {found!r}, which would not be learnt; leave it out or write it into the "
                              f"content")
-        kept = turn if "content" in turn and "role" in turn else {"weight": turn["weight"]} if "weight" in turn else {}
+        kept = turn if "content" in turn and "role" in turn else {}
         messages.append({**kept, "role": role, "content": _content(content, number)})
-        weight = turn.get("weight")
-        if weight is not None and weight not in (0, 1):
-            raise ValueError(f"message {number}: weight must be 0 or 1, got {weight!r}")
+        for key in WEIGHTS:
+            if (weight := turn.get(key)) is not None:
+                if weight not in (0, 1):
+                    raise ValueError(f"message {number}: {key} must be 0 or 1, got {weight!r}")
+                messages[-1]["weight"] = int(weight and messages[-1].get("weight") != 0)
     return messages
 
 
@@ -192,11 +216,13 @@ def _instruction(value: Mapping[str, Any]) -> Messages:
         raise ValueError("history must be a list of pairs [question, answer]")
     before = [message for pair in history for message in (
         {"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]})]
-    return [*_system(value), *before, *_exchange(asked, _one(value, REPLIES))]
+    return [*_system(value), *before, *_exchange(asked, _reply(value))]
 
 
 def _prompt(value: Mapping[str, Any]) -> Messages:
-    prompt, reply = value["prompt"], _one(value, REPLIES)
+    prompt, reply = value["prompt"], _reply(value)
+    if str(value.get("label")).lower() == "false":
+        raise ValueError("label is false: KTO marks a completion so that must not be learnt; keep those whose label is true")
     messages = chat(prompt, "messages") if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
     reply = chat(reply, "messages") if isinstance(reply, list) else [{"role": "assistant", "content": reply}]
     return [*_system(value), *messages, *reply]
@@ -207,25 +233,44 @@ def _question(value: Mapping[str, Any]) -> Messages:
     if isinstance(value[shape], str) and not value[shape].strip():
         raise ValueError(f"the {shape} is empty")
     given = _one(value, INPUTS)
-    return [*_system(value), *_exchange([*([given, "\n\n"] if given else []), value[shape]], _answer(value))]
+    reply = _answer(value)
+    if isinstance(reply, bool):
+        reply = (("no", "yes") if shape == "question" else ("false", "true"))[reply]
+    elif isinstance(reply, int | float):
+        reply = str(reply)
+    return [*_system(value), *_exchange([*([given, "\n\n"] if given else []), value[shape]], reply)]
 
 
 def _choices(value: Mapping[str, Any]) -> Messages:
     """A question whose choices are lettered, unless they bring labels of their own."""
     labels, texts = _labelled(_one(value, CHOICES))
-    answer = _one(value, ANSWERS)
-    if isinstance(answer, list) and len(answer) == 1:
-        answer = answer[0]
-    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(labels):
-        right = labels[answer]
-    else:
-        right = next((label for label, text in zip(labels, texts, strict=True) if answer in (label, text)), "")
-        if not right:
-            raise ValueError(f"the answer {answer!r} is none of the choices {', '.join(labels)}")
+    answers = {key: value[key] for key in ANSWERS if value.get(key) is not None}
+    if not answers:
+        raise ValueError(f"no answer under one of {', '.join(ANSWERS)}; the record has {', '.join(map(str, value))}")
+    found = {_chosen(answer, labels, texts) for answer in answers.values()}
+    if "" in found:
+        wrong = next(answer for answer in answers.values() if not _chosen(answer, labels, texts))
+        raise ValueError(f"the answer {wrong!r} is none of the choices {', '.join(labels)}")
+    if len(found) > 1:
+        raise ValueError(f"give one of {', '.join(answers)}: they name different choices")
+    right = found.pop()
     given = _one(value, INPUTS)
     listed = "\n".join(f"{label}. {text}" for label, text in zip(labels, texts, strict=True))
     asked = [*([given, "\n\n"] if given else []), value["question"], "\n\n" + listed]
     return [*_system(value), *_exchange(asked, right)]
+
+
+def _chosen(answer: Any, labels: Sequence[str], texts: Sequence[str]) -> str:
+    """The label of the choice that an answer names by its label ("B", "(b)"), its text, or its number from 0; "": of none."""
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        return labels[answer] if 0 <= answer < len(labels) else ""
+    if not isinstance(answer, str):
+        return ""
+    bare = answer.strip(" ().:").lower()
+    return next((label for label, text in zip(labels, texts, strict=True) if answer in (label, text)),
+                next((label for label in labels if label.lower() == bare), ""))
 
 
 def _labelled(choices: Any) -> tuple[list[str], list[str]]:
@@ -300,19 +345,41 @@ def _exchange(asked: list[Any], reply: Any) -> Messages:
             {"role": "assistant", "content": reply}]
 
 
+def _reply(value: Mapping[str, Any]) -> Any:
+    """What is answered; ValueError where the record says nothing."""
+    if (reply := _one(value, REPLIES)) is None:
+        raise ValueError(f"no reply under one of {', '.join(REPLIES)}; the record has {', '.join(map(str, value))}")
+    return reply
+
+
 def _answer(value: Mapping[str, Any]) -> Any:
-    if (reply := _one(value, REPLIES)) is not None and not {"answer", "answers"} & value.keys():
-        return reply
-    if ("answer" in value) == ("answers" in value):
+    keys = [key for key in ("answer", "answers") if value.get(key) is not None]
+    if not keys and _one(value, REPLIES) is not None:
+        return _reply(value)
+    if not keys:
+        raise ValueError(f"no reply under one of answer, answers, {', '.join(REPLIES)}; the record has "
+                         f"{', '.join(map(str, value))}")
+    if len(keys) == 2:
         raise ValueError("give either 'answer' or 'answers'")
-    if "answer" in value:
-        return value["answer"]
-    answers = value["answers"]
-    if isinstance(answers, dict) and isinstance(answers.get("text"), list):       # SQuAD; version 2 asks what no text answers
-        answers = answers["text"] or ["unanswerable"]
-    if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
-        raise ValueError("answers must be a list of at least one string")
-    return Counter(answers).most_common(1)[0][0]
+    answer = value[keys[0]]
+    if keys == ["answer"] and not isinstance(answer, list | dict):
+        return answer
+    if isinstance(answer, dict) and answer.get("text") == []:       # SQuAD's version 2 asks what no text answers
+        return "unanswerable"
+    if not (texts := _texts(answer)):
+        raise ValueError(f"{keys[0]} must be a list of at least one string")
+    return Counter(texts).most_common(1)[0][0]
+
+
+def _texts(answers: Any) -> list[str]:
+    """Several answers as texts: a list of them, or of objects with one; SQuAD's {"text": [...]}, TriviaQA's {"value": ...}."""
+    if isinstance(answers, dict):
+        answers = answers["text"] if isinstance(answers.get("text"), list) else [answers.get("value")]
+    if not isinstance(answers, list):
+        return []
+    found = [entry.get("text", entry.get("answer")) if isinstance(entry, dict) else entry for entry in answers]
+    texts = [text for text in found if isinstance(text, str)]
+    return texts if len(texts) == len(found) else []
 
 
 @lru_cache(maxsize=1024)
@@ -345,7 +412,10 @@ def _content(content: Any, number: int) -> Any:
                     raise ValueError(f"message {number} shows {inner[:80]}, which lies on the web; download it and name the "
                                      f"file")
                 entries.append({"type": name, name: inner})
-            case "image" | "audio" if not entry.get(kind) and isinstance(entry.get("path", entry.get("url")), str):
+            case "image" if isinstance(source := entry.get("source"), dict):       # Anthropic's
+                data = f"data:{source.get('media_type')};base64,{source['data']}" if "data" in source else source.get("url")
+                entries.append({"type": kind, kind: data})
+            case "image" | "audio" if entry.get(kind) is None and isinstance(entry.get("path", entry.get("url")), str):
                 entries.append({"type": kind, kind: entry.get("path", entry.get("url"))})
             case _:
                 entries.append(entry)
@@ -357,15 +427,16 @@ def _entries(message: Mapping[str, Any]) -> list[Any]:
     return content if isinstance(content, list) else [{"type": "text", "text": content}]
 
 
-def _file(value: Mapping[str, Any], suffixes: tuple[str, ...]) -> Any:
-    file = value.get("file")
-    return file if isinstance(file, str) and file.lower().endswith(suffixes) else None
+def _file(value: Mapping[str, Any], suffixes: tuple[str, ...]) -> tuple[str, Any]:
+    """Which of FILES names a picture or a sound, as its name ends, and the name; "", None: none does."""
+    return next(((key, file) for key in FILES if isinstance(file := value.get(key), str) and file.lower().endswith(suffixes)),
+                ("", None))
 
 
 def _named(value: Mapping[str, Any], kind: str) -> list[Any]:
     """The pictures or sounds that a record names beside its texts."""
-    named, several = value[kind] if kind in value else _file(value, MEDIA[kind]), value.get(f"{kind}s")
-    single = [] if named is None else named if isinstance(named, list) else [named]
+    named, several = value[kind] if kind in value else _file(value, MEDIA[kind])[1], value.get(f"{kind}s")
+    single = [] if named is None or named == "" else named if isinstance(named, list) else [named]
     return [*single, *several] if isinstance(several, list) else single
 
 

@@ -36,7 +36,7 @@ from ...tokenizers.budget import check_shape
 from ...tokenizers.episode import Episode
 from ...tokenizers.spaces import AnyText, is_image, is_text, leaf_spaces, space_from_json
 from ..images import FORMATS as PICTURES
-from ..images import MAX_PIXELS
+from ..images import MAX_PIXELS, seen
 from ..records import require_text
 from ..samples.video import FORMATS as VIDEOS
 from ..samples.video import fitted
@@ -368,10 +368,11 @@ def as_shaped(data: bytes | None, shape: tuple[int, ...]) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=PICTURES) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"a picture of {image.width} x {image.height} pixels, the limit is {MAX_PIXELS}")
-        pixels = np.asarray(image if image.mode in ("L", "LA", "RGB", "RGBA") else image.convert("RGB"))
-        if pixels.size == np.prod(shape) and pixels.shape[:2] == shape[:2]:
-            return pixels.reshape(shape)
-        return _resized(image.convert("RGB"), shape)
+        if image.mode in ("L", "LA", "RGB", "RGBA"):
+            pixels = np.asarray(image)
+            if pixels.size == np.prod(shape) and pixels.shape[:2] == shape[:2]:
+                return pixels.reshape(shape)
+        return _resized(Image.fromarray(seen(image)), shape)      # 16 bits, for instance, or transparent
 
 
 def _resized(picture: Image.Image, shape: tuple[int, ...]) -> np.ndarray:

@@ -4,10 +4,14 @@
     messages or conversations: list<{role, content}>      chats; with image or images: {bytes, path} about pictures
     any other columns that dialogues.py knows
 
-A file inside a row (a struct of `bytes` and `path`) is named "ROW/NUMBER" in the record; ParquetRecords.file reads it. Without
-bytes its path is the name of a file beside the table. Row groups are read whole and the latest ones are kept.
+A file inside a row (a struct of `bytes` and `path`, or bytes alone) is named "ROW/NUMBER" in the record; ParquetRecords.file
+reads it. Without bytes its path is the name of a file beside the table. Numbers of classes are read as the names that Hugging
+Face's `datasets` writes into the file's schema (ClassLabel). Row groups are read whole and the latest ones are kept.
 """
 
+import contextlib
+import json
+import re
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -18,11 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..byte_cache import ByteCache
+from ..file_store import FileStore
 from ..publish import file_sha256
 from ..records import Check, check_record, named
 from .row_groups import read_group
 
 CACHE_BYTES = 1 << 28
+INSIDE = re.compile(r"\d+/\d+")
 SPLITS = {"train", "test", "validation", "val", "dev"}
 
 
@@ -40,10 +46,13 @@ class ParquetRecords(Sequence[dict[str, Any]]):
             raise ValueError(f"{self.path} holds the splits {', '.join(splits)}; put each into a folder of its own and name "
                              f"one")
         self._groups: list[tuple[Path, int]] = []       # file, and row group in it
+        self._folder = self.path if self.path.is_dir() else self.path.parent
+        self._classes: dict[str, list[str]] = {}        # column -> names of its numbers
         lengths = []
         for name in self.files:
             try:
                 with pq.ParquetFile(name) as file:
+                    self._classes |= class_names(file.schema_arrow)
                     lengths += [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
             except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"{name} is not a readable Parquet file: {' '.join(str(error).split())}") from error
@@ -65,11 +74,13 @@ class ParquetRecords(Sequence[dict[str, Any]]):
         return _named(self._row(index), index, [])
 
     def has_file(self, name: str) -> bool:
-        """True: only records name such files, and only those that are there."""
-        return True
+        """Whether it is a file inside a row, which only records name, or one beside the table."""
+        return INSIDE.fullmatch(name) is not None or name in FileStore(self._folder)
 
     def file(self, name: str) -> bytes:
-        """The file inside a row that has this name."""
+        """The file inside a row that has this name, or the one beside the table."""
+        if INSIDE.fullmatch(name) is None:
+            return FileStore(self._folder).read(name)
         row, _, number = name.partition("/")
         files: list[bytes] = []
         _named(self._row(int(row)), int(row), files)
@@ -79,7 +90,11 @@ class ParquetRecords(Sequence[dict[str, Any]]):
         index = range(len(self))[index]
         group = int(np.searchsorted(self._ends, index, side="right"))
         table = self._cache.get(group, lambda: self._group(group))
-        return table.slice(index - (int(self._ends[group - 1]) if group else 0), 1).to_pylist()[0]
+        row: dict[str, Any] = table.slice(index - (int(self._ends[group - 1]) if group else 0), 1).to_pylist()[0]
+        for name, names in self._classes.items():
+            if isinstance(number := row.get(name), int):
+                row[name] = names[number] if 0 <= number < len(names) else None      # -1: nobody has said
+        return row
 
     def _group(self, group: int) -> pa.Table:
         path, number = self._groups[group]
@@ -99,10 +114,21 @@ class ParquetRecords(Sequence[dict[str, Any]]):
         return " ".join(map(file_sha256, self.files))
 
 
+def class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Column -> names of the classes that its numbers stand for, as `datasets` keeps them in a file's schema."""
+    found: dict[str, list[str]] = {}
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):      # written by some other program
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        for name, feature in features.items():
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list):
+                found[name] = list(map(str, feature["names"]))
+    return found
+
+
 def _named(value: Any, row: int, files: list[bytes]) -> Any:
     """A row without its null values; files inside it are replaced by their names and put into `files`."""
     match value:
-        case {"bytes": bytes(data)}:
+        case {"bytes": bytes(data)} | bytes(data):
             files.append(data)
             return f"{row}/{len(files) - 1}"
         case {"bytes": None, "path": str(path)}:

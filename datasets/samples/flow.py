@@ -5,6 +5,7 @@ It is NaN where the truth is not known.
 """
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ MAX_SIDE = 1 << 14
 # ---- files -----------------------------------------------------------------------------------------------------------------
 
 def decode_flow(data: bytes) -> np.ndarray:
-    """Flow of a file: .flo (Middlebury), .npz with `flow` and perhaps `valid`, or a PNG of 16 bits (KITTI).
+    """Flow of a file: .flo (Middlebury), .pfm (FlyingThings3D), .npz with `flow` and perhaps `valid`, or a PNG of 16 bits
+    (KITTI).
 
     Returns:
         float32 (H, W, 2), NaN where the file says that the flow is unknown.
@@ -34,12 +36,13 @@ def decode_flow(data: bytes) -> np.ndarray:
         ValueError: not such a file, broken or cut short.
         ImportError: a PNG, and the extra `media` is not installed.
     """
-    for magic, decode in ((np.float32(FLO_MAGIC).tobytes(), _decode_flo), (b"PK", _decode_npz), (b"\x89PNG", _decode_kitti)):
+    for magic, decode in ((np.float32(FLO_MAGIC).tobytes(), _decode_flo), (b"PF", _decode_pfm), (b"PK", _decode_npz),
+                          (b"\x89PNG", _decode_kitti)):
         if data.startswith(magic):
             flow, known = decode(data)
             break
     else:
-        raise ValueError("not a file of flow: neither .flo, nor .npz, nor KITTI's .png")
+        raise ValueError("not a file of flow: neither .flo, nor .pfm, nor .npz, nor KITTI's .png")
     if flow.ndim != 3 or flow.shape[2] != 2 or known.shape != flow.shape[:2] or 0 in flow.shape:
         raise ValueError(f"flow of shape {flow.shape} and a mask of {known.shape}; (H, W, 2) and (H, W) were expected")
     known = known & (np.abs(flow) < UNKNOWN).all(axis=2)
@@ -55,6 +58,20 @@ def _decode_flo(data: bytes) -> tuple[np.ndarray, np.ndarray]:
                          f"it has {len(data):,}")
     flow = np.frombuffer(data, "<f4", 2 * width * height, offset=12).reshape(height, width, 2)
     return flow, np.ones((height, width), bool)
+
+
+def _decode_pfm(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Three float32 per pixel, the third unused, from the bottom row to the top; a scale below 0 says little-endian."""
+    head = re.match(rb"PF\s+(\d{1,6})\s+(\d{1,6})\s+(-?[\d.]+(?:e[+-]?\d+)?)\s", data)
+    width, height = (int(head[1]), int(head[2])) if head else (0, 0)
+    if head is None or not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
+        raise ValueError(f"a .pfm file of {width} x {height} pixels; sides from 1 to {MAX_SIDE} can be read")
+    if len(data) < head.end() + 12 * width * height:
+        raise ValueError(f"cut short: {width} x {height} pixels take {head.end() + 12 * width * height:,} bytes, it has "
+                         f"{len(data):,}")
+    order = "<f4" if head[3].startswith(b"-") else ">f4"
+    pixels = np.frombuffer(data, order, 3 * width * height, offset=head.end()).reshape(height, width, 3)[::-1]
+    return pixels[..., :2], np.isfinite(pixels[..., :2]).all(axis=2)
 
 
 def _decode_npz(data: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +105,7 @@ def _decode_kitti(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 def read_flow(path: Path | str) -> np.ndarray:
     """`decode_flow` of a file on the disk; ValueError names it."""
     if not Path(path).is_file():
-        raise ValueError(f"{path} is not a file; give flow as .flo, .npz or KITTI's .png")
+        raise ValueError(f"{path} is not a file; give flow as .flo, .pfm, .npz or KITTI's .png")
     with named(path):
         return decode_flow(Path(path).read_bytes())
 

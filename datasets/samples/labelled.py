@@ -1,13 +1,15 @@
 """Samples with one class each, for classification: pictures, sounds, point clouds and texts.
 
     pictures/ or pictures.zip    <class>/<file>: the folder that a file lies in names its class
-    pictures.jsonl               {"file": ..., "label": ...}, also .csv; the files in pictures.zip or pictures/ beside it
+    pictures.jsonl               {"file": ..., "label": ...}, also .json, .csv; the files in pictures.zip or pictures/ beside it
+    pictures/metadata.csv        likewise, as Hugging Face's imagefolder; also .jsonl, .parquet
+    train.parquet, train/*.parquet    {"image": {"bytes": ...}, "label": ...}, as `datasets` writes them
     digits.npz                   images (n, H, W) or (n, H, W, 3) uint8, labels (n,), and perhaps classes: their names
     sounds.jsonl                 likewise, see FILE_KEYS
     sounds/ or sounds.zip        <class>/<file>, as with pictures
     clouds.npz                   points (n, M, D) or (n, D, M), the first three of D are coordinates; labels (n,)
     clouds/ or clouds.zip        <class>/<file>: .npy, .xyz, .off, .ply, .stl, .obj
-    reviews.jsonl                {"text": ..., "label": ...}, also .csv
+    reviews.jsonl                {"text": ..., "label": ...}, also .json, .csv, .parquet; see TEXT_KEYS
 
 Opening decodes every file once: what cannot be read is named before hours of training, and not by the step that meets it. Files
 of other kinds are counted; a class that has nothing else is an error.
@@ -24,17 +26,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...tokenizers.budget import check_npz
-from ..documents import images_beside
-from ..file_store import FileStore
+from ..documents import Records, images_beside, open_records
+from ..file_store import FileSource, FileStore
+from ..formats.tables import SPLITS, ParquetRecords
 from ..images import ImageStore
-from ..records import JsonLines, format_of, named, require_text
+from ..records import format_of, named, require_text
 from ..sounds import SoundStore, decode_sound
 from ..splits import split
 from .point_clouds import CloudStore, channels_last, check_cloud
 
 MAX_NAMED = 3        # faulty files that an error names
-FILE_KEYS = ("file", "image", "audio", "file_name", "path")    # what names the file in a manifest's record
-MANIFESTS = (".jsonl", ".csv", ".tsv")
+FILE_KEYS = ("image", "audio", "file", "file_name", "filename", "image_file_name", "audio_file_name", "image_path",
+             "audio_path", "path")   # name a record's file
+TEXT_KEYS = ("text", "content", "sentence", "review")
+LABEL_KEYS = ("label", "labels")     # where no other field is asked for
+MANIFESTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+IN_FOLDERS = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 BESIDE = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".html", ".db", ".ini", ".pdf")   # no samples
 MAX_RATE = 16000     # samples per second, where no rate is asked for: enough for speech, and a third of a CD's work
 
@@ -141,36 +148,62 @@ def read_clouds(path: Path, count: ProgressCallback = iter) -> Labelled:
 
 
 def read_texts(path: Path, label: str = "label") -> Labelled:
-    """Texts of a JSON Lines file: `text`, and the class in the field `label`.
+    """Texts of a manifest, and the class of each in the field `label`.
 
     Raises:
         ValueError: another kind of file, a record without these, fewer than two classes.
     """
-    if format_of(path) not in MANIFESTS or not path.is_file():
-        raise ValueError(f'{path} is not a .jsonl file; texts come as lines of {{"text": ..., "{label}": ...}}')
-    records = list(JsonLines(path, lambda record: check_entry(record, "text", label)))
+    if manifest_of(path) is None:
+        raise ValueError(f'{path} is not a {", ".join(MANIFESTS)} file; texts come as lines of {{"text": ..., "{label}": ...}}')
+    records = list(open_records(path, "", lambda record: check_entry(record, text_of(record), label)))
     labels, classes = number([class_of(record, label) for record in records])
-    texts = [record["text"] for record in records]
+    texts = [record[text_of(record)] for record in records]
     return Labelled(texts, labels, classes, [hashlib.sha256(text.encode()).hexdigest() for text in texts])
 
 
 def check_entry(record: dict[str, Any], content: str, label: str) -> None:
     """Raise ValueError unless a record has a text in the field `content`, and a class."""
-    require_text(record.get(content), content)
+    if content not in record:
+        raise ValueError(f"there is no field {content!r}; the record has {', '.join(map(str, record))}; rename the one that is "
+                         "meant")
+    require_text(record[content], content)
     class_of(record, label)
 
 
+def check_listed(record: dict[str, Any], label: str) -> None:
+    """Raise ValueError unless a record names a file and a class."""
+    if file_of(record) is None:
+        raise ValueError(f"no file under one of {', '.join(FILE_KEYS)}; the record has {', '.join(map(str, record))}")
+    require_text(file_of(record), "file")
+    class_of(record, label)
+
+
+def text_of(record: dict[str, Any]) -> str:
+    """The field that holds a record's text."""
+    return next((key for key in TEXT_KEYS if key in record), TEXT_KEYS[0])
+
+
 def class_of(record: dict[str, Any], label: str) -> str:
-    """The class that a record names: text or a whole number.
+    """The class that a record names: text, spaces around it left out, or a whole number.
 
     Raises:
         ValueError: there is none; the message lists the record's fields.
     """
-    value = record.get(label)
+    key = label_key(record, label)
+    value = record.get(key)
+    if isinstance(value, float) and value.is_integer():     # pandas writes 3.0 where some rows have no class
+        value = int(value)
+    if isinstance(value, str):
+        value = value.strip()
     if not isinstance(value, str | int) or value == "":
-        raise ValueError(f"the field {label!r} must name a class, got {value!r}; the record has {', '.join(record)} "
-                         "(choose with --label)")
+        raise ValueError(f"the field {key!r} must name a class, got {value!r}; the record has {', '.join(record)} "
+                         "(choose with --label, or label=FIELD)")
     return str(value)
+
+
+def label_key(record: dict[str, Any], label: str) -> str:
+    """The field that names the class: `label`, or "labels" where no other one is asked for."""
+    return next((key for key in LABEL_KEYS if key in record), label) if label == LABEL_KEYS[0] else label
 
 
 def number(names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
@@ -191,27 +224,58 @@ class Listed(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
-def listed_files(path: Path, open_store: Callable[[Path], FileStore], label: str) -> "Listed":
+def manifest_of(path: Path) -> Path | None:
+    """The manifest that a path is, or that it holds where it is a folder; None: it is none.
+
+    A folder of Parquet files is one, too.
+    """
+    if path.is_dir():
+        held = next((path / name for name in IN_FOLDERS if (path / name).is_file()), None)
+        return held or (path if any(path.glob("*.parquet")) else None)
+    return path if path.is_file() and format_of(path) in MANIFESTS else None
+
+
+def place_of(records: Records, names: Sequence[str]) -> Path | FileSource:
+    """Where the files that a manifest names are: in it, or beside it."""
+    if isinstance(records, ParquetRecords) and records.has_files:
+        return records
+    return images_beside(records.path, names)
+
+
+def listed_files(path: Path, open_store: Callable[[Path | FileSource], FileStore], label: str) -> "Listed":
     """The files of a manifest, or of a folder or zip of class folders.
 
     Raises:
         ValueError: there are none, a record without a file or class, a file in no class folder.
     """
-    if format_of(path) in MANIFESTS:
-        records = list(JsonLines(path, lambda record: check_entry({"file": file_of(record), **record}, "file", label)))
+    manifest = manifest_of(path)
+    if manifest is not None and not (path.is_dir() and has_no_class(manifest, label)):
+        records = open_records(manifest, "", lambda record: check_listed(record, label))
         names = [str(file_of(record)) for record in records]
-        return Listed(open_store(images_beside(path, names)), names, [class_of(record, label) for record in records])
+        return Listed(open_store(place_of(records, names)), names, [class_of(record, label) for record in records])
     store = open_store(path)
     names = named_files(store)
     return Listed(store, names, class_folders(store, names), left_out(store, names))
+
+
+def has_no_class(manifest: Path, label: str) -> bool:
+    """Whether the metadata of a folder tell no class, which the folders in it may tell."""
+    if manifest.name not in IN_FOLDERS or not any(entry.is_dir() for entry in manifest.parent.iterdir()):
+        return False
+    first = next(iter(open_records(manifest, "", lambda record: None)), {})
+    return label_key(first, label) not in first
 
 
 def class_folders(store: FileStore, names: Sequence[str]) -> list[str]:
     """The folder that each file lies in.
 
     Raises:
-        ValueError: one lies in none.
+        ValueError: one lies in none; there are several splits (train/<class>/<file>, test/<class>/<file>).
     """
+    tops = {name.split("/")[0] for name in names if name.count("/") >= 2}
+    if len(tops) > 1 and tops <= SPLITS and all(name.count("/") >= 2 for name in names):
+        raise ValueError(f"{store.path} holds the splits {', '.join(sorted(tops))}; put each into a place of its own "
+                         "and name one")
     if loose := [name for name in names if "/" not in name]:
         raise ValueError(f"{loose[0]!r} in {store.path} lies in no class folder; sort the {store.what}s as <class>/<file>")
     return [name.split("/")[-2] for name in names]

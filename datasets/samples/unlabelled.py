@@ -19,12 +19,24 @@ from typing import Any
 import numpy as np
 
 from ...tokenizers.spaces import is_image, leaf_spaces, space_from_json
-from ..documents import images_beside
+from ..documents import open_records
 from ..episodes import EpisodeReader
-from ..file_store import FileStore
-from ..records import JsonLines, format_of, require_text
+from ..file_store import FileSource, FileStore
+from ..records import require_text
 from ..texts import TextReader
-from .labelled import MANIFESTS, Chosen, ProgressCallback, array_key, check_pictures, file_of, load_arrays, named_files, some_of
+from .labelled import (
+    IN_FOLDERS,
+    Chosen,
+    ProgressCallback,
+    array_key,
+    check_pictures,
+    file_of,
+    load_arrays,
+    manifest_of,
+    named_files,
+    place_of,
+    some_of,
+)
 
 FRAMES = 10_000   # of one data set of episodes
 
@@ -57,8 +69,8 @@ class Unlabelled:
         return hashlib.sha256("".join(self.keys).encode()).hexdigest()
 
 
-def read_unlabelled(paths: Sequence[Path], open_store: Callable[[Path], FileStore], problem: Problem, most_skipped: int,
-                    count: ProgressCallback = iter) -> Unlabelled:
+def read_unlabelled(paths: Sequence[Path], open_store: Callable[[Path | FileSource], FileStore], problem: Problem,
+                    most_skipped: int, count: ProgressCallback = iter) -> Unlabelled:
     """Pictures or sounds.
 
     Args:
@@ -89,19 +101,21 @@ def read_unlabelled(paths: Sequence[Path], open_store: Callable[[Path], FileStor
     return Unlabelled(Chosen(kept), keys, skipped)
 
 
-def entries_in(path: Path, open_store: Callable[[Path], FileStore]) -> list[tuple[Any, Any]]:
+def entries_in(path: Path, open_store: Callable[[Path | FileSource], FileStore]) -> list[tuple[Any, Any]]:
     """What a path holds, as (container, key) of each sample. Raises ValueError where it holds nothing."""
     if not path.exists():
         raise ValueError(f"{path} does not exist; give a folder, a .zip or a .jsonl manifest")
     if path.suffix == ".npz":
         images = check_pictures(load_arrays(path, ("images",))["images"])
         return [(images, i) for i in range(len(images))]
-    if path.is_dir() and any(path.glob("*.parquet")) and open_store(path).what == "image":
+    if path.is_dir() and any(path.glob("_*.json")) and open_store(path).what == "image":      # sidecars
         frames = frames_of(EpisodeReader(path))
         return [(frames, i) for i in range(len(frames))]
-    if format_of(path) in MANIFESTS:
-        names = [str(file_of(record)) for record in JsonLines(path, lambda record: require_text(file_of(record), "file"))]
-        store = open_store(images_beside(path, names))
+    manifest = manifest_of(path)
+    if manifest is not None and manifest.name not in IN_FOLDERS:      # which need not name all that lie there
+        records = open_records(manifest, "", lambda record: require_text(file_of(record), "file"))
+        names = [str(file_of(record)) for record in records]
+        store = open_store(place_of(records, names))
         if not names:
             raise ValueError(f"{path} holds no {store.what}s")
     else:

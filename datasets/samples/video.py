@@ -1,9 +1,12 @@
 """Videos with their sound and a label: files in any format that FFmpeg reads, at one frame rate, one size and one sample rate.
 
-Pictures are cut to the wanted proportions around their middle and resized; a moment shows the latest frame before it. The
-sound comes from the file, else from a sound file of the same name beside it, else it is silence; what was done is said.
+Pictures stand upright as the file says (phones store them on their side), and pixels that are not square become so. They are
+cut to the wanted proportions around their middle and resized; a moment shows the latest frame before it. The sound comes from
+the file, where it may begin later than the pictures, else from a sound file of the same name beside it, else it is silence.
+What was done is said.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -14,15 +17,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..file_store import local_name
 from ..images import MAX_PIXELS, centre_crop
-from ..records import read_rows
+from ..records import named, read_rows
 from ..sounds import FORMATS as SOUND_FORMATS
 from ..sounds import SUFFIXES as SOUND_SUFFIXES
-from ..sounds import decode_sound, first_stream
+from ..sounds import first_stream, read_sound
 from ..streams import stream
 
 SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
 FORMATS = f"{SOUND_FORMATS},gif"   # no lists of files, see there
+FILE_KEYS = ("file", "video", "file_name", "path")      # name a video in a manifest
 MAX_SECONDS = 60.0             # of one video; what is longer is cut
 MISSING = 1.0                  # seconds that may lack at the end: sound is often a little longer
 
@@ -72,7 +77,7 @@ def read_video(path: Path | str, form: Format, *, sound: Path | str | None = Non
     path = Path(path)
     if not os.path.isfile(path):      # Path.is_file() raises OSError for a name that is too long
         raise ValueError(f"{path} is not a file; give a video")
-    frames, has_sound, length = _read_frames(path, form)
+    frames, has_sound, began, length = _read_frames(path, form)
     notes = [f"{path.name} {length}"] if length else []
     beside = [path.with_suffix(suffix) for suffix in SOUND_SUFFIXES if path.with_suffix(suffix).is_file()]
     source = Path(sound) if sound is not None else path if has_sound else beside[0] if beside else None
@@ -81,10 +86,17 @@ def read_video(path: Path | str, form: Format, *, sound: Path | str | None = Non
         notes.append(f"{path.name} has no sound: silence takes its place")
     else:
         try:
-            made, own = decode_sound(source.read_bytes(), form.rate)
+            made, own, remark = read_sound(source.read_bytes(), form.rate)
         except (OSError, ValueError) as error:
             raise ValueError(f"{source}: {error}") from None
+        late = _sound_begins(path) - began if source == path else 0.0
+        if abs(late) > 0.5 / form.fps:       # less are samples that a codec begins with
+            first = round(late * form.rate)
+            made = np.concatenate([np.zeros(max(first, 0), np.float32), made[max(-first, 0):]])
+            notes.append(f"{path.name}: its sound begins {abs(late):.2f} s {'after' if late > 0 else 'before'} its pictures")
         samples[:len(made)] = made[:len(samples)]
+        if remark:
+            notes.append(f"{path.name}: its sound {remark}")
         if source != path:
             notes.append(f"{path.name}: its sound is {source.name}")
         if own != form.rate:
@@ -92,61 +104,98 @@ def read_video(path: Path | str, form: Format, *, sound: Path | str | None = Non
     return Video(path.name, frames, samples, label, tuple(notes))
 
 
-def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, str]:
-    """uint8 (T, H, W, 3), whether there is sound, and what a user should know of the length, or ""."""
+def _sound_begins(path: Path) -> float:
+    """When the first sample of a video's sound is heard, seconds on the file's clock."""
+    import av
+
+    with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
+        for packet in container.demux(audio=0):
+            with contextlib.suppress(av.FFmpegError):      # as in read_sound, a broken packet is passed over
+                for frame in packet.decode():
+                    return frame.time or 0.0
+    return 0.0
+
+
+def _read_frames(path: Path, form: Format) -> tuple[np.ndarray, bool, float, str]:
+    """uint8 (T, H, W, 3), whether there is sound, when the first picture is shown, seconds on the file's clock, and what a user
+    should know of the length, or ""."""
     try:
         import av
     except ImportError as error:
         raise ImportError('videos need PyAV; pip install "calico-agent[media]"') from error
     frames: list[np.ndarray] = []
-    most, shown = round(MAX_SECONDS * form.fps), [None]
+    most, shown, aspect, began = round(MAX_SECONDS * form.fps), [None], 1.0, 0.0
 
     def show(frame: Any, until: float) -> None:
         while frame is not None and len(frames) < most and len(frames) / form.fps < until - 1e-6:
-            frames.append(frames[-1] if frame is shown[0] else fitted(frame.to_image(), form.size))
+            frames.append(frames[-1] if frame is shown[0] else fitted_frame(frame, form.size, aspect))
             shown[0] = frame
 
     try:
         with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
             stream = first_stream(container.streams.video, "there are no pictures in it")
-            # the pictures' own length where it is known: sound may be longer
+            # the pictures' own length where it is known: sound may be longer; Matroska's counts from 0, not from the first one
             declared = (container.duration or 0) / 1e6
             if stream.duration and stream.time_base:
                 declared = float(stream.duration * stream.time_base)
             if stream.width * stream.height > MAX_PIXELS:
                 raise ValueError(f"its pictures have {stream.width} x {stream.height} pixels, the limit is {MAX_PIXELS}")
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}      # they may grow on the way
+            aspect = float(stream.sample_aspect_ratio or 1)
             has_sound, step = bool(container.streams.audio), 1 / float(stream.average_rate or form.fps)
-            latest, began, end = None, 0.0, 0.0
+            latest, end = None, 0.0
             for frame in container.decode(video=0):
                 if latest is None:
                     began = frame.time or 0.0
                 now = end if frame.time is None else frame.time - began    # without times they follow at the stream's rate
                 show(latest, now)
                 if len(frames) == most:
-                    return np.stack(frames), has_sound, f"is longer than {MAX_SECONDS:.0f} s: the rest is left out"
+                    return np.stack(frames), has_sound, began, f"is longer than {MAX_SECONDS:.0f} s: the rest is left out"
                 latest, end = frame, now + step
             show(latest, end)
     except (av.FFmpegError, ValueError) as error:
         raise ValueError(f"{path}: not a readable video ({getattr(error, 'strerror', None) or error})") from None
     if not frames:
         raise ValueError(f"{path}: not a readable video (no frames)")
-    short = f"ends after {end:.1f} s, its header says {declared:.1f} s: was it cut short?" if declared - end > MISSING else ""
-    return np.stack(frames), has_sound, short
+    is_short = declared - began - end > MISSING
+    short = f"ends after {end:.1f} s, its header says {declared:.1f} s: was it cut short?" if is_short else ""
+    return np.stack(frames), has_sound, began, short
 
 
-def fitted(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """The middle of a picture in the proportions of `size`, resized to it: uint8 (H, W, 3)."""
+def fitted(picture: Image.Image, size: tuple[int, int], aspect: float = 1.0) -> np.ndarray:
+    """The middle of a picture in the proportions of `size`, resized to it: uint8 (H, W, 3).
+
+    Args:
+        aspect: width of a pixel as it is meant to be seen, its height being 1.
+    """
     height, width = size
-    middle = Image.fromarray(centre_crop(np.asarray(picture.convert("RGB")), height, width))
+    middle = Image.fromarray(centre_crop(np.asarray(picture.convert("RGB")), height * aspect, width))
     return np.asarray(middle.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def fitted_frame(frame: Any, size: tuple[int, int], aspect: float = 1.0) -> np.ndarray:
+    """`fitted` of a decoded frame, which is turned and mirrored as its display matrix says.
+
+    A pixel at (x, y) is shown at (a x + c y, b x + d y), see FFmpeg's libavutil/display.h.
+    """
+    picture = frame.to_image()
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return fitted(picture, size, aspect)
+    a, b, _, c, d = np.sign(np.frombuffer(matrix, "<i4")[:5]).tolist()
+    pixels = np.asarray(picture)
+    if a and d and not b and not c:
+        pixels = pixels[::d, ::a]
+    elif b and c and not a and not d:
+        pixels, aspect = pixels.swapaxes(0, 1)[::b, ::c], 1 / aspect
+    return fitted(Image.fromarray(np.ascontiguousarray(pixels)), size, aspect)     # a slanted picture stays as it is
 
 
 # ---- many of them ----------------------------------------------------------------------------------------------------------
 
 def read_videos(source: Path | str, form: Format) -> list[Video]:
-    """The videos of a folder (a folder below it names the label) or of a manifest: JSON lines with `file`, and perhaps `label`
-    and `sound`, files beside it.
+    """The videos of a folder (a folder below it names the label) or of a manifest: JSON lines with one of FILE_KEYS, and
+    perhaps `label` and `sound`, files beside it.
 
     Raises:
         ValueError: nothing there, or a file that cannot be read; names it.
@@ -172,7 +221,7 @@ def listed_videos(source: Path | str) -> list[Listed]:
         rows = [Listed(source, path.relative_to(source).as_posix(), label=path.parent.name * (path.parent != source))
                 for path in files]
     else:
-        rows = [Listed(source.parent, row["file"], row.get("sound") or "", str(row.get("label") or ""))
+        rows = [Listed(source.parent, _file(row), row.get("sound") or "", _label(row))
                 for row in read_rows(source, _check_row, "; give a folder of videos or a manifest")]
     if not rows:
         raise ValueError(f"{source} has no videos; there must be files ending in {', '.join(SUFFIXES)}")
@@ -187,15 +236,29 @@ def read_listed(row: Listed, form: Format) -> Video:
 
 def inside(folder: Path, name: str | Path) -> Path:
     """The file that a manifest names; ValueError where it lies outside of the manifest's folder."""
-    path = folder / name
+    with named(repr(str(name))):         # one on the web; one with NUL in it
+        path = folder / local_name(str(name))
+        os.path.realpath(path)
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise ValueError(f"{str(name)!r} lies outside of {folder}; give names inside the folder")
     return path
 
 
 def _check_row(row: dict[str, Any]) -> None:
-    if not isinstance(row.get("file"), str) or not isinstance(row.get("sound") or "", str):
+    if not isinstance(_file(row), str) or not isinstance(row.get("sound") or "", str):
         raise ValueError('no "file"; each line is {"file": FILE, "label": TEXT} and perhaps "sound", another file')
+    if isinstance(row.get("label"), list | dict):
+        raise ValueError(f"label must be a text or a number, got {row['label']!r}")
+
+
+def _file(row: dict[str, Any]) -> Any:
+    return next((row[key] for key in FILE_KEYS if key in row), None)
+
+
+def _label(row: dict[str, Any]) -> str:
+    """What is to be seen; "" where nobody said: a class may be called 0."""
+    label = next((row[key] for key in ("label", "labels") if row.get(key) is not None), "")
+    return str(label)
 
 
 class Clips:

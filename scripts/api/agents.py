@@ -22,7 +22,8 @@ from calico.agent import agent as networks
 from calico.agent import checkpoint
 from calico.agent.sampling import SamplingConfig
 from calico.agent.talk import Conversation, TextGenerator, user_message
-from calico.datasets.images import seen
+from calico.datasets.formats.dialogues import chat
+from calico.datasets.images import SUFFIXES, seen
 from calico.envs.registry import Task
 from calico.scripts.api import environments
 from calico.scripts.api.policy import Policy
@@ -156,6 +157,7 @@ class Agent:
         """What `chat` replies in: its `reply` also says how much was read, written and left out. Arguments as of `chat`."""
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
+        messages = as_messages(messages)
         if not messages or messages[-1].get("role") != "user" or not has_content(messages[-1].get("content")):
             raise ValueError("the last message must be the user's and say something, such as "
                              '{"role": "user", "content": "who are you?"}')
@@ -167,8 +169,8 @@ class Agent:
         """What the network reads, token by token: `print` shows it, `.tokens` has the arrays, `.words` the meanings.
 
         Args:
-            target: a task's name (an episode of its expert, else of random play), a file or folder of data, a picture as an
-                array or Pillow image, or messages as in `chat`.
+            target: a task's name (an episode of its expert, else of random play), a file or folder of data, a picture as a
+                file, an array or Pillow image, or messages as in `chat`.
             index: which episode or document of a file.
             start, steps: window of an episode.
             seed: of a task's episode.
@@ -176,11 +178,14 @@ class Agent:
             ValueError: none of these, or a window outside the episode.
         """
         scheme = inspecting.Scheme(layout="disjoint", agent=self.network)
+        if isinstance(target, str | Path) and str(target).lower().endswith(SUFFIXES) and Path(target).is_file():
+            target = self._array(target)
         if isinstance(target, str | Path):
             return inspecting.inspect_with(scheme, str(target), index=index, start=start, steps=steps, seed=seed)
         if isinstance(target, np.ndarray | Picture.Image):
             return inspecting.inspect_parts("picture", caption_parts(self._array(target), None), scheme, [])
-        return inspecting.inspect_parts("dialogue", dialogue_parts(self._with_arrays(target), generate=True), scheme, [])
+        parts = dialogue_parts(self._with_arrays(as_messages(target)), generate=True)
+        return inspecting.inspect_parts("dialogue", parts, scheme, [])
 
     # ---- helpers
 
@@ -227,6 +232,19 @@ class Agent:
             return shown.astype(np.float32)
         raise ValueError(f"a picture or sound {described(shown)}: give a file's name, a Pillow image, uint8 (height, width, 3) "
                          "or float (samples,)")
+
+
+def as_messages(messages: Any) -> list[Any]:
+    """Messages with the roles and parts that the network knows: "human" is the user, OpenAI's image_url a picture.
+
+    Raises:
+        ValueError: no list, or a message of another form.
+    """
+    if isinstance(messages, Mapping) or not isinstance(messages, Sequence):
+        raise ValueError(f'messages {described(messages)}: give a text, or a list of {{"role": "user", "content": "..."}}')
+    if not messages or not all(isinstance(message, Mapping) and "content" in message for message in messages):
+        return list(messages)          # told by those who read them
+    return chat([dict(message) for message in messages], "messages")
 
 
 def as_picture(pixels: np.ndarray) -> Picture.Image:

@@ -19,16 +19,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from calico.datasets.documents import Caption, Dialogue, images_beside
+from calico.datasets.documents import Caption, Dialogue, open_records
 from calico.datasets.episodes import EpisodeReader
-from calico.datasets.file_store import FileStore
+from calico.datasets.file_store import FileSource, FileStore
 from calico.datasets.formats.hub import local
+from calico.datasets.formats.tables import ParquetRecords
 from calico.datasets.images import SUFFIXES as PICTURES
 from calico.datasets.images import ImageStore
-from calico.datasets.open_data import KEYED, holds_data, open_data
+from calico.datasets.open_data import KEYED, first_record, holds_data, open_data
 from calico.datasets.publish import file_sha256
 from calico.datasets.reader import DocumentReader, Reader, SourceOptions, TextData
-from calico.datasets.records import JsonLines, format_of
+from calico.datasets.records import format_of
 from calico.datasets.samples.flow import FlowPairs, names_flow
 from calico.datasets.samples.labelled import (
     MANIFESTS,
@@ -37,13 +38,19 @@ from calico.datasets.samples.labelled import (
     check_clouds,
     check_pictures,
     class_folders,
+    class_of,
     file_of,
+    has_no_class,
+    label_key,
     load_arrays,
+    manifest_of,
     named_files,
+    place_of,
     read_arrays,
 )
 from calico.datasets.samples.point_clouds import SUFFIXES as CLOUDS
 from calico.datasets.samples.point_clouds import CloudStore
+from calico.datasets.samples.video import FILE_KEYS as VIDEO_KEYS
 from calico.datasets.samples.video import SUFFIXES as VIDEOS
 from calico.datasets.samples.video import Format, Listed, inside, listed_videos, read_listed
 from calico.datasets.sounds import SUFFIXES as SOUNDS
@@ -385,8 +392,11 @@ def _labels(path: Path, label: str) -> Counter[str] | None:
     """The classes of a manifest of texts; None where its records have none."""
     if not path.is_file() or format_of(path) not in MANIFESTS:
         return None
-    labels = [record[label] for record in JsonLines(path, lambda record: None) if isinstance(record.get(label), str | int)]
-    return Counter(map(str, labels)) if labels else None
+    labels = []
+    for record in open_records(path, "", lambda record: None):
+        with contextlib.suppress(ValueError):
+            labels.append(class_of(record, label))
+    return Counter(labels) if labels else None
 
 
 def _characters_per_token(reader: Reader[Any], text: TextTokenizer) -> float:
@@ -396,7 +406,7 @@ def _characters_per_token(reader: Reader[Any], text: TextTokenizer) -> float:
 
 # ---- files without words -----------------------------------------------------------------------------------------------------
 
-KINDS: dict[str, tuple[tuple[str, ...], Callable[[Path], FileStore], str]] = {
+KINDS: dict[str, tuple[tuple[str, ...], Callable[[Path | FileSource], FileStore], str]] = {
     "pictures": (PICTURES, lambda place: ImageStore(place, cache_bytes=0), "pixels of the longer side, as trained on"),
     "sounds": (SOUNDS, lambda place: SoundStore(place, rate=SOUND_RATE, cache_bytes=0), f"samples at {SOUND_RATE} Hz"),
     "point clouds": (CLOUDS, CloudStore, "points"),
@@ -416,8 +426,10 @@ def _check_files(path: Path, error: ValueError, workers: int, label: str) -> Che
     inside = _listed(path)
     if (found := _check_moving(path, inside, workers)) is not None:
         return found
-    names, place, classes = (inside, path, None) if inside is not None else _named(path, label)
+    names, place, classes = _named(path, inside, label)
     kinds = Counter(kind for name in names for kind, (suffixes, _, _) in KINDS.items() if name.lower().endswith(suffixes))
+    if isinstance(place, ParquetRecords):          # its files have no endings
+        kinds["sounds" if "audio" in place[0] else "pictures"] += 1
     if not kinds:
         if _is_data(path) and "no known format" not in str(error):
             return Checked(path=str(path), faults=[console.one_line(error)])
@@ -458,8 +470,9 @@ def _check_moving(path: Path, inside: Sequence[str] | None, workers: int) -> Che
             return None
     else:
         with contextlib.suppress(ValueError):     # said by who reads it whole
-            first = next(iter(JsonLines(path, lambda record: None)), {}) if format_of(path) in MANIFESTS else {}
-        if not names_flow(first) and not str(first.get("file")).lower().endswith(VIDEOS):
+            first = first_record(path) if format_of(path) in KEYED else {}
+        file = next((first[key] for key in VIDEO_KEYS if key in first), "")
+        if not names_flow(first) and not str(file).lower().endswith(VIDEOS):
             return None
     report = Checked(path=str(path))
     try:
@@ -484,15 +497,17 @@ def _is_data(path: Path) -> bool:
     return format_of(path) in (*KEYED, ".parquet", ".txt", ".zip")
 
 
-def _named(path: Path, label: str) -> tuple[list[str], Path, list[str | None] | None]:
-    """The files that a manifest names, where they lie, and their classes where it says them."""
-    if format_of(path) not in MANIFESTS:
-        return [], path, None
+def _named(path: Path, inside: Sequence[str] | None, label: str,
+           ) -> tuple[Sequence[str], Path | FileSource, list[str | None] | None]:
+    """The files that lie in a path or that its manifest names, where they lie, and their classes where a manifest says them."""
+    manifest = manifest_of(path)
+    if manifest is None or (path.is_dir() and has_no_class(manifest, label)):
+        return inside or [], path, None
     try:
-        records = list(JsonLines(path, lambda record: None))
+        records = open_records(manifest, "", lambda record: None)
         files = [str(file_of(record) or "") for record in records]
-        labels = [record.get(label) for record in records]
-        return files, images_beside(path, files), [None if value is None else str(value) for value in labels]
+        labels = [record.get(label_key(record, label)) for record in records]
+        return files, place_of(records, files), [None if value is None else str(value) for value in labels]
     except ValueError:
         return [], path, None
 

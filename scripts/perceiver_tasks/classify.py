@@ -15,16 +15,17 @@ from calico.agent.data2vec.classifier import classification_loss
 from calico.agent.hardware import usable_device
 from calico.agent.perceiver.hugging_face import copy_trunk
 from calico.agent.perceiver.inputs import AudioConfig, ImageConfig, MelConfig
-from calico.agent.perceiver.runs import Trained, config_to_json, load_trained, preparation
+from calico.agent.perceiver.runs import Trained, check_one_class_of_several, config_to_json, load_trained, preparation
 from calico.agent.perceiver.samples import CloudInput, PictureInput, SampleInput, SoundInput, TextInput
 from calico.agent.perceiver.shortcuts import Shortcuts, Shortened
 from calico.agent.perceiver.sizes import SMALL
 from calico.agent.perceiver.tasks import Classifier, ClassifierConfig, MaskedLanguage
-from calico.datasets.images import decode_file
+from calico.datasets.images import read_image
+from calico.datasets.records import named
 from calico.datasets.samples import labelled
 from calico.datasets.samples.labelled import Labelled
 from calico.datasets.samples.point_clouds import decode_cloud
-from calico.datasets.sounds import decode_sound
+from calico.datasets.sounds import read_sound
 from calico.scripts.common import console
 from calico.scripts.perceiver_tasks import training as runs
 from calico.scripts.perceiver_tasks.training import EVALUATIONS, HELD_OUT, TaskSettings, load_task_settings
@@ -163,7 +164,10 @@ def open_picture(name: str, fit: PictureInput) -> list[tuple[str, np.ndarray]]:
     """A picture, or all of a .npz."""
     if name.endswith(".npz"):
         return numbered(name, labelled.check_pictures(labelled.load_arrays(Path(name), ("images",))["images"]))
-    return [(name, decode_file(file_bytes(name), fit.decode_side))]
+    pixels, remark = read_image(file_bytes(name), fit.decode_side)
+    if remark:
+        console.note(f"{name} {remark}")
+    return [(name, pixels)]
 
 
 def read_sounds(path: Path, settings: SoundSettings, known: SoundInput | None) -> tuple[Labelled, SoundInput]:
@@ -185,7 +189,9 @@ def fit_sound(config: ClassifierConfig, fit: SoundInput) -> ClassifierConfig:
 
 def open_sound(name: str, fit: SoundInput) -> list[tuple[str, np.ndarray]]:
     """A sound; another sample rate is resampled, with a note."""
-    sound, own = decode_sound(file_bytes(name), fit.rate)
+    sound, own, remark = read_sound(file_bytes(name), fit.rate)
+    if remark:
+        console.note(f"{name} {remark}")
     if own != fit.rate:
         console.note(f"{name}: resampled from {own} to {fit.rate} Hz, which the model was trained with")
     return [(name, sound)]
@@ -321,6 +327,8 @@ def predict(task: str, argv: Sequence[str]) -> int:
     shortcuts = Shortcuts(early_exit=options.early_exit, keep_latents=options.keep_latents)
     trained = load_trained(options.run, (task,), console.chosen_device(options.device))
     assert isinstance(trained.model, Classifier)
+    with named(options.run):
+        check_one_class_of_several(trained)
     model = trained.model if shortcuts.exact else Shortened(trained.model, shortcuts)
     fit_in, classes = preparation(trained), trained.document["classes"]
     names, samples = classification.open_named(options.files, lambda name: kind.open(name, fit_in))

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from calico.agent.hardware import Precision, autocast
 from calico.agent.training.ranks import from_environment
 from calico.agent.training.trainer import Batch, Trainer
+from calico.datasets.documents import open_records
 from calico.datasets.file_store import MAX_FILE_BYTES
 from calico.datasets.publish import replace_file, replacing
-from calico.datasets.records import JsonLines, require_text
-from calico.datasets.samples.labelled import Labelled
+from calico.datasets.records import format_of, plain_file, require_text
+from calico.datasets.samples.labelled import MANIFESTS, Labelled, text_of
 from calico.datasets.streams import shuffled, stream
 from calico.scripts.common import console
 from calico.scripts.training.encoder_data import by_length
@@ -213,17 +214,29 @@ def open_named(names: Sequence[str], open_one: Callable[[str], list[tuple[str, A
 
 
 def open_text(name: str) -> list[tuple[str, str]]:
-    """A .txt file, the records of a .jsonl file, or else the words themselves are the text."""
-    path = Path(name)
-    if path.suffix == ".jsonl" and path.is_file():
-        def check(record: Mapping[str, Any]) -> None:
-            require_text(record.get("text"), "text")
+    """A .txt file, the records of a manifest, or else the words themselves are the text.
 
-        records = JsonLines(path, check)
-        return [(f"{name}:{line}", record["text"]) for line, record in zip(records.lines, records, strict=True)]
-    if path.suffix == ".txt" and path.is_file():
-        return [(name, file_bytes(name).decode("utf-8", errors="replace"))]
-    return [(name, name)]
+    Raises:
+        ValueError: a file that is not there, or holds no such texts; it would be no words that are meant.
+    """
+    path = Path(name)
+    kind = format_of(path)
+    if kind not in (*MANIFESTS, ".txt") or any(letter.isspace() for letter in name):
+        return [(name, name)]
+    if not path.is_file():
+        raise ValueError("there is no such file")
+    if kind == ".txt":
+        try:
+            return [(name, file_bytes(str(plain_file(path))).decode("utf-8-sig"))]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"it is not UTF-8 (byte {error.start}); convert it first") from None
+
+    def check(record: dict[str, Any]) -> None:
+        require_text(record.get(text_of(record)), text_of(record))
+
+    records = open_records(path, "", check)
+    return [(f"{name}:{records.location(number).rpartition(' ')[2]}", record[text_of(record)])
+            for number, record in enumerate(records)]
 
 
 def file_bytes(name: str) -> bytes:

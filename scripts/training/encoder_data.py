@@ -11,7 +11,7 @@ from calico.agent.data2vec.batches import Inputs, pooled
 from calico.agent.data2vec.encoders import SpeechEncoder, VisionEncoder
 from calico.agent.data2vec.probe import knn_accuracy, linear_accuracy
 from calico.agent.hardware import autocast
-from calico.datasets.file_store import FileStore
+from calico.datasets.file_store import FileSource, FileStore
 from calico.datasets.formats.hub import local
 from calico.datasets.images import ImageStore
 from calico.datasets.samples.labelled import Labelled, read_pictures, read_sounds, read_texts
@@ -31,7 +31,7 @@ def open_unlabelled(paths: list[str], inputs: Inputs, most_skipped: int) -> Unla
     """Pictures or sounds to learn from, as the encoder wants them; what was left out or resampled is reported."""
     stores: list[FileStore] = []
 
-    def open_store(path: Path) -> FileStore:
+    def open_store(path: Path | FileSource) -> FileStore:
         match inputs.encoder:
             case VisionEncoder():
                 stores.append(ImageStore(path, max_side=DETAIL * inputs.encoder.config.image_size, cache_bytes=1 << 30))
@@ -71,7 +71,7 @@ def open_labelled(path: str, inputs: Inputs, label: str) -> Labelled:
     where = local(path)
     match inputs.encoder:
         case VisionEncoder():
-            found = read_pictures(where, DETAIL * inputs.encoder.config.image_size, console.with_progress("read"))
+            found = read_pictures(where, DETAIL * inputs.encoder.config.image_size, console.with_progress("read"), label)
         case SpeechEncoder():
             found, _ = read_sounds(where, inputs.encoder.config.sample_rate, label, console.with_progress("read"))
         case _:

@@ -26,6 +26,7 @@ from calico.datasets import file_store
 from calico.datasets.document_writers import CaptionWriter, DialogueWriter
 from calico.datasets.documents import Caption, CaptionReader, DialogueReader
 from calico.datasets.images import ImageStore, decode_file, encode_file
+from calico.datasets.open_data import open_data
 from calico.datasets.records import JsonLines
 from calico.datasets.samples.video import Format, read_video
 from calico.datasets.texts import TextReader
@@ -429,3 +430,22 @@ def test_a_name_that_is_too_long_for_the_disk_is_missing(tmp_path: Path) -> None
         CaptionReader(tmp_path / "captions.jsonl")
     with pytest.raises(ValueError, match="is not a file; give a video"):
         read_video(tmp_path / ("x" * 300), Format())
+
+
+def test_a_folder_of_pictures_with_a_text_beside_each_holds_captions(tmp_path: Path) -> None:
+    """As diffusion models are trained: the texts were learnt alone, the pictures dropped."""
+    for number, words in enumerate(("a cat", "a dog")):
+        (tmp_path / f"{number}.PNG").write_bytes(encode_file(np.full((4, 6, 3), 50 * number, np.uint8)))
+        (tmp_path / f"{number}.txt").write_bytes(f"\ufeff{words}\n".encode())
+    reader = open_data(tmp_path)
+    assert isinstance(reader, CaptionReader)
+    assert [(caption.captions, caption.image.max()) for caption in reader] == [(("a cat",), 0), (("a dog",), 50)]
+    before = reader.fingerprint
+    (tmp_path / "1.txt").write_text("a hen")
+    assert open_data(tmp_path).fingerprint != before
+    (tmp_path / "1.txt").unlink()
+    with pytest.raises(ValueError, match=r"a caption beside each, .* but '1.PNG' and 0 more stand alone; complete or remove"):
+        open_data(tmp_path)
+    (tmp_path / "0.txt").unlink()
+    with pytest.raises(ValueError, match=r"holds pictures or sounds without words, such as '\d.PNG', which `calico pretrain`"):
+        open_data(tmp_path)

@@ -1,7 +1,10 @@
 """Pictures are read as they are meant to be seen."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +106,51 @@ def test_colours_of_a_profile_become_srgb() -> None:
         assert np.abs(decode_file(file(red, "PNG", icc_profile=exchanged)).astype(int) - (0, 0, 250)).max() < 6
 
 
+def icc_profile(name: str, gamma: float, colours: str) -> bytes:
+    """A profile of a gamma, version 2 of the format: of "GRAY", or of "RGB " with sRGB's primaries."""
+    def numbers(*values: float) -> bytes:
+        return b"XYZ \0\0\0\0" + struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+
+    curve = b"curv\0\0\0\0" + struct.pack(">IHH", 1, round(gamma * 256), 0)
+    tags = {b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(name) + 1) + name.encode() + bytes(79 - len(name) % 4),
+            b"wtpt": numbers(0.9642, 1, 0.8249)}
+    if colours == "GRAY":
+        tags |= {b"kTRC": curve}
+    else:
+        tags |= {b"rXYZ": numbers(0.4361, 0.2225, 0.0139), b"gXYZ": numbers(0.3851, 0.7169, 0.0971),
+                 b"bXYZ": numbers(0.1431, 0.0606, 0.7141), b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}
+    table, body = struct.pack(">I", len(tags)), b""
+    for tag, data in tags.items():
+        table += tag + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    header = struct.pack(">I4sI4s4s4s", 128 + len(table + body), b"none", 0x02100000, b"mntr", colours.encode(), b"XYZ ")
+    header += struct.pack(">6H4s", 2000, 1, 1, 0, 0, 0, b"acsp") + bytes(28) + numbers(0.9642, 1, 0.8249)[8:]
+    return header.ljust(128, b"\0") + table + body
+
+
+@pytest.mark.parametrize(("mode", "name", "colours"), [("L", "Dot gain", "GRAY"), ("LA", "a", "GRAY"), ("I;16", "a", "GRAY"),
+                                                       ("RGB", "Linear sRGB", "RGB "), ("RGBA", "not sRGB", "RGB ")])
+def test_brightness_follows_the_profile_of_grey_and_of_linear_pictures(mode: str, name: str, colours: str) -> None:
+    """Half of the light, which is 188 of sRGB's 255: a grey picture's profile was passed over, and any named after sRGB."""
+    half: Any = {"L": 128, "LA": (128, 255), "I;16": 128 * 257, "RGB": (128,) * 3, "RGBA": (128, 128, 128, 255)}[mode]
+    data = file(Image.new(mode, (4, 4), half), "PNG", icc_profile=icc_profile(name, 1.0, colours))
+    assert np.abs(decode_file(data).astype(int) - 188).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_colour_that_is_transparent_leaves_no_rim_where_the_picture_is_shrunk(mode: str) -> None:
+    squares = Image.fromarray(np.where(np.indices((64, 64)).sum(0) // 16 % 2, 255, 0).astype(np.uint8)).convert(mode)
+    black = 0 if mode == "L" else (0, 0, 0)
+    assert (decode_file(file(squares, "PNG", transparency=black), 20) == 255).all()     # white, and white through the black
+
+
+@pytest.mark.parametrize(("data", "message"), [(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is HEIC; save it as JPEG"),
+                                               (b"", "it is empty"), (b"<html>", "it is no image")])
+def test_what_a_file_is_instead_of_a_picture_is_said(data: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        decode_file(data)
+
+
 def test_inks_become_rgb() -> None:
     assert np.abs(decode_file(file(Image.new("CMYK", (8, 8), (255, 0, 0, 0)), "JPEG")).astype(int) - (0, 255, 255)).max() < 3
 
@@ -147,3 +195,17 @@ def test_sixteen_bits_that_use_fewer_are_not_black(form: str, values: list[int],
     pixels, remark = read_image(file(Image.fromarray(np.array([values], np.uint16)), form))
     assert pixels[0].tolist() == [[grey] * 3 for grey in meant]
     assert remark == (f"has 16 bits and uses fewer: {white} is shown as white" if white else "")
+
+
+def test_colours_of_12_bits_in_16_are_remarked() -> None:
+    """Pillow keeps the upper 8 bits of each colour: the picture is nearly black."""
+    numbers = np.linspace(0, 4095, 12).astype(">u2").reshape(2, 2, 3)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    for scale, remark in ((1, "has 16 bits for each colour and uses fewer: it is seen nearly black"), (16, "")):
+        rows = b"".join(b"\0" + row.tobytes() for row in (numbers * scale).astype(">u2"))
+        header = struct.pack(">2I5B", 2, 2, 16, 2, 0, 0, 0)
+        chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+        assert read_image(b"\x89PNG\r\n\x1a\n" + chunks)[1].partition(";")[0] == remark

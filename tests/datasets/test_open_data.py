@@ -69,9 +69,9 @@ def test_what_holds_nothing_or_two_things_is_named(tmp_path: Path) -> None:
         open_data(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="holds no episodes"):
         open_data(tmp_path)
-    for line in ("not JSON", "[" * 100_000, ""):
+    for line, message in (("not JSON", "the first line is not a JSON object"), ("[" * 100_000, "nested too deeply")):
         (tmp_path / "x.jsonl").write_text(line)
-        with pytest.raises(ValueError, match="x.jsonl: the first line is not a JSON object"):
+        with pytest.raises(ValueError, match=f"x.jsonl: {message}"):
             open_data(tmp_path / "x.jsonl")
     (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "a", "caption": "b"}))
     (tmp_path / "dialogues.jsonl").write_text(json.dumps({"messages": MESSAGES}))

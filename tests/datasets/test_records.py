@@ -107,3 +107,56 @@ def test_a_list_is_read_like_lines(tmp_path: Path) -> None:
 def test_other_json_is_named(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         open_data(write(tmp_path / "x.json", content))
+
+
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hé"}, {"role": "assistant", "content": "yo"}]}
+LINES = f"{json.dumps(CHAT)}\n{json.dumps(CHAT)}\n"
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("lines.json", LINES), ("blank.json", f"\n{LINES}\n"), ("list.jsonl", json.dumps([CHAT, CHAT])),
+    ("pretty.jsonl", json.dumps([CHAT, CHAT], indent=1)), ("mark.json", f"\ufeff{LINES}"),
+])
+def test_content_tells_lines_from_a_list(tmp_path: Path, name: str, content: str) -> None:
+    """`datasets` writes lines that it calls .json; a list called .jsonl was refused as "dictionary update sequence"."""
+    (tmp_path / name).write_text(content, "utf-8")
+    assert [dialogue.messages for dialogue in open_data(tmp_path / name)] == [CHAT["messages"]] * 2
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("utf16.jsonl", LINES.encode("utf-16"), "utf16.jsonl: the first line is not a JSON object .it is UTF-16; convert it to"),
+    ("latin.json", json.dumps([CHAT], ensure_ascii=False).encode("latin-1"), "it is not UTF-8 .there is a byte 0xe9"),
+    ("latin.csv", "text\né\n".encode("latin-1"), "latin.csv: it is not UTF-8 .there is a byte 0xe9"),
+    ("words.jsonl", b'"a"\n"b"\n', "words.jsonl: the first line is not a JSON object, but str; each line is"),
+    ("empty.jsonl", b"\n", "empty.jsonl holds no captions, no dialogues and no texts: it is empty"),
+    ("one.json", json.dumps(CHAT).encode(), "one.json is neither a list .*: it has messages"),
+    ("pairs.jsonl", b'{"chosen": "a", "rejected": "b"}\n', "pairs.jsonl holds preferences, of which nothing is learnt"),
+])
+def test_what_a_file_is_instead_is_said(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        open_data(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", ["question;answer\nwho?;Ada, Bo\n", '"question";"answer"\n"who?";"Ada, Bo"\n',
+                                     "question\tanswer\nwho?\tAda, Bo\n", ',question,answer\n0,who?,"Ada, Bo"\n',
+                                     'question, answer\nwho?,"Ada, Bo"\n', '\ufeffquestion,answer\r\nwho?,"Ada, Bo"\r\n'])
+def test_a_table_of_text_is_read_as_spreadsheets_and_pandas_write_it(tmp_path: Path, content: str) -> None:
+    """Semicolons and tabs in a .csv; a first column without a name, which is pandas' index."""
+    (tmp_path / "t.csv").write_text(content, "utf-8")
+    assert [message["content"] for message in open_data(tmp_path / "t.csv")[0].messages][1] == "Ada, Bo"
+
+
+def test_names_of_pictures_may_be_addresses_of_files(tmp_path: Path) -> None:
+    pictures(tmp_path / "my pictures", "a.png")
+    address = (tmp_path / "my pictures" / "a.png").as_uri()
+    assert "%20" in address
+    content = [{"type": "image_url", "image_url": {"url": address}}]
+    write(tmp_path / "d.jsonl", {"messages": [{"role": "user", "content": content}]})
+    assert DialogueReader(tmp_path / "d.jsonl")[0].images[address].shape == (4, 6, 3)
+    write(tmp_path / "c.jsonl", {"image": "https://a.org/a.png", "caption": "a"})
+    with pytest.raises(ValueError, match="c.jsonl: https://a.org/a.png lies on the web; download it and name the file"):
+        CaptionReader(tmp_path / "c.jsonl")
+    write(tmp_path / "lost.jsonl", {"image": "lost.png", "caption": "a"})
+    with pytest.raises(ValueError, match="none of lost.zip, .* beside it, and no 'lost.png'"):
+        CaptionReader(tmp_path / "lost.jsonl")

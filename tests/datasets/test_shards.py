@@ -133,3 +133,12 @@ def test_links_and_damage_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("calico.datasets.shards.MAX_MEMBERS", 4)
     with pytest.raises(ValueError, match="has more than 4 members"):
         open_data(path)
+
+
+def test_pictures_of_any_kind_and_hidden_members(tmp_path: Path) -> None:
+    """A GIF's sample was taken for words alone; macOS's tar writes a hidden member beside each, which doubled the samples."""
+    out = io.BytesIO()
+    Image.new("RGB", (6, 4), "red").save(out, "GIF")
+    shard(tmp_path / "a.tar", {"._0.gif": b"junk", "0.gif": out.getvalue(), "0.txt": "a cat", ".DS_Store": b"junk"})
+    (caption,) = CaptionReader(tmp_path / "a.tar")
+    assert caption.captions == ("a cat",) and caption.image.shape == (4, 6, 3) and caption.image[0, 0].tolist() == [255, 0, 0]

@@ -120,3 +120,17 @@ def test_a_resampled_square_wave_stays_inside() -> None:
     """The filter overshoots by a fifth; that is no fault of the file."""
     samples, _, remark = read_sound(wav(np.sign(tone(300, rate=44100)), 44100), 16000)
     assert np.abs(samples).max() == 1 and remark == ""
+
+
+def test_channels_that_cancel_are_remarked() -> None:
+    """One of two wires exchanged: nothing is left, which was silent in both senses."""
+    loud = tone(440)
+    assert read_sound(wav(np.stack([loud, -loud], 1), 8000), 8000)[2] == "has channels that cancel each other out"
+    assert read_sound(wav(np.stack([loud, loud], 1), 8000), 8000)[2] == ""
+    assert read_sound(wav(np.zeros((800, 2)), 8000), 8000)[2] == ""
+
+
+def test_a_sound_of_another_kind_is_named() -> None:
+    """Sun's .au; FFmpeg said "Invalid argument"."""
+    with pytest.raises(ValueError, match="of a kind that is not read; convert it to WAV or FLAC"):
+        read_sound(b".snd" + struct.pack(">5I", 24, 1600, 3, 8000, 1) + bytes(1600), 8000)

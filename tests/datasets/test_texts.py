@@ -138,3 +138,22 @@ def test_readers_travel_to_workers(tmp_path: Path) -> None:
     reader = TextReader(tmp_path)
     assert list(reader) == ["plain", "line", "row"]         # what was read lies in the caches
     assert list(pickle.loads(pickle.dumps(reader))) == ["plain", "line", "row"]
+
+
+def test_the_mark_of_utf_8_is_no_part_of_a_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("\ufeffa cat\n".encode())
+    texts = TextReader(tmp_path / "a.txt")
+    assert list(texts) == ["a cat\n"] and texts.characters.tolist() == [6]
+
+
+def test_a_text_beside_a_prompt_is_refused(tmp_path: Path) -> None:
+    """The answer would be learnt as a text, the question dropped."""
+    record = {"prompt": "who?", "text": "Ada"}
+    message = "the field 'prompt' would be dropped: of these records the text alone is learnt"
+    with pytest.raises(ValueError, match=f"line 1: {message}"):
+        TextReader(lines(tmp_path / "a.jsonl", record))
+    pq.write_table(pa.table({key: ["", value] for key, value in record.items()}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=f"row 1 of row group 0: {message}"):
+        TextReader(tmp_path / "a.parquet")
+    formatted = {"input": "who?", "output": "Ada", "text": "Q: who? A: Ada", "label": 3}
+    assert list(TextReader(lines(tmp_path / "b.jsonl", formatted))) == ["Q: who? A: Ada"]

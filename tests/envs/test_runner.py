@@ -245,6 +245,8 @@ def test_guesses_of_an_expert_are_counted_where_they_are_recorded() -> None:
 
 
 @pytest.mark.parametrize(("info", "kept"), [
+    ({"long": np.longdouble(0.5), "half": np.float16(0.5), "whole": np.uint8(3), "true": np.bool_(True)},
+     {"long": 0.5, "half": 0.5, "whole": 3, "true": True}),
     (None, {}), ([], {}), ("text", {}), ({"x": float("nan"), "y": 1.5}, {"y": 1.5}),
     ({"x": np.float32("inf"), "y": np.float32(2)}, {"y": 2.0}),
     ({("a", 1): 2.0, 3: 1, "z": True}, {"z": True}), ({"big": 2**80, "c": 1 + 2j, "b": b"x"}, {"big": 2**80})])

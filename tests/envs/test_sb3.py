@@ -182,12 +182,61 @@ def test_spaces_of_several_actions_are_not_turned_into_a_network() -> None:
 
 @pytest.mark.parametrize("name", [
     "vecnormalize.pkl", "vec_normalize.pkl", "model/vecnormalize.pkl", "model_vecnormalize.pkl", "other/vecnormalize.pkl",
-    "VecNormalize.pkl"])
+    "VecNormalize.pkl", "../vecnormalize.pkl"])
 def test_statistics_are_found_where_people_keep_them(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).touch()
-    assert sb3.statistics_of(tmp_path / "model.zip") == tmp_path / name
-    assert sb3.statistics_of(tmp_path / "elsewhere" / "model.zip") is None
+    folder = tmp_path / "best"
+    folder.mkdir()
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).touch()
+    found = sb3.statistics_of(folder / "model.zip")
+    assert found is not None and found.samefile(folder / name)
+    assert sb3.statistics_of(folder / "else" / "where" / "model.zip") is None
+
+
+class Two(gym.Env):
+    observation_space = gym.spaces.Dict({"seen": gym.spaces.Box(-9, 9, (3,), np.float32),
+                                         "goal": gym.spaces.Box(-9, 9, (2,), np.float32)})
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("keys", [None, ["seen"]])
+def test_statistics_of_a_dict_are_read_whatever_their_file_is_called(tmp_path: Path, keys: list[str] | None) -> None:
+    """Goal-conditioned agents have such; under another name they were passed over, and the agent played what it never saw."""
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    normaliser = VecNormalize(DummyVecEnv([Two]), norm_obs_keys=keys)
+    normaliser.reset()
+    for _ in range(20):
+        normaliser.step(np.stack([normaliser.action_space.sample()]))
+    normaliser.save(str(tmp_path / "env_stats.pickle"))
+    statistics = sb3._statistics(tmp_path / "model.zip")
+    assert statistics is not None
+    observation = Two.observation_space.sample()
+    expected: Any = normaliser.normalize_obs(observation)
+    made = statistics.normalise(observation)
+    assert made.keys() == expected.keys()
+    for key in made:
+        np.testing.assert_allclose(made[key], expected[key], rtol=1e-6)
+    statistics.check(Two.observation_space)
+    with pytest.raises(ValueError, match=r"holds statistics of (seen|goal) of shape \(.,\), here it is not there"):
+        statistics.check(gym.spaces.Box(-1, 1, (3,)))
+
+
+def test_statistics_of_another_environment_are_refused_before_play(tmp_path: Path) -> None:
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    untrained("PPO", "Pendulum-v1").save(tmp_path / "model.zip")
+    VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")])).save(str(tmp_path / "vecnormalize.pkl"))
+    player = make_player(get_task("Pendulum-v1"), f"sb3:{tmp_path}/model")        # without its ending, as load() takes it
+    with pytest.raises(ValueError, match=r"statistics of observations of shape \(4,\), here it is \(3,\): they are another"):
+        next(iter(rollout("Pendulum-v1", player, [3], max_steps=4)))
 
 
 def test_each_checkpoint_has_its_own_statistics(tmp_path: Path) -> None:

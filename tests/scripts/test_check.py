@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -195,3 +197,15 @@ def test_folders_and_manifests_of_videos_are_read(tmp_path: Path, capsys: pytest
     manifest.write_text(json.dumps({"file": "../videos.mp4"}))
     (found,) = checked(capsys, manifest, code=1)
     assert "'../videos.mp4' lies outside of" in found["broken"][0]
+
+
+def test_classes_of_parquet_and_of_an_imagefolder_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = pictures(tmp_path / "p", 4)
+    (tmp_path / "p" / "metadata.csv").write_text("file_name,label\n0.png,cat\n1.png,dog\n2.png,cat\n3.png,dog\n")
+    (told,) = checked(capsys, tmp_path / "p")
+    assert (told["items"], told["count"], told["classes"]) == ("pictures", 4, {"cat": 2, "dog": 2})
+    rows = {"image": [{"bytes": path.read_bytes(), "path": path.name} for path in paths], "label": ["cat", "dog", "dog", "dog"]}
+    (tmp_path / "q").mkdir()
+    pq.write_table(pa.table(rows), tmp_path / "q" / "train.parquet")
+    (told,) = checked(capsys, tmp_path / "q" / "train.parquet")
+    assert (told["items"], told["count"], told["classes"]) == ("pictures", 4, {"cat": 1, "dog": 3})

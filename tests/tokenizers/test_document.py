@@ -147,3 +147,14 @@ def test_what_a_document_cannot_hold(vocabulary: Vocabulary, text: TextTokenizer
         encode_document(["words"], vocabulary, text)  # type: ignore[list-item]
     assert len(encode_document([], vocabulary, None)) == 0
     assert len(encode_document([Text("", loss=True)], vocabulary, text)) == 0
+
+
+def test_to_say_nothing_is_not_learnt(text: TextTokenizer, vocabulary: Vocabulary) -> None:
+    """Data whose replies are all empty trained the end of a reply alone, and looked perfectly learnt."""
+    replies: tuple[Any, ...] = ("", " \n", [], [{"type": "image", "image": np.zeros((2, 2, 3), np.uint8)}])
+    for reply in replies:
+        messages: list[dict[str, Any]] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": reply}]
+        assert not encode_document(dialogue_parts(messages), vocabulary, text).loss_mask.any()
+    assert not encode_document(caption_parts(np.zeros((2, 2, 3), np.uint8), ""), vocabulary, text).loss_mask.any()
+    said = [{"role": "assistant", "content": [{"type": "text", "text": ""}, {"type": "text", "text": "a"}]}]
+    assert encode_document(dialogue_parts(said), vocabulary, text).loss_mask.any()

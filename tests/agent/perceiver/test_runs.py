@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ from safetensors.torch import save_file
 from calico.agent import checkpoint
 from calico.agent.perceiver.inputs import AudioConfig, LabelConfig, MixtureConfig, PatchesConfig, TextConfig
 from calico.agent.perceiver.layers import LatentConfig
-from calico.agent.perceiver.runs import DOCUMENT, config_from_json, config_to_json, load_trained, preparation
+from calico.agent.perceiver.runs import (
+    DOCUMENT,
+    check_one_class_of_several,
+    config_from_json,
+    config_to_json,
+    load_trained,
+    preparation,
+)
 from calico.agent.perceiver.samples import CloudInput, CroppedPictureInput, TextInput
 from calico.agent.perceiver.sizes import SIZES, SMALL, SMALL_LANGUAGE
 from calico.agent.perceiver.tasks import Classifier, ClassifierConfig, LanguageConfig, MaskedLanguage
@@ -100,6 +108,18 @@ def test_a_foreign_checkpoint_with_other_tensors_names_them(tmp_path: Path) -> N
     save_file({"perceiver.decoder.decoder.final_layer.weight": torch.zeros(3, 1280)}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"tensors: .* is missing"):
         load_trained(tmp_path, ("classify-image",))
+
+
+@pytest.mark.parametrize("changes", [{"num_labels": 1}, {"num_labels": 3, "problem_type": "multi_label_classification"}])
+def test_outputs_that_are_no_classes_are_not_told_as_such(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """A regression's one output had the probability 1, whatever it said."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.PerceiverConfig(num_latents=4, d_latents=32, d_model=32, num_self_attends_per_block=1,
+                                          num_self_attention_heads=2, num_cross_attention_heads=2, max_position_embeddings=64,
+                                          qk_channels=32, v_channels=32, **changes)
+    transformers.PerceiverForSequenceClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="it has . outputs for (regression|multi_label_classification); one class of several"):
+        check_one_class_of_several(load_trained(tmp_path, ("classify-text",)))
 
 
 def test_two_classes_without_names_and_an_image_processor_are_read(tmp_path: Path) -> None:

@@ -53,23 +53,27 @@ def test_what_else_stands_there_is_kept() -> None:
     assert extra_of({"file": "a.wav", "digit": 3, "speaker": "theo"}) == {"digit": 3, "speaker": "theo"}
     assert extra_of({"turns": ["a"], "image": "shown", "services": []}) == {"services": []}
     assert extra_of({"instruction": "a", "input": "b", "output": "c", "id": 1}) == {"id": 1}
+    assert extra_of({"image_path": "a.png", "question": "?", "answer": "x", "path": "b"}) == {"path": "b"}
+    assert extra_of({"question": "?", "answers": {"text": ["x", "y"], "answer_start": [0, 3]}}) == {"answers": ["x", "y"]}
 
 
 @pytest.mark.parametrize(("value", "message"), [
     ({"chat": []}, "line 2: a dialogue needs one of messages, turns, .*; this has chat"), ({}, "line 2: .* this has nothing"),
-    ({"turns": []}, "line 2: turns must be a list of at least one turn"), ({"turns": "hi"}, "line 2: turns must be a list"),
+    ({"turns": []}, "line 2: turns must be a list of at least one turn, got an empty one"),
+    ({"turns": "hi"}, "line 2: turns must be a list"),
     ({"turns": ["a", {"role": "user", "text": "b"}]}, "line 2: turns must all be strings, or all objects"),
     ({"turns": [{"role": r, "text": "a"} for r in "abc"]}, "line 2: message 0 must be an object whose role .*got 'a'"),
     ({"turns": [{"role": "user"}]}, "line 2: message 0: content must be a string"),
-    ({"instruction": "a"}, "line 2: message 1: content must be a string"),
+    ({"instruction": "a"}, "line 2: no reply under one of output, response, completion; the record has instruction"),
     ({"instruction": None, "output": "a"}, "line 2: message 0: text must be a string"),
     ({"file": "a.mp4", "label": "dog"}, "line 2: a dialogue needs one of .*; this has file, label"),
-    ({"audio": "a.wav", "fold": 1}, "line 2: a sound needs a question, or what is heard .* caption, digit, label, text; this"),
+    ({"audio": "a.wav", "fold": 1}, "line 2: a sound needs a question, or what is heard .* caption, digit, .*; this has audio"),
     ({"audio": 3, "label": "dog"}, "line 2: message 0: audio must be a string"),
     ({"audio": "a.wav", "text": 3}, "line 2: message 1: content must be a string"),
-    ({"question": "a"}, "line 2: give either 'answer' or 'answers'"),
+    ({"question": "a", "reply": "b"}, "line 2: no reply under one of answer, answers, output, .*; the record has question"),
+    ({"question": "a", "answer": "b", "answers": ["c"]}, "line 2: give either 'answer' or 'answers'"),
     ({"question": "a", "answers": [1]}, "line 2: answers must be a list of at least one string"),
-    ({"question": "a", "answer": 5}, "line 2: message 1: content must be a string"),
+    ({"question": "a", "answer": {"b": "c"}}, "line 2: answer must be a list of at least one string"),
     ({"question": 5, "answer": "a"}, "line 2: message 0: text must be a string"),
     ({"question": " ", "answer": "a"}, "line 2: the question is empty"),
     ({"statement": "", "answer": "a"}, "line 2: the statement is empty"),
@@ -140,6 +144,26 @@ def test_no_text_can_forge_a_marker(tmp_path: Path, shape: dict[str, Any]) -> No
         {"type": "input_text", "text": "a"}, {"type": "image_url", "image_url": "a.png"}]}]},
      [("user", "a<a.png>")]),
     ({"messages": [{"role": "user", "content": "a"}], "prompt": "a"}, [("user", "a")]),    # what is said anyway is not dropped
+    ({"messages": [{"role": "system", "content": "be"}, {"role": "user", "content": "a"}], "system": "be"},
+     [("system", "be"), ("user", "a")]),
+    ({"messages": [{"role": "user", "text": "a", "content": None}]}, [("user", "a")]),
+    ({"image_path": "a.png", "question": "who?", "answer": "Ada"}, [("user", "<a.png>who?"), ("assistant", "Ada")]),
+    ({"file_name": "a.WEBP", "instruction": "who?", "output": "Ada"}, [("user", "<a.WEBP>who?"), ("assistant", "Ada")]),
+    ({"file_name": "a.wav", "transcription": "hi"}, [("user", "<a.wav>what is said?"), ("assistant", "hi")]),
+    ({"audio": "a.wav", "sentence": "hi"}, [("user", "<a.wav>what is said?"), ("assistant", "hi")]),
+    ({"image": "", "turns": ["hi", "yo"]}, [("user", "hi"), ("assistant", "yo")]),
+    ({"messages": [{"role": "user", "content": [{"type": "image", "source": {
+        "type": "base64", "media_type": "image/png", "data": "iVBO"}}]}]}, [("user", "<data:image/png;base64,iVBO>")]),
+    ({"question": "is it?", "passage": "it is.", "answer": True}, [("user", "it is.\n\nis it?"), ("assistant", "yes")]),
+    ({"statement": "it is", "answer": False}, [("user", "it is"), ("assistant", "false")]),
+    ({"question": "2+2?", "answer": 4}, [("user", "2+2?"), ("assistant", "4")]),
+    ({"question": "who?", "answer": ["Ada", "Bo", "Bo"]}, [("user", "who?"), ("assistant", "Bo")]),
+    ({"question": "who?", "answer": {"value": "Ada", "aliases": ["Ada", "A."]}}, [("user", "who?"), ("assistant", "Ada")]),
+    ({"question": "who?", "answers": [{"text": "Ada", "answer_start": 3}]}, [("user", "who?"), ("assistant", "Ada")]),
+    ({"question": "2+2?", "options": {"A": "3", "B": "4"}, "answer": "4", "answer_idx": "B"},
+     [("user", "2+2?\n\nA. 3\nB. 4"), ("assistant", "B")]),
+    ({"question": "2+2?", "choices": ["3", "four"], "answer": "(b)"}, [("user", "2+2?\n\nA. 3\nB. four"), ("assistant", "B")]),
+    ({"question": "2+2?", "choices": ["0", "1", "4"], "answer": 2}, [("user", "2+2?\n\nA. 0\nB. 1\nC. 4"), ("assistant", "C")]),
 ])
 def test_what_people_write_becomes_messages(value: dict[str, Any], expected: list[tuple[str, str]]) -> None:
     before = json.dumps(value)
@@ -162,6 +186,17 @@ def test_what_people_write_becomes_messages(value: dict[str, Any], expected: lis
     ({"instruction": "a", "output": "d", "history": ["b"]}, "history must be a list of pairs"),
     ({"question": "a", "choices": ["b", "c"], "answer": "D"}, "the answer 'D' is none of the choices A, B"),
     ({"question": "a", "choices": 3, "answer": "D"}, "choices must be a list of 1 to 26 texts"),
+    ({"question": "a", "choices": ["b", "c"], "correct": "B"}, "no answer under one of answer, answers, answerKey, answer_idx; "
+                                                               "the record has question, choices, correct"),
+    ({"question": "a", "choices": ["b", "c"], "answer": "b", "answer_idx": "B"}, "give one of answer, answer_idx: they name "
+                                                                                 "different choices"),
+    ({"prompt": "a", "completion": "b", "label": False}, "label is false: KTO marks a completion so that must not be learnt"),
+    ({"prompt": "a", "completion": "b", "label": "False"}, "label is false"),
+    ({"messages": [{"role": "assistant", "content": "a", "reasoning": "c"}]}, "message 0 has 'reasoning', which would not be"),
+    ({"messages": [{"role": "assistant", "content": "a", "loss": 0.5}]}, "message 0: loss must be 0 or 1, got 0.5"),
+    ({"turns": ["<video> what?", "b"], "video": "a.mp4"}, "the field 'video' would be dropped"),
+    ({"image_url": "http://a.org/a.png", "question": "a", "answer": "b"}, "the field 'image_url' would be dropped"),
+    ({"image": None, "turns": ["<image> what?", "b"]}, "<image> marks a place, but no image is named"),
     ({"images": ["a.png"], "turns": ["<image><image>", "b"]}, "there are more places for images than the 1 that are named"),
     ({"images": ["a.png", "b.png"], "turns": ["<image>", "b"]}, "2 images are named, but there are places for 1 only"),
 ])
@@ -170,11 +205,14 @@ def test_what_would_be_lost_is_refused(value: dict[str, Any], message: str) -> N
         messages_of(value)
 
 
-def test_a_message_of_weight_0_is_no_target() -> None:
+@pytest.mark.parametrize(("bad", "good"), [({"weight": 0}, {"weight": 1}), ({"weight": False}, {"weight": None}),
+                                           ({"train": False}, {"train": True}), ({"loss": False}, {"loss": True}),
+                                           ({"weight": 0, "train": True}, {})])
+def test_a_message_of_weight_0_is_no_target(bad: dict[str, Any], good: dict[str, Any]) -> None:
     messages = messages_of({"messages": [
-        {"role": "user", "content": "a"}, {"role": "assistant", "content": "bad", "weight": 0},
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "bad", **bad},
         {"role": "user", "content": "b"},
-        {"role": "assistant", "content": "good", "weight": 1}]})
+        {"role": "assistant", "content": "good", **good}]})
     text = TextTokenizer.train(["bad good a b"], 300)
     tokens = encode_document(document_parts(Dialogue(messages=messages)), Vocabulary(), text)
     words = tokens.ids[tokens.loss_mask & (tokens.kind == Kind.TEXT)] - Vocabulary().text_start

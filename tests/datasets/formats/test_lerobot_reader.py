@@ -3,6 +3,7 @@
 Where the package lerobot is installed (it is too heavy for the default environment), it stands at the other end.
 """
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from gymnasium import spaces
+from PIL import Image
 
 from calico.datasets.formats.lerobot import write_lerobot
-from calico.datasets.formats.lerobot_reader import picture_shape, read_lerobot, video_frames
+from calico.datasets.formats.lerobot_reader import as_shaped, picture_shape, read_lerobot, video_frames
 from calico.tokenizers.episode import Episode
 from calico.tokenizers.spaces import AnyText, space_from_json
 
@@ -231,3 +233,15 @@ def test_what_lerobot_itself_wrote_is_imported(tmp_path: Path, videos: bool) -> 
             assert episode.observations["state"][step].tolist() == [number, step]
             seen = episode.observations["top"][step, 32].astype(int)
             assert abs(seen[[8, 56]] - colour(number, step)[16, [4, 28]]).max() < 12, (number, step)
+
+
+@pytest.mark.parametrize(("mode", "colour", "expected"), [("I;16", 32896, [128]), ("RGBA", (255, 0, 0, 0), [255, 255, 255]),
+                                                          ("LA", (0, 0), [255, 255, 255]), ("P", 0, [0, 0, 0])])
+def test_pictures_of_other_modes_are_seen_as_everywhere(mode: str, colour: Any, expected: list[int]) -> None:
+    """Depth of 16 bits became white, and what is transparent the colour below it."""
+    out = io.BytesIO()
+    Image.new(mode, (24, 16), colour).save(out, "PNG")
+    pixels = as_shaped(out.getvalue(), (16, 24, len(expected)))
+    assert pixels.shape == (16, 24, len(expected)) and (pixels == expected).all()
+    if mode == "RGBA":
+        assert (as_shaped(out.getvalue(), (16, 24, 4)) == colour).all()       # a space of four channels keeps them

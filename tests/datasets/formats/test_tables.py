@@ -18,6 +18,7 @@ from calico.datasets.documents import CaptionReader, DialogueReader
 from calico.datasets.images import encode_file
 from calico.datasets.open_data import open_data
 from calico.datasets.records import JsonLines
+from calico.datasets.sounds import encode_wav
 from calico.datasets.texts import TextReader
 
 RED, BLUE = (encode_file(np.full((4, 6, 3), colour, np.uint8)) for colour in ([200, 0, 0], [0, 0, 200]))
@@ -193,3 +194,32 @@ def test_no_byte_of_a_footer_ends_the_process(tmp_path: Path) -> None:
                 said.add(str(error))
     assert any("Unencoded byte array data bytes does not support" in line for line in said)
     assert any("0 rows, the file's footer says 2" in line for line in said)
+
+
+def test_pictures_as_bytes_alone_and_beside_the_table(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [RED, BLUE], "caption": ["red", "blue"]}), tmp_path / "plain.parquet")
+    assert [c.image[0, 0].tolist() for c in CaptionReader(tmp_path / "plain.parquet")] == [[200, 0, 0], [0, 0, 200]]
+    (tmp_path / "b.png").write_bytes(BLUE)
+    mixed = [{"bytes": RED, "path": "r.png"}, {"bytes": None, "path": "b.png"}]
+    pq.write_table(pa.table({"image": mixed, "caption": ["red", "blue"]}), tmp_path / "mixed.parquet")
+    assert [c.image[0, 0].tolist() for c in CaptionReader(tmp_path / "mixed.parquet")] == [[200, 0, 0], [0, 0, 200]]
+
+
+def test_a_sound_with_a_text_is_no_text(tmp_path: Path) -> None:
+    """The columns of speech sets: the texts were learnt without their sounds."""
+    sound = encode_wav(np.sin(np.arange(4000) / 9), 16000)
+    pq.write_table(pa.table({"audio": [{"bytes": sound, "path": "a.wav"}], "text": ["HELLO"]}), tmp_path / "s.parquet")
+    reader = open_data(tmp_path / "s.parquet")
+    assert isinstance(reader, DialogueReader) and [len(samples) for samples in reader[0].sounds.values()] == [4000]
+    assert reader[0].messages[1]["content"] == "HELLO"
+
+
+def test_numbers_of_classes_are_read_as_their_names(tmp_path: Path) -> None:
+    sound = {"bytes": encode_wav(np.sin(np.arange(4000) / 9), 16000), "path": "a.wav"}
+    features = {"label": {"names": ["dog", "Cat_purr"], "_type": "ClassLabel"}, "audio": {"_type": "Audio"}}
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pa.table({"audio": [sound, sound], "label": [1, 0]}).replace_schema_metadata(about)
+    pq.write_table(table, tmp_path / "s.parquet")
+    assert [dialogue.messages[1]["content"] for dialogue in DialogueReader(tmp_path / "s.parquet")] == ["cat purr", "dog"]
+    pq.write_table(table.replace_schema_metadata({"huggingface": "[]"}), tmp_path / "plain.parquet")
+    assert DialogueReader(tmp_path / "plain.parquet")[0].messages[1]["content"] == "1"

@@ -126,3 +126,16 @@ def test_an_archive_of_another_version_or_compression_is_refused(place: int, val
     data[place] = data[data.index(b"PK\x01\x02") + 2 + place] = value
     with pytest.raises(ValueError, match="no .npz file with an array `flow`"):
         decode_flow(bytes(data))
+
+
+@pytest.mark.parametrize("order", ["<f4", ">f4"])
+def test_flow_comes_from_pfm(order: str) -> None:
+    """FlyingThings3D's files: the bottom row first, a third channel unused, a scale whose sign tells the order of bytes."""
+    flow = np.random.default_rng(0).normal(size=(3, 5, 2)).astype(np.float32)
+    stored = np.dstack([flow, np.zeros((3, 5))])[::-1].astype(order)
+    data = f"PF\n5 3\n{-1.0 if order == '<f4' else 1.0}\n".encode() + stored.tobytes()
+    np.testing.assert_array_equal(decode_flow(data), flow)
+    with pytest.raises(ValueError, match="cut short: 5 x 3 pixels take"):
+        decode_flow(data[:-1])
+    with pytest.raises(ValueError, match="a .pfm file of 99999 x 99999 pixels; sides from 1 to"):
+        decode_flow(b"PF\n99999 99999\n-1\n")

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -136,7 +138,7 @@ def test_texts_come_from_json_lines(tmp_path: Path) -> None:
     assert data.keys[0] == data.keys[2] != data.keys[1]
     with pytest.raises(ValueError, match="line 1: the field 'stars' must name a class"):
         labelled.read_texts(path, "stars")
-    with pytest.raises(ValueError, match="is not a .jsonl file"):
+    with pytest.raises(ValueError, match="is not a .jsonl, .* file"):
         labelled.read_texts(tmp_path / "t.csv")
 
 
@@ -207,3 +209,72 @@ def test_clouds_with_numbers_before_points_are_turned(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cloud 0: a point has 500 numbers, at most 32 are expected; are points and numbers "
                                          "exch"):
         labelled.read_clouds(tmp_path / "odd.npz")
+
+
+def encoded_rows(table: dict[str, list[Any]], path: Path, classes: list[str] | None = None) -> Path:
+    features = {"label": {"names": classes, "_type": "ClassLabel"}}
+    about = {"huggingface": json.dumps({"info": {"features": features}})} if classes else None
+    pq.write_table(pa.table(table).replace_schema_metadata(about), path)
+    return path
+
+
+def test_classes_come_from_parquet_as_datasets_writes_it(tmp_path: Path) -> None:
+    rows = [{"bytes": encoded("png", shade), "path": f"{shade}.png"} for shade in (0, 1, 2)]
+    path = encoded_rows({"image": rows, "label": [1, 0, 1]}, tmp_path / "train-00000-of-00001.parquet", ["dog", "cat"])
+    found = labelled.read_pictures(path, 64)
+    assert found.classes == ["cat", "dog"] and [found.classes[i] for i in found.labels] == ["cat", "dog", "cat"]
+    assert same(found, labelled.read_pictures(tmp_path, 64))         # the folder that it lies in
+    texts = labelled.read_texts(encoded_rows({"text": ["a", "b"], "label": [0, 1]}, tmp_path / "t.parquet", ["neg", "pos"]))
+    assert texts.classes == ["neg", "pos"] and list(texts.samples) == ["a", "b"]
+    with pytest.raises(ValueError, match="row 1: the field 'label' must name a class, got None; the record has text"):
+        labelled.read_texts(encoded_rows({"text": ["a", "b"], "label": [0, -1]}, tmp_path / "u.parquet", ["neg", "pos"]))
+
+
+@pytest.mark.parametrize(("key", "labels", "classes"), [
+    ("label", ["cat", " cat ", "a dog"], ["a dog", "cat"]), ("labels", [0, 1, 0], ["0", "1"]),
+    ("label", [1.0, 0.0, 1.0], ["0", "1"]),
+])
+def test_an_imagefolder_names_its_classes_in_its_metadata(tmp_path: Path, key: str, labels: list[Any],
+                                                                  classes: list[str]) -> None:
+    folder = folder_of({f"{i}.png": encoded("png", i) for i in range(3)}, tmp_path / "p")
+    records = ({"file_name": f"{number}.png", key: label} for number, label in enumerate(labels))
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, records)))
+    assert labelled.read_pictures(folder, 64).classes == classes
+
+
+def test_metadata_without_classes_leave_them_to_the_folders(tmp_path: Path) -> None:
+    folder = folder_of(picture_files(), tmp_path / "p")
+    expected = labelled.read_pictures(folder, 64)
+    (folder / "metadata.csv").write_text("file_name,caption\ncat/1.png,a cat\n")
+    assert same(labelled.read_pictures(folder, 64), expected)
+
+
+def test_several_splits_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
+    """What is kept apart for testing was trained on."""
+    files = {f"{part}/{name}": data for part in ("train", "test") for name, data in picture_files().items()}
+    folder = folder_of(files, tmp_path)
+    with pytest.raises(ValueError, match="holds the splits test, train; put each into a place of its own and name one"):
+        labelled.read_pictures(folder, 64)
+    assert labelled.read_pictures(folder / "train", 64).classes == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(("content", "label"), [
+    ("sentence\tlabel\nhi\t1\nyo\t0\n", "label"), ("review;mood\nhi;1\nyo;0\n", "mood"),
+    (",text,label\n0,hi,1\n1,yo,0\n", "label")])
+def test_texts_come_from_tables_as_people_have_them(tmp_path: Path, content: str, label: str) -> None:
+    path = tmp_path / ("t.tsv" if "\t" in content else "t.csv")
+    path.write_text(content)
+    found = labelled.read_texts(path, label)
+    assert list(found.samples) == ["hi", "yo"] and [found.classes[i] for i in found.labels] == ["1", "0"]
+    path.write_text("Title\tlabel\nhi\t1\n")
+    with pytest.raises(ValueError, match="there is no field 'text'; the record has Title"):
+        labelled.read_texts(path)
+
+
+@pytest.mark.parametrize("key", ["filename", "image_path", "image_file_name", "path"])
+def test_a_manifest_may_name_its_files_in_the_usual_ways(tmp_path: Path, key: str) -> None:
+    folder_of({f"{i}.png": encoded("png", i) for i in range(2)}, tmp_path)
+    (tmp_path / "m.csv").write_text(f"{key},fold,category\n0.png,1,dog\n1.png,1,cat\n")
+    assert labelled.read_pictures(tmp_path / "m.csv", 64, label="category").classes == ["cat", "dog"]
+    with pytest.raises(ValueError, match="row 1: the field 'label' must name a class, got None; the record has"):
+        labelled.read_pictures(tmp_path / "m.csv", 64)

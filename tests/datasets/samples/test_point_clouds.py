@@ -88,3 +88,44 @@ def test_a_store_reads_by_the_ending(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.NPY").write_bytes(npy(np.ones((5, 3))))
     assert CloudStore(tmp_path)["a/1.NPY"].shape == (5, 3)
+
+
+POINTS = np.random.default_rng(3).normal(size=(12, 3)).round(4)
+
+
+def table(between: str = " ", head: str = "", points: np.ndarray = POINTS) -> str:
+    return head + "\n".join(between.join(f"{number:.4f}" for number in point) for point in points)
+
+
+@pytest.mark.parametrize("content", [
+    table(), table("\t"), table(","), table(", "), table(";"), table(head="x y z\n"), table(",", 'X,"Y",z\n'),
+    table(head="\ufeff"), table(head="//X Y Z\r\n"), table(head="12\n"), table().replace(".", ","),
+    table(";").replace(".", ","),
+])
+def test_tables_of_points_come_in_the_ways_that_programs_write_them(content: str) -> None:
+    """Names above the numbers were refused; of numbers with a comma for a point each became two."""
+    np.testing.assert_allclose(decode_cloud(content.encode(), ".xyz"), POINTS, atol=1e-6)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("2\nwater\nO 0 0 0\nH 0 1 0", "its rows have 1 and 4 of them"), ("1 2 3\n1 2", "its rows have 2 and 3 of them"),
+    ("a b c\n1 2 3", "could not convert string to float: b'a'"),
+])
+def test_other_tables_are_named(content: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"not a readable table of numbers.*{message}"):
+        decode_cloud(content.encode(), ".xyz")
+
+
+def test_a_ply_of_points_keeps_its_normals() -> None:
+    pytest.importorskip("trimesh", reason="needs the extra points")
+    properties = "".join(f"property float {name}\n" for name in ("x", "y", "z", "nx", "ny", "nz"))
+    head = f"ply\nformat ascii 1.0\nelement vertex 12\n{properties}"
+    both = np.concatenate([POINTS, -POINTS], axis=1)
+    np.testing.assert_allclose(decode_cloud(f"{head}end_header\n{table(points=both)}\n".encode(), ".ply"), both, atol=1e-6)
+
+
+def test_a_small_cloud_with_numbers_before_points_is_turned() -> None:
+    """12 points as (3, 12) were 3 points of 12 numbers."""
+    out = io.BytesIO()
+    np.save(out, POINTS.T)
+    np.testing.assert_allclose(decode_cloud(out.getvalue(), ".npy"), POINTS, atol=1e-6)

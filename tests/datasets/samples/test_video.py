@@ -1,15 +1,17 @@
 """Videos: frames at the wanted moments and size, sound from where it is, clips that keep their side of the split."""
 
 import json
+import struct
 import wave
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from calico.datasets.samples.video import Clips, Format, Video, clip, fitted, read_video, read_videos
+from calico.datasets.samples.video import Clips, Format, Video, clip, fitted, listed_videos, read_video, read_videos
 
 FORM = Format(size=(8, 8), fps=10, samples_per_frame=80)
 
@@ -159,7 +161,7 @@ def test_a_video_that_is_too_short_is_named() -> None:
 @pytest.mark.parametrize(("line", "message"), [
     ({"file": None}, 'line 1: no "file"'), ({"file": 3}, 'line 1: no "file"'),
     ({"file": "a.mp4", "sound": 3}, 'line 1: no "file"'),
-    (["a.mp4"], "line 1: expected an object")])
+    (["a.mp4"], "entry 1: expected an object")])
 def test_a_line_without_a_file_is_named(tmp_path: Path, line: object, message: str) -> None:
     (tmp_path / "m.jsonl").write_text(json.dumps(line))
     with pytest.raises(ValueError, match=message):
@@ -184,3 +186,86 @@ def test_a_form_without_a_decoder_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.mkv").write_bytes(data.replace(b"V_MPEG4/ISO/ASP", b"V_NOBODY'S/FORM"))
     with pytest.raises(ValueError, match=r"a\.mkv: not a readable video \(FFmpeg has no decoder for what is in it\)"):
         read_video(tmp_path / "a.mkv", Format((16, 16), 10.0, 80))
+
+
+TURNS = {"as it is": (1, 0, 0, 1), "quarter right": (0, 1, -1, 0), "half": (-1, 0, 0, -1), "quarter left": (0, -1, 1, 0),
+         "mirrored": (-1, 0, 0, 1), "mirrored and turned": (0, 1, 1, 0)}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_phones_video_stands_upright(tmp_path: Path, turn: str) -> None:
+    """The file's header says how it is shown (ISO 14496-12, tkhd); what is stored is white at the left end of the top."""
+    a, b, c, d = TURNS[turn]
+    av = pytest.importorskip("av")
+    stored = np.zeros((32, 64, 3), np.uint8)
+    stored[:16, :32] = 255
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10, options={"qscale:v": "1"})
+        stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
+        container.mux(stream.encode(None))
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    start = data.index(b"tkhd") + 44
+    data[start:start + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    (tmp_path / "a.mp4").write_bytes(data)
+    # (x, y) from the middle of the picture, to the right and down, is shown at (a x + c y, b x + d y)
+    shown = np.zeros((2, 2), int)
+    x, y = a * -1 + c * -1, b * -1 + d * -1
+    shown[(y + 1) // 2, (x + 1) // 2] = 255
+    size = (32, 64) if a else (64, 32)
+    frame = read_video(tmp_path / "a.mp4", Format(size=size, fps=10, samples_per_frame=80)).frames[0]
+    quarters = frame.reshape(2, size[0] // 2, 2, size[1] // 2, 3).mean((1, 3, 4))
+    assert np.abs(quarters - shown).max() < 12, quarters
+
+
+def test_pixels_that_are_not_square_become_so(tmp_path: Path) -> None:
+    """Old television's are narrower than high: a circle was an egg. 36 x 32 pixels, each 16:9 wide, are shown as 64 x 32."""
+    av = pytest.importorskip("av")
+    stored = np.full((32, 36, 3), 255, np.uint8)
+    stored[:, 9:27] = 0                          # shown from 16 to 48 of 64: as wide as high
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10, options={"qscale:v": "1"})
+        stream.height, stream.width, stream.pix_fmt = 32, 36, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(16, 9)
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
+        container.mux(stream.encode(None))
+    wide = read_video(tmp_path / "a.mp4", Format(size=(32, 64), fps=10, samples_per_frame=80)).frames[0].mean(2)
+    assert [int((row < 128).sum()) for row in wide[::10]] == [32] * 4
+    assert read_video(tmp_path / "a.mp4", Format(size=(16, 16), fps=10, samples_per_frame=80)).frames[0].mean() < 20
+
+
+def test_sound_that_begins_late_is_heard_late(tmp_path: Path) -> None:
+    """Half a second after the pictures: it was heard with them."""
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        pictures, sound = container.add_stream("mpeg4", rate=10), container.add_stream("pcm_s16le", rate=8000)
+        pictures.height, pictures.width, pictures.pix_fmt, sound.layout = 16, 32, "yuv420p", "mono"
+        for _ in range(15):
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(np.zeros((16, 32, 3), np.uint8), format="rgb24")))
+        samples = av.AudioFrame.from_ndarray(np.full((1, 8000), 16384, np.int16), format="s16", layout="mono")
+        samples.sample_rate, samples.pts, samples.time_base = 8000, 4000, Fraction(1, 8000)
+        container.mux(sound.encode(samples))
+        container.mux([*pictures.encode(None), *sound.encode(None)])
+    video = read_video(tmp_path / "a.mkv", Format(size=(8, 8), fps=10, samples_per_frame=800))
+    assert video.sound[:4000].tolist() == [0] * 4000 and np.allclose(video.sound[4000:12000], 0.5)
+    assert "a.mkv: its sound begins 0.50 s after its pictures" in video.notes
+
+
+@pytest.mark.parametrize(("record", "label"), [
+    ({"file": "a.mp4", "label": 0}, "0"), ({"file": "a.mp4", "label": None}, ""),
+    ({"file_name": "a.mp4", "labels": "swim"}, "swim"), ({"video": "a.mp4", "label": False}, "False"),
+])
+def test_a_manifest_of_videos_keeps_the_class_0(tmp_path: Path, record: dict[str, object], label: str) -> None:
+    """Class 0 was no class. Lists of JSON are read, too."""
+    for name, content in (("m.jsonl", json.dumps(record)), ("m.json", json.dumps([record]))):
+        (tmp_path / name).write_text(content)
+        assert [(row.file, row.label) for row in listed_videos(tmp_path / name)] == [("a.mp4", label)]
+
+
+@pytest.mark.parametrize(("name", "message"), [("https://a.org/a.mp4", "lies on the web"), ("a\0.mp4", "'a.x00.mp4': ")])
+def test_names_that_are_no_files_are_said(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "m.jsonl").write_text(json.dumps({"file": name}))
+    with pytest.raises(ValueError, match=message):
+        read_videos(tmp_path / "m.jsonl", FORM)

@@ -77,7 +77,9 @@ def test_it_chats_as_the_command_does(agent: calico.Agent, room: np.ndarray, tmp
 @pytest.mark.parametrize("messages, says", [
     ([], "the last message must be the user's"), ("  ", "the last message must be the user's and say something"),
     ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "the last message must be the user's"),
-    ([{"role": "cat", "content": "a"}, {"role": "user", "content": "a"}], "the role 'cat'"),
+    ([{"role": "cat", "content": "a"}, {"role": "user", "content": "a"}], "message 0 must be .* got 'cat'"),
+    ({"role": "user", "content": "a"}, "messages of type dict: give a text, or a list of"),
+    (5, "messages of type int: give a text, or a list of"),
     ([{"role": "user"}, {"role": "user", "content": "a"}], "message 0 is"),
     ([{"role": "user", "content": [{"type": "image", "image": "nowhere.png"}]}], "nowhere.png is not a file"),
     ([{"role": "user", "content": [{"type": "film"}]}], "content is a string, or a list"),
@@ -85,6 +87,18 @@ def test_it_chats_as_the_command_does(agent: calico.Agent, room: np.ndarray, tmp
 def test_messages_of_another_form(agent: calico.Agent, messages: object, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         agent.chat(messages)   # type: ignore[arg-type]
+
+
+def test_messages_of_openai_and_of_sharegpt_are_the_same(agent: calico.Agent, room: np.ndarray, tmp_path: Path) -> None:
+    """Other names of the roles, and pictures under image_url, as the data may have them."""
+    Image.fromarray(room).save(tmp_path / "room.png")
+    asked = {"type": "text", "text": "what do you see?"}
+    plain = agent.tokens([{"role": "user", "content": [{"type": "image", "image": room}, asked]}])
+    address = {"type": "image_url", "image_url": {"url": str(tmp_path / "room.png")}}
+    other = agent.tokens([{"role": "human", "content": [address, asked]}])
+    assert other.words == plain.words and (other.tokens.ids == plain.tokens.ids).all()
+    alone = agent.tokens(tmp_path / "room.png")          # a picture's file, as documented
+    assert alone.words == agent.tokens(room).words
 
 
 def test_tokens_are_what_the_command_shows(agent: calico.Agent, small_run: SmallRun, room: np.ndarray,

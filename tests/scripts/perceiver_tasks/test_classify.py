@@ -19,7 +19,7 @@ from calico.datasets.images import encode_file
 from calico.datasets.streams import stream
 from calico.scripts.main import main
 from calico.scripts.perceiver_tasks.classify import for_views
-from calico.scripts.training.classification import averaged_over_views
+from calico.scripts.training.classification import averaged_over_views, open_text
 
 from ...datasets.test_sounds import tone, wav
 
@@ -245,3 +245,18 @@ def test_a_hugging_face_model_is_asked_and_fine_tuned(tmp_path: Path, capsys: py
     assert main(["perceive", "classify-image", "train", str(data), f"init={tmp_path / 'hf'}", "--out",
                  str(tmp_path / "run"), "training.steps=30", "batch_size=16", "optimizer.learning_rate=3e-3"]) == 0
     assert json.loads((tmp_path / "run" / "held_out.json").read_text())["accuracy"] > 0.9
+
+
+def test_texts_to_predict_are_those_of_files_and_never_their_names(tmp_path: Path) -> None:
+    """`predict RUN reviews.csv` gave the class of the words "reviews.csv"."""
+    (tmp_path / "r.csv").write_text("review,stars\nfine,4\n")
+    (tmp_path / "r.json").write_text('[{"text": "fine"}, {"text": "bad"}]')
+    (tmp_path / "r.txt").write_bytes("\ufefffine".encode())
+    assert [text for _, text in open_text(str(tmp_path / "r.csv"))] == ["fine"]
+    assert open_text(str(tmp_path / "r.json")) == [(f"{tmp_path}/r.json:1", "fine"), (f"{tmp_path}/r.json:2", "bad")]
+    assert open_text(str(tmp_path / "r.txt")) == [(f"{tmp_path}/r.txt", "fine")]
+    assert open_text("see r.txt") == [("see r.txt", "see r.txt")] and open_text("fine.") == [("fine.", "fine.")]
+    (tmp_path / "latin.txt").write_bytes("né".encode("latin-1"))
+    for name, message in (("lost.csv", "there is no such file"), ("latin.txt", "it is not UTF-8")):
+        with pytest.raises(ValueError, match=message):
+            open_text(str(tmp_path / name))
