@@ -1,8 +1,8 @@
 """Matrices in fp16 for acting on CPUs without bf16 instructions, by FBGEMM, which comes with PyTorch.
 
 A token of one row needs every weight once, so a large network acts as fast as memory hands out its weights: fp16 is half the
-bytes of fp32, and no compiler is needed. Inputs, outputs and sums are fp32. fp16 has three bits more than bf16, so weights that a
-checkpoint holds in bf16 stay the same numbers; only those below 6e-5 are rounded, by at most 3e-8.
+bytes of fp32, and no compiler is needed. Inputs, outputs and sums are fp32. fp16 has three bits more than bf16, so weights that
+a checkpoint holds in bf16 stay the same numbers; only those below 6e-5 are rounded, by at most 3e-8.
 """
 
 from typing import Any

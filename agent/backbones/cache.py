@@ -129,8 +129,8 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 def one_query(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """The same for S = 1, float32, and a contiguous v that is larger than the processor's caches.
 
-    MKL's products of a single row read k and v at 9 GB/s. With the query on the right, and with torch's weighted sum of rows, it
-    is 13 and 14.5 GB/s (one core of an AMD EPYC, Zen 3, which copies at 16; C = 1,024, D = 128, 1 and 16 rows).
+    MKL's products of a single row read k and v at 9 GB/s. With the query on the right, and with torch's weighted sum of rows,
+    it is 13 and 14.5 GB/s (one core of an AMD EPYC, Zen 3, which copies at 16; C = 1,024, D = 128, 1 and 16 rows).
     """
     batch, heads, slots, dim = v.shape
     scores = (k @ (q * dim**-0.5).transpose(-1, -2)).transpose(-1, -2) + bias              # (B, H, 1, C)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from calico.agent import fp16_linear, hardware
-from calico.agent.backbones.decoder import DecoderConfig
+from calico.agent.backbones.decoder import Decoder, DecoderConfig
 from calico.agent.backbones.perceiver_ar import PerceiverARConfig
 from calico.agent.fp16_linear import Fp16Linear, fp16_matrices, has_fbgemm
 from calico.agent.hardware import Precision
@@ -29,6 +29,11 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every network counts as large, and this CPU as one without bf16 instructions."""
     monkeypatch.setattr(fp16_linear, "FEWEST_WEIGHTS", 1)
     monkeypatch.setattr(hardware, "has_fast_bf16", lambda device: False)
+
+
+def decoder_of(model: Model) -> Decoder:
+    assert isinstance(model.backbone, Decoder)
+    return model.backbone
 
 
 def converted(module: nn.Module) -> int:
@@ -75,17 +80,18 @@ def test_a_precision_that_the_user_names_is_kept(precision: Precision, count: in
 
 @pytest.mark.usefixtures("large")
 def test_small_networks_bf16_processors_gpus_and_arm_keep_their_format(monkeypatch: pytest.MonkeyPatch, model: Model) -> None:
-    assert not fp16_matrices(model.backbone, torch.device("cuda"), "auto")
+    decoder = decoder_of(model)
+    assert not fp16_matrices(decoder, torch.device("cuda"), "auto")
     with monkeypatch.context() as patch:
         patch.setattr(hardware, "has_fast_bf16", lambda device: True)
-        assert not fp16_matrices(model.backbone, CPU, "auto")
+        assert not fp16_matrices(decoder, CPU, "auto")
     with monkeypatch.context() as patch:
         patch.setattr(fp16_linear, "has_fbgemm", lambda: False)
-        assert not fp16_matrices(model.backbone, CPU, "auto")
-    weights = sum(child.weight.numel() for child in model.backbone.modules() if isinstance(child, nn.Linear))
+        assert not fp16_matrices(decoder, CPU, "auto")
+    weights = sum(child.weight.numel() for child in decoder.modules() if isinstance(child, nn.Linear))
     for fewest, count in ((weights, 8), (weights + 1, 0)):
         monkeypatch.setattr(fp16_linear, "FEWEST_WEIGHTS", fewest)
-        assert len(fp16_matrices(model.backbone, CPU, "auto")) == (count if has_fbgemm() else 0)
+        assert len(fp16_matrices(decoder, CPU, "auto")) == (count if has_fbgemm() else 0)
 
 
 @pytest.mark.parametrize("engine, has", [("x86", True), ("fbgemm", True), ("qnnpack", False), ("none", False)])
@@ -104,12 +110,11 @@ def test_other_backbones_keep_fp32() -> None:
 @pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("number", [65_520.0, -1e9, float("nan"), float("inf")])
 def test_a_matrix_beyond_the_range_stays_as_it_is(number: float, model: Model) -> None:
-    first, *_ = model.backbone.blocks  # type: ignore[union-attr, misc]
-    first.attention.qkv.weight.data[0, 0] = number
+    weight = decoder_of(model).blocks[0].attention.qkv.weight.data
+    weight[0, 0] = number
     acting = for_acting(model, "auto")
     assert converted(acting) == 7
-    assert torch.equal(acting.backbone.blocks[0].attention.qkv.weight,        # type: ignore[index, union-attr]
-                       first.attention.qkv.weight.detach()) or np.isnan(number)
+    torch.testing.assert_close(decoder_of(acting).blocks[0].attention.qkv.weight.data, weight, rtol=0, atol=0, equal_nan=True)
 
 
 @needs_fbgemm
@@ -139,7 +144,7 @@ def test_a_network_saved_in_bf16_plays_as_in_fp32() -> None:
     assert [converted(policy.model) for policy in policies] == [8, 0]
     seen: list[list[np.ndarray]] = [[], []]
     for policy, logits in zip(policies, seen, strict=True):
-        policy.on_logits = lambda place, found, logits=logits: logits.append(found)  # type: ignore[misc]
+        policy.on_logits = lambda place, found, logits=logits: logits.append(found)
         for row in rows:
             policy.reset(row, seed=row)
         for step in range(20):
