@@ -27,8 +27,8 @@ from ..tokenizers.task import TaskCodec
 from ..tokenizers.tokens import ACTION, NO_POSITION, Kind, Tokens, joined_contents
 from .backbones.cache import Cache
 from .backbones.decoder import Decoder
+from .backbones.fp16_linear import fp16_matrices
 from .backbones.rollout import attention_rollout, attention_weights
-from .fp16_linear import fp16_matrices
 from .hardware import Precision, acting_dtype
 from .model import Model, ModelConfig
 from .sampling import SamplingConfig, choose

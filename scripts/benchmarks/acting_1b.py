@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calico.agent.backbones.decoder import Decoder, DecoderConfig
-from calico.agent.fp16_linear import Fp16Linear
+from calico.agent.backbones.fp16_linear import Fp16Linear
 from calico.agent.model import Model, named_size
 from calico.agent.policy import for_acting
 from calico.scripts.benchmarks.interleaved import seconds
@@ -127,7 +127,9 @@ def bench_acting_1b(turns: int, quick: bool = False) -> dict[str, Any]:
             found[f"{name}_share_of_bandwidth"] = size / bandwidth / taken
             found[f"{name}_copy_gigabytes_per_second"] = bandwidth / 1e9
         found[f"acting_1b_{form}_gigabytes"] = size / 1e9
-        speed[form] = found[f"acting_1b_{form}_rows1_tokens_per_second"]
+        # a token's time in copies of the same turns: between formats the machine may have become slower
+        name = f"acting_1b_{form}_rows1"
+        speed[form] = found[f"{name}_tokens_per_second"] / found[f"{name}_copy_gigabytes_per_second"]
     fastest = max(speed, key=lambda form: speed[form])
     found["acting_1b_format"] = fastest
     found["acting_1b_share_of_bandwidth"] = found[f"acting_1b_{fastest}_rows1_share_of_bandwidth"]

@@ -8,17 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from calico.agent import fp16_linear, hardware
+from calico.agent import hardware
+from calico.agent.backbones import fp16_linear
 from calico.agent.backbones.decoder import Decoder, DecoderConfig
+from calico.agent.backbones.fp16_linear import Fp16Linear, fp16_matrices, has_fbgemm
 from calico.agent.backbones.perceiver_ar import PerceiverARConfig
-from calico.agent.fp16_linear import Fp16Linear, fp16_matrices, has_fbgemm
 from calico.agent.hardware import Precision
 from calico.agent.model import Model
 from calico.agent.policy import AgentPolicy, for_acting
 from calico.agent.sampling import SamplingConfig
 
-from .conftest import batch_of, make_model, stream
-from .test_policy import make_codec, observations_of
+from ..conftest import batch_of, make_model, stream
+from ..test_policy import make_codec, observations_of
 
 needs_fbgemm = pytest.mark.skipif(not has_fbgemm(), reason="PyTorch has no FBGEMM on this processor")
 CPU = torch.device("cpu")
