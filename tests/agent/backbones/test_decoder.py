@@ -57,6 +57,7 @@ def test_biased_attention_equals_torch() -> None:
 def test_one_query_against_a_large_cache_equals_torch(rows: int, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ring of 9 slots that is full, or in which 8 are filled and so are not contiguous."""
     monkeypatch.setattr(cache_module, "LARGE_CACHE", 1)
+    monkeypatch.setattr(cache_module, "WIDE_HEAD", 16)
     monkeypatch.setattr(cache_module, "has_amx", lambda: False)
     calls, one_query = [], cache_module.one_query
 
@@ -74,6 +75,9 @@ def test_one_query_against_a_large_cache_equals_torch(rows: int, slots: int, mon
     rounded = biased_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), bias.bfloat16())
     torch.testing.assert_close(rounded.float(), expected, atol=0.05, rtol=0.05)
     assert len(calls) == (slots == 9)                        # fp32 only
+    monkeypatch.setattr(cache_module, "WIDE_HEAD", 17)
+    torch.testing.assert_close(biased_attention(q, k, v, bias), expected)
+    assert len(calls) == (slots == 9)                        # a narrower head
 
 
 @settings(max_examples=25, deadline=None)
