@@ -27,6 +27,7 @@ from ..tokenizers.task import TaskCodec
 from ..tokenizers.tokens import ACTION, NO_POSITION, Kind, Tokens, joined_contents
 from .backbones.cache import Cache
 from .backbones.decoder import Decoder
+from .backbones.fp16_linear import fp16_matrices
 from .backbones.rollout import attention_rollout, attention_weights
 from .hardware import Precision, acting_dtype
 from .model import Model, ModelConfig
@@ -399,9 +400,12 @@ def alike(keys: Sequence[Any]) -> list[list[int]]:
 
 
 def for_acting(model: Model, precision: Precision) -> Model:
-    """A copy of the model in evaluation mode, its weights in the format in which this machine acts fastest."""
+    """A copy of the model in evaluation mode, its weights in the format in which this machine acts fastest: see `acting_dtype`,
+    and for a large decoder's matrices on CPUs fp16_linear.py."""
     device = next(model.parameters()).device
-    return copy.deepcopy(model).eval().requires_grad_(False).to(acting_dtype(device, precision))
+    instead = fp16_matrices(model.backbone, device, precision) if isinstance(model.backbone, Decoder) else {}
+    # a matrix that has a substitute is not copied: of the largest networks that would be gigabytes
+    return copy.deepcopy(model, dict(instead)).eval().requires_grad_(False).to(acting_dtype(device, precision))
 
 
 def step_batch(places: Sequence[Tokens | None], pending: dict[int, int], pad: int,

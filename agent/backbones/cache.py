@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from ..hardware import has_amx, round_up_to_bucket
 
+LARGE_CACHE = 1 << 20    # numbers in a layer's keys: 4 MB in fp32, more than a core's own caches hold
+WIDE_HEAD = 48           # see one_query
+
 
 @dataclass(frozen=True)
 class Cache:
@@ -118,5 +121,22 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """
     if q.is_cuda or has_amx():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    large = k.numel() >= LARGE_CACHE and k.shape[-1] >= WIDE_HEAD
+    if large and q.is_cpu and q.shape[2] == 1 and q.dtype == torch.float32 and v.is_contiguous():
+        return one_query(q, k, v, bias)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
     return scores.softmax(dim=-1) @ v
+
+
+def one_query(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """The same for S = 1, float32, wide heads, and a contiguous v that is larger than a core's caches.
+
+    MKL's products of a single row read k and v at 9 GB/s. With the query on the right, and with torch's weighted sum of rows,
+    it is 13 and 14.5 GB/s (one core of an AMD EPYC, Zen 3, which copies at 16; C = 1,024, D = 128, 1 and 16 rows). Time over
+    that of the products: 0.7 with D = 128, 0.84 to 0.94 with 64 and 48, 1.04 to 1.1 with 32.
+    """
+    batch, heads, slots, dim = v.shape
+    scores = (k @ (q * dim**-0.5).transpose(-1, -2)).transpose(-1, -2) + bias              # (B, H, 1, C)
+    weights, every = scores.softmax(dim=-1).flatten(), torch.arange(batch * heads * slots)
+    sums = F.embedding_bag(every, v.view(-1, dim), every[::slots], mode="sum", per_sample_weights=weights)
+    return sums.view(batch, heads, 1, dim)

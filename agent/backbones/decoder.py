@@ -232,10 +232,10 @@ class Decoder(nn.Module):
         assert seq <= slots - window + 1, (seq, slots, window)
         positions = cache.lengths[:, None] + torch.arange(seq, device=x.device)   # (B, S)
         bias, filled = ring_bias(positions, cache.keys[0], window)
-        rotation = self.rotations(positions)
+        rotation, written = self.rotations(positions), positions % slots
         for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
             normed = block.norm_attention(x)
-            x = x + block.attention.extend(normed, rotation, keys, values, positions % slots, bias, filled)
+            x = x + block.attention.extend(normed, rotation, keys, values, written, bias, filled)
             x = block.feed(x if where is None or block is not self.blocks[-1] else x[where])
         lengths = cache.lengths + (seq if counts is None else counts)
         return self.norm(x), Cache(cache.keys, cache.values, lengths)

@@ -1,6 +1,6 @@
 """What training in several processes changes, and what acting at the paper's size costs: real gloo ranks, forked from here.
 
-    calico bench scale --json            # on a quiet machine a quarter of an hour; 3 GB of memory
+    calico bench scale --json            # on a quiet machine a quarter of an hour; 6 GB of memory
     calico bench scale --quick           # a few of the 1.18 billion weights' layers, fewer steps, one size's memory; minutes
 
 - ddp_loss_difference, fsdp_loss_difference: the largest relative difference of the losses of 2 ranks and of 1 process, over

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calico.agent.backbones import cache as cache_module
 from calico.agent.backbones.cache import Cache, biased_attention
 from calico.agent.backbones.decoder import Decoder, DecoderConfig
 
@@ -49,6 +50,34 @@ def test_biased_attention_equals_torch() -> None:
     bias = torch.zeros(2, 1, 3, 9).masked_fill_(torch.rand(2, 1, 3, 9) < 0.3, -torch.inf)
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     torch.testing.assert_close(biased_attention(q, k, v, bias), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 16])
+@pytest.mark.parametrize("slots", [9, 8])
+def test_one_query_against_a_large_cache_equals_torch(rows: int, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ring of 9 slots that is full, or in which 8 are filled and so are not contiguous."""
+    monkeypatch.setattr(cache_module, "LARGE_CACHE", 1)
+    monkeypatch.setattr(cache_module, "WIDE_HEAD", 16)
+    monkeypatch.setattr(cache_module, "has_amx", lambda: False)
+    calls, one_query = [], cache_module.one_query
+
+    def counted(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        calls.append(len(q))
+        return one_query(q, k, v, bias)
+
+    monkeypatch.setattr(cache_module, "one_query", counted)
+    q, (k, v) = torch.randn(rows, 2, 1, 16), (torch.randn(rows, 2, 9, 16)[:, :, :slots] for _ in range(2))
+    bias = torch.zeros(rows, 1, 1, slots).masked_fill_(torch.rand(rows, 1, 1, slots) < 0.3, -torch.inf)
+    bias[..., 0] = 0
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    torch.testing.assert_close(biased_attention(q, k, v, bias), expected)
+    assert len(calls) == (slots == 9)
+    rounded = biased_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), bias.bfloat16())
+    torch.testing.assert_close(rounded.float(), expected, atol=0.05, rtol=0.05)
+    assert len(calls) == (slots == 9)                        # fp32 only
+    monkeypatch.setattr(cache_module, "WIDE_HEAD", 17)
+    torch.testing.assert_close(biased_attention(q, k, v, bias), expected)
+    assert len(calls) == (slots == 9)                        # a narrower head
 
 
 @settings(max_examples=25, deadline=None)
