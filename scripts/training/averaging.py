@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calico.agent.checkpoint import BEFORE, Checkpoint, CheckpointError
+from calico.agent.checkpoint import BEFORE, Checkpoint, CheckpointError, spent
 from calico.datasets.mixture import first_difference
 
 SAME = ("model", "vocabulary", "encoders")      # documents that say what a weight means
@@ -51,15 +51,18 @@ def check_alike(first: Checkpoint, other: Checkpoint) -> None:
 
 
 def documents_of(networks: Sequence[Checkpoint]) -> dict[str, Any]:
-    """The first network's documents, with the tasks of all, and the training of all: what the longest had behind it when it
-    started, and what each has spent itself. A run that another one started from is counted twice, so this is a most."""
-    first = networks[0]
-    own = [network.documents.get("state", {}) for network in networks]
-    behind = [network.documents.get(BEFORE, {}) for network in networks]
-    spent = {key: max(part.get(key, 0) for part in behind) + sum(part.get(key, 0) for part in own)
-             for key in ("tokens", "seconds")}
+    """The first network's documents, with the tasks of all, and the training that went into them.
+
+    That is what the one with the longest training has spent, and what each other one has spent itself; one that has spent no
+    more than the longest had behind it when it started is taken for a part of that, a run that it started from.
+    """
+    first, longest = networks[0], max(networks, key=lambda network: spent(network)["tokens"])
+    behind = longest.documents.get(BEFORE, {}).get("tokens", 0)
+    others = {network.path: network.documents.get("state", {}) for network in networks
+              if network.path != longest.path and spent(network)["tokens"] > behind}
+    total = {key: value + sum(own.get(key, 0) for own in others.values()) for key, value in spent(longest).items()}
     tasks: dict[str, Mapping[str, Any]] = {}
     for network in networks:
         tasks = network.documents["tasks"] | tasks
     state = {"step": 0, "tokens": 0, "seconds": 0.0, "core_seconds": 0.0, "evaluation": {}, "norms": []}
-    return {**first.documents, "tasks": tasks, BEFORE: spent, "state": state}
+    return {**first.documents, "tasks": tasks, BEFORE: total, "state": state}

@@ -30,6 +30,10 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return dict(checkpoint.load(run, only=("model",)).tensors["model"])
 
 
+def tokens(run: Path) -> float:
+    return checkpoint.spent(checkpoint.load(run, only=()))["tokens"]
+
+
 def test_the_mean_is_a_run_that_plays_and_trains_on(small_run: SmallRun, trained_on: Path, tmp_path: Path,
                                                     capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "mean"
@@ -39,8 +43,7 @@ def test_the_mean_is_a_run_that_plays_and_trains_on(small_run: SmallRun, trained
     for name in mean:
         torch.testing.assert_close(mean[name], one[name] * 0.75 + two[name] * 0.25)
     assert Agent.load(out).tasks == Agent.load(small_run.run).tasks       # of both: the second knows CartPole alone
-    own = [checkpoint.load(run, only=()).documents["state"]["tokens"] for run in (small_run.run, trained_on)]
-    assert checkpoint.spent(checkpoint.load(out, only=()))["tokens"] == own[0] + sum(own)     # the first is counted twice
+    assert tokens(out) == tokens(trained_on) > tokens(small_run.run)     # one went into the other: counted once
     assert json.loads((out / "config.json").read_text())["out"] == str(small_run.run)
     assert main(["rollout", str(out), "CartPole-v1", "--episodes", "1"]) == 0
     further = tmp_path / "on"
@@ -48,6 +51,11 @@ def test_the_mean_is_a_run_that_plays_and_trains_on(small_run: SmallRun, trained
                  "training.steps=1", f"out={further}"]) == 0
     capsys.readouterr()
     assert main(["average", str(small_run.run), str(small_run.run), "--out", str(tmp_path / "same")]) == 0
+    assert tokens(tmp_path / "same") == tokens(small_run.run)
+    beside = tmp_path / "beside"         # another run from the session's: what both spent themselves is added
+    shutil.copytree(trained_on, beside)
+    assert main(["average", str(trained_on), str(beside), "--out", str(tmp_path / "both")]) == 0
+    assert tokens(tmp_path / "both") == 2 * tokens(trained_on) - tokens(small_run.run)
     for name, tensor in weights(tmp_path / "same").items():
         torch.testing.assert_close(tensor, one[name])
 
