@@ -2,7 +2,8 @@
 
 Hundreds of tasks share a training's minutes. Most of them are soon learnt, and what they are shown from then on teaches little;
 so a run that goes on from another one (`init`) may multiply each task's weight by what the other's scores ask for
-(`data.by_need`). Tasks that are learnt keep a quarter, or they would be forgotten.
+(`data.by_need`). Tasks that are learnt keep more than half: with a quarter those that need fine movements were forgotten
+(docs/results/generalist.md).
 """
 
 import json
@@ -16,7 +17,7 @@ from calico.scripts.common.settings import RunSettings
 from calico.scripts.common.sources import OpenedSource
 
 # score as a share of the expert's that is not reached -> weight
-FACTORS = ((0.5, 2.5), (0.7, 1.2), (0.9, 0.5), (math.inf, 0.25))
+FACTORS = ((0.5, 2.0), (0.7, 1.5), (0.9, 1.0), (math.inf, 0.6))
 NEW = FACTORS[0][1]      # of a task that the network does not know
 
 

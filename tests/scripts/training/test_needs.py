@@ -41,7 +41,7 @@ def config_of(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("of_expert, weight", [
-    (-0.2, 2.5), (0.4999, 2.5), (0.5, 1.2), (0.6999, 1.2), (0.7, 0.5), (0.8999, 0.5), (0.9, 0.25), (1.4, 0.25)])
+    (-0.2, 2.0), (0.4999, 2.0), (0.5, 1.5), (0.6999, 1.5), (0.7, 1.0), (0.8999, 1.0), (0.9, 0.6), (1.4, 0.6)])
 def test_what_a_score_asks_for(of_expert: float, weight: float) -> None:
     assert needs.factor(of_expert) == weight
 
@@ -54,20 +54,20 @@ def test_a_run_begins_and_goes_on_with_the_needs_of_what_it_starts_from(
     assert main([*words, "training.steps=2"]) == 0
     said = capsys.readouterr().err
     assert "0 of 2 tasks are not played at half of the expert" in said
-    assert "BabyAI-GoToLocal-v0 (4, 17%), CartPole-v1 (4, 83%)" in said          # 2 * 0.25 to 2 * 1.2
-    expected = {"BabyAI-GoToLocal-v0": 0.25, "CartPole-v1": 1.2}
+    assert "BabyAI-GoToLocal-v0 (4, 29%), CartPole-v1 (4, 71%)" in said          # 2 * 0.6 to 2 * 1.5
+    expected = {"BabyAI-GoToLocal-v0": 0.6, "CartPole-v1": 1.5}
     assert config_of(out)["needs"] == expected and [source["weight"] for source in config_of(out)["sources"]] == [2, 2]
     score(evaluated, {"CartPole-v1": 10.0, "BabyAI-GoToLocal-v0": None})          # evaluated once more in between
     assert main([*words, "training.steps=4"]) == 0
     assert checkpoint.load(out, only=()).step == 4 and config_of(out)["needs"] == expected
     other = tmp_path / "other"
     assert main([*words, f"out={other}", "training.steps=1"]) == 0
-    assert config_of(other)["needs"] == {"CartPole-v1": 2.5}                     # without an expert's score: as it was
+    assert config_of(other)["needs"] == {"CartPole-v1": 2.0}                     # without an expert's score: as it was
 
 
 def test_a_task_that_the_network_does_not_know_is_needed_most(evaluated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert needs.measured(str(evaluated), ["Pendulum-v1", *TASKS]) == {
-        "BabyAI-GoToLocal-v0": 0.25, "CartPole-v1": 1.2, "Pendulum-v1": 2.5}
+        "BabyAI-GoToLocal-v0": 0.6, "CartPole-v1": 1.5, "Pendulum-v1": 2.0}
 
 
 @pytest.mark.parametrize("words, message", [
