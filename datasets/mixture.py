@@ -13,8 +13,11 @@ Every row has a target: one that has none, because its pictures fill it or its d
 """
 
 import contextlib
+import copy
+import ctypes
 import json
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -293,7 +296,10 @@ def _one_crew(steps: "_Steps", workers: int, prefetch: int) -> Iterator[Batch]:
     from torch.utils.data import DataLoader  # only workers need torch
 
     # fork: workers share the episodes in memory instead of copying them. They touch no accelerator.
-    context = "fork" if sys.platform == "linux" else None
+    context: Any = None
+    if sys.platform == "linux":
+        context = copy.copy(multiprocessing.get_context("fork"))       # the one of this process serves others, too
+        context.Event = Flag
     dataset: Any = steps
     in_main = threading.current_thread() is threading.main_thread()
     on_death = signal.getsignal(signal.SIGCHLD)
@@ -322,6 +328,23 @@ def _one_crew(steps: "_Steps", workers: int, prefetch: int) -> Iterator[Batch]:
                 raise made
             tokens, source, skipped = made
             yield Batch(tokens.map(np.asarray), source, skipped)
+
+
+class Flag:
+    """An event of several processes without a lock: whether it is set is one byte that all see.
+
+    The workers of a DataLoader look at an event before each batch, and multiprocessing's takes a lock for it; a worker that is
+    killed with the lock in its hand leaves all others, the training itself too, waiting for ever.
+    """
+
+    def __init__(self) -> None:
+        self._value = multiprocessing.RawValue(ctypes.c_bool, False)
+
+    def is_set(self) -> bool:
+        return bool(self._value.value)
+
+    def set(self) -> None:
+        self._value.value = True
 
 
 class _Watch:

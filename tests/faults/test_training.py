@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -153,6 +154,33 @@ def test_ctrl_c_is_heard_while_a_batch_does_not_come(tmp_path: Path, signals: in
 
 def workers() -> list[Any]:
     return [child for child in multiprocessing.active_children() if child.is_alive()]
+
+
+def test_a_worker_that_is_killed_while_it_looks_at_the_event_takes_no_lock_with_it() -> None:
+    """multiprocessing.Event did: after twenty such deaths is_set() of all others hung."""
+    context = multiprocessing.get_context("fork")
+    event = mixing.Flag()
+
+    def look() -> None:
+        while not event.is_set():
+            pass
+
+    for _ in range(20):
+        worker = context.Process(target=look)
+        worker.start()
+        time.sleep(0.01)
+        worker.kill()
+        worker.join(10)
+    last = context.Process(target=look)
+    last.start()
+    seen: list[bool] = []
+    asking = threading.Thread(target=lambda: seen.append(event.is_set()), daemon=True)
+    asking.start()
+    asking.join(10)
+    assert seen == [False] and last.is_alive()
+    event.set()
+    last.join(10)
+    assert event.is_set() and last.exitcode == 0
 
 
 @pytest.mark.filterwarnings("ignore:the data workers failed")
