@@ -37,16 +37,16 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"{arguments.out} exists; give a folder that does not exist yet")
 
     from calico.agent import checkpoint  # late: they load torch
-    from calico.agent.agent import located
+    from calico.agent.agent import TOKENIZER_FILE, located
     from calico.agent.run_lock import run_lock
     from calico.datasets.publish import replace_file
     from calico.scripts.training import averaging
 
     networks = [checkpoint.load(located(run), only=("model",)) for run in runs]
     weights, documents = averaging.mean_weights(networks, shares), averaging.documents_of(networks)
-    documents.pop("card", None)           # of other weights
     with run_lock(arguments.out):
-        checkpoint.save(arguments.out, 0, tensors={"model": weights}, documents=documents, files=networks[0].files)
+        checkpoint.save(arguments.out, 0, tensors={"model": weights}, documents=documents,
+                        files={TOKENIZER_FILE: networks[0].files[TOKENIZER_FILE]})
         if config := documents.get("config"):
             replace_file(arguments.out / "config.json", json.dumps(config, indent=2) + "\n")
     console.note(f"next: calico evaluate {shlex.quote(str(arguments.out))}")

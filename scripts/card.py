@@ -11,6 +11,7 @@ A card's figures are those of the latest `calico evaluate` of the same weights. 
 random play, 1 the expert.
 """
 
+import math
 from pathlib import Path
 
 from calico.scripts.common import console
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="put the card into the network's folder")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
-    if arguments.temperature is not None and (not arguments.pack or arguments.temperature < 0):
+    if arguments.temperature is not None and (not arguments.pack or not 0 <= arguments.temperature < math.inf):
         raise ValueError(f"--temperature {arguments.temperature:g} goes with --pack, and is at least 0")
 
     from calico.scripts.evaluation import card  # late: it loads torch

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calico.agent.agent import TOKENIZER_FILE
 from calico.agent.checkpoint import BEFORE, Checkpoint, CheckpointError, spent
 from calico.datasets.mixture import first_difference
 
@@ -42,7 +43,7 @@ def check_alike(first: Checkpoint, other: Checkpoint) -> None:
         if difference := first_difference(other.documents.get(stem), first.documents.get(stem)):
             raise CheckpointError(f"{other.path} and {first.path} differ in {stem}: {difference}; the mean of weights needs "
                                   "networks of one form, trained on from one network")
-    if other.files != first.files:
+    if other.files.get(TOKENIZER_FILE) != first.files.get(TOKENIZER_FILE):
         raise CheckpointError(f"{other.path} and {first.path} have other text pieces; train them from one network (init=RUN)")
     tasks, others = first.documents["tasks"], other.documents["tasks"]
     for task in sorted(tasks.keys() & others.keys()):
@@ -64,5 +65,5 @@ def documents_of(networks: Sequence[Checkpoint]) -> dict[str, Any]:
     tasks: dict[str, Mapping[str, Any]] = {}
     for network in networks:
         tasks = network.documents["tasks"] | tasks
-    state = {"step": 0, "tokens": 0, "seconds": 0.0, "core_seconds": 0.0, "evaluation": {}, "norms": []}
-    return {**first.documents, "tasks": tasks, BEFORE: total, "state": state}
+    kept = {stem: document for stem, document in first.documents.items() if stem != "card"}      # a card is of other weights
+    return {**kept, "tasks": tasks, BEFORE: total, "state": {"step": 0, "tokens": 0, "seconds": 0.0}}

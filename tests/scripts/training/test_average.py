@@ -56,6 +56,10 @@ def test_the_mean_is_a_run_that_plays_and_trains_on(small_run: SmallRun, trained
     shutil.copytree(trained_on, beside)
     assert main(["average", str(trained_on), str(beside), "--out", str(tmp_path / "both")]) == 0
     assert tokens(tmp_path / "both") == 2 * tokens(trained_on) - tokens(small_run.run)
+    carded = checkpoint.find(beside)     # a network that was given away has its card with it, which is not the mean's
+    checkpoint.add(carded, {"card.json": b'{"name": "other"}', "README.md": b"other"})
+    assert main(["average", str(beside), str(trained_on), "--out", str(tmp_path / "of_carded")]) == 0
+    assert {"card.json", "README.md"}.isdisjoint(path.name for path in checkpoint.find(tmp_path / "of_carded").iterdir())
     for name, tensor in weights(tmp_path / "same").items():
         torch.testing.assert_close(tensor, one[name])
 
