@@ -46,7 +46,7 @@ class ParquetRecords(Sequence[dict[str, Any]]):
             raise ValueError(f"{self.path} holds the splits {', '.join(splits)}; put each into a folder of its own and name "
                              f"one")
         self._groups: list[tuple[Path, int]] = []       # file, and row group in it
-        self._folder = self.path if self.path.is_dir() else self.path.parent
+        self._beside = FileStore(self.path if self.path.is_dir() else self.path.parent)
         self._classes: dict[str, list[str]] = {}        # column -> names of its numbers
         lengths = []
         for name in self.files:
@@ -75,12 +75,12 @@ class ParquetRecords(Sequence[dict[str, Any]]):
 
     def has_file(self, name: str) -> bool:
         """Whether it is a file inside a row, which only records name, or one beside the table."""
-        return INSIDE.fullmatch(name) is not None or name in FileStore(self._folder)
+        return INSIDE.fullmatch(name) is not None or name in self._beside
 
     def file(self, name: str) -> bytes:
         """The file inside a row that has this name, or the one beside the table."""
         if INSIDE.fullmatch(name) is None:
-            return FileStore(self._folder).read(name)
+            return self._beside.read(name)
         row, _, number = name.partition("/")
         files: list[bytes] = []
         _named(self._row(int(row)), int(row), files)

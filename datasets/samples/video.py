@@ -24,6 +24,7 @@ from ..sounds import FORMATS as SOUND_FORMATS
 from ..sounds import SUFFIXES as SOUND_SUFFIXES
 from ..sounds import first_stream, read_sound
 from ..streams import stream
+from .labelled import LABEL_KEYS
 
 SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
 FORMATS = f"{SOUND_FORMATS},gif"   # no lists of files, see there
@@ -257,7 +258,7 @@ def _file(row: dict[str, Any]) -> Any:
 
 def _label(row: dict[str, Any]) -> str:
     """What is to be seen; "" where nobody said: a class may be called 0."""
-    label = next((row[key] for key in ("label", "labels") if row.get(key) is not None), "")
+    label = next((row[key] for key in LABEL_KEYS if row.get(key) is not None), "")
     return str(label)
 
 
